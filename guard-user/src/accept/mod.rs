@@ -1,0 +1,1 @@
+//! Takes steered connections from the kernel and says who connected to which server.

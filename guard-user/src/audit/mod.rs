@@ -1,0 +1,1 @@
+//! The hash-linked, signed record of every call, written before the call goes on.

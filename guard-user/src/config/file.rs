@@ -1,0 +1,147 @@
+//! The shape of `guard.yaml`. Unknown keys are refused.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+use crate::types::ServerName;
+
+/// `guard.yaml`, complete: what a file leaves out stands here with its default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The MCP servers whose ports only the guard may reach.
+    pub servers: Vec<Server>,
+    /// Agents, intents, policies and velocity rules: every `*.yaml` in here, and the credentials.
+    #[serde(default = "default_policy_dir")]
+    pub policy_dir: PathBuf,
+    /// Audit trail, keys, certificates.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// `admin.sock` and the lock of the running guard.
+    #[serde(default = "default_runtime_dir")]
+    pub runtime_dir: PathBuf,
+    #[serde(default)]
+    pub tls: Tls,
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    pub kernel: Kernel,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One protected MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub name: ServerName,
+    /// The TCP port that the server listens on and that agents go on using.
+    pub port: NonZeroU16,
+    /// The MCP endpoint; any other path on the port is refused.
+    #[serde(default = "default_path")]
+    pub path: String,
+    #[serde(default)]
+    pub plaintext: Plaintext,
+    /// Pass the agent's `Authorization` on. Off: it is the guard's own credential and ends here.
+    #[serde(default)]
+    pub forward_authorization: bool,
+}
+
+/// Whether a server's port takes HTTP without TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plaintext {
+    /// Answer 426 with the https URL and the CA file.
+    #[default]
+    Refuse,
+    /// Take it from loopback peers; answer 426 to others.
+    Loopback,
+}
+
+/// The server side of TLS. Without files, the guard makes a local CA and a certificate at its first start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM certificate chain, leaf first. With `key`, replaces the local CA's certificate.
+    pub certificate: Option<PathBuf>,
+    /// PEM private key of `certificate`.
+    pub key: Option<PathBuf>,
+    /// Further DNS names or IP addresses for the local CA's certificate.
+    pub names: Vec<String>,
+    /// Also accept TLS 1.2.
+    pub tls12: bool,
+}
+
+/// Where the audit trail is and when a record counts as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Default: `audit` in `state_dir`.
+    pub dir: Option<PathBuf>,
+    pub durability: Durability,
+}
+
+/// What a call waits for before it is forwarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// `fdatasync` of its intent record: survives a power cut.
+    #[default]
+    Durable,
+    /// `write` of its intent record: survives the guard's death, not the host's.
+    Os,
+}
+
+/// Where the guard keeps its kernel state. Two guards on one host differ in both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kernel {
+    /// A bpffs mount; the guard mounts one here if there is none.
+    pub bpffs: PathBuf,
+    /// The directory of the guard's pins in `bpffs`.
+    pub pins: String,
+    /// The guard's own cgroup, below the cgroup2 root.
+    pub cgroup: String,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { bpffs: "/sys/fs/bpf".into(), pins: "mcp-guard".into(), cgroup: "mcp-guard".into() }
+    }
+}
+
+impl Config {
+    /// Where the audit trail is.
+    pub fn audit_dir(&self) -> PathBuf {
+        self.audit.dir.clone().unwrap_or_else(|| self.state_dir.join("audit"))
+    }
+
+    /// Where the local CA and its certificate are.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.state_dir.join("tls")
+    }
+
+    /// The operator's API of the running guard.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.runtime_dir.join("admin.sock")
+    }
+}
+
+fn default_path() -> String {
+    "/mcp".into()
+}
+
+fn default_policy_dir() -> PathBuf {
+    "/etc/mcp-guard/policies".into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/mcp-guard".into()
+}
+
+fn default_runtime_dir() -> PathBuf {
+    "/run/mcp-guard".into()
+}

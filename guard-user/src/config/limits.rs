@@ -1,0 +1,73 @@
+//! Every bound on what a peer can make the guard hold or wait for. Units stand last in the names.
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds on connections, requests and replies. Each can be set under `limits:` in `guard.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open client connections; one more is closed at once.
+    pub connections_max: usize,
+    /// Calls between their intent record and their closing record; one more is refused.
+    pub calls_in_flight_max: usize,
+    /// From the connection's first byte to the end of the TLS handshake.
+    pub tls_handshake_seconds: u64,
+    /// From a request's first byte to the end of its head.
+    pub header_seconds: u64,
+    /// A request's head.
+    pub header_bytes_max: usize,
+    /// Header fields of one request.
+    pub headers_max: usize,
+    /// From the end of the head to the end of the body.
+    pub body_seconds: u64,
+    /// A request's body.
+    pub body_bytes_max: usize,
+    /// An HTTP connection without a request under way.
+    pub idle_seconds: u64,
+    /// Concurrent HTTP/2 streams of one connection.
+    pub h2_streams_max: u32,
+    /// Connecting to the protected server.
+    pub upstream_connect_seconds: u64,
+    /// From the forwarded request to the head of the server's answer.
+    pub upstream_head_seconds: u64,
+    /// Idle connections kept to one server.
+    pub upstream_idle_connections_max: usize,
+    /// How long such a connection is kept.
+    pub upstream_idle_seconds: u64,
+    /// A list answer (such as that of `tools/list`) that the guard must hold to filter it.
+    pub list_bytes_max: usize,
+    /// One server-sent event that the guard must hold to read it.
+    pub event_bytes_max: usize,
+    /// JSON nesting of a request body.
+    pub json_depth_max: usize,
+    /// How long a call waits for its intent record to be on disk before it is refused.
+    pub audit_wait_milliseconds: u64,
+    /// From SIGTERM to the end of calls still under way.
+    pub drain_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            calls_in_flight_max: 4096,
+            tls_handshake_seconds: 10,
+            header_seconds: 10,
+            header_bytes_max: 32 * 1024,
+            headers_max: 64,
+            body_seconds: 30,
+            body_bytes_max: 4 * 1024 * 1024,
+            idle_seconds: 300,
+            h2_streams_max: 100,
+            upstream_connect_seconds: 5,
+            upstream_head_seconds: 600,
+            upstream_idle_connections_max: 64,
+            upstream_idle_seconds: 60,
+            list_bytes_max: 8 * 1024 * 1024,
+            event_bytes_max: 16 * 1024 * 1024,
+            json_depth_max: 64,
+            audit_wait_milliseconds: 2000,
+            drain_seconds: 10,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One bounded HTTP request at a time; refuses framing that two servers could read differently.

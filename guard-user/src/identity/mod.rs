@@ -1,0 +1,1 @@
+//! Which agent is calling, and by what evidence.

@@ -1,0 +1,37 @@
+//! mcp-guard: everything that an agent sends to a protected MCP server passes through here, once.
+//!
+//! The modules below stand in the order of a call's way; each hands the next a value that only it can make:
+//!
+//! ```text
+//! kernel    steers the port to us            → a connection
+//! accept    who connected, to which server   → Accepted
+//! tls       ends TLS, or says 426            → Secured
+//! http      one bounded request              → Exchange
+//! rpc       strict JSON-RPC and MCP reading  → Message
+//! identity  which agent this is              → Caller
+//! policy    may it                           → Decision
+//! velocity  how often                        → Admission
+//! audit     durable intent record            → Permit
+//! upstream  spends the Permit                → Reply
+//! audit     closing record
+//! respond   the one place where bytes for the client are made
+//! ```
+//!
+//! [`pipeline`] is the only module that knows all of them. A stage imports [`types`], [`config`] and stages
+//! before it, never one after it.
+#![deny(unsafe_code)]
+
+pub mod accept;
+pub mod admin;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod identity;
+pub mod kernel;
+pub mod policy;
+pub mod rpc;
+pub mod tls;
+pub mod types;
+pub mod upstream;
+pub mod velocity;

@@ -1,0 +1,1 @@
+//! Ends TLS with the operator's certificate or the local CA's.

@@ -1,0 +1,1 @@
+//! The one way to a protected server; takes a `Permit`.
