@@ -1,1 +1,35 @@
 //! Ends TLS with the operator's certificate or the local CA's.
+//!
+//! Owns certificates and the handshake. Knows nothing of HTTP beyond the ALPN names `h2` and `http/1.1`.
+
+mod authority;
+mod end;
+mod names;
+
+pub use authority::CA_FILE;
+pub use end::{Secured, TlsEnd};
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the guard has no certificate to serve, or why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{} holds no {what} in PEM form; tls.certificate takes the chain (leaf first), tls.key its private key",
+        path.display()
+    )]
+    Pem { path: PathBuf, what: &'static str },
+    #[error("tls.certificate and tls.key belong together, but only one is set in guard.yaml")]
+    HalfPair,
+    #[error("the certificate and the private key cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+    #[error("cannot make a certificate: {0}; check tls.names in guard.yaml")]
+    Make(#[from] rcgen::Error),
+    #[error("the handshake took longer than tls_handshake_seconds")]
+    Slow,
+    #[error("the handshake failed: {0}")]
+    Handshake(#[source] io::Error),
+}

@@ -1,0 +1,117 @@
+//! The handshake, and certificates that change while connections go on.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::authority::{Authority, CA_FILE};
+use super::{Error, names};
+use crate::config;
+
+/// The first byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+
+/// The guard's end of TLS. Cheap to share; [`TlsEnd::reload`] changes what later handshakes use.
+pub struct TlsEnd {
+    settings: config::Tls,
+    dir: PathBuf,
+    current: ArcSwap<ServerConfig>,
+}
+
+/// A connection whose first layer is settled.
+pub enum Secured {
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The client spoke first and it was not TLS.
+    Plain(TcpStream),
+}
+
+impl TlsEnd {
+    /// Loads the operator's files, or opens (at the first start: makes) the local CA in `dir`.
+    pub fn open(settings: &config::Tls, dir: &Path) -> Result<Self, Error> {
+        let current = ArcSwap::from_pointee(server_config(settings, dir)?);
+        Ok(Self { settings: settings.clone(), dir: dir.to_owned(), current })
+    }
+
+    /// Reads the files again, or issues a fresh certificate. On an error the old one stays in use.
+    pub fn reload(&self) -> Result<(), Error> {
+        self.current.store(Arc::new(server_config(&self.settings, &self.dir)?));
+        Ok(())
+    }
+
+    /// The CA that clients must trust, if it is the guard's own.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.settings.certificate.is_none().then(|| self.dir.join(CA_FILE))
+    }
+
+    /// Looks at the first byte and shakes hands if it is TLS. Both together may take `patience`.
+    pub async fn secure(&self, io: TcpStream, patience: Duration) -> Result<Secured, Error> {
+        let handshake = async {
+            let mut first = [0];
+            let seen = io.peek(&mut first).await.map_err(Error::Handshake)?;
+            if seen == 1 && first[0] != TLS_HANDSHAKE_RECORD {
+                return Ok(Secured::Plain(io));
+            }
+            let acceptor = TlsAcceptor::from(self.current.load_full());
+            acceptor.accept(io).await.map(|tls| Secured::Tls(Box::new(tls))).map_err(Error::Handshake)
+        };
+        tokio::time::timeout(patience, handshake).await.unwrap_or(Err(Error::Slow))
+    }
+}
+
+impl Secured {
+    /// The client chose HTTP/2 in the handshake.
+    pub fn is_h2(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+}
+
+fn server_config(settings: &config::Tls, dir: &Path) -> Result<ServerConfig, Error> {
+    let (chain, key) = match (&settings.certificate, &settings.key) {
+        (Some(certificate), Some(key)) => (read_chain(certificate)?, read_key(key)?),
+        (None, None) => Authority::open(dir)?.issue(names::of_this_host(&settings.names))?,
+        _ => return Err(Error::HalfPair),
+    };
+    let versions: &[&rustls::SupportedProtocolVersion] = if settings.tls12 {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    } else {
+        &[&rustls::version::TLS13]
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    match CertificateDer::pem_reader_iter(open(path)?).collect::<Result<Vec<_>, _>>() {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(Error::Pem { path: path.to_owned(), what: "certificate" }),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_reader(open(path)?)
+        .map_err(|_no_key| Error::Pem { path: path.to_owned(), what: "private key" })
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, Error> {
+    let file =
+        File::open(path).map_err(|source| Error::File { action: "read", path: path.to_owned(), source })?;
+    Ok(BufReader::new(file))
+}
+
+#[cfg(test)]
+mod tests;
