@@ -1,15 +1,31 @@
 //! Strict reading of JSON-RPC and MCP: what this accepts, every parser reads alike.
+//!
+//! A request goes through [`head::check`] (any HTTP method) and [`decode`] (POST). A server's answer is looked at
+//! by [`reply`], its event streams are cut by [`sse`], and its lists are cut down by [`list`].
 
+mod agree;
+mod fault;
+mod fold;
+pub mod head;
+mod id;
 pub mod json;
+mod message;
 
+pub use agree::HeaderAgreement;
+pub use fault::{Fault, FrameError};
+pub use id::{ID_BYTES_MAX, ID_INTEGER_MAX, Id, IdError};
 pub use json::Json;
+pub use message::{Era, Kind, METHOD_BYTES_MAX, Message, TARGET_BYTES_MAX, decode};
 
 /// What a request is about, as the policy sees it. Names are compared byte for byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target<'a> {
     Tool(&'a str),
     Resource(&'a str),
     Prompt(&'a str),
     /// The method alone says what is asked (`ping`, `tools/list`, `initialize`, ...).
     Method,
+    /// The method needs a tool, a resource or a prompt, and the request names none that can be read. The server
+    /// would answer with an error; no rule about a named thing may ever allow it.
+    Unnamed,
 }
