@@ -1,1 +1,54 @@
 //! The hash-linked, signed record of every call, written before the call goes on.
+//!
+//! [`AuditLog::intend`] puts a call's record on disk and only then hands out a [`Permit`]; nothing else makes
+//! one. [`Permit::conclude`] adds the closing record; a `Permit` that is dropped adds "abandoned". A refusal is
+//! one record of its own ([`AuditLog::refuse`]).
+//!
+//! ```text
+//! text, record   what a line says          (pure)
+//! merkle, note   tree, signed checkpoints  (pure)
+//! walk           reads lines, in order, and says which one is wrong
+//! disk           the few file operations, so that tests can make each of them fail
+//! key, recover   what stands in the directory when the guard starts
+//! writer         the one thread that owns the file; checkpoint: its helper
+//! log            the handle that the other stages hold
+//! verify         the whole trail, for `mcp-guard audit verify`
+//! ```
+//!
+//! The format is described in `docs/audit-format.md`. `mcp-guard-verify` reads it with code of its own; nothing
+//! here may be used there.
+
+mod checkpoint;
+mod disk;
+mod error;
+mod key;
+mod log;
+mod merkle;
+mod note;
+mod record;
+mod recover;
+mod text;
+mod verify;
+mod walk;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{AuditError, OpenError};
+pub use log::{AuditLog, Options, Permit};
+pub use note::{NoteError, VerifierKey};
+pub use record::{CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, Velocity};
+pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
+pub use verify::{Fault, Report, Verdict, verify};
+
+/// Longest line without its newline. A transparency log entry carries its length in two bytes.
+pub const LINE_BYTES_MAX: usize = 65_535;
+/// Version of the format, in the genesis record.
+pub const FORMAT: u32 = 1;
+/// Where the signing key is kept (PKCS#8, mode 0600).
+pub const KEY_FILE: &str = "key";
+/// Where its public half is kept, as a C2SP verifier key.
+pub const VERIFIER_KEY_FILE: &str = "verifier-key";
+/// Where the latest signed checkpoint is kept.
+pub const CHECKPOINT_FILE: &str = "checkpoint";

@@ -1,0 +1,69 @@
+//! What can go wrong, for the caller of a call and for the operator who starts the guard.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::NoteError;
+
+/// Why a call has no durable record. It must not be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    #[error("{0} calls are under way already (limits.calls_in_flight_max)")]
+    Busy(usize),
+    #[error("the audit record was not on disk within {} ms (limits.audit_wait_milliseconds); the disk is slow or stuck", .0.as_millis())]
+    TimedOut(Duration),
+    #[error("the audit trail cannot be written: {0}; calls are refused until it can")]
+    Failed(Arc<str>),
+    #[error("the record cannot be encoded within {} bytes", super::LINE_BYTES_MAX)]
+    TooLong,
+    #[error("the audit trail is closed: the guard is stopping")]
+    Stopped,
+}
+
+impl AuditError {
+    /// Its code in metrics and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Busy(_) => "busy",
+            Self::TimedOut(_) => "audit_timed_out",
+            Self::Failed(_) => "audit_failed",
+            Self::TooLong => "audit_too_long",
+            Self::Stopped => "stopping",
+        }
+    }
+}
+
+/// Why the trail in a directory cannot be continued. The guard does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{0} is in use by another guard; `mcp-guard status` shows the running one")]
+    Locked(PathBuf),
+    #[error(
+        "{dir} holds {have} records, but the guard signed a checkpoint of {checkpoint}: records were lost or removed. \
+         Keep the directory as evidence, find the missing records, or start a new trail by moving it away"
+    )]
+    Rollback { dir: PathBuf, have: u64, checkpoint: u64 },
+    #[error(
+        "{file}, line {line}: {reason}. Keep the directory as evidence; `mcp-guard-verify` tells more, and a new \
+         trail begins once the directory is moved away"
+    )]
+    Tampered { file: PathBuf, line: u64, reason: String },
+    #[error(
+        "{path}: {source}. A trail needs its `key`, `verifier-key` and `checkpoint`: restore them, or start a new \
+         trail by moving the directory away"
+    )]
+    Key { path: PathBuf, source: NoteError },
+    #[error("{0} may be read by others; `chmod 600` it, and treat its trail's signatures as doubtful")]
+    KeyMode(PathBuf),
+}
+
+impl OpenError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}

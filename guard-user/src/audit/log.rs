@@ -1,0 +1,334 @@
+//! The handle on the trail that the other stages hold, and the permit that it gives.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::checkpoint::Checkpointer;
+use super::disk::{Disk, OsDisk, sync_dir};
+use super::error::{AuditError, OpenError};
+use super::note::{SigningKey, VerifierKey};
+use super::record::{self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, OpenCall, Outcome, Refusal};
+use super::recover::{self, Recovered};
+use super::walk::{NO_PREV, Walk, segment_name};
+use super::writer::{Append, Done, Message, PREFIX_BYTES_MAX, Position, State, Writer, lines};
+use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
+use crate::config::Durability;
+use crate::types::DecisionId;
+
+/// What a trail needs to know to begin or to go on.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub dir: PathBuf,
+    /// This host's name; part of a new trail's origin.
+    pub host: String,
+    pub durability: Durability,
+    /// How long a call waits for its record (`limits.audit_wait_milliseconds`).
+    pub wait: Duration,
+    /// Calls between their record and their outcome (`limits.calls_in_flight_max`).
+    pub calls_in_flight_max: usize,
+}
+
+/// The audit trail. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: mpsc::Sender<Message>,
+    /// Calls and refusals have slots of their own: a flood of refusals must not use up those of calls.
+    calls: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    calls_in_flight_max: usize,
+    wait: Duration,
+    verifier: VerifierKey,
+}
+
+/// The right to forward one call. Only a record on disk makes one.
+///
+/// It cannot be copied, and dropping it writes the outcome "abandoned":
+///
+/// ```compile_fail
+/// fn forward_twice(permit: mcp_guard::audit::Permit) {
+///     let other = permit.clone();
+/// }
+/// ```
+///
+/// ```compile_fail
+/// let permit = mcp_guard::audit::Permit { open: None, seq: 0 };
+/// ```
+#[must_use = "a permit that is dropped records its call as abandoned"]
+pub struct Permit {
+    id: DecisionId,
+    seq: u64,
+    /// `None` once the outcome is on its way.
+    open: Option<Ticket>,
+}
+
+/// A call that holds a slot. The slot is free again when the outcome is on disk.
+pub(super) struct Ticket {
+    id: DecisionId,
+    slot: Arc<OwnedSemaphorePermit>,
+    queue: mpsc::Sender<Message>,
+}
+
+// === impl AuditLog ===
+
+impl AuditLog {
+    /// Begins or continues the trail in `options.dir`. Reads all of it first; blocks meanwhile.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        Self::open_on(options, Box::new(OsDisk))
+    }
+
+    pub(super) fn open_on(options: Options, disk: Box<dyn Disk>) -> Result<Self, OpenError> {
+        let Options { dir, host, durability, wait, calls_in_flight_max } = options;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
+        let lock = recover::lock(&dir)?;
+        let key = match key::load(&dir)? {
+            Some(key) => key,
+            None => begin(&dir, &host)?,
+        };
+        let recovered = match recover::recover(&dir, key.verifier())? {
+            Some(recovered) => recovered,
+            None => {
+                genesis(&dir, disk.as_ref(), &key, &host, durability)?;
+                recover::recover(&dir, key.verifier())?.ok_or_else(|| OpenError::Rollback {
+                    dir: dir.clone(),
+                    have: 0,
+                    checkpoint: 1,
+                })?
+            }
+        };
+        let verifier = key.verifier().clone();
+        let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock)?;
+        let (queue, messages) = mpsc::channel();
+        thread::Builder::new()
+            .name("audit-writer".into())
+            .spawn(move || writer.run(&messages))
+            .map_err(OpenError::io(&dir))?;
+        let calls = Arc::new(Semaphore::new(calls_in_flight_max));
+        let refusals = Arc::new(Semaphore::new(calls_in_flight_max));
+        Ok(Self { shared: Arc::new(Shared { queue, calls, refusals, calls_in_flight_max, wait, verifier }) })
+    }
+
+    /// The key that checks this trail; its name is the trail's origin.
+    pub fn verifier_key(&self) -> &VerifierKey {
+        &self.shared.verifier
+    }
+
+    /// Writes the record of an allowed call and waits until it is on disk, at most `Options::wait`.
+    ///
+    /// On an error the call must not be forwarded. Its record may still reach the trail; an outcome "abandoned"
+    /// follows it then. The same holds if the returned future is dropped.
+    pub async fn intend(&self, call: &CallRecord<'_>) -> Result<Permit, AuditError> {
+        let shared = &*self.shared;
+        let slot = Arc::clone(&shared.calls)
+            .try_acquire_owned()
+            .map_err(|_none_free| AuditError::Busy(shared.calls_in_flight_max))?;
+        let body = bounded(record::allowed(call))?;
+        let ticket = Ticket { id: call.id, slot: Arc::new(slot), queue: shared.queue.clone() };
+        let (reply, answer) = oneshot::channel();
+        shared.send(Append { body, done: Done::Call(ticket, reply) })?;
+        shared.answer(answer).await
+    }
+
+    /// Writes the record of a refused request and waits until it is on disk, at most `Options::wait`. Nothing
+    /// follows it. Returns its number.
+    pub async fn refuse(
+        &self,
+        call: &CallRecord<'_>,
+        refusal: Refusal,
+        http_status: u16,
+    ) -> Result<u64, AuditError> {
+        let shared = &*self.shared;
+        let body = bounded(record::refused(call, refusal, http_status))?;
+        let start = Instant::now();
+        let slot = tokio::time::timeout(shared.wait, Arc::clone(&shared.refusals).acquire_owned())
+            .await
+            .map_err(|_elapsed| AuditError::TimedOut(start.elapsed()))?
+            .map_err(|_closed| AuditError::Stopped)?;
+        let (reply, answer) = oneshot::channel();
+        shared.send(Append { body, done: Done::Note(Some(slot), reply) })?;
+        shared.answer(answer).await
+    }
+
+    /// Writes what happens to the guard itself, and waits until it is on disk. Returns the record's number.
+    pub async fn note(&self, event: &Event<'_>) -> Result<u64, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        let body = bounded(text::encode(event))?;
+        self.shared.send(Append { body, done: Done::Note(None, reply) })?;
+        self.shared.answer(answer).await
+    }
+
+    /// Writes the stop record and the last checkpoint, and frees the directory. Outcomes of calls still under
+    /// way are lost; the next start names those calls.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self.shared.queue.send(Message::Stop(done)).is_ok() {
+            let _writer_gone = closed.await;
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self, append: Append) -> Result<(), AuditError> {
+        self.queue.send(Message::Append(append)).map_err(|_writer_gone| AuditError::Stopped)
+    }
+
+    async fn answer<T>(&self, answer: oneshot::Receiver<Result<T, AuditError>>) -> Result<T, AuditError> {
+        match tokio::time::timeout(self.wait, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_writer_gone)) => Err(AuditError::Stopped),
+            Err(_elapsed) => Err(AuditError::TimedOut(self.wait)),
+        }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    pub(super) fn new(ticket: Ticket, seq: u64) -> Self {
+        Self { id: ticket.id, seq, open: Some(ticket) }
+    }
+
+    /// The call's decision id.
+    pub fn id(&self) -> DecisionId {
+        self.id
+    }
+
+    /// The number of the call's record.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Records how the call ended. Does not wait, and always finds room.
+    pub fn conclude(mut self, outcome: &Outcome) {
+        self.close(outcome);
+    }
+
+    fn close(&mut self, outcome: &Outcome) {
+        let Some(Ticket { slot, queue, .. }) = self.open.take() else { return };
+        match record::closing(self.id, self.seq, outcome) {
+            // Without a writer the guard is stopping; its next start names the call.
+            Ok(body) => {
+                drop(queue.send(Message::Append(Append { body, done: Done::Outcome { _slot: slot } })))
+            }
+            Err(error) => tracing::error!(id = %self.id, %error, "an outcome could not be encoded"),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.close(&Outcome::abandoned());
+    }
+}
+
+fn bounded(body: Result<Vec<u8>, serde_json::Error>) -> Result<Vec<u8>, AuditError> {
+    match body {
+        Ok(body) if body.len() + PREFIX_BYTES_MAX <= LINE_BYTES_MAX => Ok(body),
+        _ => Err(AuditError::TooLong),
+    }
+}
+
+/// The key of a new trail. Segments without a key are somebody's trail already.
+fn begin(dir: &std::path::Path, host: &str) -> Result<SigningKey, OpenError> {
+    let segments = super::walk::segments(dir).map_err(OpenError::io(dir))?;
+    if let Some((_, file)) = segments.into_iter().next() {
+        let reason = format!("there are records but no `{}` in the directory", super::VERIFIER_KEY_FILE);
+        return Err(OpenError::Tampered { file, line: 0, reason });
+    }
+    let mut chain = [0; 8];
+    aws_lc_rs::rand::fill(&mut chain).map_err(|_unspecified| {
+        OpenError::io(dir)(std::io::Error::other("the system gives no random bytes"))
+    })?;
+    let host: String = host
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' })
+        .take(64)
+        .collect();
+    let host = if host.is_empty() { "localhost" } else { &host };
+    key::make(dir, &format!("{host}/mcp-guard/{}", hex::encode(chain)))
+}
+
+/// Writes the first record and its checkpoint.
+fn genesis(
+    dir: &std::path::Path,
+    disk: &dyn Disk,
+    key: &SigningKey,
+    host: &str,
+    durability: Durability,
+) -> Result<(), OpenError> {
+    let origin = key.verifier().name();
+    let chain = origin.rsplit('/').next().unwrap_or_default();
+    let body = text::encode(&Genesis { format: FORMAT, chain, host, origin, durability });
+    let path = dir.join(segment_name(0));
+    let body = body.map_err(|error| OpenError::io(&path)(error.into()))?;
+    let start = Position { tree: super::merkle::Tree::default(), prev: NO_PREV, bytes: 0 };
+    let (line, position) = lines(&start, std::iter::once(body.as_slice()), jiff::Timestamp::now());
+    let segment = disk.create(&path).map_err(OpenError::io(&path))?;
+    segment.append(&line).and_then(|()| segment.sync()).map_err(OpenError::io(&path))?;
+    sync_dir(dir).map_err(OpenError::io(dir))?;
+    sign(dir, key, &position)
+}
+
+fn sign(dir: &std::path::Path, key: &SigningKey, position: &Position) -> Result<(), OpenError> {
+    let note = key.checkpoint(position.tree.size(), position.tree.root());
+    disk::replace(dir, CHECKPOINT_FILE, note.as_bytes())
+        .map_err(OpenError::io(&dir.join(CHECKPOINT_FILE)))?;
+    sync_dir(dir).map_err(OpenError::io(dir))
+}
+
+/// The writer at the end of what was recovered, after a record of what that end lacks.
+fn resume(
+    dir: &std::path::Path,
+    disk: Box<dyn Disk>,
+    durability: Durability,
+    key: Arc<SigningKey>,
+    recovered: Recovered,
+    lock: fs::File,
+) -> Result<Writer, OpenError> {
+    let Recovered { walk: Walk { tree, prev, open, .. }, path, bytes, torn } = recovered;
+    let segment = disk.open(&path).map_err(OpenError::io(&path))?;
+    let mut position = Position { tree, prev, bytes };
+    if !open.is_empty() || torn.is_some() {
+        let gap = Gap {
+            reason: "restart",
+            cause: torn.as_ref().map(|_| "the last write before this start was not finished"),
+            durable_seq: position.tree.size().checked_sub(1),
+            refused: 0,
+            open_count: open.len(),
+            open: open.iter().take(GAP_CALLS_MAX).map(|(id, &seq)| OpenCall { id, seq }).collect(),
+            torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
+            torn_sha256: torn.map(|torn| torn.sha256),
+        };
+        let body = text::encode(&gap).map_err(|error| OpenError::io(&path)(error.into()))?;
+        let (line, after) = lines(&position, std::iter::once(body.as_slice()), jiff::Timestamp::now());
+        segment.append(&line).map_err(OpenError::io(&path))?;
+        position = after;
+    }
+    segment.sync().map_err(OpenError::io(&path))?;
+    sign(dir, &key, &position)?;
+    let size = position.tree.size();
+    let now = Instant::now();
+    Ok(Writer {
+        checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(&key)).map_err(OpenError::io(dir))?,
+        dir: dir.to_owned(),
+        disk,
+        durability,
+        key,
+        position,
+        path,
+        state: State::Good(segment),
+        open_count: 0,
+        published: (size, now),
+        embedded: (size, now),
+        _lock: lock,
+    })
+}

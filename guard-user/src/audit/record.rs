@@ -1,0 +1,373 @@
+//! What the records say. The writer puts `seq`, `prev` and `time` in front.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::text;
+use crate::config::Durability;
+use crate::types::{DecisionId, LocalProcess};
+
+/// A call as the guard understood it, with what the policy said. Fields that the guard did not get as far as
+/// knowing are `None`. Texts may be an attacker's; they are bounded when they are encoded.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallRecord<'a> {
+    #[serde(serialize_with = "decision_id")]
+    pub id: DecisionId,
+    /// The guard's number of the client connection, for telling which calls came together.
+    pub conn: u64,
+    #[serde(serialize_with = "text::name")]
+    pub server: &'a str,
+    #[serde(serialize_with = "text::name_opt")]
+    pub agent: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub client: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub profile: Option<&'a str>,
+    /// What proves the agent's name, such as `secret`.
+    #[serde(serialize_with = "text::name_opt")]
+    pub evidence: Option<&'a str>,
+    pub peer: SocketAddr,
+    pub original_dst: Option<SocketAddr>,
+    pub local: Local<'a>,
+    /// Protocol version of the request.
+    #[serde(serialize_with = "text::name_opt")]
+    pub era: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub session: Option<&'a str>,
+    #[serde(serialize_with = "text::name")]
+    pub http_method: &'a str,
+    #[serde(serialize_with = "text::name_opt")]
+    pub rpc_method: Option<&'a str>,
+    /// The JSON text of the request's id.
+    #[serde(serialize_with = "text::name_opt")]
+    pub rpc_id: Option<&'a str>,
+    pub target: Option<Target<'a>>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub intent: Option<&'a str>,
+    /// Why, as a code (`allowed`, `default_deny`, `velocity`, ...).
+    #[serde(serialize_with = "text::name")]
+    pub reason: &'a str,
+    /// Why, in the rule's words.
+    #[serde(serialize_with = "text::sentence_opt")]
+    pub text: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub rule: Option<&'a str>,
+    pub velocity: Option<Velocity<'a>>,
+    /// Digest of the policy version that judged the call.
+    #[serde(serialize_with = "text::name_opt")]
+    pub policy: Option<&'a str>,
+    pub body_bytes: u64,
+}
+
+/// What the call is about.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Target<'a> {
+    /// `tool`, `resource`, `prompt` or `method`.
+    pub kind: &'a str,
+    #[serde(serialize_with = "text::name")]
+    pub name: &'a str,
+}
+
+/// How full the window was that the call was counted in.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Velocity<'a> {
+    #[serde(serialize_with = "text::name")]
+    pub rule: &'a str,
+    pub count: u64,
+    pub max: u64,
+}
+
+/// The process behind the connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Local<'a> {
+    Process(&'a LocalProcess),
+    /// On this host, but the kernel had no entry.
+    Unknown,
+    /// On another host.
+    Remote,
+}
+
+/// How a call ends that is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    Deny,
+    /// It needs an approval.
+    Hold,
+}
+
+/// How a forwarded call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// HTTP status of the server's answer, if there was one.
+    pub status: Option<u16>,
+    pub result: OutcomeResult,
+    /// JSON-RPC error code of the answer.
+    pub error_code: Option<i64>,
+    pub response_bytes: u64,
+    /// Server-sent events passed on.
+    pub events: u64,
+    pub duration: Duration,
+}
+
+/// The outcome in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeResult {
+    Ok,
+    /// The tool ran and said `isError`.
+    ToolError,
+    RpcError,
+    /// The client went away; the server may have finished.
+    ClientGone,
+    UpstreamFailed,
+    /// The guard gave the call up; the server may have seen it or not.
+    Abandoned,
+    /// A stream of events ended without an answer to wait for.
+    StreamEnded,
+}
+
+/// What happens to the guard itself.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event<'a> {
+    Start {
+        #[serde(serialize_with = "text::name")]
+        version: &'a str,
+        pid: u32,
+        durability: Durability,
+    },
+    /// A policy took effect.
+    Policy {
+        #[serde(serialize_with = "text::name")]
+        digest: &'a str,
+        #[serde(serialize_with = "text::sentence_opt")]
+        text: Option<&'a str>,
+    },
+}
+
+/// The first record of a trail.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "genesis")]
+pub(super) struct Genesis<'a> {
+    pub(super) format: u32,
+    pub(super) chain: &'a str,
+    pub(super) host: &'a str,
+    pub(super) origin: &'a str,
+    pub(super) durability: Durability,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "stop")]
+pub(super) struct Stop {
+    /// Forwarded calls without an outcome at this moment.
+    pub(super) open_count: usize,
+}
+
+/// A signed checkpoint of all records before this one.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "checkpoint")]
+pub(super) struct Embedded<'a> {
+    pub(super) note: &'a str,
+}
+
+/// What the trail does not hold, and why.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "gap")]
+pub(super) struct Gap<'a> {
+    /// `restart`: calls were under way when the last guard ended. `write_failed`: the disk refused records.
+    pub(super) reason: &'a str,
+    #[serde(serialize_with = "text::sentence_opt")]
+    pub(super) cause: Option<&'a str>,
+    /// The last record that is known to be on disk; unknown with durability `os`.
+    pub(super) durable_seq: Option<u64>,
+    /// Requests refused meanwhile because their record could not be written.
+    pub(super) refused: u64,
+    /// Forwarded calls whose outcome will never be known; the first [`GAP_CALLS_MAX`] are named in `open`.
+    pub(super) open_count: usize,
+    pub(super) open: Vec<OpenCall<'a>>,
+    /// Bytes of an unfinished last line that were moved aside.
+    pub(super) torn_bytes: u64,
+    /// Their SHA-256.
+    pub(super) torn_sha256: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct OpenCall<'a> {
+    pub(super) id: &'a str,
+    pub(super) seq: u64,
+}
+
+/// Calls that one gap record names. 16 in flight are usual; 4,096 would not fit a line.
+pub(super) const GAP_CALLS_MAX: usize = 256;
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "call")]
+struct Call<'a> {
+    decision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_status: Option<u16>,
+    #[serde(flatten)]
+    call: &'a CallRecord<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "outcome")]
+struct Closing {
+    #[serde(serialize_with = "decision_id")]
+    id: DecisionId,
+    call_seq: u64,
+    status: Option<u16>,
+    result: OutcomeResult,
+    error_code: Option<i64>,
+    response_bytes: u64,
+    events: u64,
+    duration_micros: u64,
+}
+
+pub(super) fn allowed(call: &CallRecord<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    text::encode(&Call { decision: "allow", http_status: None, call })
+}
+
+pub(super) fn refused(
+    call: &CallRecord<'_>,
+    refusal: Refusal,
+    http_status: u16,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let decision = match refusal {
+        Refusal::Deny => "deny",
+        Refusal::Hold => "hold",
+    };
+    text::encode(&Call { decision, http_status: Some(http_status), call })
+}
+
+pub(super) fn closing(
+    id: DecisionId,
+    call_seq: u64,
+    outcome: &Outcome,
+) -> Result<Vec<u8>, serde_json::Error> {
+    text::encode(&Closing {
+        id,
+        call_seq,
+        status: outcome.status,
+        result: outcome.result,
+        error_code: outcome.error_code,
+        response_bytes: outcome.response_bytes,
+        events: outcome.events,
+        duration_micros: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+impl Outcome {
+    /// Of a call that the guard gave up.
+    pub fn abandoned() -> Self {
+        Self {
+            status: None,
+            result: OutcomeResult::Abandoned,
+            error_code: None,
+            response_bytes: 0,
+            events: 0,
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+impl Serialize for Local<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unknown => to.serialize_str("unknown"),
+            Self::Remote => to.serialize_str("remote"),
+            Self::Process(process) => {
+                let mut fields = to.serialize_struct("LocalProcess", 5)?;
+                fields.serialize_field("pid", &process.pid)?;
+                fields.serialize_field("uid", &process.uid)?;
+                fields.serialize_field("gid", &process.gid)?;
+                fields.serialize_field("cgroup", &process.cgroup)?;
+                // The kernel gives at most 15 bytes; the type does not say so.
+                fields.serialize_field("comm", process.comm.get(..64).unwrap_or(&process.comm))?;
+                fields.end()
+            }
+        }
+    }
+}
+
+fn decision_id<S: Serializer>(id: &DecisionId, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(id)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::audit::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
+
+    /// A plain call, for tests of this and other modules.
+    pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
+        CallRecord {
+            id: DecisionId([number; 16]),
+            conn: 7,
+            server: "crm",
+            agent: Some("support-agent"),
+            client: Some("support"),
+            profile: Some("production"),
+            evidence: Some("secret"),
+            peer: "127.0.0.1:4711".parse().unwrap(),
+            original_dst: Some("127.0.0.1:3001".parse().unwrap()),
+            local: Local::Unknown,
+            era: Some("2025-06-18"),
+            session: None,
+            http_method: "POST",
+            rpc_method: Some("tools/call"),
+            rpc_id: Some("1"),
+            target: Some(Target { kind: "tool", name: "get_customer" }),
+            intent: Some("customer.read"),
+            reason: "allowed",
+            text: None,
+            rule: Some("read"),
+            velocity: Some(Velocity { rule: "reads", count: 1, max: 100 }),
+            policy: Some("abc"),
+            body_bytes: 120,
+        }
+    }
+
+    #[test]
+    fn a_call_is_one_object_with_the_verdict_first() {
+        let line = String::from_utf8(allowed(&call(1)).unwrap()).unwrap();
+        assert!(line.starts_with(r#"{"kind":"call","decision":"allow","id":"0101"#), "{line}");
+        let line = String::from_utf8(refused(&call(1), Refusal::Deny, 403).unwrap()).unwrap();
+        assert!(line.starts_with(r#"{"kind":"call","decision":"deny","http_status":403,"id":"#), "{line}");
+    }
+
+    #[test]
+    fn the_longest_record_that_an_attacker_can_cause_fits_a_line() {
+        let text = "\u{1}".repeat(TEXT_BYTES_MAX * 64);
+        let text = text.as_str();
+        let process =
+            LocalProcess { pid: u32::MAX, uid: u32::MAX, gid: u32::MAX, cgroup: u64::MAX, comm: text.into() };
+        let call = CallRecord {
+            server: text,
+            agent: Some(text),
+            client: Some(text),
+            profile: Some(text),
+            evidence: Some(text),
+            local: Local::Process(&process),
+            era: Some(text),
+            session: Some(text),
+            http_method: text,
+            rpc_method: Some(text),
+            rpc_id: Some(text),
+            target: Some(Target { kind: "resource", name: text }),
+            intent: Some(text),
+            reason: text,
+            text: Some(text),
+            rule: Some(text),
+            velocity: Some(Velocity { rule: text, count: u64::MAX, max: u64::MAX }),
+            policy: Some(text),
+            ..call(1)
+        };
+        let bytes = refused(&call, Refusal::Hold, 200).unwrap().len();
+        assert!(bytes < LINE_BYTES_MAX - 1024, "{bytes}");
+    }
+}

@@ -1,0 +1,140 @@
+//! What stands in the directory when the guard starts, and what of it can be continued.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::error::OpenError;
+use super::merkle::sha256;
+use super::note::{Checkpoint, VerifierKey};
+use super::walk::{Found, Lines, Walk, segments};
+use super::{CHECKPOINT_FILE, disk};
+
+/// A trail that can be continued.
+pub(super) struct Recovered {
+    pub(super) walk: Walk,
+    /// The last segment.
+    pub(super) path: PathBuf,
+    /// Its length; what stood behind was moved aside.
+    pub(super) bytes: u64,
+    pub(super) torn: Option<Torn>,
+}
+
+/// The end of a segment that is no record: the guard or the host died while writing it.
+pub(super) struct Torn {
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// Holds the directory for this process until it is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+    let file = File::open(dir).map_err(OpenError::io(dir))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(dir)(error)),
+    }
+}
+
+/// Reads the whole trail. `None` if there is no record yet and no checkpoint says that there was one.
+pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>, OpenError> {
+    let checkpoint = checkpoint(dir, key)?;
+    let covered = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+    let rollback = |have| OpenError::Rollback { dir: dir.to_owned(), have, checkpoint: covered };
+
+    let mut walk = Walk::new();
+    let mut last: Option<(PathBuf, u64)> = None;
+    let mut torn = None;
+    let mut empty = None;
+    let found = segments(dir).map_err(OpenError::io(dir))?;
+    let count = found.len();
+    for (at, (first, path)) in found.into_iter().enumerate() {
+        let tampered =
+            |line, reason: &str| OpenError::Tampered { file: path.clone(), line, reason: reason.to_owned() };
+        if first != walk.tree.size() {
+            // The segments before end early: either they lost lines or a whole segment is gone.
+            return Err(if walk.tree.size() < covered {
+                rollback(walk.tree.size())
+            } else {
+                tampered(0, &format!("record {} is missing before it", walk.tree.size()))
+            });
+        }
+        let mut lines = Lines::open(&path).map_err(OpenError::io(&path))?;
+        let mut end = 0;
+        loop {
+            let number = lines.number + 1;
+            let reason = match lines.next().map_err(OpenError::io(&path))? {
+                None => break,
+                Some(Found::Line(line)) => walk.line(line, key).err(),
+                Some(Found::Torn) => Some("the line has no end".to_owned()),
+            };
+            if let Some(reason) = reason {
+                if covered == 0 && walk.tree.size() > 0 {
+                    return Err(checkpoint_gone(dir));
+                }
+                if at + 1 < count || walk.tree.size() < covered {
+                    let last_of_all = at + 1 == count && reason == "the line has no end";
+                    return Err(if last_of_all {
+                        rollback(walk.tree.size())
+                    } else {
+                        tampered(number, &reason)
+                    });
+                }
+                torn = Some(move_aside(dir, &path, end, walk.tree.size()).map_err(OpenError::io(&path))?);
+                break;
+            }
+            end = lines.end;
+            if let Some(checkpoint) = checkpoint.as_ref().filter(|it| it.size == walk.tree.size())
+                && checkpoint.root != walk.tree.root()
+            {
+                return Err(tampered(
+                    number,
+                    "the signed checkpoint covers other records than those up to here",
+                ));
+            }
+        }
+        if end == 0 {
+            empty = Some(path);
+        } else {
+            last = Some((path, end));
+        }
+    }
+    if walk.tree.size() < covered {
+        return Err(rollback(walk.tree.size()));
+    }
+    if covered == 0 && walk.tree.size() > 1 {
+        return Err(checkpoint_gone(dir));
+    }
+    if let Some(path) = empty {
+        // Made, but its first record never reached the disk: the segment before is the last.
+        fs::remove_file(&path).map_err(OpenError::io(&path))?;
+    }
+    Ok(last.map(|(path, bytes)| Recovered { walk, path, bytes, torn }))
+}
+
+fn checkpoint_gone(dir: &Path) -> OpenError {
+    let path = dir.join(CHECKPOINT_FILE);
+    OpenError::io(&path)(io::Error::new(io::ErrorKind::NotFound, "the signed checkpoint is gone"))
+}
+
+/// The signed checkpoint in `dir`; `None` if there is no file.
+pub(super) fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Option<Checkpoint>, OpenError> {
+    let path = dir.join(CHECKPOINT_FILE);
+    match fs::read_to_string(&path) {
+        Ok(note) => key.open_checkpoint(&note).map(Some).map_err(|source| OpenError::Key { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(&path)(error)),
+    }
+}
+
+/// Cuts `path` at `end` and keeps what was behind as `torn-<seq>`: it may be evidence.
+fn move_aside(dir: &Path, path: &Path, end: u64, seq: u64) -> io::Result<Torn> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    file.seek(SeekFrom::Start(end))?;
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    disk::replace(dir, &format!("torn-{seq:020}"), &rest)?;
+    file.set_len(end)?;
+    file.sync_all()?;
+    Ok(Torn { bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX), sha256: hex::encode(sha256(&[&rest])) })
+}

@@ -1,0 +1,170 @@
+//! A disk that refuses, stalls or tears.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::*;
+use crate::audit::disk::{OsDisk, Segment};
+use crate::audit::record::tests::call;
+use crate::audit::{AuditError, Refusal};
+
+#[derive(Default)]
+struct Mood {
+    full: bool,
+    /// Bytes of the next failing write that still get through.
+    torn_bytes: usize,
+    sync_fails: bool,
+    stuck: bool,
+}
+
+#[derive(Clone, Default)]
+struct Faulty {
+    mood: Arc<(Mutex<Mood>, Condvar)>,
+}
+
+impl Faulty {
+    fn set(&self, change: impl FnOnce(&mut Mood)) {
+        change(&mut self.mood.0.lock().unwrap());
+        self.mood.1.notify_all();
+    }
+}
+
+impl Disk for Faulty {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn Segment>> {
+        Ok(Arc::new(FaultySegment { real: OsDisk.create(path)?, disk: self.clone() }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn Segment>> {
+        Ok(Arc::new(FaultySegment { real: OsDisk.open(path)?, disk: self.clone() }))
+    }
+}
+
+struct FaultySegment {
+    real: Arc<dyn Segment>,
+    disk: Faulty,
+}
+
+impl Segment for FaultySegment {
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let mood = self.disk.mood.0.lock().unwrap();
+        let mood = self.disk.mood.1.wait_while(mood, |mood| mood.stuck).unwrap();
+        if mood.full {
+            self.real.append(&bytes[..mood.torn_bytes.min(bytes.len())])?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.real.append(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.disk.mood.0.lock().unwrap().sync_fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.real.sync()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.real.truncate(bytes)
+    }
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    crate::audit::walk::segments(&dir.join("audit")).unwrap().into_iter().map(|(_, path)| path).collect()
+}
+
+/// Calls until one is let through again.
+async fn until_written(log: &AuditLog, number: u8) -> u64 {
+    loop {
+        match log.intend(&call(number)).await {
+            Ok(permit) => {
+                let refused = permit.seq();
+                permit.conclude(&ok());
+                return refused;
+            }
+            Err(AuditError::Failed(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
+    for torn_bytes in [0, 1, 300] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Faulty::default();
+        let log = open_on(options(dir.path()), disk.clone());
+        let under_way = log.intend(&call(1)).await.unwrap();
+        disk.set(|mood| (mood.full, mood.torn_bytes) = (true, torn_bytes));
+        assert!(matches!(log.intend(&call(2)).await, Err(AuditError::Failed(_))));
+        under_way.conclude(&ok());
+        assert!(matches!(log.refuse(&call(3), Refusal::Deny, 200).await, Err(AuditError::Failed(_))));
+        disk.set(|mood| mood.full = false);
+        until_written(&log, 4).await;
+        log.close().await;
+
+        assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
+        let gap = &records(dir.path())[2];
+        assert_eq!((&gap["reason"], &gap["durable_seq"]), (&"write_failed".into(), &1.into()));
+        assert!(gap["refused"].as_u64().unwrap() >= 2, "{gap}");
+        assert_eq!(segments(dir.path()).len(), 2);
+        sound(dir.path());
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sync_retires_the_segment_though_the_next_sync_would_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Faulty::default();
+    let log = open_on(options(dir.path()), disk.clone());
+    disk.set(|mood| mood.sync_fails = true);
+    assert!(matches!(log.intend(&call(1)).await, Err(AuditError::Failed(_))));
+    disk.set(|mood| mood.sync_fails = false);
+    until_written(&log, 2).await;
+    log.close().await;
+    // Call 1 was never answered for: it is in no segment.
+    assert_eq!(kinds(dir.path()), ["genesis", "gap", "call", "outcome", "stop"]);
+    assert_eq!(segments(dir.path()).len(), 2);
+    sound(dir.path());
+}
+
+#[tokio::test]
+async fn a_stuck_disk_gives_no_permit_and_an_answer_within_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Faulty::default();
+    let wait = Duration::from_millis(100);
+    let log = open_on(Options { wait, ..options(dir.path()) }, disk.clone());
+    disk.set(|mood| mood.stuck = true);
+    assert_eq!(log.intend(&call(1)).await.err(), Some(AuditError::TimedOut(wait)));
+    assert_eq!(log.refuse(&call(2), Refusal::Deny, 200).await, Err(AuditError::TimedOut(wait)));
+    // A caller that is dropped while it waits.
+    let third = call(3);
+    tokio::select! {
+        biased;
+        _ = log.intend(&third) => panic!("a permit from a stuck disk"),
+        () = tokio::time::sleep(Duration::from_millis(10)) => {}
+    }
+    disk.set(|mood| mood.stuck = false);
+    // `close` stands behind the records above, but the "abandoned" of the last batch may come after it.
+    while sound_kinds(dir.path()).iter().filter(|kind| *kind == "outcome").count() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    log.close().await;
+    for outcome in records(dir.path()).iter().filter(|record| record["kind"] == "outcome") {
+        assert_eq!(outcome["result"], "abandoned");
+    }
+    let report = sound(dir.path());
+    assert_eq!((report.counts.calls, report.counts.outcomes, report.counts.refusals), (2, 2, 1));
+}
+
+/// Kinds of the whole lines so far.
+fn sound_kinds(dir: &Path) -> Vec<String> {
+    let path = &segments(dir)[0];
+    let text = std::fs::read_to_string(path).unwrap();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}

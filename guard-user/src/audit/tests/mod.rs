@@ -1,0 +1,65 @@
+//! The trail as its users see it, on a real directory, with a disk that fails when it is told to.
+
+mod faults;
+mod recovery;
+mod story;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::disk::Disk;
+use super::{AuditLog, OpenError, Options, Outcome, OutcomeResult, Report, Verdict, verify};
+use crate::config::Durability;
+
+fn options(dir: &Path) -> Options {
+    Options {
+        dir: dir.join("audit"),
+        host: "box 1".into(),
+        durability: Durability::Durable,
+        wait: Duration::from_secs(20),
+        calls_in_flight_max: 64,
+    }
+}
+
+fn open(dir: &Path) -> Result<AuditLog, OpenError> {
+    AuditLog::open(options(dir))
+}
+
+fn open_on(options: Options, disk: impl Disk + 'static) -> AuditLog {
+    AuditLog::open_on(options, Box::new(disk)).unwrap()
+}
+
+fn check(dir: &Path) -> Report {
+    verify(&dir.join("audit"), None)
+}
+
+fn sound(dir: &Path) -> Report {
+    let report = check(dir);
+    assert_eq!(report.verdict, Verdict::Sound, "{:?}", report.fault);
+    report
+}
+
+fn ok() -> Outcome {
+    Outcome {
+        status: Some(200),
+        result: OutcomeResult::Ok,
+        error_code: None,
+        response_bytes: 10,
+        events: 0,
+        duration: Duration::from_micros(1500),
+    }
+}
+
+/// Every record of the trail, in order.
+fn records(dir: &Path) -> Vec<serde_json::Value> {
+    let mut all = Vec::new();
+    for (_, path) in super::walk::segments(&dir.join("audit")).unwrap() {
+        let text = std::fs::read_to_string(path).unwrap();
+        all.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
+    }
+    all
+}
+
+fn kinds(dir: &Path) -> Vec<String> {
+    records(dir).iter().map(|record| record["kind"].as_str().unwrap().to_owned()).collect()
+}

@@ -1,0 +1,128 @@
+//! What a guard makes of the trail that the last one left.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::audit::record::tests::call;
+use crate::audit::{CHECKPOINT_FILE, KEY_FILE};
+
+fn segment(dir: &Path) -> PathBuf {
+    dir.join("audit/00000000000000000000.jsonl")
+}
+
+/// A closed trail of genesis, call, outcome, stop.
+async fn closed(dir: &Path) {
+    let log = open(dir).unwrap();
+    log.intend(&call(1)).await.unwrap().conclude(&ok());
+    log.close().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to.join("audit")).unwrap();
+    for entry in fs::read_dir(from.join("audit")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join("audit").join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_torn_tail_behind_the_checkpoint_is_moved_aside_whatever_its_length() {
+    let made = tempfile::tempdir().unwrap();
+    closed(made.path()).await;
+    let old = fs::read(segment(made.path())).unwrap();
+    let checkpoint = fs::read(made.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
+    let log = open(made.path()).unwrap();
+    log.intend(&call(2)).await.unwrap().conclude(&ok());
+    log.close().await;
+    let new = fs::read(segment(made.path())).unwrap();
+    let line_ends: Vec<_> = (old.len()..new.len()).filter(|&at| new[at] == b'\n').map(|at| at + 1).collect();
+
+    for end in old.len()..=line_ends[1] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(made.path(), dir.path());
+        fs::write(segment(dir.path()), &new[..end]).unwrap();
+        fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), &checkpoint).unwrap();
+        open(dir.path()).unwrap().close().await;
+
+        let whole = line_ends.iter().rev().find(|&&whole| whole <= end).copied().unwrap_or(old.len());
+        let text = fs::read(segment(dir.path())).unwrap();
+        assert!(text.starts_with(&new[..whole]), "cut at {end}");
+        let torn: Vec<_> = records(dir.path()).into_iter().filter(|record| record["kind"] == "gap").collect();
+        let in_flight = usize::from(whole == line_ends[0]);
+        assert_eq!(torn.len(), usize::from(end > whole || in_flight > 0), "cut at {end}");
+        for gap in &torn {
+            assert_eq!(gap["torn_bytes"], end - whole);
+            assert_eq!(gap["open_count"], in_flight);
+        }
+        sound(dir.path());
+    }
+}
+
+#[tokio::test]
+async fn a_trail_that_lost_checkpointed_records_is_not_continued() {
+    let made = tempfile::tempdir().unwrap();
+    closed(made.path()).await;
+    let whole = fs::read(segment(made.path())).unwrap();
+    for end in 0..whole.len() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(made.path(), dir.path());
+        fs::write(segment(dir.path()), &whole[..end]).unwrap();
+        let Err(OpenError::Rollback { checkpoint: 4, .. }) = open(dir.path()) else {
+            panic!("opened when cut at byte {end} of {}", whole.len());
+        };
+        // What is left stays as it is, for whoever looks into it.
+        assert_eq!(fs::read(segment(dir.path())).unwrap(), &whole[..end]);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_byte_in_checkpointed_records_is_not_continued() {
+    let made = tempfile::tempdir().unwrap();
+    closed(made.path()).await;
+    let whole = fs::read(segment(made.path())).unwrap();
+    for at in (0..whole.len()).step_by(7) {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let dir = tempfile::tempdir().unwrap();
+        copy(made.path(), dir.path());
+        fs::write(segment(dir.path()), changed).unwrap();
+        assert!(open(dir.path()).is_err(), "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_trail_without_its_checkpoint_or_key_is_not_continued() {
+    for name in [CHECKPOINT_FILE, KEY_FILE, "verifier-key", "00000000000000000000.jsonl"] {
+        let dir = tempfile::tempdir().unwrap();
+        closed(dir.path()).await;
+        fs::remove_file(dir.path().join("audit").join(name)).unwrap();
+        assert!(open(dir.path()).is_err(), "without {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_died_before_its_first_record_is_begun_again() {
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path()).await;
+    fs::remove_file(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
+    let whole = fs::read(segment(dir.path())).unwrap();
+    let genesis = whole.iter().position(|&byte| byte == b'\n').unwrap();
+    for end in [0, 100, genesis, genesis + 1] {
+        let again = tempfile::tempdir().unwrap();
+        copy(dir.path(), again.path());
+        fs::write(segment(again.path()), &whole[..end]).unwrap();
+        closed(again.path()).await;
+        assert_eq!(sound(again.path()).records, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path()).await;
+    let key = dir.path().join("audit").join(KEY_FILE);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::KeyMode(_))));
+}

@@ -1,0 +1,117 @@
+//! What a healthy guard writes.
+
+use super::*;
+use crate::audit::record::tests::call;
+use crate::audit::{AuditError, Event, Refusal};
+
+#[tokio::test]
+async fn a_trail_tells_the_whole_life_of_a_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let start = Event::Start { version: "0.1.0", pid: 7, durability: Durability::Durable };
+    assert_eq!(log.note(&start).await, Ok(1));
+    log.note(&Event::Policy { digest: "abc", text: None }).await.unwrap();
+    let permit = log.intend(&call(1)).await.unwrap();
+    assert_eq!((permit.id(), permit.seq()), (call(1).id, 3));
+    permit.conclude(&ok());
+    assert_eq!(log.refuse(&call(2), Refusal::Deny, 200).await, Ok(5));
+    log.close().await;
+
+    assert_eq!(kinds(dir.path()), ["genesis", "start", "policy", "call", "outcome", "call", "stop"]);
+    let records = records(dir.path());
+    assert_eq!(records[0]["host"], "box 1");
+    assert!(records[0]["origin"].as_str().unwrap().starts_with("box-1/mcp-guard/"));
+    assert_eq!(records[4]["call_seq"], 3);
+    assert_eq!(records[4]["id"], records[3]["id"]);
+    assert_eq!(records[5]["decision"], "deny");
+
+    let report = sound(dir.path());
+    assert_eq!((report.records, report.unsigned_records, report.open_calls), (7, 0, 0));
+    assert_eq!((report.counts.calls, report.counts.refusals, report.counts.outcomes), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_permit_that_is_dropped_is_recorded_as_abandoned() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    drop(log.intend(&call(1)).await.unwrap());
+    log.close().await;
+    assert_eq!(records(dir.path())[2]["result"], "abandoned");
+    sound(dir.path());
+}
+
+#[tokio::test]
+async fn an_outcome_is_recorded_though_the_waiting_task_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let permit = log.intend(&call(1)).await.unwrap();
+    // The task that served the client ends; the permit lives on in the one that reads the server's answer.
+    let reader = tokio::spawn(async move {
+        tokio::task::yield_now().await;
+        permit.conclude(&ok());
+    });
+    reader.await.unwrap();
+    log.close().await;
+    assert_eq!(records(dir.path())[2]["result"], "ok");
+}
+
+#[tokio::test]
+async fn one_call_more_than_the_limit_is_refused_until_an_outcome_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = AuditLog::open(Options { calls_in_flight_max: 2, ..options(dir.path()) }).unwrap();
+    let first = log.intend(&call(1)).await.unwrap();
+    let _second = log.intend(&call(2)).await.unwrap();
+    assert_eq!(log.intend(&call(3)).await.err(), Some(AuditError::Busy(2)));
+    first.conclude(&ok());
+    // The outcome stands before this record in the queue.
+    log.refuse(&call(3), Refusal::Deny, 200).await.unwrap();
+    assert!(log.intend(&call(4)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_at_the_same_time_share_the_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let tasks: Vec<_> = (0..32)
+        .map(|number| {
+            let log = log.clone();
+            tokio::spawn(async move { log.intend(&call(number)).await.unwrap().conclude(&ok()) })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    log.close().await;
+    let report = sound(dir.path());
+    assert_eq!((report.counts.calls, report.counts.outcomes, report.records), (32, 32, 66));
+}
+
+#[tokio::test]
+async fn a_long_trail_signs_itself_on_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = AuditLog::open(Options { durability: Durability::Os, ..options(dir.path()) }).unwrap();
+    for number in 0..1100_u32 {
+        log.refuse(&call(u8::try_from(number % 256).unwrap()), Refusal::Deny, 200).await.unwrap();
+    }
+    log.close().await;
+    let report = sound(dir.path());
+    assert_eq!((report.counts.checkpoints, report.counts.refusals), (1, 1100));
+}
+
+#[tokio::test]
+async fn a_directory_has_one_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(OpenError::Locked(_))));
+    log.close().await;
+    open(dir.path()).unwrap().close().await;
+    assert_eq!(kinds(dir.path()), ["genesis", "stop", "stop"]);
+}
+
+#[tokio::test]
+async fn a_closed_trail_gives_no_permit() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    log.clone().close().await;
+    assert_eq!(log.intend(&call(1)).await.err(), Some(AuditError::Stopped));
+}

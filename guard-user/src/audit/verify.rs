@@ -1,0 +1,160 @@
+//! The whole trail checked, for `mcp-guard audit verify`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::note::{Checkpoint, VerifierKey};
+use super::walk::{Counts, Found, Lines, Walk, segments};
+use super::{CHECKPOINT_FILE, VERIFIER_KEY_FILE};
+
+/// What a check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Sound,
+    /// A record, a checkpoint or their order was changed.
+    Tampered,
+    /// There are fewer records than a checkpoint covers, or a file is missing.
+    Incomplete,
+    /// A file cannot be read, or there is no usable key.
+    Unreadable,
+}
+
+/// The first thing that is wrong.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Fault {
+    pub file: PathBuf,
+    /// From 1; 0 if it is about the file as a whole.
+    pub line: u64,
+    pub reason: String,
+}
+
+/// What a trail holds, up to the first fault.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    pub verdict: Verdict,
+    pub fault: Option<Fault>,
+    pub origin: Option<String>,
+    pub records: u64,
+    pub segments: usize,
+    pub counts: Counts,
+    /// Forwarded calls without an outcome: under way, or cut off by a crash.
+    pub open_calls: usize,
+    /// Records behind the latest checkpoint; only the chain protects these.
+    pub unsigned_records: u64,
+    /// The key came from the trail's own directory: whoever could rewrite the trail could replace it, too.
+    pub key_from_trail: bool,
+}
+
+type Failure = (Verdict, Fault);
+
+/// Checks the trail in `dir`, with `key` or else the one that lies beside it.
+pub fn verify(dir: &Path, key: Option<&VerifierKey>) -> Report {
+    let mut report = Report {
+        verdict: Verdict::Sound,
+        fault: None,
+        origin: None,
+        records: 0,
+        segments: 0,
+        counts: Counts::default(),
+        open_calls: 0,
+        unsigned_records: 0,
+        key_from_trail: key.is_none(),
+    };
+    if let Err((verdict, fault)) = check(dir, key, &mut report) {
+        report.verdict = verdict;
+        report.fault = Some(fault);
+    }
+    report
+}
+
+fn check(dir: &Path, key: Option<&VerifierKey>, report: &mut Report) -> Result<(), Failure> {
+    let key = match key {
+        Some(key) => key.clone(),
+        None => {
+            let path = dir.join(VERIFIER_KEY_FILE);
+            let text =
+                fs::read_to_string(&path).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))?;
+            VerifierKey::parse(&text).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))?
+        }
+    };
+    report.origin = Some(key.name().to_owned());
+    let checkpoint = checkpoint(dir, &key)?;
+    let found = segments(dir).map_err(|error| failure(Verdict::Unreadable, dir, 0, error))?;
+    report.segments = found.len();
+
+    let mut walk = Walk::new();
+    let mut end = Ok(());
+    for (first, path) in &found {
+        end = segment(*first, path, &key, &checkpoint, &mut walk);
+        if end.is_err() {
+            break;
+        }
+    }
+    report.records = walk.tree.size();
+    report.open_calls = walk.open.len();
+    report.unsigned_records = walk.tree.size().saturating_sub(checkpoint.size);
+    report.counts = walk.counts;
+    end?;
+    if walk.tree.size() < checkpoint.size {
+        let last = found.last().map_or(dir, |(_, path)| path);
+        let reason = format!(
+            "the trail ends after {} records, but {} are in the signed checkpoint",
+            walk.tree.size(),
+            checkpoint.size
+        );
+        return Err(failure(Verdict::Incomplete, last, 0, reason));
+    }
+    Ok(())
+}
+
+fn segment(
+    first: u64,
+    path: &Path,
+    key: &VerifierKey,
+    checkpoint: &Checkpoint,
+    walk: &mut Walk,
+) -> Result<(), Failure> {
+    if first != walk.tree.size() {
+        let reason = format!("it begins with record {first}, but record {} comes next", walk.tree.size());
+        let verdict = if first > walk.tree.size() { Verdict::Incomplete } else { Verdict::Tampered };
+        return Err(failure(verdict, path, 0, reason));
+    }
+    let mut lines = Lines::open(path).map_err(|error| failure(Verdict::Unreadable, path, 0, error))?;
+    loop {
+        let number = lines.number + 1;
+        match lines.next().map_err(|error| failure(Verdict::Unreadable, path, number, error))? {
+            None => return Ok(()),
+            Some(Found::Line(line)) => {
+                walk.line(line, key).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
+            }
+            Some(Found::Torn) => {
+                let reason = "the line has no end; if the guard was killed, its next start repairs this";
+                return Err(failure(Verdict::Incomplete, path, number, reason));
+            }
+        }
+        if walk.tree.size() == checkpoint.size && walk.tree.root() != checkpoint.root {
+            let reason = "the signed checkpoint covers other records than those up to here";
+            return Err(failure(Verdict::Tampered, path, number, reason));
+        }
+    }
+}
+
+fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
+    let path = dir.join(CHECKPOINT_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => {
+            std::str::from_utf8(&bytes).map_err(|error| failure(Verdict::Tampered, &path, 0, error)).and_then(
+                |note| key.open_checkpoint(note).map_err(|error| failure(Verdict::Tampered, &path, 0, error)),
+            )
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(failure(Verdict::Incomplete, &path, 0, "the signed checkpoint is missing"))
+        }
+        Err(error) => Err(failure(Verdict::Unreadable, &path, 0, error)),
+    }
+}
+
+fn failure(verdict: Verdict, file: &Path, line: u64, reason: impl ToString) -> Failure {
+    (verdict, Fault { file: file.to_owned(), line, reason: reason.to_string() })
+}

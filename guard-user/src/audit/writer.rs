@@ -1,0 +1,368 @@
+//! The one thread that owns the trail's file.
+//!
+//! It takes what has gathered in the queue (while the disk was busy with the batch before), writes it at once,
+//! syncs once, then answers. An error of the disk retires the segment: a sync that is tried again may answer
+//! "done" for pages that were dropped. From then on every call is refused, and each second a new segment is
+//! tried, whose first record tells of the gap.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::checkpoint::{Checkpointer, Head};
+use super::disk::{self, Disk, Segment};
+use super::error::AuditError;
+use super::log::{Permit, Ticket};
+use super::merkle::{Hash, Tree, leaf_hash};
+use super::note::SigningKey;
+use super::record::{Embedded, Gap, Stop};
+use super::walk::{Found, Lines, segment_name};
+use super::{LINE_BYTES_MAX, text};
+use crate::config::Durability;
+
+/// Records in one write.
+const BATCH_RECORDS_MAX: usize = 64;
+/// Least time between two checkpoint files.
+const CHECKPOINT_FILE_EVERY: Duration = Duration::from_millis(250);
+/// Most time, and most records, between two checkpoint records. On a quiet guard they are its heartbeat.
+const CHECKPOINT_RECORD_EVERY: Duration = Duration::from_secs(60);
+const CHECKPOINT_RECORD_EVERY_RECORDS: u64 = 1000;
+/// Between two attempts to write again after an error.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Of `{"seq":…,"prev":"…","time":"…"` at its longest.
+pub(super) const PREFIX_BYTES_MAX: usize = 160;
+
+pub(super) enum Message {
+    Append(Append),
+    /// Write the stop record and end; answered when everything is on disk and the directory is free.
+    Stop(oneshot::Sender<()>),
+}
+
+/// One record on its way to the disk.
+pub(super) struct Append {
+    /// A JSON object without `seq`, `prev` and `time`.
+    pub(super) body: Vec<u8>,
+    pub(super) done: Done,
+}
+
+/// Who waits for the record.
+pub(super) enum Done {
+    Call(Ticket, oneshot::Sender<Result<Permit, AuditError>>),
+    Note(Option<OwnedSemaphorePermit>, oneshot::Sender<Result<u64, AuditError>>),
+    /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
+    Outcome {
+        _slot: Arc<OwnedSemaphorePermit>,
+    },
+}
+
+/// Where the next record goes.
+#[derive(Clone)]
+pub(super) struct Position {
+    pub(super) tree: Tree,
+    pub(super) prev: Hash,
+    /// Length of the segment.
+    pub(super) bytes: u64,
+}
+
+pub(super) struct Writer {
+    pub(super) dir: PathBuf,
+    pub(super) disk: Box<dyn Disk>,
+    pub(super) durability: Durability,
+    pub(super) key: Arc<SigningKey>,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) position: Position,
+    pub(super) path: PathBuf,
+    pub(super) state: State,
+    /// Calls forwarded and not concluded.
+    pub(super) open_count: usize,
+    pub(super) published: (u64, Instant),
+    pub(super) embedded: (u64, Instant),
+    pub(super) _lock: File,
+}
+
+pub(super) enum State {
+    Good(Arc<dyn Segment>),
+    Failed {
+        cause: Arc<str>,
+        segment: Arc<dyn Segment>,
+        refused: u64,
+        /// Outcomes that came or were under way meanwhile.
+        owed: Vec<Append>,
+        retry: Instant,
+    },
+}
+
+/// `{"seq":…` of each of `bodies`, as lines; the position behind them.
+pub(super) fn lines<'a>(
+    position: &Position,
+    bodies: impl Iterator<Item = &'a [u8]>,
+    time: jiff::Timestamp,
+) -> (Vec<u8>, Position) {
+    let mut at = position.clone();
+    let mut lines = Vec::new();
+    for body in bodies {
+        let start = lines.len();
+        let head =
+            format!(r#"{{"seq":{},"prev":"{}","time":"{time:.6}","#, at.tree.size(), hex::encode(at.prev));
+        lines.extend_from_slice(head.as_bytes());
+        lines.extend_from_slice(body.get(1..).unwrap_or_default());
+        at.prev = leaf_hash(lines.get(start..).unwrap_or_default());
+        at.tree.push(at.prev);
+        lines.push(b'\n');
+    }
+    at.bytes += u64::try_from(lines.len()).unwrap_or(u64::MAX);
+    (lines, at)
+}
+
+impl Writer {
+    /// Runs until it is told to stop or every handle is gone.
+    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+        let mut batch = Vec::with_capacity(BATCH_RECORDS_MAX);
+        let mut stop = None;
+        while stop.is_none() {
+            match queue.recv_timeout(self.until_due()) {
+                Ok(first) => {
+                    let rest = std::iter::from_fn(|| queue.try_recv().ok());
+                    for message in std::iter::once(first).chain(rest.take(BATCH_RECORDS_MAX - 1)) {
+                        match message {
+                            Message::Append(append) => batch.push(append),
+                            Message::Stop(done) => stop = Some(done),
+                        }
+                    }
+                    self.write(std::mem::take(&mut batch));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.tick();
+        }
+        if stop.is_some() {
+            let body = text::encode(&Stop { open_count: self.open_count });
+            self.write_own(body);
+        }
+        self.publish();
+        // The checkpointer ends its work and the directory is unlocked before anybody is told.
+        drop(self);
+        if let Some(done) = stop {
+            let _nobody_waits = done.send(());
+        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let due = match &self.state {
+            State::Failed { retry, .. } => *retry,
+            State::Good(_) if self.published.0 < self.position.tree.size() => {
+                self.published.1 + CHECKPOINT_FILE_EVERY
+            }
+            State::Good(_) => self.embedded.1 + CHECKPOINT_RECORD_EVERY,
+        };
+        due.saturating_duration_since(Instant::now())
+    }
+
+    /// What is due besides the queue.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if let Some(error) = self.checkpointer.sync_error() {
+            self.fail(&error, Vec::new());
+        }
+        if let State::Failed { retry, .. } = &self.state {
+            if *retry <= now {
+                self.recover();
+            }
+            return;
+        }
+        let size = self.position.tree.size();
+        if size - self.embedded.0 >= CHECKPOINT_RECORD_EVERY_RECORDS
+            || self.embedded.1 + CHECKPOINT_RECORD_EVERY <= now
+        {
+            let note = self.key.checkpoint(size, self.position.tree.root());
+            self.write_own(text::encode(&Embedded { note: &note }));
+            self.embedded = (self.position.tree.size(), now);
+        }
+        if self.published.0 < self.position.tree.size() && self.published.1 + CHECKPOINT_FILE_EVERY <= now {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let State::Good(segment) = &self.state else { return };
+        let (size, root) = (self.position.tree.size(), self.position.tree.root());
+        let unsynced = (self.durability == Durability::Os).then(|| Arc::clone(segment));
+        self.checkpointer.publish(Head { size, root, unsynced });
+        self.published = (size, Instant::now());
+    }
+
+    /// Writes a record of the writer's own.
+    fn write_own(&mut self, body: Result<Vec<u8>, serde_json::Error>) {
+        let State::Good(segment) = &self.state else { return };
+        let written = body.map_err(io::Error::other).and_then(|body| {
+            write(segment.as_ref(), self.durability, &self.position, std::iter::once(body.as_slice()))
+        });
+        match written {
+            Ok(position) => self.position = position,
+            Err(error) => self.fail(&error, Vec::new()),
+        }
+    }
+
+    fn write(&mut self, batch: Vec<Append>) {
+        if batch.is_empty() {
+            return;
+        }
+        let segment = match &mut self.state {
+            State::Good(segment) => Arc::clone(segment),
+            State::Failed { cause, refused, owed, .. } => {
+                refuse(batch, cause, refused, owed);
+                return;
+            }
+        };
+        let bodies = batch.iter().map(|append| append.body.as_slice());
+        let first = self.position.tree.size();
+        match write(segment.as_ref(), self.durability, &self.position, bodies) {
+            Ok(position) => {
+                self.position = position;
+                for (append, seq) in batch.into_iter().zip(first..) {
+                    match append.done {
+                        Done::Call(..) => self.open_count += 1,
+                        Done::Outcome { .. } => self.open_count = self.open_count.saturating_sub(1),
+                        Done::Note(..) => {}
+                    }
+                    append.done.written(seq);
+                }
+            }
+            Err(error) => self.fail(&error, batch),
+        }
+    }
+
+    /// Retires the segment.
+    fn fail(&mut self, error: &io::Error, batch: Vec<Append>) {
+        let cause: Arc<str> = format!("{}: {error}", self.path.display()).into();
+        if let State::Good(segment) = &self.state {
+            tracing::error!(%cause, "the audit trail cannot be written; calls are refused");
+            let segment = Arc::clone(segment);
+            let (mut refused, mut owed) = (0, Vec::new());
+            // Half a batch must not stand before the records of the next segment. A failure shows in `recover`.
+            let _tried_again_there = segment.truncate(self.position.bytes);
+            refuse(batch, &cause, &mut refused, &mut owed);
+            self.state = State::Failed { cause, segment, refused, owed, retry: Instant::now() + RETRY_EVERY };
+        }
+    }
+
+    /// Tries to go on in a new segment.
+    fn recover(&mut self) {
+        let State::Failed { cause, segment, refused, owed, retry } = &mut self.state else { return };
+        *retry = Instant::now() + RETRY_EVERY;
+        let seq = self.position.tree.size();
+        let path = self.dir.join(segment_name(seq));
+        let gap = text::encode(&Gap {
+            reason: "write_failed",
+            cause: Some(cause),
+            durable_seq: seq.checked_sub(1).filter(|_| self.durability == Durability::Durable),
+            refused: *refused,
+            open_count: self.open_count,
+            open: Vec::new(),
+            torn_bytes: 0,
+            torn_sha256: None,
+        });
+        let opened = segment.truncate(self.position.bytes).and_then(|()| {
+            ends_with(&self.path, &self.position)?;
+            let position = Position { bytes: 0, ..self.position.clone() };
+            let body = gap.map_err(io::Error::other)?;
+            let segment = self.disk.create(&path)?;
+            write(segment.as_ref(), self.durability, &position, std::iter::once(body.as_slice()))
+                .and_then(|position| disk::sync_dir(&self.dir).map(|()| (segment, position)))
+                // Nothing in it has been answered for; the next attempt takes its name again.
+                .inspect_err(|_| drop(std::fs::remove_file(&path)))
+        });
+        match opened {
+            Ok((segment, position)) => {
+                tracing::warn!(refused = *refused, segment = %path.display(), "the audit trail is written again");
+                let owed = std::mem::take(owed);
+                self.position = position;
+                self.path = path;
+                self.state = State::Good(segment);
+                for batch in Batches(owed.into_iter()) {
+                    self.write(batch);
+                }
+            }
+            Err(error) => *cause = format!("{}: {error}", self.path.display()).into(),
+        }
+    }
+}
+
+/// One write, one sync.
+fn write<'a>(
+    segment: &dyn Segment,
+    durability: Durability,
+    position: &Position,
+    bodies: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<Position> {
+    let (lines, position) = lines(position, bodies, jiff::Timestamp::now());
+    segment.append(&lines)?;
+    if durability == Durability::Durable {
+        segment.sync()?;
+    }
+    Ok(position)
+}
+
+/// An error unless the file ends with the record that `position` says.
+fn ends_with(path: &Path, position: &Position) -> io::Result<()> {
+    let mut lines = Lines::open(path)?;
+    let back = u64::try_from(LINE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+    lines.skip_to(position.bytes.saturating_sub(back * 2))?;
+    let mut last = None;
+    while let Some(found) = lines.next()? {
+        last = match found {
+            Found::Line(line) => Some(leaf_hash(line)),
+            Found::Torn => None,
+        };
+    }
+    if last == Some(position.prev) {
+        Ok(())
+    } else {
+        Err(io::Error::other("it does not end with its last record"))
+    }
+}
+
+/// Answers a batch that cannot be written; outcomes are kept.
+fn refuse(batch: Vec<Append>, cause: &Arc<str>, refused: &mut u64, owed: &mut Vec<Append>) {
+    for append in batch {
+        match append.done {
+            Done::Call(_, reply) => {
+                *refused += 1;
+                let _nobody_waits = reply.send(Err(AuditError::Failed(Arc::clone(cause))));
+            }
+            Done::Note(_, reply) => {
+                *refused += 1;
+                let _nobody_waits = reply.send(Err(AuditError::Failed(Arc::clone(cause))));
+            }
+            Done::Outcome { .. } => owed.push(append),
+        }
+    }
+}
+
+struct Batches<I>(I);
+
+impl<I: Iterator> Iterator for Batches<I> {
+    type Item = Vec<I::Item>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch: Vec<_> = self.0.by_ref().take(BATCH_RECORDS_MAX).collect();
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+impl Done {
+    fn written(self, seq: u64) {
+        match self {
+            // If nobody waits any more, the permit comes back and its drop says "abandoned".
+            Self::Call(ticket, reply) => drop(reply.send(Ok(Permit::new(ticket, seq)))),
+            Self::Note(_slot, reply) => drop(reply.send(Ok(seq))),
+            Self::Outcome { .. } => {}
+        }
+    }
+}
