@@ -2,6 +2,29 @@
 
 mod file;
 mod limits;
+pub mod problem;
+pub mod reader;
+pub mod yaml;
 
 pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls};
 pub use limits::Limits;
+pub use problem::{Problem, Problems};
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The content of `path`; an error if it is not a regular file or has more than `bytes_max`.
+pub fn read_bounded(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
