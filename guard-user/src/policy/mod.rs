@@ -1,1 +1,99 @@
 //! What an agent may do. Pure: no I/O after loading, no clock.
+//!
+//! `load` reads and checks the files, `compile` turns them into one rule set per agent, server and target, and
+//! `decide` answers from that. The order of files and rules has no meaning.
+
+mod compile;
+mod decide;
+mod decision;
+mod fact;
+mod file;
+mod load;
+mod rule;
+mod summary;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
+pub use file::{DEFAULT_PROFILE, VELOCITY_CALLS_MAX, WINDOW_SECONDS_MAX};
+pub use load::CREDENTIALS_FILE;
+pub use rule::{ExceededAction, IntentPattern, RuleName, VelocityRule};
+pub use summary::{Effect, Grant};
+pub use target::{PROTOCOL_METHODS, is_protocol_method};
+
+use crate::rpc::{Json, Target};
+use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
+
+/// One version of the policy: loaded whole, checked whole, then never changed.
+#[derive(Debug)]
+pub struct Policy {
+    /// By agent, then server, then target.
+    agents: HashMap<AgentName, decide::AgentRules>,
+    /// What each target means, whoever asks.
+    intents: HashMap<ServerName, target::Targets<Arc<[IntentName]>>>,
+    /// As written, for identity and tables.
+    entries: HashMap<AgentName, AgentEntry>,
+    /// The answer for the protocol's own methods.
+    protocol: Decision,
+    digest: Digest,
+    rules: usize,
+}
+
+/// An agent as the policy files name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentEntry {
+    pub client: ClientId,
+    pub profiles: Vec<ProfileName>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub agent: &'a AgentName,
+    pub server: &'a ServerName,
+    pub method: &'a str,
+    pub target: Target<'a>,
+    /// The call's arguments, for conditions.
+    pub arguments: Option<&'a Json>,
+}
+
+/// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token
+/// changes who can prove to be an agent, not what the agent may do, and each record names its credential.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl Policy {
+    /// Which version this is, as every audit record names it.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub fn agent(&self, name: &AgentName) -> Option<&AgentEntry> {
+        self.entries.get(name)
+    }
+
+    pub fn agents(&self) -> impl Iterator<Item = (&AgentName, &AgentEntry)> {
+        self.entries.iter()
+    }
+
+    /// Policies and velocity rules, as written.
+    pub fn rule_count(&self) -> usize {
+        self.rules
+    }
+}

@@ -1,0 +1,350 @@
+//! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::decide::{AgentRules, AllowRule, HoldRule, IntentRules, RuleSet, Surface};
+use super::decision::{Allow, Decision};
+use super::fact::{Condition, Source};
+use super::file::{At, Choice, Document, Intent, PolicyRule};
+use super::rule::{IntentPattern, RuleName, VelocityRule};
+use super::target::{Key, Targets};
+use super::{AgentEntry, Digest, Policy};
+use crate::config::problem::suggest;
+use crate::config::{Problems, Server};
+use crate::types::{AgentName, IntentName, ServerName};
+
+pub(super) fn compile(document: Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
+    let checked = check(&document, servers);
+    checked.or(())?;
+    let offered = Offered::of(&document.intents);
+    let rules = RulesOf::new(&document);
+    let agents = document
+        .agents
+        .iter()
+        .map(|agent| {
+            let granted = agent.servers.as_ref().map(|names| names.iter().map(|at| &at.value).collect());
+            (agent.name.value.clone(), rules.agent(&agent.name.value, granted.as_ref(), &offered))
+        })
+        .collect();
+    let entries = document.agents.iter().map(|agent| {
+        let entry = AgentEntry { client: agent.client.clone(), profiles: agent.profiles.clone() };
+        (agent.name.value.clone(), entry)
+    });
+    let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
+    Ok(Policy {
+        agents,
+        entries: entries.collect(),
+        intents: offered.targets(),
+        protocol: Decision::Allow(Allow { rule, intents, velocity }),
+        digest,
+        rules: document.policies.len() + document.velocity.len(),
+    })
+}
+
+/// What each server offers: the intents of each target, those of keys that cover it included.
+struct Offered<'d> {
+    servers: BTreeMap<&'d ServerName, BTreeMap<&'d Key, Meaning<'d>>>,
+}
+
+/// The intents of one target, sorted, each with the facts that its matchers provide here.
+type Meaning<'d> = BTreeMap<&'d IntentName, Facts<'d>>;
+type Facts<'d> = BTreeMap<&'d str, &'d Source>;
+
+impl<'d> Offered<'d> {
+    fn of(intents: &'d [Intent]) -> Self {
+        let matchers = || intents.iter().flat_map(|i| i.matchers.iter().map(move |m| (&i.name.value, m)));
+        let mut servers: BTreeMap<_, BTreeMap<_, Meaning<'d>>> = BTreeMap::new();
+        for (intent, matcher) in matchers() {
+            let server = servers.entry(&matcher.server.value).or_default();
+            let facts = server.entry(&matcher.key).or_default().entry(intent).or_default();
+            facts.extend(matcher.facts.iter().map(|(name, source)| (&**name, source)));
+        }
+        for targets in servers.values_mut() {
+            let patterns: Vec<_> = targets
+                .iter()
+                .filter(|(key, _)| matches!(key, Key::Resource(_) | Key::Method(_)))
+                .map(|(key, meaning)| (*key, meaning.clone()))
+                .collect();
+            for (key, meaning) in targets.iter_mut() {
+                for (wider, more) in patterns.iter().filter(|(wider, _)| wider != key && wider.covers(key)) {
+                    debug_assert!(wider.covers(key));
+                    for intent in more.keys() {
+                        meaning.entry(intent).or_default();
+                    }
+                }
+            }
+        }
+        Self { servers }
+    }
+
+    fn targets(&self) -> HashMap<ServerName, Targets<Arc<[IntentName]>>> {
+        let of_server = |targets: &BTreeMap<&Key, Meaning<'_>>| {
+            Targets::new(targets.iter().map(|(key, meaning)| {
+                ((*key).clone(), meaning.keys().map(|intent| (*intent).clone()).collect())
+            }))
+        };
+        self.servers.iter().map(|(name, targets)| ((*name).clone(), of_server(targets))).collect()
+    }
+}
+
+/// The rules of each agent and intent, patterns resolved.
+struct RulesOf<'d> {
+    policies: HashMap<(&'d AgentName, &'d IntentName), Vec<&'d PolicyRule>>,
+    velocity: HashMap<&'d AgentName, Vec<Arc<VelocityRule>>>,
+}
+
+impl<'d> RulesOf<'d> {
+    fn new(document: &'d Document) -> Self {
+        let mut policies: HashMap<_, Vec<_>> = HashMap::new();
+        let mut in_order: Vec<_> = document.policies.iter().collect();
+        // The order has no meaning, so what is reported must not depend on it either.
+        in_order.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: HashMap<&str, &IntentName> =
+            document.intents.iter().map(|intent| (intent.name.value.as_str(), &intent.name.value)).collect();
+        for rule in in_order {
+            for intent in matched(&rule.intent.value, &names) {
+                let agents: BTreeSet<_> = rule.agents.iter().map(|agent| &agent.value).collect();
+                for agent in agents {
+                    policies.entry((agent, intent)).or_default().push(rule);
+                }
+            }
+        }
+        let mut velocity: HashMap<_, Vec<_>> = HashMap::new();
+        for rule in &document.velocity {
+            velocity.entry(&rule.agent.value).or_default().push(Arc::new(VelocityRule {
+                name: rule.name.clone(),
+                agent: rule.agent.value.clone(),
+                intent: rule.intent.value.clone(),
+                window_milliseconds: rule.window_milliseconds,
+                max_calls: rule.max_calls,
+                action: rule.action,
+                reason: rule.reason.clone(),
+            }));
+        }
+        velocity.values_mut().for_each(|rules| rules.sort_by(|a, b| a.name.cmp(&b.name)));
+        Self { policies, velocity }
+    }
+
+    fn agent(
+        &self,
+        agent: &AgentName,
+        granted: Option<&BTreeSet<&ServerName>>,
+        offered: &Offered<'_>,
+    ) -> AgentRules {
+        let servers =
+            offered.servers.iter().filter(|(name, _)| granted.is_none_or(|set| set.contains(*name)));
+        let servers = servers.filter_map(|(name, targets)| {
+            let surface = self.surface(agent, targets);
+            surface.targets.values().next()?;
+            Some(((*name).clone(), surface))
+        });
+        AgentRules { servers: servers.collect() }
+    }
+
+    fn surface(&self, agent: &AgentName, targets: &BTreeMap<&Key, Meaning<'_>>) -> Surface {
+        let targets = Targets::new(targets.iter().filter_map(|(key, meaning)| {
+            let set = self.rule_set(agent, meaning);
+            let is_named =
+                set.rules.iter().any(|r| r.deny.is_some() || !r.hold.is_empty() || !r.allow.is_empty());
+            is_named.then(|| ((*key).clone(), set))
+        }));
+        let is_granted = targets
+            .values()
+            .flat_map(|set| &set.rules)
+            .any(|rules| rules.deny.is_none() && !(rules.hold.is_empty() && rules.allow.is_empty()));
+        Surface { is_granted, targets }
+    }
+
+    fn rule_set(&self, agent: &AgentName, meaning: &Meaning<'_>) -> RuleSet {
+        let rules = meaning.iter().map(|(intent, facts)| self.intent_rules(agent, intent, facts)).collect();
+        let velocity = self.velocity.get(agent).into_iter().flatten();
+        let velocity =
+            velocity.filter(|rule| meaning.keys().any(|intent| rule.intent.matches(intent.as_str())));
+        RuleSet {
+            intents: meaning.keys().map(|intent| (*intent).clone()).collect(),
+            rules,
+            velocity: velocity.cloned().collect(),
+        }
+    }
+
+    fn intent_rules(&self, agent: &AgentName, intent: &IntentName, facts: &Facts<'_>) -> IntentRules {
+        let mut compiled =
+            IntentRules { intent: intent.clone(), deny: None, hold: Vec::new(), allow: Vec::new() };
+        for rule in self.policies.get(&(agent, intent)).into_iter().flatten() {
+            let conditions = || rule.conditions.iter().map(|condition| bind(condition, facts)).collect();
+            match rule.decision {
+                Choice::Deny => {
+                    let deny = (rule.name.clone(), rule.reason.clone());
+                    // One with a reason says more than one without.
+                    let is_better = compiled.deny.as_ref().is_none_or(|(_, reason)| reason.is_none());
+                    if compiled.deny.is_none() || (is_better && deny.1.is_some()) {
+                        compiled.deny = Some(deny);
+                    }
+                }
+                Choice::Escalate => compiled.hold.push(HoldRule {
+                    name: rule.name.clone(),
+                    reason: rule.reason.clone(),
+                    reviewers: rule.reviewers.clone().into(),
+                    conditions: conditions(),
+                }),
+                Choice::Allow => {
+                    compiled.allow.push(AllowRule { name: rule.name.clone(), conditions: conditions() });
+                }
+            }
+        }
+        compiled
+    }
+}
+
+fn bind(condition: &At<(Arc<str>, serde_json::Number)>, facts: &Facts<'_>) -> Condition {
+    let (fact, max) = &condition.value;
+    Condition {
+        fact: fact.clone(),
+        max: max.clone(),
+        source: facts.get(&**fact).map(|source| (*source).clone()),
+    }
+}
+
+fn matched<'d>(pattern: &IntentPattern, names: &HashMap<&str, &'d IntentName>) -> Vec<&'d IntentName> {
+    if pattern.is_exact() {
+        return names.get(pattern.as_str()).copied().into_iter().collect();
+    }
+    names.values().copied().filter(|name| pattern.matches(name.as_str())).collect()
+}
+
+/// Every name that a rule uses must exist, and nothing may be said twice in different words.
+fn check(document: &Document, servers: &[Server]) -> Problems {
+    let mut check = Check {
+        agents: HashMap::new(),
+        intents: HashMap::new(),
+        servers: servers.iter().map(|server| server.name.as_str()).collect(),
+        facts: HashMap::new(),
+        problems: Problems::default(),
+    };
+    check.entries(document);
+    check.rules(document);
+    check.problems
+}
+
+struct Check<'d> {
+    agents: HashMap<&'d str, &'d At<AgentName>>,
+    intents: HashMap<&'d str, &'d At<IntentName>>,
+    servers: BTreeSet<&'d str>,
+    /// Facts that some matcher of the intent provides.
+    facts: HashMap<&'d str, BTreeSet<&'d str>>,
+    problems: Problems,
+}
+
+impl<'d> Check<'d> {
+    fn entries(&mut self, document: &'d Document) {
+        for agent in &document.agents {
+            if let Some(first) = self.agents.insert(agent.name.value.as_str(), &agent.name) {
+                let what = format!("the agent {} is already defined", agent.name.value);
+                self.problems
+                    .push(agent.name.place.problem(what, Some(format!("see {}", first.place.short()))));
+            }
+            for server in agent.servers.iter().flatten() {
+                self.server(server);
+            }
+        }
+        for intent in &document.intents {
+            if let Some(first) = self.intents.insert(intent.name.value.as_str(), &intent.name) {
+                let what = format!("the intent {} is already defined", intent.name.value);
+                let hint = format!("see {}; put all matchers in one list", first.place.short());
+                self.problems.push(intent.name.place.problem(what, Some(hint)));
+            }
+            let mut seen = BTreeSet::new();
+            for matcher in &intent.matchers {
+                self.server(&matcher.server);
+                if !seen.insert((&matcher.server.value, &matcher.key)) {
+                    let what = format!("the intent {} has this matcher twice", intent.name.value);
+                    self.problems
+                        .push(matcher.server.place.problem(what, Some("keep one of the two".into())));
+                }
+                let facts = self.facts.entry(intent.name.value.as_str()).or_default();
+                facts.extend(matcher.facts.iter().map(|(name, _)| &**name));
+            }
+        }
+    }
+
+    fn rules(&mut self, document: &'d Document) {
+        let mut names: HashMap<&RuleName, String> = HashMap::new();
+        let named = document.policies.iter().map(|rule| (&rule.name, &rule.place));
+        for (name, place) in named.chain(document.velocity.iter().map(|rule| (&rule.name, &rule.place))) {
+            if let Some(first) = names.insert(name, place.short()) {
+                let hint = Some(format!("see {first}; each rule has a name of its own"));
+                self.problems.push(place.problem(format!("the rule name {name} is used twice"), hint));
+            }
+        }
+        for rule in &document.policies {
+            rule.agents.iter().for_each(|agent| self.agent(agent));
+            if self.intent(&rule.intent) {
+                rule.conditions.iter().for_each(|condition| self.condition(&rule.intent.value, condition));
+            }
+        }
+        let mut windows = HashMap::new();
+        for rule in &document.velocity {
+            self.agent(&rule.agent);
+            self.intent(&rule.intent);
+            let key = (&rule.agent.value, &rule.intent.value, rule.window_milliseconds);
+            if let Some(first) = windows.insert(key, &rule.place) {
+                let what = "another velocity rule has this agent, intent and window";
+                self.problems
+                    .push(rule.place.problem(what, Some(format!("see {}; keep one", first.short()))));
+            }
+        }
+    }
+
+    fn server(&mut self, server: &At<ServerName>) {
+        if !self.servers.contains(server.value.as_str()) {
+            let what = format!("guard.yaml has no server {:?}", server.value);
+            let hint = suggest(server.value.as_str(), self.servers.iter().copied());
+            self.problems.push(server.place.problem(what, hint));
+        }
+    }
+
+    fn agent(&mut self, agent: &At<AgentName>) {
+        if !self.agents.contains_key(agent.value.as_str()) {
+            let hint = suggest(agent.value.as_str(), self.agents.keys().copied())
+                .unwrap_or_else(|| "define it under `agents:`".into());
+            self.problems
+                .push(agent.place.problem(format!("there is no agent {:?}", agent.value), Some(hint)));
+        }
+    }
+
+    fn intent(&mut self, intent: &At<IntentPattern>) -> bool {
+        let pattern = &intent.value;
+        if pattern.is_exact() && self.intents.contains_key(pattern.as_str()) {
+            return true;
+        }
+        if !pattern.is_exact() && self.intents.keys().any(|name| pattern.matches(name)) {
+            return true;
+        }
+        let what = if pattern.is_exact() {
+            format!("there is no intent {pattern:?}")
+        } else {
+            format!("no intent matches {pattern:?}")
+        };
+        let hint = suggest(pattern.as_str(), self.intents.keys().copied())
+            .unwrap_or_else(|| "define it under `intents:`".into());
+        self.problems.push(intent.place.problem(what, Some(hint)));
+        false
+    }
+
+    /// A condition on a fact that nothing provides would deny every call: surely not what was meant.
+    fn condition(&mut self, pattern: &IntentPattern, condition: &At<(Arc<str>, serde_json::Number)>) {
+        let (fact, _) = &condition.value;
+        for (intent, facts) in self.facts.iter().filter(|(intent, _)| pattern.matches(intent)) {
+            if !facts.contains(&**fact) {
+                let what = format!("no matcher of {intent} provides the fact {fact:?}");
+                let hint = suggest(
+                    &format!("max_{fact}"),
+                    facts.iter().map(|f| format!("max_{f}")).collect::<Vec<_>>().iter().map(String::as_str),
+                )
+                .unwrap_or_else(|| format!("add `facts: {{{fact}: {{count: ARGUMENT}}}}` to its matcher"));
+                self.problems.push(condition.place.problem(what, Some(hint)));
+            }
+        }
+    }
+}

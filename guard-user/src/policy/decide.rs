@@ -1,0 +1,274 @@
+//! The decision itself: pure, and of the same cost for ten rules and ten thousand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
+use super::fact::{Condition, Verdict};
+use super::rule::{RuleName, VelocityRule};
+use super::target::{Targets, is_protocol_method};
+use super::{Policy, Question};
+use crate::rpc::{Json, Target};
+use crate::types::{AgentName, IntentName, ServerName};
+
+/// What one agent may do on its servers.
+#[derive(Debug)]
+pub(super) struct AgentRules {
+    pub servers: HashMap<ServerName, Surface>,
+}
+
+/// What one agent may do on one server.
+#[derive(Debug)]
+pub(super) struct Surface {
+    /// Some rule allows or escalates something here: the protocol's own methods are open.
+    pub is_granted: bool,
+    /// Every target with a rule for this agent.
+    pub targets: Targets<RuleSet>,
+}
+
+/// Everything that the policy says about one agent and one target.
+#[derive(Debug)]
+pub(super) struct RuleSet {
+    /// All intents of the target, sorted.
+    pub intents: Arc<[IntentName]>,
+    /// One entry per intent, in the same order.
+    pub rules: Vec<IntentRules>,
+    pub velocity: Arc<[Arc<VelocityRule>]>,
+}
+
+/// The rules for one agent and one intent, with conditions bound to one target's arguments.
+#[derive(Debug)]
+pub(super) struct IntentRules {
+    pub intent: IntentName,
+    /// The deny rule that is reported.
+    pub deny: Option<(RuleName, Option<Arc<str>>)>,
+    pub hold: Vec<HoldRule>,
+    pub allow: Vec<AllowRule>,
+}
+
+#[derive(Debug)]
+pub(super) struct HoldRule {
+    pub name: RuleName,
+    pub reason: Option<Arc<str>>,
+    pub reviewers: Arc<[String]>,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Debug)]
+pub(super) struct AllowRule {
+    pub name: RuleName,
+    pub conditions: Vec<Condition>,
+}
+
+/// How conditions are taken.
+#[derive(Clone, Copy)]
+enum Conditions<'a> {
+    /// Judged by a call's arguments.
+    Judged(Option<&'a Json>),
+    /// Taken as met: may the agent see the target at all?
+    Assumed,
+}
+
+impl Policy {
+    /// Whether the agent may do what is asked. Deny wins over escalate, escalate over allow; what no rule allows
+    /// is denied; where a target has several intents, each must be allowed.
+    pub fn decide(&self, question: &Question<'_>) -> Decision {
+        self.judge(question, Conditions::Judged(question.arguments))
+    }
+
+    /// The same with every condition taken as met.
+    pub(super) fn decide_assuming_conditions(&self, question: &Question<'_>) -> Decision {
+        self.judge(question, Conditions::Assumed)
+    }
+
+    fn judge(&self, question: &Question<'_>, conditions: Conditions<'_>) -> Decision {
+        let Some(agent) = self.agents.get(question.agent) else {
+            let reason = format!("the policy does not know the agent {}", question.agent);
+            return deny(DenyCode::UnknownAgent, reason);
+        };
+        let surface = agent.servers.get(question.server);
+        let is_granted = surface.is_some_and(|surface| surface.is_granted);
+        if question.target == Target::Method && is_protocol_method(question.method) && is_granted {
+            return self.protocol.clone();
+        }
+        if let Some(rules) =
+            surface.and_then(|surface| surface.targets.find(question.target, question.method))
+        {
+            return rules.decide(question.agent, conditions);
+        }
+        if !is_granted {
+            let reason = format!("{} has no grant on the server {}", question.agent, question.server);
+            return deny(DenyCode::ServerNotGranted, reason);
+        }
+        self.unruled(question)
+    }
+
+    /// Whether a list shows `target` to the agent: some call of it could be allowed or held.
+    pub fn may_see(&self, agent: &AgentName, server: &ServerName, target: Target<'_>) -> bool {
+        let question = Question { agent, server, method: "", target, arguments: None };
+        !matches!(self.decide_assuming_conditions(&question), Decision::Deny(_))
+    }
+
+    /// Whether the agent has any grant on the server. Needed for what is no request of its own: a response to the
+    /// server's request, the event stream, the end of a session.
+    pub fn may_connect(&self, agent: &AgentName, server: &ServerName) -> bool {
+        self.agents.get(agent).and_then(|agent| agent.servers.get(server)).is_some_and(|s| s.is_granted)
+    }
+
+    /// No rule connects the agent with the target.
+    fn unruled(&self, question: &Question<'_>) -> Decision {
+        let targets = self.intents.get(question.server);
+        let intents = targets.and_then(|targets| targets.find(question.target, question.method));
+        match intents {
+            Some(intents) => Decision::Deny(Deny {
+                code: DenyCode::DefaultDeny,
+                rule: None,
+                intent: intents.first().cloned(),
+                intents: intents.clone(),
+                reason: default_reason(question.agent, intents.first()),
+                is_hidden: true,
+            }),
+            None => {
+                let what = match question.target {
+                    Target::Tool(_) => "tool",
+                    Target::Resource(_) => "resource",
+                    Target::Prompt(_) => "prompt",
+                    Target::Method => "method",
+                };
+                let reason = format!("no intent of the policy names this {what}");
+                Decision::Deny(Deny { is_hidden: true, ..denied(DenyCode::NoIntent, reason) })
+            }
+        }
+    }
+}
+
+impl RuleSet {
+    fn decide(&self, agent: &AgentName, conditions: Conditions<'_>) -> Decision {
+        let mut held: Option<(&IntentRules, &HoldRule)> = None;
+        let mut allowed: Option<&RuleName> = None;
+        let mut denied: Option<Deny> = None;
+        for rules in &self.rules {
+            match rules.judge(agent, conditions) {
+                Judged::Allow(rule) => allowed = allowed.or(Some(rule)),
+                Judged::Hold(rule) => held = held.or(Some((rules, rule))),
+                Judged::Deny(code, rule, reason) => {
+                    // The most telling one is reported: a rule before a condition before the default.
+                    if denied.as_ref().is_none_or(|before| code < before.code) {
+                        denied = Some(Deny {
+                            code,
+                            rule,
+                            intent: Some(rules.intent.clone()),
+                            intents: self.intents.clone(),
+                            reason,
+                            is_hidden: false,
+                        });
+                    }
+                }
+            }
+        }
+        if let Some(denied) = denied {
+            return Decision::Deny(denied);
+        }
+        let (intents, velocity) = (self.intents.clone(), self.velocity.clone());
+        if let Some((rules, rule)) = held {
+            let reason = rule.reason.clone().unwrap_or_else(|| {
+                format!("{} needs the approval of {}", rules.intent, reviewers(&rule.reviewers)).into()
+            });
+            return Decision::Hold(Hold {
+                rule: rule.name.clone(),
+                intent: rules.intent.clone(),
+                intents,
+                reason,
+                reviewers: rule.reviewers.clone(),
+                velocity,
+            });
+        }
+        match allowed {
+            Some(rule) => Decision::Allow(Allow { rule: rule.clone(), intents, velocity }),
+            // No intent at all; compile makes no such set.
+            None => deny(DenyCode::NoIntent, "no intent of the policy names this".to_owned()),
+        }
+    }
+}
+
+enum Judged<'r> {
+    Allow(&'r RuleName),
+    Hold(&'r HoldRule),
+    Deny(DenyCode, Option<RuleName>, String),
+}
+
+impl IntentRules {
+    fn judge(&self, agent: &AgentName, conditions: Conditions<'_>) -> Judged<'_> {
+        if let Some((rule, reason)) = &self.deny {
+            let reason = match reason {
+                Some(reason) => reason.to_string(),
+                None => format!("a rule denies {} to {agent}", self.intent),
+            };
+            return Judged::Deny(DenyCode::DeniedByRule, Some(rule.clone()), reason);
+        }
+        let (mut hold, mut allow) = (None, None);
+        let mut not_met: Option<(&RuleName, String)> = None;
+        let bounds = self.hold.iter().map(|rule| (&rule.name, &rule.conditions));
+        let bounds = bounds.chain(self.allow.iter().map(|rule| (&rule.name, &rule.conditions)));
+        for (index, (name, bounds)) in bounds.enumerate() {
+            match judge(bounds, conditions) {
+                Verdict::Met => match index.checked_sub(self.hold.len()) {
+                    None => hold = hold.or(self.hold.get(index)),
+                    Some(index) => allow = allow.or(self.allow.get(index)),
+                },
+                Verdict::NotMet(why) => not_met = not_met.or(Some((name, why))),
+                // Were it merely left out, an escalate rule that cannot be judged would leave the call allowed.
+                Verdict::Unknown(why) => {
+                    let reason = format!("condition not met: {why}");
+                    return Judged::Deny(DenyCode::ConditionFailed, Some(name.clone()), reason);
+                }
+            }
+        }
+        match (hold, allow, not_met) {
+            (Some(rule), _, _) => Judged::Hold(rule),
+            (None, Some(rule), _) => Judged::Allow(&rule.name),
+            (None, None, Some((name, why))) => Judged::Deny(
+                DenyCode::ConditionFailed,
+                Some(name.clone()),
+                format!("condition not met: {why}"),
+            ),
+            (None, None, None) => {
+                Judged::Deny(DenyCode::DefaultDeny, None, default_reason(agent, Some(&self.intent)))
+            }
+        }
+    }
+}
+
+/// All must be met; one that is unknown outweighs one that is not met.
+fn judge(conditions: &[Condition], how: Conditions<'_>) -> Verdict {
+    let Conditions::Judged(arguments) = how else { return Verdict::Met };
+    let mut verdict = Verdict::Met;
+    for condition in conditions {
+        match condition.judge(arguments) {
+            Verdict::Met => {}
+            Verdict::NotMet(why) if verdict == Verdict::Met => verdict = Verdict::NotMet(why),
+            Verdict::NotMet(_) => {}
+            unknown @ Verdict::Unknown(_) => return unknown,
+        }
+    }
+    verdict
+}
+
+fn deny(code: DenyCode, reason: String) -> Decision {
+    Decision::Deny(denied(code, reason))
+}
+
+fn denied(code: DenyCode, reason: String) -> Deny {
+    Deny { code, rule: None, intent: None, intents: Arc::default(), reason, is_hidden: false }
+}
+
+fn default_reason(agent: &AgentName, intent: Option<&IntentName>) -> String {
+    match intent {
+        Some(intent) => format!("no rule allows {intent} to {agent}"),
+        None => format!("no rule allows this to {agent}"),
+    }
+}
+
+fn reviewers(reviewers: &[String]) -> String {
+    if reviewers.is_empty() { "a person".to_owned() } else { reviewers.join(" or ") }
+}

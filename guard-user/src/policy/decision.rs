@@ -1,0 +1,155 @@
+//! What the policy says about one request. Only `decide` makes these.
+
+use std::sync::Arc;
+
+use super::rule::{RuleName, VelocityRule};
+use crate::types::IntentName;
+
+/// The policy's answer.
+#[must_use]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It may go on, within the velocity rules.
+    Allow(Allow),
+    /// A person must agree first. Counts against the velocity rules like an allowed call.
+    Hold(Hold),
+    Deny(Deny),
+}
+
+/// Why a call may go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allow {
+    pub(super) rule: RuleName,
+    pub(super) intents: Arc<[IntentName]>,
+    pub(super) velocity: Arc<[Arc<VelocityRule>]>,
+}
+
+/// Who must agree to a call, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hold {
+    pub(super) rule: RuleName,
+    pub(super) intent: IntentName,
+    pub(super) intents: Arc<[IntentName]>,
+    pub(super) reason: Arc<str>,
+    pub(super) reviewers: Arc<[String]>,
+    pub(super) velocity: Arc<[Arc<VelocityRule>]>,
+}
+
+/// Why a call may not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deny {
+    pub(super) code: DenyCode,
+    pub(super) rule: Option<RuleName>,
+    pub(super) intent: Option<IntentName>,
+    pub(super) intents: Arc<[IntentName]>,
+    pub(super) reason: String,
+    pub(super) is_hidden: bool,
+}
+
+/// The kinds of denial: metric labels and audit fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DenyCode {
+    /// A deny rule names one of the call's intents.
+    DeniedByRule,
+    /// A rule would allow it, but a condition is not met or cannot be judged.
+    ConditionFailed,
+    /// No rule allows one of the call's intents.
+    DefaultDeny,
+    /// No intent is mapped to what is asked.
+    NoIntent,
+    /// The agent has no grant on this server.
+    ServerNotGranted,
+    /// The policy does not know the agent (its credential outlived its entry).
+    UnknownAgent,
+}
+
+impl DenyCode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeniedByRule => "denied_by_rule",
+            Self::ConditionFailed => "condition_failed",
+            Self::DefaultDeny => "default_deny",
+            Self::NoIntent => "no_intent",
+            Self::ServerNotGranted => "server_not_granted",
+            Self::UnknownAgent => "unknown_agent",
+        }
+    }
+}
+
+impl Allow {
+    /// The rule of the first intent; `protocol` for the protocol's own methods.
+    pub fn rule(&self) -> &RuleName {
+        &self.rule
+    }
+
+    /// All that the call means; empty for the protocol's own methods.
+    pub fn intents(&self) -> &[IntentName] {
+        &self.intents
+    }
+
+    pub fn velocity(&self) -> &[Arc<VelocityRule>] {
+        &self.velocity
+    }
+}
+
+impl Hold {
+    pub fn rule(&self) -> &RuleName {
+        &self.rule
+    }
+
+    /// The intent that needs the approval.
+    pub fn intent(&self) -> &IntentName {
+        &self.intent
+    }
+
+    pub fn intents(&self) -> &[IntentName] {
+        &self.intents
+    }
+
+    /// A sentence for the agent.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Such as `role:support-lead`; empty: anyone who may approve.
+    pub fn reviewers(&self) -> &[String] {
+        &self.reviewers
+    }
+
+    pub fn velocity(&self) -> &[Arc<VelocityRule>] {
+        &self.velocity
+    }
+}
+
+impl Deny {
+    pub fn code(&self) -> DenyCode {
+        self.code
+    }
+
+    /// The rule that denies, or whose condition is not met.
+    pub fn rule(&self) -> Option<&RuleName> {
+        self.rule.as_ref()
+    }
+
+    /// The intent that is not allowed, where one is known.
+    pub fn intent(&self) -> Option<&IntentName> {
+        self.intent.as_ref()
+    }
+
+    /// All that the call means, as far as the policy knows.
+    pub fn intents(&self) -> &[IntentName] {
+        &self.intents
+    }
+
+    /// A sentence for the agent.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether the agent must not learn from the answer that the target exists: no rule at all connects the
+    /// agent with it. A target that a rule names for this agent is refused with the rule's reason instead.
+    pub fn is_hidden(&self) -> bool {
+        self.is_hidden
+    }
+}

@@ -1,0 +1,577 @@
+//! The shape of a policy file: what each key means, and where everything stands, for messages.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Number;
+
+use super::fact::{Measure, Source};
+use super::rule::{ExceededAction, IntentPattern, RuleName};
+use super::target::{Key, Pattern, is_plain_uri, is_protocol_method};
+use crate::config::problem::{Problem, Problems};
+use crate::config::reader::{Fields, Reader};
+use crate::config::yaml::{self, Node, Value};
+use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
+
+/// The longest velocity window: 31 days.
+pub const WINDOW_SECONDS_MAX: u64 = 31 * 24 * 3600;
+/// The most calls that one velocity rule counts; a window remembers 8 bytes for each.
+pub const VELOCITY_CALLS_MAX: u64 = 100_000;
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+/// A line of a policy file.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub file: Arc<Path>,
+    pub line: u64,
+    pub column: u64,
+}
+
+impl Place {
+    pub(super) fn problem(&self, what: impl Into<String>, hint: Option<String>) -> Problem {
+        Problem {
+            file: self.file.to_path_buf(),
+            line: Some(self.line),
+            column: Some(self.column),
+            what: what.into(),
+            hint,
+        }
+    }
+
+    /// `seed.yaml:14`
+    pub(super) fn short(&self) -> String {
+        let name = self.file.file_name().unwrap_or(self.file.as_os_str());
+        format!("{}:{}", name.to_string_lossy(), self.line)
+    }
+}
+
+/// All policy files together, each value still where it stands.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub agents: Vec<Agent>,
+    pub intents: Vec<Intent>,
+    pub policies: Vec<PolicyRule>,
+    pub velocity: Vec<Velocity>,
+}
+
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub name: At<AgentName>,
+    pub client: ClientId,
+    pub profiles: Vec<ProfileName>,
+    /// `None`: every server that an intent of its rules names.
+    pub servers: Option<Vec<At<ServerName>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Intent {
+    pub name: At<IntentName>,
+    pub matchers: Vec<Matcher>,
+}
+
+#[derive(Debug)]
+pub(super) struct Matcher {
+    pub server: At<ServerName>,
+    pub key: Key,
+    pub facts: Vec<(Arc<str>, Source)>,
+}
+
+#[derive(Debug)]
+pub(super) struct PolicyRule {
+    pub name: RuleName,
+    pub place: Place,
+    pub intent: At<IntentPattern>,
+    pub agents: Vec<At<AgentName>>,
+    pub decision: Choice,
+    pub reason: Option<Arc<str>>,
+    pub conditions: Vec<At<(Arc<str>, Number)>>,
+    pub reviewers: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    Allow,
+    Deny,
+    Escalate,
+}
+
+#[derive(Debug)]
+pub(super) struct Velocity {
+    pub name: RuleName,
+    pub place: Place,
+    pub agent: At<AgentName>,
+    pub intent: At<IntentPattern>,
+    pub window_milliseconds: u64,
+    pub max_calls: u64,
+    pub action: ExceededAction,
+    pub reason: Option<Arc<str>>,
+}
+
+/// Reads one file's text into `document`; what cannot be read is left out and told in the result.
+pub(super) fn read(file: &Path, text: &str, document: &mut Document) -> Problems {
+    let node = match yaml::nodes(file, text) {
+        Ok(node) => node,
+        Err(problem) => return problem.into(),
+    };
+    // A file of comments alone is a file without rules.
+    if node.value == Value::Null {
+        return Problems::default();
+    }
+    let mut reader = File { reader: Reader::new(file), file: file.into() };
+    reader.document(&node, document);
+    reader.reader.finish()
+}
+
+struct File<'f> {
+    reader: Reader<'f>,
+    file: Arc<Path>,
+}
+
+impl File<'_> {
+    fn document(&mut self, node: &Node, document: &mut Document) {
+        let keys = ["agents", "intents", "policies", "velocity_rules"];
+        let Some(fields) = self.reader.fields(node, "a policy file", &keys) else { return };
+        for (key, name, value) in self.section(&fields, "agents") {
+            document.agents.extend(self.agent(key, name, value));
+        }
+        for (key, name, value) in self.section(&fields, "intents") {
+            document.intents.extend(self.intent(key, name, value));
+        }
+        for node in self.items(&fields, "policies") {
+            document.policies.extend(self.policy(node));
+        }
+        for node in self.items(&fields, "velocity_rules") {
+            document.velocity.extend(self.velocity(node));
+        }
+    }
+
+    fn section<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Vec<(&'n Node, &'n str, &'n Node)> {
+        let node = fields.optional(key).filter(|node| node.value != Value::Null);
+        node.and_then(|node| self.reader.entries(node, key)).unwrap_or_default()
+    }
+
+    fn items<'n>(&mut self, fields: &Fields<'n>, key: &str) -> &'n [Node] {
+        let node = fields.optional(key).filter(|node| !matches!(&node.value, Value::Null));
+        match node {
+            Some(Node { value: Value::List(items), .. }) => items,
+            Some(node) => self.reader.list(node, key).unwrap_or_default(),
+            None => &[],
+        }
+    }
+
+    fn agent(&mut self, key: &Node, name: &str, node: &Node) -> Option<Agent> {
+        let name = match AgentName::parse(name) {
+            Ok(name) => Some(self.at(key, name)),
+            Err(error) => {
+                self.reader.problem(key, format!("agent {name:?}: {error}"), None);
+                None
+            }
+        };
+        let fields = self.reader.fields(node, "an agent", &["client_id", "profiles", "servers"])?;
+        let client = fields.required("client_id", &mut self.reader);
+        let client = client.and_then(|node| self.reader.name(node, "client_id", ClientId::parse));
+        let profiles = match fields.optional("profiles") {
+            Some(node) => self.names(node, "profiles", ProfileName::parse),
+            None => ProfileName::parse(DEFAULT_PROFILE)
+                .map(|profile| vec![self.at(key, profile)])
+                .unwrap_or_default(),
+        };
+        let servers = fields.optional("servers").map(|node| self.names(node, "servers", ServerName::parse));
+        let profiles = profiles.into_iter().map(|profile| profile.value).collect();
+        Some(Agent { name: name?, client: client?, profiles, servers })
+    }
+
+    fn intent(&mut self, key: &Node, name: &str, node: &Node) -> Option<Intent> {
+        let name = match IntentName::parse(name) {
+            Ok(name) => Some(self.at(key, name)),
+            Err(error) => {
+                self.reader.problem(key, format!("intent {name:?}: {error}"), None);
+                None
+            }
+        };
+        let nodes = self.reader.list(node, "an intent")?;
+        let matchers = nodes.iter().filter_map(|node| self.matcher(node)).collect();
+        Some(Intent { name: name?, matchers })
+    }
+
+    fn matcher(&mut self, node: &Node) -> Option<Matcher> {
+        let keys = ["server", "tool", "resource", "prompt", "method", "facts"];
+        let fields = self.reader.fields(node, "a matcher", &keys)?;
+        let server = fields.required("server", &mut self.reader);
+        let server = server.and_then(|node| {
+            let name = self.reader.name(node, "server", ServerName::parse)?;
+            Some(self.at(node, name))
+        });
+        let kinds = ["tool", "resource", "prompt", "method"];
+        let named: Vec<_> =
+            kinds.iter().filter_map(|kind| fields.optional(kind).map(|node| (*kind, node))).collect();
+        let &[(kind, target)] = named.as_slice() else {
+            let what = format!(
+                "a matcher names one of tool, resource, prompt, method; this one names {}",
+                named.len()
+            );
+            let hint = match named.len() {
+                0 => "add for example `tool: read_customer`",
+                _ => "write a matcher for each",
+            };
+            self.reader.problem(node, what, Some(hint.into()));
+            return None;
+        };
+        let key = self.key(kind, target);
+        let facts = fields.optional("facts");
+        if let Some(facts) = facts
+            && !matches!(kind, "tool" | "prompt")
+        {
+            let what = format!("a {kind} has no arguments, so it has no facts");
+            self.reader.problem(facts, what, Some("remove `facts`".into()));
+        }
+        let facts = facts.map(|node| self.facts(node)).unwrap_or_default();
+        Some(Matcher { server: server?, key: key?, facts })
+    }
+
+    fn key(&mut self, kind: &'static str, node: &Node) -> Option<Key> {
+        let text = self.reader.text(node, kind)?;
+        if text.is_empty() {
+            self.reader.problem(node, format!("{kind} is empty"), None);
+            return None;
+        }
+        let starless = |file: &mut Self| {
+            if text.contains('*') {
+                let hint = "name each one; only resource and method take a trailing `*`";
+                file.reader.problem(node, format!("{kind} {text:?} must be exact"), Some(hint.into()));
+                return None;
+            }
+            Some(())
+        };
+        match kind {
+            "tool" => starless(self).map(|()| Key::Tool(text.into())),
+            "prompt" => starless(self).map(|()| Key::Prompt(text.into())),
+            _ => {
+                let pattern = Pattern::parse(text);
+                let (Pattern::Exact(inner) | Pattern::Prefix(inner)) = &pattern;
+                if inner.contains('*') {
+                    let what = format!("{kind} {text:?} has a `*` that is not at its end");
+                    self.reader.problem(node, what, Some("only a trailing `*` is a pattern".into()));
+                    return None;
+                }
+                if kind == "resource" {
+                    self.resource(node, text, pattern)
+                } else {
+                    self.method(node, text, pattern)
+                }
+            }
+        }
+    }
+
+    fn resource(&mut self, node: &Node, text: &str, pattern: Pattern) -> Option<Key> {
+        if let Pattern::Prefix(prefix) = &pattern
+            && !is_plain_uri(prefix)
+        {
+            let what = format!("resource {text:?} can match nothing: its beginning is not in plain form");
+            let hint = "write it without `..`, `//`, needless %-escapes and capitals in the scheme";
+            self.reader.problem(node, what, Some(hint.into()));
+            return None;
+        }
+        Some(Key::Resource(pattern))
+    }
+
+    fn method(&mut self, node: &Node, text: &str, pattern: Pattern) -> Option<Key> {
+        let is_matched = |method: &str| match &pattern {
+            Pattern::Exact(exact) => &**exact == method,
+            Pattern::Prefix(prefix) => method.starts_with(&**prefix),
+        };
+        if let Some((method, kind)) = NAMED_METHODS.iter().find(|(method, _)| is_matched(method)) {
+            let what = format!("method {text:?} would match {method}, whatever it names");
+            self.reader.problem(node, what, Some(format!("use a `{kind}:` matcher")));
+            return None;
+        }
+        if let Pattern::Exact(exact) = &pattern
+            && is_protocol_method(exact)
+        {
+            let what = format!("method {text:?} is part of the protocol and needs no intent");
+            self.reader.problem(node, what, Some("remove the matcher".into()));
+            return None;
+        }
+        Some(Key::Method(pattern))
+    }
+
+    fn facts(&mut self, node: &Node) -> Vec<(Arc<str>, Source)> {
+        let entries = self.reader.entries(node, "facts").unwrap_or_default();
+        entries
+            .into_iter()
+            .filter_map(|(key, name, node)| {
+                if name.is_empty()
+                    || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                {
+                    let what = format!("fact {name:?}: use lower-case letters, digits and '_'");
+                    self.reader.problem(key, what, None);
+                    return None;
+                }
+                self.source(node).map(|source| (name.into(), source))
+            })
+            .collect()
+    }
+
+    /// `{count: to}` or `{number: amount}`
+    fn source(&mut self, node: &Node) -> Option<Source> {
+        if let Value::Text(path) = &node.value {
+            let hint = format!("write {{count: {path}}} (entries of a list) or {{number: {path}}}");
+            self.reader.problem(node, "a fact says how its argument is measured", Some(hint));
+            return None;
+        }
+        let fields = self.reader.fields(node, "a fact", &["count", "number"])?;
+        let (measure, path) = match (fields.optional("count"), fields.optional("number")) {
+            (Some(path), None) => (Measure::Count, path),
+            (None, Some(path)) => (Measure::Number, path),
+            _ => {
+                self.reader.problem(node, "a fact has one of count and number", None);
+                return None;
+            }
+        };
+        let text = self.reader.text(path, "an argument's path")?;
+        let parts: Arc<[Box<str>]> = text.split('.').map(Box::from).collect();
+        if parts.iter().any(|part| part.is_empty()) {
+            let hint = Some("write names with dots between them, such as `message.to`".to_owned());
+            self.reader.problem(path, format!("{text:?} is not a path to an argument"), hint);
+            return None;
+        }
+        Some(Source { measure, path: parts })
+    }
+
+    fn policy(&mut self, node: &Node) -> Option<PolicyRule> {
+        let keys = ["name", "intent", "agents", "decision", "reason", "conditions", "escalation"];
+        let fields = self.reader.fields(node, "a policy", &keys)?;
+        let place = self.place(node);
+        let name = self.rule_name(&fields, &place);
+        let intent = fields.required("intent", &mut self.reader).and_then(|node| self.pattern(node));
+        let agents = fields
+            .required("agents", &mut self.reader)
+            .map(|node| self.names(node, "agents", AgentName::parse))
+            .unwrap_or_default();
+        let decision = fields.required("decision", &mut self.reader).and_then(|node| {
+            let choices = [("allow", Choice::Allow), ("deny", Choice::Deny), ("escalate", Choice::Escalate)];
+            self.reader.choice(node, "decision", &choices)
+        });
+        let reason = self.reason(&fields);
+        let conditions = match fields.optional("conditions") {
+            Some(node) if decision == Some(Choice::Deny) => {
+                let hint = "put the bound on the allow rule: what it does not allow is denied";
+                self.reader.problem(node, "a deny rule has no conditions", Some(hint.into()));
+                Vec::new()
+            }
+            Some(node) => self.conditions(node),
+            None => Vec::new(),
+        };
+        let reviewers = match (fields.optional("escalation"), decision) {
+            (Some(node), Some(Choice::Escalate) | None) => self.escalation(node),
+            (Some(node), _) => {
+                let hint = "write `decision: escalate`, or remove `escalation`";
+                self.reader.problem(node, "only an escalate rule has an escalation", Some(hint.into()));
+                None
+            }
+            (None, _) => Some(Vec::new()),
+        };
+        Some(PolicyRule {
+            name: name?,
+            place,
+            intent: intent?,
+            agents,
+            decision: decision?,
+            reason,
+            conditions,
+            reviewers: reviewers?,
+        })
+    }
+
+    fn conditions(&mut self, node: &Node) -> Vec<At<(Arc<str>, Number)>> {
+        let entries = self.reader.entries(node, "conditions").unwrap_or_default();
+        entries
+            .into_iter()
+            .filter_map(|(key, name, value)| {
+                let Some(fact) = name.strip_prefix("max_").filter(|fact| !fact.is_empty()) else {
+                    let hint = format!("conditions are `max_<fact>: number`, such as `max_{name}: 10`");
+                    self.reader.problem(key, format!("unknown condition {name:?}"), Some(hint));
+                    return None;
+                };
+                let Value::Number(max) = &value.value else {
+                    let what = format!("{name} must be a number, this is {}", value.value.kind());
+                    self.reader.problem(value, what, None);
+                    return None;
+                };
+                Some(self.at(key, (fact.into(), max.clone())))
+            })
+            .collect()
+    }
+
+    fn escalation(&mut self, node: &Node) -> Option<Vec<String>> {
+        let fields = self.reader.fields(node, "an escalation", &["type", "reviewers"])?;
+        let kind = fields.required("type", &mut self.reader);
+        let kind = kind.and_then(|node| self.reader.choice(node, "type", &[("single", ())]));
+        let reviewers = fields.required("reviewers", &mut self.reader)?;
+        let reviewers: Vec<String> = self
+            .reader
+            .list(reviewers, "reviewers")?
+            .iter()
+            .filter_map(|node| {
+                let text = self.reader.text(node, "a reviewer")?;
+                let is_role = text.strip_prefix("role:").is_some_and(|role| !role.is_empty());
+                if !is_role {
+                    let hint = Some(format!("write role:{text}"));
+                    self.reader.problem(node, format!("reviewer {text:?} is not a role"), hint);
+                }
+                is_role.then(|| text.to_owned())
+            })
+            .collect();
+        kind.map(|()| reviewers)
+    }
+
+    fn velocity(&mut self, node: &Node) -> Option<Velocity> {
+        let keys = ["name", "agent", "intent", "window", "max_calls", "exceeded_action", "reason"];
+        let fields = self.reader.fields(node, "a velocity rule", &keys)?;
+        let place = self.place(node);
+        let name = self.rule_name(&fields, &place);
+        let agent = fields.required("agent", &mut self.reader).and_then(|node| {
+            let name = self.reader.name(node, "agent", AgentName::parse)?;
+            Some(self.at(node, name))
+        });
+        let intent = fields.required("intent", &mut self.reader).and_then(|node| self.pattern(node));
+        let window = fields.required("window", &mut self.reader).and_then(|node| self.window(node));
+        let max_calls = fields
+            .required("max_calls", &mut self.reader)
+            .and_then(|node| self.reader.count(node, "max_calls", VELOCITY_CALLS_MAX));
+        let action = fields.required("exceeded_action", &mut self.reader).and_then(|node| {
+            let choices = [("deny", ExceededAction::Deny), ("escalate", ExceededAction::Escalate)];
+            self.reader.choice(node, "exceeded_action", &choices)
+        });
+        let reason = self.reason(&fields);
+        Some(Velocity {
+            name: name?,
+            place,
+            agent: agent?,
+            intent: intent?,
+            window_milliseconds: window?,
+            max_calls: max_calls?,
+            action: action?,
+            reason,
+        })
+    }
+
+    /// `60s`, `5m`, `1h`, `7d`
+    fn window(&mut self, node: &Node) -> Option<u64> {
+        let hint = || Some("write a whole number and a unit: 60s, 5m, 1h, 7d".to_owned());
+        let Value::Text(text) = &node.value else {
+            self.reader.problem(
+                node,
+                format!("window must have a unit, this is {}", node.value.kind()),
+                hint(),
+            );
+            return None;
+        };
+        let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600)];
+        let seconds = units.iter().find_map(|(unit, seconds)| {
+            let number = text.strip_suffix(unit)?;
+            let is_digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+            is_digits.then(|| number.parse::<u64>().ok()?.checked_mul(*seconds))?
+        });
+        match seconds {
+            Some(seconds) if (1..=WINDOW_SECONDS_MAX).contains(&seconds) => Some(seconds * 1000),
+            Some(_) => {
+                self.reader.problem(node, format!("window {text:?} is not between 1s and 31d"), None);
+                None
+            }
+            None => {
+                self.reader.problem(node, format!("window {text:?} is not a span of time"), hint());
+                None
+            }
+        }
+    }
+
+    fn pattern(&mut self, node: &Node) -> Option<At<IntentPattern>> {
+        let text = self.reader.text(node, "intent")?;
+        match IntentPattern::parse(text) {
+            Ok(pattern) => Some(self.at(node, pattern)),
+            Err(error) => {
+                let what = if text.contains('*') {
+                    format!("intent {text:?}: a `*` stands alone or after the last dot")
+                } else {
+                    format!("intent {text:?}: {error}")
+                };
+                self.reader.problem(
+                    node,
+                    what,
+                    text.contains('*').then(|| "write for example financial.refund.*".into()),
+                );
+                None
+            }
+        }
+    }
+
+    fn names<T>(
+        &mut self,
+        node: &Node,
+        what: &str,
+        parse: fn(&str) -> Result<T, crate::types::NameError>,
+    ) -> Vec<At<T>> {
+        let nodes = self.reader.list(node, what).unwrap_or_default();
+        nodes
+            .iter()
+            .filter_map(|node| self.reader.name(node, what, parse).map(|name| self.at(node, name)))
+            .collect()
+    }
+
+    fn rule_name(&mut self, fields: &Fields<'_>, place: &Place) -> Option<RuleName> {
+        match fields.optional("name") {
+            Some(node) => {
+                let text = self.reader.text(node, "name")?;
+                if text.is_empty()
+                    || text.len() > crate::types::NAME_BYTES_MAX
+                    || text.chars().any(char::is_control)
+                {
+                    let what = "a rule's name has 1 to 128 bytes and no control characters";
+                    self.reader.problem(node, what, None);
+                    return None;
+                }
+                Some(RuleName::new(text))
+            }
+            None => Some(RuleName::new(&place.short())),
+        }
+    }
+
+    fn reason(&mut self, fields: &Fields<'_>) -> Option<Arc<str>> {
+        /// It goes into every refusal that it explains.
+        const REASON_BYTES_MAX: usize = 1024;
+        let node = fields.optional("reason")?;
+        let text = self.reader.text(node, "reason")?;
+        if text.trim().is_empty() || text.len() > REASON_BYTES_MAX {
+            self.reader.problem(node, format!("a reason has 1 to {REASON_BYTES_MAX} bytes"), None);
+            return None;
+        }
+        Some(text.into())
+    }
+
+    fn place(&self, node: &Node) -> Place {
+        Place { file: self.file.clone(), line: node.line, column: node.column }
+    }
+
+    fn at<T>(&self, node: &Node, value: T) -> At<T> {
+        At { value, place: self.place(node) }
+    }
+}
+
+/// The profile of an agent that lists none.
+pub const DEFAULT_PROFILE: &str = "default";
+
+/// Methods whose target says what they do, with the matcher for it.
+const NAMED_METHODS: &[(&str, &str)] = &[
+    ("tools/call", "tool"),
+    ("resources/read", "resource"),
+    ("resources/subscribe", "resource"),
+    ("resources/unsubscribe", "resource"),
+    ("prompts/get", "prompt"),
+];

@@ -1,0 +1,106 @@
+//! Reads a policy directory.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Digest, Policy, compile, file};
+use crate::config::yaml::FILE_BYTES_MAX;
+use crate::config::{Problem, Problems, Server};
+
+/// The one `*.yaml` in a policy directory that is not policy: `mcp-guard tokens` owns it.
+pub const CREDENTIALS_FILE: &str = "credentials.yaml";
+
+impl Policy {
+    /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes that can
+    /// be seen at once are told at once.
+    pub fn load(dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut files = Vec::new();
+        for path in paths(dir)? {
+            match text(&path) {
+                Ok(text) => files.push((path, text)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if files.is_empty() && problems.is_empty() {
+            let problem = Problem::of_file(dir, "there is no policy file in this directory");
+            return Err(problem
+                .with_hint("add one such as agents.yaml; without any, every call is denied")
+                .into());
+        }
+        match Self::from_texts(&files, servers) {
+            Ok(policy) => problems.or(policy),
+            Err(found) => {
+                problems.append(found);
+                problems.or(()).and_then(|()| Err(Problems::default()))
+            }
+        }
+    }
+
+    /// The same from texts that are already in memory, each with its file's name.
+    pub fn from_texts(files: &[(PathBuf, String)], servers: &[Server]) -> Result<Self, Problems> {
+        let mut files: Vec<_> = files.iter().collect();
+        files.sort();
+        let mut problems = Problems::default();
+        let mut document = file::Document::default();
+        for (path, text) in &files {
+            problems.append(file::read(path, text, &mut document));
+        }
+        // Names that were not read for another mistake would be told as unknown: one cause, two messages.
+        let document = problems.or(document)?;
+        compile::compile(document, servers, digest(&files))
+    }
+}
+
+fn paths(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let unreadable = |error: std::io::Error| {
+        let problem = Problem::of_file(dir, format!("the policy directory cannot be read: {error}"));
+        match error.kind() {
+            ErrorKind::NotFound => problem.with_hint("create it, or set policy_dir in guard.yaml"),
+            _ => problem,
+        }
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().unwrap_or_default();
+        if path.extension().is_some_and(|extension| extension == "yml") {
+            let problem = Problem::of_file(&path, "only files that end in .yaml are read");
+            return Err(problem.with_hint("rename it to .yaml, or to something else if it is not policy"));
+        }
+        let is_hidden = name.to_string_lossy().starts_with('.');
+        if path.extension().is_some_and(|extension| extension == "yaml")
+            && name != CREDENTIALS_FILE
+            && !is_hidden
+        {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+fn text(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error| Problem::of_file(path, format!("the file cannot be read: {error}"));
+    let bytes = crate::config::read_bounded(path, FILE_BYTES_MAX).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Problem::of_file(path, format!("the file is not UTF-8 (at byte {at})"))
+    })
+}
+
+/// Lengths go in before contents, so that no two sets of files have one digest.
+fn digest(files: &[&(PathBuf, String)]) -> Digest {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(bytes);
+    };
+    for (path, text) in files {
+        part(path.file_name().unwrap_or_default().as_encoded_bytes());
+        part(text.as_bytes());
+    }
+    Digest(hash.finalize().into())
+}

@@ -1,0 +1,172 @@
+//! The shipped example means what its authors promise; the compiled policy agrees with a naive reading.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::Server;
+
+const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");
+const SEED: &str = include_str!("../../../policies/examples/customer-ops/policies/seed.yaml");
+
+pub(super) fn server(name: &str) -> Server {
+    Server {
+        name: ServerName::parse(name).unwrap(),
+        port: std::num::NonZeroU16::new(3001).unwrap(),
+        path: "/mcp".into(),
+        plaintext: crate::config::Plaintext::Refuse,
+        forward_authorization: false,
+    }
+}
+
+pub(super) fn policy(texts: &[(&str, &str)]) -> Result<Policy, crate::config::Problems> {
+    let files: Vec<_> = texts.iter().map(|(name, text)| (PathBuf::from(name), (*text).to_owned())).collect();
+    Policy::from_texts(&files, &[server("customer-ops"), server("files")])
+}
+
+fn seed() -> Policy {
+    policy(&[("agents.yaml", AGENTS), ("seed.yaml", SEED)]).unwrap()
+}
+
+fn ask(policy: &Policy, agent: &str, target: Target<'_>, arguments: Option<&Json>) -> Decision {
+    let method = match target {
+        Target::Tool(_) => "tools/call",
+        Target::Resource(_) => "resources/read",
+        Target::Prompt(_) => "prompts/get",
+        Target::Method => "completion/complete",
+    };
+    let agent = AgentName::parse(agent).unwrap();
+    let server = ServerName::parse("customer-ops").unwrap();
+    policy.decide(&Question { agent: &agent, server: &server, method, target, arguments })
+}
+
+fn denied(decision: Decision) -> Deny {
+    match decision {
+        Decision::Deny(deny) => deny,
+        other => panic!("must be denied: {other:?}"),
+    }
+}
+
+fn email_to(count: usize) -> Json {
+    let to = (0..count).map(|n| Json::String(format!("a{n}@example.com"))).collect();
+    Json::Object(vec![("to".into(), Json::Array(to)), ("subject".into(), Json::String("x".into()))])
+}
+
+#[test]
+fn every_seed_agent_reads_customers_and_analytics_within_its_window() {
+    let policy = seed();
+    for agent in ["lookup-agent", "support-agent", "analytics-agent"] {
+        let Decision::Allow(allow) = ask(&policy, agent, Target::Tool("read_customer"), None) else {
+            panic!("{agent} must read")
+        };
+        assert_eq!(allow.intents()[0].as_str(), "data.customer.read");
+        assert_eq!(allow.rule().as_str(), "seed.yaml:4");
+        let rules = allow.velocity();
+        assert_eq!(rules.len(), usize::from(agent == "analytics-agent"));
+        for rule in rules {
+            assert_eq!((rule.window_milliseconds, rule.max_calls), (60_000, 100));
+            assert_eq!(rule.action, ExceededAction::Deny);
+            assert_eq!(rule.reason.as_deref(), Some("Rate limit exceeded -- possible data enumeration"));
+        }
+    }
+}
+
+#[test]
+fn a_refund_waits_for_a_support_lead_and_is_denied_to_others_with_the_reason() {
+    let policy = seed();
+    let Decision::Hold(hold) = ask(&policy, "support-agent", Target::Tool("process_refund"), None) else {
+        panic!("must be held")
+    };
+    assert_eq!(hold.reviewers(), ["role:support-lead"]);
+    assert_eq!(hold.intent().as_str(), "financial.refund.process");
+    assert_eq!(hold.reason(), "financial.refund.process needs the approval of role:support-lead");
+    let [rule] = hold.velocity() else { panic!("{hold:?}") };
+    assert_eq!(
+        (rule.window_milliseconds, rule.max_calls, rule.action),
+        (3_600_000, 50, ExceededAction::Escalate)
+    );
+    for agent in ["analytics-agent", "lookup-agent"] {
+        let deny = denied(ask(&policy, agent, Target::Tool("process_refund"), None));
+        assert_eq!(
+            (deny.code(), deny.reason()),
+            (DenyCode::DeniedByRule, "Only support agents can process refunds")
+        );
+        assert_eq!(deny.rule().unwrap().as_str(), "seed.yaml:15");
+        assert!(!deny.is_hidden());
+    }
+}
+
+#[test]
+fn support_sends_e_mail_to_ten_recipients_and_not_to_eleven() {
+    let policy = seed();
+    let send = |agent, arguments: Option<&Json>| ask(&policy, agent, Target::Tool("send_email"), arguments);
+    assert!(matches!(send("support-agent", Some(&email_to(10))), Decision::Allow(_)));
+    let deny = denied(send("support-agent", Some(&email_to(11))));
+    assert_eq!(deny.code(), DenyCode::ConditionFailed);
+    assert_eq!(deny.reason(), "condition not met: recipients is 11, at most 10 are allowed");
+    let deny = denied(send("support-agent", None));
+    assert_eq!(deny.reason(), "condition not met: recipients is missing (argument to)");
+    let deny = denied(send("lookup-agent", Some(&email_to(1))));
+    assert_eq!(
+        (deny.code(), deny.reason()),
+        (DenyCode::DeniedByRule, "a rule denies comms.email.send to lookup-agent")
+    );
+}
+
+#[test]
+fn what_no_rule_names_is_denied_and_hidden() {
+    let policy = seed();
+    let deny = denied(ask(&policy, "support-agent", Target::Tool("update_account"), None));
+    assert_eq!(deny.code(), DenyCode::DefaultDeny);
+    assert_eq!(deny.reason(), "no rule allows data.customer.update to support-agent");
+    assert_eq!(deny.intent().unwrap().as_str(), "data.customer.update");
+    assert!(deny.is_hidden());
+    for target in
+        [Target::Tool("drop_tables"), Target::Resource("x://y"), Target::Prompt("p"), Target::Method]
+    {
+        let deny = denied(ask(&policy, "support-agent", target, None));
+        assert_eq!(deny.code(), DenyCode::NoIntent);
+        assert!(deny.is_hidden());
+    }
+}
+
+#[test]
+fn lists_show_each_agent_just_the_tools_that_it_may_call() {
+    let policy = seed();
+    let seen = |agent: &str| {
+        let agent = AgentName::parse(agent).unwrap();
+        let server = ServerName::parse("customer-ops").unwrap();
+        let tools = ["read_customer", "update_account", "process_refund", "send_email"];
+        tools
+            .into_iter()
+            .filter(|tool| policy.may_see(&agent, &server, Target::Tool(tool)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen("lookup-agent"), ["read_customer"]);
+    assert_eq!(seen("support-agent"), ["read_customer", "process_refund", "send_email"]);
+    assert_eq!(seen("analytics-agent"), ["read_customer"]);
+    assert_eq!(seen("nobody"), [""; 0]);
+}
+
+#[test]
+fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
+    let policy = seed();
+    let decide = |agent: &str, server: &str, method: &str| {
+        let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse(server).unwrap());
+        policy.decide(&Question {
+            agent: &agent,
+            server: &server,
+            method,
+            target: Target::Method,
+            arguments: None,
+        })
+    };
+    for (method, _) in PROTOCOL_METHODS {
+        let Decision::Allow(allow) = decide("lookup-agent", "customer-ops", method) else {
+            panic!("{method}")
+        };
+        assert_eq!((allow.rule().as_str(), allow.intents().len()), ("protocol", 0));
+        assert_eq!(denied(decide("lookup-agent", "files", method)).code(), DenyCode::ServerNotGranted);
+        assert_eq!(denied(decide("nobody", "customer-ops", method)).code(), DenyCode::UnknownAgent);
+    }
+    assert_eq!(denied(decide("lookup-agent", "customer-ops", "tasks/list")).code(), DenyCode::NoIntent);
+}
