@@ -1,0 +1,56 @@
+//! An MCP server on one TCP port, the way an ordinary server author does it with rmcp and axum.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::serve::ListenerExt;
+use rmcp::ServerHandler;
+use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::tower::StreamableHttpService;
+use tokio::net::TcpListener;
+
+/// The command line that all fixture servers share.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Listen {
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3001")]
+    pub listen: SocketAddr,
+    /// Also answer requests for this host name or address (loopback is always answered)
+    #[arg(long, value_name = "HOST")]
+    pub allow_host: Vec<String>,
+}
+
+/// Serves `handler` at `/mcp` until the process ends. Prints `listening on ADDR:PORT` once connections are taken.
+///
+/// `sessions` is shared with the handler only if the handler wants to close streams of its own sessions.
+pub async fn serve<H: ServerHandler + Clone>(
+    options: &Listen,
+    handler: H,
+    sessions: Arc<LocalSessionManager>,
+) -> anyhow::Result<()> {
+    let mut config = StreamableHttpServerConfig::default();
+    config.allowed_hosts.extend(options.allow_host.iter().cloned());
+    let service = StreamableHttpService::new(move || Ok(handler.clone()), sessions, config);
+
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}: is another server on that port?", options.listen))?;
+    announce(listener.local_addr()?)?;
+    // Without TCP_NODELAY, small events wait 40 ms for the client's delayed acknowledgement.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, Router::new().nest_service("/mcp", service)).await?;
+    Ok(())
+}
+
+/// Tells whoever started this process where it listens: one line on stdout.
+pub fn announce(address: SocketAddr) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "listening on {address}")?;
+    stdout.flush()
+}
