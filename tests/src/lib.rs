@@ -1,4 +1,5 @@
 //! Fixture servers, clients and harnesses of the tests that run whole programs.
 
+pub mod conformance;
 pub mod journal;
 pub mod serve;

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::serve::ListenerExt;
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::tower::StreamableHttpService;
 use tokio::net::TcpListener;
 
@@ -25,12 +25,10 @@ pub struct Listen {
 }
 
 /// Serves `handler` at `/mcp` until the process ends. Prints `listening on ADDR:PORT` once connections are taken.
-///
-/// `sessions` is shared with the handler only if the handler wants to close streams of its own sessions.
-pub async fn serve<H: ServerHandler + Clone>(
+pub async fn serve<H: ServerHandler + Clone, S: SessionManager>(
     options: &Listen,
     handler: H,
-    sessions: Arc<LocalSessionManager>,
+    sessions: Arc<S>,
 ) -> anyhow::Result<()> {
     let mut config = StreamableHttpServerConfig::default();
     config.allowed_hosts.extend(options.allow_host.iter().cloned());

@@ -9,6 +9,7 @@ use guard_tests::journal::Journal;
 use guard_tests::serve::{Listen, serve};
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{CallToolResult, ContentBlock, Implementation, ServerCapabilities, ServerConfig};
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::{ServerHandler, schemars, tool, tool_handler, tool_router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -86,11 +87,14 @@ impl CustomerOps {
     fn process_refund(&self, Parameters(call): Parameters<ProcessRefund>) -> CallToolResult {
         self.journal.record("process_refund", &call);
         if call.amount <= 0.0 {
-            return CallToolResult::error(vec![ContentBlock::text("the amount of a refund must be positive")]);
+            return CallToolResult::error(vec![ContentBlock::text(
+                "the amount of a refund must be positive",
+            )]);
         }
         match self.customers.lock().expect("no holder panics").get_mut(&call.customer_id) {
             Some(record) => {
-                let refunded = record.get("refunded_eur").and_then(Value::as_f64).unwrap_or(0.0) + call.amount;
+                let refunded =
+                    record.get("refunded_eur").and_then(Value::as_f64).unwrap_or(0.0) + call.amount;
                 record.insert("refunded_eur".into(), refunded.into());
                 said(&json!({"customer_id": call.customer_id, "refund_eur": call.amount, "state": "booked"}))
             }
@@ -149,5 +153,5 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let journal = Journal::open(options.journal.as_deref())?;
     let handler = CustomerOps { customers: Arc::new(Mutex::new(sample_customers())), journal };
-    serve(&options.listen, handler, Arc::default()).await
+    serve(&options.listen, handler, Arc::<LocalSessionManager>::default()).await
 }
