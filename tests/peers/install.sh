@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs the real MCP servers and clients that the tests drive, in this folder: node_modules and .venv.
+# Says nothing and changes nothing when both are as the lock files want them.
+set -eu
+cd "$(dirname "$0")"
+
+fail() {
+    echo "peers: $1" >&2
+    exit 1
+}
+
+want=$(cat package.json package-lock.json requirements.txt | sha256sum | cut -d' ' -f1)
+if [ -x .venv/bin/python ] && [ -d node_modules ] && [ "$(cat node_modules/.peers 2>/dev/null)" = "$want" ]; then
+    exit 0
+fi
+
+# Debian packages of what is missing on this machine.
+missing=
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3 python3-venv"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "missing:$missing. Install them (Debian, as root: apt-get install$missing) and try again."
+    fi
+    echo "peers: installing$missing" >&2
+    apt-get update -q >&2
+    # shellcheck disable=SC2086 # a list of package names
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+fi
+major=$(node -p 'process.versions.node.split(".")[0]')
+[ "$major" -ge 20 ] || fail "Node.js 20 or later is needed, this is $(node --version)."
+
+echo "peers: installing the npm and Python packages of the lock files" >&2
+npm ci --no-audit --no-fund --loglevel=error >&2
+[ -x .venv/bin/python ] || python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt >&2
+echo "$want" >node_modules/.peers
