@@ -6,7 +6,7 @@ use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use super::Fault;
 
 /// Headers that may stand once. Every `mcp-*` header is one too.
-const SINGLE: [&str; 9] = [
+const SINGLE: [&str; 10] = [
     "authorization",
     "content-encoding",
     "content-length",
@@ -14,6 +14,7 @@ const SINGLE: [&str; 9] = [
     "host",
     "last-event-id",
     "origin",
+    "transfer-encoding",
     "x-client-id",
     "x-profile-id",
 ];
