@@ -2,4 +2,7 @@
 
 pub mod conformance;
 pub mod journal;
+pub mod probe;
+pub mod residue;
 pub mod serve;
+pub mod world;

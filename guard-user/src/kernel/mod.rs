@@ -1,1 +1,36 @@
 //! Loads, attaches, pins and watches the kernel programs; the only module that talks to the kernel about steering.
+//!
+//! [`Guard::start`] leaves the protected ports closed to everybody but the guard, whatever happens to this process
+//! afterwards; [`unload()`] is the only way back. See `docs/kernel.md`.
+
+mod address;
+pub mod canary;
+mod diag;
+mod dial;
+mod events;
+mod guard;
+mod host;
+mod listeners;
+mod load;
+mod maps;
+mod object;
+mod owner;
+mod pins;
+mod prove;
+mod servers;
+mod status;
+mod sweep;
+mod sys;
+mod unload;
+
+pub use address::canonical;
+pub use dial::Dialer;
+pub use guard::Guard;
+pub(crate) use guard::Inner;
+pub use load::ProgramStatus;
+pub use maps::Named;
+pub use object::{NoObject, object};
+pub use prove::Claim;
+pub use servers::{Pinned, PortStatus};
+pub use status::{Seen, Status};
+pub use unload::{Unloaded, unload};

@@ -1,0 +1,207 @@
+//! The accept loop. It runs in a task of its own, so that canaries are answered whatever the rest of the guard does.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use guard_common::Who;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use super::local::Local;
+use crate::config::Server;
+use crate::kernel::{Guard, Inner, canonical};
+use crate::types::LocalProcess;
+
+/// How long to wait after an `accept` that failed for want of files or memory.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// A connection that was steered to the guard.
+#[derive(Debug)]
+pub struct Accepted {
+    pub io: TcpStream,
+    /// The client's address; IPv4 also when it was written v4-mapped.
+    pub peer: SocketAddr,
+    /// Where the client meant to go.
+    pub original_dst: SocketAddr,
+    /// The protected server on that port.
+    pub server: Arc<Server>,
+    pub origin: Origin,
+    /// To be kept as long as the connection lives: one of `limits.connections_max`.
+    pub slot: Slot,
+}
+
+/// Where a client is, as far as the kernel can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A process of this host.
+    Local(LocalProcess),
+    /// A peer on another host (or in another network namespace).
+    Remote,
+    /// A process of this host, but the kernel's record of it is missing. Never to be taken for a known one.
+    UnknownLocal,
+}
+
+/// A place among the connections that may be open.
+#[derive(Debug)]
+pub struct Slot {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Yields the steered connections of all protected ports.
+#[derive(Debug)]
+pub struct Acceptor {
+    accepted: mpsc::Receiver<Accepted>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Acceptor {
+    /// Starts to accept. To be called inside a tokio runtime, once per guard.
+    pub fn new(guard: &Guard) -> anyhow::Result<Self> {
+        let inner = guard.inner();
+        let max = inner.config.limits.connections_max;
+        // A queued connection holds a slot, so the queue is never full.
+        let (sender, accepted) = mpsc::channel(max.max(1));
+        let slots = Arc::new(Semaphore::new(max));
+        let mut tasks = Vec::new();
+        for listener in [Some(&inner.listeners.v4), inner.listeners.v6.as_ref()].into_iter().flatten() {
+            let listener = listener.try_clone().context("cannot copy a listener")?;
+            let listener = TcpListener::from_std(listener).context("cannot wait on a listener")?;
+            let sorter = Sorter {
+                inner: Arc::clone(inner),
+                local: Local::default(),
+                slots: Arc::clone(&slots),
+                sender: sender.clone(),
+            };
+            tasks.push(tokio::spawn(sorter.run(listener)).abort_handle());
+        }
+        Ok(Self { accepted, tasks })
+    }
+
+    /// The next connection. `None`: the accept loop has ended.
+    pub async fn accept(&mut self) -> Option<Accepted> {
+        self.accepted.recv().await
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+struct Sorter {
+    inner: Arc<Inner>,
+    local: Local,
+    slots: Arc<Semaphore>,
+    sender: mpsc::Sender<Accepted>,
+}
+
+impl Sorter {
+    async fn run(mut self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((io, peer)) => {
+                    if let Some(accepted) = self.sort(io, peer)
+                        && self.sender.send(accepted).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept; trying again in {} ms", BACKOFF.as_millis());
+                    tokio::time::sleep(BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    /// Handles what is not for the upper stages: canaries, loops, strays, and connections above the limit.
+    fn sort(&mut self, io: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+        let seen = &self.inner.seen;
+        let peer = canonical(peer);
+        let Some((original_dst, server)) = io.local_addr().ok().map(canonical).and_then(|dst| {
+            Some((dst, Arc::clone(self.inner.by_port.get(&dst.port())?)))
+        }) else {
+            bump(&seen.stray);
+            return None;
+        };
+        let who = self.inner.maps.take_who(self.inner.netns, peer, original_dst);
+        if let Some(who) = who {
+            if who.pid == std::process::id() {
+                bump(&seen.loops);
+                tracing::warn!(%peer, %original_dst, "a connection of the guard came back to it and was closed");
+                return None;
+            }
+            if self.inner.canaries.knows(who.pid) {
+                bump(&seen.canaries);
+                answer_canary(io, self.inner.canaries.nonce());
+                return None;
+            }
+        }
+        let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
+            bump(&seen.over_limit);
+            return None;
+        };
+        let origin = match who {
+            Some(who) => Origin::Local(process(&who)),
+            None if self.local.is_local(peer.ip(), original_dst.ip(), Instant::now()) => Origin::UnknownLocal,
+            None => Origin::Remote,
+        };
+        Some(Accepted { io, peer, original_dst, server, origin, slot: Slot { _permit: permit } })
+    }
+}
+
+fn answer_canary(mut io: TcpStream, nonce: [u8; crate::kernel::canary::NONCE_BYTES]) {
+    tokio::spawn(async move {
+        // The canary tells what it got; there is nobody to tell about a failure here.
+        let _sent = io.write_all(&nonce).await;
+    });
+}
+
+fn process(who: &Who) -> LocalProcess {
+    let comm = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    LocalProcess {
+        pid: who.pid,
+        uid: who.uid,
+        gid: who.gid,
+        cgroup: who.cgroup,
+        comm: String::from_utf8_lossy(comm).into_owned(),
+    }
+}
+
+fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// `accept` also reports errors of the connection that it was about to hand out.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+        || error.raw_os_error() == Some(nix::libc::EPROTO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comm_ends_at_its_zero_and_may_hold_any_bytes() {
+        let mut who = Who { pid: 1, uid: 2, gid: 3, zero: 0, cgroup: 4, cookie: 5, at: 6, comm: *b"node\0garbage\0\0\0\0" };
+        assert_eq!(process(&who).comm, "node");
+        who.comm = [0xff; 16];
+        assert_eq!(process(&who).comm.chars().count(), 16);
+    }
+
+    #[test]
+    fn want_of_files_is_not_an_error_of_one_connection() {
+        assert!(!is_about_one_connection(&io::Error::from_raw_os_error(nix::libc::EMFILE)));
+        assert!(is_about_one_connection(&io::Error::from_raw_os_error(nix::libc::ECONNABORTED)));
+    }
+}

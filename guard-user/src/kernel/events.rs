@@ -1,0 +1,127 @@
+//! What the kernel programs report: new listeners, and words for the log.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use tokio::time::MissedTickBehavior;
+
+use super::guard::Inner;
+use super::sys;
+
+/// How often the servers' listeners are looked for when no event tells of one.
+const SCAN_EVERY: Duration = Duration::from_millis(500);
+/// Lines per second that the programs may write to the log: a client that is refused can make one per connection.
+const LINES_PER_SECOND_MAX: u64 = 20;
+
+/// The ring buffer of new listeners.
+pub type Events = RingBuf<MapData>;
+
+/// Starts to copy the words of the programs to the log. Ends with the guard's last handle.
+pub fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()> {
+    let logger = EbpfLogger::init_with_logger(bpf, Lines::new()).context("cannot read the programs' log")?;
+    let mut logger = sys::wait_for(logger).context("cannot wait for the programs' log")?;
+    tokio::spawn(async move {
+        while inner.strong_count() > 0 {
+            // The wait has an end so that the task ends.
+            let ready = tokio::time::timeout(SCAN_EVERY, logger.readable_mut()).await;
+            if let Ok(Ok(mut ready)) = ready {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Starts to look for servers: at once when a program tells of a listener, and from time to time.
+pub fn spawn_watch(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
+    let mut events = sys::wait_for(events).context("cannot wait for kernel events")?;
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(SCAN_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                ready = events.readable_mut() => if let Ok(mut ready) = ready {
+                    while ready.get_inner_mut().next().is_some() {}
+                    ready.clear_ready();
+                },
+            }
+            let Some(inner) = inner.upgrade() else { return };
+            scan(inner).await;
+        }
+    });
+    Ok(())
+}
+
+async fn scan(inner: Arc<Inner>) {
+    // Reading /proc can take a while on a busy host.
+    let result = tokio::task::spawn_blocking(move || inner.servers.scan(&inner.maps)).await;
+    if let Ok(Err(error)) = result {
+        tracing::error!("cannot look for the protected servers: {error:#}");
+    }
+}
+
+/// Gives log records of the programs to `tracing`, up to a rate.
+struct Lines {
+    start: Instant,
+    second: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { start: Instant::now(), second: AtomicU64::new(0), written: AtomicU64::new(0) }
+    }
+
+    /// Whether one more line may be written `now` (time since start), and how many were left out in the last second.
+    fn admit(&self, now: Duration) -> (bool, u64) {
+        let mut left_out = 0;
+        if self.second.swap(now.as_secs(), Ordering::Relaxed) != now.as_secs() {
+            left_out = self.written.swap(0, Ordering::Relaxed).saturating_sub(LINES_PER_SECOND_MAX);
+        }
+        (self.written.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND_MAX, left_out)
+    }
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let (admitted, left_out) = self.admit(self.start.elapsed());
+        if left_out > 0 {
+            tracing::warn!(target: "kernel", left_out, "lines of the kernel programs were left out");
+        }
+        if admitted {
+            match record.level() {
+                log::Level::Error => tracing::error!(target: "kernel", "{}", record.args()),
+                log::Level::Warn => tracing::warn!(target: "kernel", "{}", record.args()),
+                log::Level::Info => tracing::info!(target: "kernel", "{}", record.args()),
+                log::Level::Debug | log::Level::Trace => tracing::debug!(target: "kernel", "{}", record.args()),
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_above_the_rate_are_counted_and_told_in_the_next_second() {
+        let lines = Lines::new();
+        let at = Duration::from_secs(1);
+        let admitted = (0..50).filter(|_| lines.admit(at).0).count();
+        assert_eq!(admitted as u64, LINES_PER_SECOND_MAX);
+        assert_eq!(lines.admit(Duration::from_secs(2)), (true, 30));
+    }
+}

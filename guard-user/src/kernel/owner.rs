@@ -1,0 +1,107 @@
+//! Which process holds a socket, and a handle of that very socket.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{OwnedFd, RawFd};
+
+use anyhow::{Context, bail};
+use rustix::net::sockopt::socket_cookie;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use sha2::{Digest, Sha256};
+
+/// A process that holds a listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub comm: String,
+    /// cgroup2 path, as `/proc/<pid>/cgroup` gives it.
+    pub cgroup: String,
+}
+
+impl Process {
+    pub fn cgroup_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.cgroup.as_bytes()).into()
+    }
+}
+
+/// The process for each of these socket inodes. With socket activation init holds the socket too; the service wins.
+pub fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Process> {
+    let wanted: BTreeMap<String, u32> =
+        inodes.into_iter().filter(|inode| *inode != 0).map(|inode| (link(inode), inode)).collect();
+    let mut holders: BTreeMap<u32, u32> = BTreeMap::new();
+    for pid in pids() {
+        for (_, target) in links(pid) {
+            if let Some(inode) = wanted.get(&target) {
+                let holder = holders.entry(*inode).or_insert(pid);
+                if *holder == 1 {
+                    *holder = pid;
+                }
+            }
+        }
+    }
+    holders.into_iter().filter_map(|(inode, pid)| Some((inode, process(pid)?))).collect()
+}
+
+/// Whether the process holds the socket.
+pub fn holds(pid: u32, inode: u32) -> bool {
+    inode != 0 && links(pid).any(|(_, target)| target == link(inode))
+}
+
+/// A duplicate of the process's socket with this inode; fails unless it has this cookie.
+pub fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a pid")?;
+    let process = pidfd_open(raw, PidfdFlags::empty()).with_context(|| format!("cannot open pid {pid}"))?;
+    for (fd, _) in links(pid).filter(|(_, target)| *target == link(inode)) {
+        let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty())
+            .with_context(|| format!("cannot take a handle of the socket of pid {pid} (CAP_SYS_PTRACE is needed)"))?;
+        if socket_cookie(&socket).ok() == Some(cookie) {
+            return Ok(socket);
+        }
+    }
+    bail!("pid {pid} does not hold it any more")
+}
+
+fn process(pid: u32) -> Option<Process> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(Process { pid, comm: comm.trim_end().to_owned(), cgroup: cgroup.to_owned() })
+}
+
+fn link(inode: u32) -> String {
+    format!("socket:[{inode}]")
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The open files of a process: number and link text. Empty if it is gone.
+fn links(pid: u32) -> impl Iterator<Item = (RawFd, String)> {
+    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().filter_map(|entry| {
+        let fd = entry.file_name().to_str()?.parse().ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((fd, target.to_str()?.to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::kernel::diag;
+
+    #[test]
+    fn a_socket_leads_to_its_process_and_to_a_handle_of_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let cookie = socket_cookie(&listener).unwrap();
+        let found = diag::listening().unwrap().into_iter().find(|socket| socket.cookie == cookie).unwrap();
+        let process = of_sockets([found.inode]).remove(&found.inode).unwrap();
+        assert_eq!(process.pid, std::process::id());
+        assert!(holds(process.pid, found.inode));
+        let handle = borrow_socket(process.pid, found.inode, cookie).unwrap();
+        assert_eq!(socket_cookie(&handle).unwrap(), cookie);
+        assert!(borrow_socket(process.pid, found.inode, cookie + 1).is_err());
+    }
+}

@@ -1,0 +1,173 @@
+//! The directory in bpffs that keeps the guard's maps and links alive when the guard is not.
+//!
+//! ```text
+//! <bpffs>/<pins>/maps/POLICY ...        one layout version, written in META
+//! <bpffs>/<pins>/links/<generation>/steer ...
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use aya::maps::{Array, Map, MapData};
+use guard_common::{ABI, Meta};
+
+/// The pins of one guard, locked for one process.
+#[derive(Debug)]
+pub struct Pins {
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// What `Pins::inspect` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing that steers.
+    Nothing,
+    /// Pins of this layout, which can be taken over.
+    Ours(Meta),
+}
+
+impl Pins {
+    /// Opens (or makes) the directory and locks it. Fails if another process holds the lock.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        loop {
+            match fs::DirBuilder::new().mode(0o700).create(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("cannot make {} (root is needed)", dir.display()));
+                }
+                _ => {}
+            }
+            if let Some(pins) = Self::open_existing(dir)? {
+                return Ok(pins);
+            }
+        }
+    }
+
+    /// Opens and locks the directory if it is there.
+    pub fn open_existing(dir: &Path) -> anyhow::Result<Option<Self>> {
+        let lock = match File::open(dir) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot open {}", dir.display())),
+        };
+        let meta = lock.metadata().with_context(|| format!("cannot look at {}", dir.display()))?;
+        if meta.uid() != 0 || meta.mode() & 0o077 != 0 {
+            bail!("{} must belong to root with mode 0700; who can write there can open the ports", dir.display());
+        }
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => bail!(
+                "another guard is running on the pins in {}; stop it first, or set another `kernel.pins`",
+                dir.display()
+            ),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", dir.display()));
+            }
+        }
+        // An `unload` may have removed the directory between the open and the lock.
+        let same = fs::metadata(dir).is_ok_and(|now| now.ino() == meta.ino() && now.dev() == meta.dev());
+        Ok(same.then(|| Self { dir: dir.to_owned(), _lock: lock }))
+    }
+
+    /// Whether a guard was here before, and of which kind.
+    pub fn inspect(&self, netns: u64) -> anyhow::Result<Found> {
+        let path = self.map("META");
+        if !path.exists() {
+            return Ok(Found::Nothing);
+        }
+        let meta = MapData::from_pin(&path)
+            .ok()
+            .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
+            .and_then(|array| array.get(&0, 0).ok());
+        let dir = self.dir.display();
+        match meta {
+            Some(Meta { abi: 0, .. }) => Ok(Found::Nothing),
+            Some(meta) if meta.abi == ABI && meta.netns == netns => Ok(Found::Ours(meta)),
+            Some(meta) if meta.abi == ABI => bail!(
+                "the pins in {dir} protect another network namespace (cookie {}, this one is {netns}); \
+                 start the guard there, or run `mcp-guard unload` first, which opens its ports",
+                meta.netns
+            ),
+            found => bail!(
+                "the pins in {dir} were made by a guard with map layout {}, this one has {ABI}; they keep refusing \
+                 connections. Run `mcp-guard unload` (the ports are open until the next start), then start again",
+                found.map_or_else(|| "unknown".into(), |meta| meta.abi.to_string())
+            ),
+        }
+    }
+
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.dir.join("maps").join(name)
+    }
+
+    pub fn make_maps_dir(&self) -> anyhow::Result<()> {
+        make_dir(&self.dir.join("maps"))
+    }
+
+    /// Makes the directory for the links of one start.
+    pub fn make_generation(&self, generation: u32) -> anyhow::Result<PathBuf> {
+        make_dir(&self.dir.join("links"))?;
+        let dir = self.dir.join("links").join(generation.to_string());
+        make_dir(&dir)?;
+        Ok(dir)
+    }
+
+    /// Removes the links of every start but `keep`. Returns what was removed.
+    pub fn remove_generations(&self, keep: Option<u32>) -> anyhow::Result<Vec<PathBuf>> {
+        let keep = keep.map(|generation| generation.to_string());
+        let mut removed = Vec::new();
+        for dir in children(&self.dir.join("links"))? {
+            if dir.file_name().and_then(|name| name.to_str()) != keep.as_deref() || keep.is_none() {
+                removed.extend(remove_tree(&dir)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes everything, the directory too. The links go first.
+    pub fn remove_all(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut removed = self.remove_generations(None)?;
+        removed.extend(remove_tree(&self.dir)?);
+        Ok(removed)
+    }
+}
+
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot make {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn children(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    };
+    entries.map(|entry| Ok(entry.with_context(|| format!("cannot read {}", dir.display()))?.path())).collect()
+}
+
+/// Removes a directory of pins, deepest first. Returns the pins (not the directories).
+fn remove_tree(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for child in children(dir)? {
+        if fs::symlink_metadata(&child).is_ok_and(|meta| meta.is_dir()) {
+            removed.extend(remove_tree(&child)?);
+        } else {
+            fs::remove_file(&child).with_context(|| format!("cannot remove {}", child.display()))?;
+            removed.push(child);
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(removed),
+    }
+}

@@ -1,0 +1,202 @@
+//! Tries what the guard claims, with real connections. Only when every claim holds is a host "protected".
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde::Serialize;
+
+use super::canary::{self, Attempt, Outcome};
+use super::guard::Inner;
+use super::{Dialer, address, diag, owner, sys};
+use crate::accept::local;
+
+/// How long the guard's own attempts may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// One sentence about the protection, and whether it is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    pub name: String,
+    pub holds: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Claim {
+    fn new(name: String, result: anyhow::Result<String>) -> Self {
+        match result {
+            Ok(detail) => Self { name, holds: true, detail },
+            Err(error) => Self { name, holds: false, detail: format!("{error:#}") },
+        }
+    }
+}
+
+pub async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
+    let mut claims = blocking(inner, |inner| vec![last(inner)]).await;
+    claims.extend(blocking(inner, canary_claims).await);
+    claims.extend(blocking(inner, loop_claims).await);
+    for port in inner.by_port.keys() {
+        if inner.servers.pinned(*port).is_some() {
+            let result = upstream(inner, *port).await;
+            claims.push(Claim::new(format!("port {port}: the guard reaches the server itself"), result));
+        }
+    }
+    for claim in claims.iter().filter(|claim| !claim.holds) {
+        tracing::error!(claim = claim.name, detail = claim.detail, "a claim does not hold");
+    }
+    claims
+}
+
+async fn blocking(inner: &Arc<Inner>, f: fn(&Inner) -> Vec<Claim>) -> Vec<Claim> {
+    let inner = Arc::clone(inner);
+    tokio::task::spawn_blocking(move || f(&inner)).await.unwrap_or_else(|error| {
+        vec![Claim { name: "the proof runs to its end".into(), holds: false, detail: error.to_string() }]
+    })
+}
+
+/// A program that runs after ours could undo our choice.
+fn last(inner: &Inner) -> Claim {
+    let look = || {
+        let running = sys::sk_lookup_programs(&inner.netns_file).context("cannot list the programs of this namespace")?;
+        let ours = inner.programs.iter().find(|program| program.name == "steer").map(|program| program.id);
+        ensure!(running.last().copied() == ours, "programs {running:?} run here, ours is {ours:?}; another one may undo its choice");
+        Ok(format!("{} sk_lookup program(s), ours ({}) last", running.len(), ours.unwrap_or_default()))
+    };
+    Claim::new("our program has the last word".into(), look())
+}
+
+/// What the canary tries and what must come of it.
+fn canary_claims(inner: &Inner) -> Vec<Claim> {
+    let mut wanted = Vec::new();
+    for &port in inner.by_port.keys() {
+        for ip in spellings(inner) {
+            let target = SocketAddr::new(ip, port);
+            wanted.push((format!("{target} leads to the guard"), Attempt::Tcp(target), true));
+        }
+        for ip in loopbacks(inner) {
+            let target = SocketAddr::new(ip, port);
+            wanted.push((format!("UDP to {target} is refused"), Attempt::Udp(target), false));
+        }
+    }
+    for target in inner.listeners.addresses() {
+        wanted.push((format!("the guard's private port {target} is refused"), Attempt::Tcp(target), false));
+    }
+    let attempts: Vec<_> = wanted.iter().map(|(_, attempt, _)| *attempt).collect();
+    let outcomes = match canary::send_out(&inner.canaries, &inner.cgroup_root, &attempts) {
+        Ok(outcomes) if outcomes.len() == wanted.len() => outcomes,
+        Ok(_) => vec![Outcome::Failed("the canary did not try it".into()); wanted.len()],
+        Err(error) => vec![Outcome::Failed(format!("{error:#}")); wanted.len()],
+    };
+    let nonce = hex::encode(inner.canaries.nonce());
+    wanted.into_iter().zip(outcomes).map(|((name, _, steered), outcome)| Claim::new(name, judge(steered, &nonce, outcome))).collect()
+}
+
+fn judge(steered: bool, nonce: &str, outcome: Outcome) -> anyhow::Result<String> {
+    match outcome {
+        Outcome::Answered(bytes) if steered && bytes == nonce => Ok("the guard answered".into()),
+        Outcome::Refused if !steered => Ok("connection refused".into()),
+        Outcome::Answered(bytes) => bail!("something else answered ({} bytes)", bytes.len() / 2),
+        Outcome::Failed(words) => bail!("{words}"),
+        Outcome::Refused => bail!("connection refused"),
+    }
+}
+
+fn loopbacks(inner: &Inner) -> Vec<IpAddr> {
+    let mut ips = vec![Ipv4Addr::LOCALHOST.into()];
+    if inner.listeners.v6.is_some() {
+        ips.push(Ipv6Addr::LOCALHOST.into());
+    }
+    ips
+}
+
+/// The ways to write "this host".
+fn spellings(inner: &Inner) -> Vec<IpAddr> {
+    let mut ips = loopbacks(inner);
+    if inner.listeners.v6.is_some() {
+        ips.push(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into());
+    }
+    ips.push(Ipv4Addr::new(127, 0, 0, 9).into());
+    let others = local::addresses().unwrap_or_default();
+    let outside = |v4: bool| others.iter().find(move |ip| ip.is_ipv4() == v4 && !ip.is_loopback() && !link_local(**ip));
+    ips.extend(outside(true));
+    ips.extend(outside(false));
+    ips
+}
+
+fn link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// A socket of our own that is not registered must be steered like any other, and the acceptor must see that it is
+/// our own.
+fn loop_claims(inner: &Inner) -> Vec<Claim> {
+    let try_port = |port: u16| {
+        let before = inner.seen.loops.load(Ordering::Relaxed);
+        let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let mut stream = TcpStream::connect_timeout(&target, ATTEMPT).context("cannot connect")?;
+        stream.set_read_timeout(Some(ATTEMPT))?;
+        // The acceptor closes it: an end or a reset. Anything else is somebody else's answer.
+        let read = stream.read(&mut [0]);
+        ensure!(matches!(read, Ok(0)) || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "something else answered");
+        ensure!(inner.seen.loops.load(Ordering::Relaxed) > before, "the acceptor did not see it");
+        Ok("seen by the acceptor and closed".into())
+    };
+    let name = |port| format!("port {port}: an unregistered socket of the guard is steered and found out");
+    inner.by_port.keys().map(|&port| Claim::new(name(port), try_port(port))).collect()
+}
+
+/// A connection of the guard must end at a socket of the very process whose listener is pinned.
+async fn upstream(inner: &Arc<Inner>, port: u16) -> anyhow::Result<String> {
+    let pinned = inner.servers.pinned(port).context("no server is pinned")?;
+    let stream = tokio::time::timeout(ATTEMPT, Dialer::new(Arc::clone(inner)).dial(port))
+        .await
+        .context("no connection in time")?
+        .context("cannot connect")?;
+    let own = address::canonical(stream.local_addr()?);
+    let end = Instant::now() + ATTEMPT;
+    loop {
+        let found = diag::connections(port)?.into_iter().find(|socket| address::canonical(socket.remote) == own);
+        match found {
+            Some(socket) if socket.inode != 0 => {
+                let found = owner::of_sockets([socket.inode]).remove(&socket.inode);
+                if let Some(process) = found {
+                    // A server may accept in another process than the one that we know it by, but not for another user.
+                    ensure!(
+                        owner::holds(pinned.pid, socket.inode) || (process.cgroup == pinned.cgroup && socket.uid == pinned.uid),
+                        "it reached pid {} ({:?})",
+                        process.pid,
+                        process.comm
+                    );
+                    return Ok(format!("reached pid {} ({:?})", process.pid, process.comm));
+                }
+            }
+            _ => {}
+        }
+        ensure!(Instant::now() < end, "the server does not accept connections");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_nonce_proves_steering_and_only_a_refusal_proves_a_closed_port() {
+        assert!(judge(true, "aa", Outcome::Answered("aa".into())).is_ok());
+        for outcome in [Outcome::Answered("bb".into()), Outcome::Answered(String::new()), Outcome::Refused] {
+            assert!(judge(true, "aa", outcome).is_err());
+        }
+        assert!(judge(false, "aa", Outcome::Refused).is_ok());
+        for outcome in [Outcome::Answered("aa".into()), Outcome::Failed("timed out".into())] {
+            assert!(judge(false, "aa", outcome).is_err());
+        }
+    }
+}

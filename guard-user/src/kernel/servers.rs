@@ -1,0 +1,262 @@
+//! Finds the listening sockets of the protected servers and pins them: the guard's own connections reach these
+//! sockets and no others, whoever else binds the port later.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+
+use anyhow::Context;
+use aya::maps::MapError;
+use guard_common::{FAMILY_V4, FAMILY_V6, Owner, Port, Slot};
+use serde::Serialize;
+
+use super::maps::{Maps, lock};
+use super::owner::{self, Process};
+use super::{address, diag};
+
+/// A server's listening socket that the guard's connections are given to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pinned {
+    /// What the socket is bound to.
+    pub address: SocketAddr,
+    /// Family of the connections it takes here: 4 or 6.
+    pub family: u8,
+    pub pid: u32,
+    pub uid: u32,
+    pub comm: String,
+    /// cgroup2 path of the process.
+    pub cgroup: String,
+    #[serde(skip)]
+    cookie: u64,
+}
+
+impl Pinned {
+    /// Where to connect to reach it.
+    pub fn target(&self) -> SocketAddr {
+        let ip = if self.address.ip().to_canonical().is_unspecified() {
+            address::loopback_of(if self.family == FAMILY_V4 { [0, 0, 0, 0].into() } else { [0_u16; 8].into() })
+        } else {
+            self.address.ip().to_canonical()
+        };
+        SocketAddr::new(ip, self.address.port())
+    }
+}
+
+/// What is known about the server on one port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PortStatus {
+    pub pinned: Vec<Pinned>,
+    /// Listeners on the port that were not pinned, and why.
+    pub unrecognised: Vec<String>,
+}
+
+/// The servers of one network namespace.
+pub struct Servers {
+    netns: u64,
+    ports: Vec<u16>,
+    state: Mutex<BTreeMap<u16, PortStatus>>,
+}
+
+/// A listener with the process that holds it.
+struct Candidate {
+    socket: diag::Socket,
+    process: Process,
+}
+
+impl Servers {
+    pub fn new(netns: u64, ports: Vec<u16>) -> Self {
+        let state = ports.iter().map(|port| (*port, PortStatus::default())).collect();
+        Self { netns, ports, state: Mutex::new(state) }
+    }
+
+    pub fn status(&self) -> BTreeMap<u16, PortStatus> {
+        lock(&self.state).clone()
+    }
+
+    /// The pinned socket for connections to `port`; IPv4 first, which is what most clients would use.
+    pub fn pinned(&self, port: u16) -> Option<Pinned> {
+        lock(&self.state).get(&port)?.pinned.iter().min_by_key(|pinned| pinned.family).cloned()
+    }
+
+    /// Looks which servers listen and pins new ones. Cheap when nothing has changed.
+    pub fn scan(&self, maps: &Maps) -> anyhow::Result<()> {
+        let mut all = diag::listening().context("cannot list listening sockets")?;
+        all.retain(|socket| self.ports.contains(&socket.local.port()));
+        let mut state = lock(&self.state);
+        for (&port, status) in state.iter_mut() {
+            let listeners: Vec<_> = all.iter().filter(|socket| socket.local.port() == port).collect();
+            status.pinned.retain(|pinned| listeners.iter().any(|socket| socket.cookie == pinned.cookie));
+            let wanted = listeners.iter().any(|socket| socket.v6);
+            let complete = |family: u8| status.pinned.iter().any(|pinned| pinned.family == family);
+            let settled = complete(FAMILY_V4) && (complete(FAMILY_V6) || !wanted);
+            if listeners.is_empty() {
+                status.unrecognised.clear();
+            } else if !settled || !status.unrecognised.is_empty() {
+                self.choose(maps, port, &listeners, status)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn choose(
+        &self,
+        maps: &Maps,
+        port: u16,
+        listeners: &[&diag::Socket],
+        status: &mut PortStatus,
+    ) -> anyhow::Result<()> {
+        let before = std::mem::take(&mut status.unrecognised);
+        let mut candidates = Vec::new();
+        let processes = owner::of_sockets(listeners.iter().map(|socket| socket.inode));
+        for socket in listeners {
+            match processes.get(&socket.inode) {
+                Some(process) => {
+                    candidates.push(Candidate { socket: (*socket).clone(), process: process.clone() });
+                }
+                None => status.unrecognised.push(format!("{}: no process holds it", socket.local)),
+            }
+        }
+        self.drop_untrusted(maps, port, &mut candidates, status)?;
+        for family in [FAMILY_V4, FAMILY_V6] {
+            if status.pinned.iter().any(|pinned| pinned.family == family) {
+                continue;
+            }
+            candidates.sort_by_key(|candidate| rank(candidate.socket.local.ip(), family));
+            for candidate in &candidates {
+                match self.pin(maps, port, family, candidate) {
+                    Ok(Some(pinned)) => {
+                        tracing::info!(port, address = %pinned.address, pid = pinned.pid, uid = pinned.uid, "server pinned");
+                        status.pinned.push(pinned);
+                        break;
+                    }
+                    Ok(None) => {}
+                    Err(error) => status.unrecognised.push(format!("{}: {error:#}", candidate.socket.local)),
+                }
+            }
+        }
+        if status.unrecognised != before {
+            for words in &status.unrecognised {
+                tracing::warn!(port, "unrecognised listener {words}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the candidates of the owner that is trusted with this port. The first owner that is seen becomes it,
+    /// when there is only one.
+    fn drop_untrusted(
+        &self,
+        maps: &Maps,
+        port: u16,
+        candidates: &mut Vec<Candidate>,
+        status: &mut PortStatus,
+    ) -> anyhow::Result<()> {
+        let key = Port::new(self.netns, port);
+        let mut trust = lock(&maps.trust);
+        let trusted = match trust.get(&key, 0) {
+            Ok(owner) => owner,
+            Err(MapError::KeyNotFound) => {
+                let Some(first) = candidates.first().map(owner_of) else { return Ok(()) };
+                if candidates.iter().any(|candidate| owner_of(candidate) != first) {
+                    for candidate in candidates.drain(..) {
+                        status.unrecognised.push(format!("{}: several owners share the port", describe(&candidate)));
+                    }
+                    return Ok(());
+                }
+                trust.insert(key, first, 0).context("cannot note whose server this is")?;
+                first
+            }
+            Err(error) => return Err(error).context("cannot read whose server this is"),
+        };
+        candidates.retain(|candidate| {
+            let known = owner_of(candidate) == trusted;
+            if !known {
+                status.unrecognised.push(format!(
+                    "{}: not the user and cgroup of the server that was here first; stop it, or run `mcp-guard unload` \
+                     and start the guard again to accept it",
+                    describe(candidate)
+                ));
+            }
+            known
+        });
+        Ok(())
+    }
+
+    /// `Ok(None)`: this socket does not take connections of that family.
+    fn pin(&self, maps: &Maps, port: u16, family: u8, candidate: &Candidate) -> anyhow::Result<Option<Pinned>> {
+        let socket = &candidate.socket;
+        let mapped = socket.local.ip().to_canonical().is_ipv4();
+        let dual = socket.v6 && (mapped || socket.local.ip().is_unspecified());
+        if (family == FAMILY_V4 && socket.v6 && !dual) || (family == FAMILY_V6 && (!socket.v6 || mapped)) {
+            return Ok(None);
+        }
+        let fd = owner::borrow_socket(candidate.process.pid, socket.inode, socket.cookie)?;
+        if family == FAMILY_V4 && socket.v6 && socket2::SockRef::from(&fd).only_v6()? {
+            return Ok(None);
+        }
+        maps.set_socket(Slot::server(self.netns, family, port), &fd)
+            .context("the kernel does not take it as a target")?;
+        Ok(Some(Pinned {
+            address: socket.local,
+            family,
+            pid: candidate.process.pid,
+            uid: socket.uid,
+            comm: candidate.process.comm.clone(),
+            cgroup: candidate.process.cgroup.clone(),
+            cookie: socket.cookie,
+        }))
+    }
+}
+
+fn owner_of(candidate: &Candidate) -> Owner {
+    Owner { uid: candidate.socket.uid, cgroup: candidate.process.cgroup_digest(), zero: 0 }
+}
+
+fn describe(candidate: &Candidate) -> String {
+    let Process { pid, comm, cgroup, .. } = &candidate.process;
+    format!("{} of pid {pid} ({comm:?}, uid {}, cgroup {cgroup})", candidate.socket.local, candidate.socket.uid)
+}
+
+/// Which of several listeners to take: the one on loopback, where the guard would connect anyway, then one on all
+/// addresses, then others. A listener of the very family goes before a dual-stack one.
+fn rank(ip: IpAddr, family: u8) -> u8 {
+    let own = ip.is_ipv4() == (family == FAMILY_V4);
+    let canonical = ip.to_canonical();
+    let place = if canonical.is_loopback() {
+        0
+    } else if canonical.is_unspecified() {
+        1
+    } else {
+        2
+    };
+    place + if own { 0 } else { 3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_goes_before_all_addresses_and_the_own_family_before_dual_stack() {
+        let mut ips: Vec<IpAddr> = ["::", "10.0.0.1", "0.0.0.0", "127.0.0.1"].map(|ip| ip.parse().unwrap()).into();
+        ips.sort_by_key(|ip| rank(*ip, FAMILY_V4));
+        assert_eq!(ips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "0.0.0.0", "10.0.0.1", "::"]);
+    }
+
+    #[test]
+    fn a_server_on_all_addresses_is_reached_over_loopback() {
+        let pinned = |address: &str, family| Pinned {
+            address: address.parse().unwrap(),
+            family,
+            pid: 1,
+            uid: 1,
+            comm: String::new(),
+            cgroup: String::new(),
+            cookie: 1,
+        };
+        assert_eq!(pinned("0.0.0.0:80", FAMILY_V4).target(), "127.0.0.1:80".parse().unwrap());
+        assert_eq!(pinned("[::]:80", FAMILY_V4).target(), "127.0.0.1:80".parse().unwrap());
+        assert_eq!(pinned("[::]:80", FAMILY_V6).target(), "[::1]:80".parse().unwrap());
+        assert_eq!(pinned("10.1.2.3:80", FAMILY_V4).target(), "10.1.2.3:80".parse().unwrap());
+    }
+}

@@ -1,0 +1,42 @@
+//! The way back: removes everything that the guard put into the kernel. Needs no running guard.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::guard::pins_dir;
+use super::host;
+use super::pins::Pins;
+use crate::config::Kernel;
+
+/// What `unload` removed. All empty: there was nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Unloaded {
+    /// Pins of links and maps. Their programs went with them.
+    pub pins: Vec<PathBuf>,
+    pub cgroup: Option<PathBuf>,
+    /// What could not be removed, and why.
+    pub left: Vec<String>,
+}
+
+/// Opens the ports and removes every link, program, map and pin, and the guard's cgroup when it is empty. Fails
+/// if a guard is running. A second call finds nothing and succeeds.
+pub fn unload(config: &Kernel) -> anyhow::Result<Unloaded> {
+    let mut unloaded = Unloaded::default();
+    if let Some(pins) = Pins::open_existing(&pins_dir(config))? {
+        unloaded.pins = pins.remove_all()?;
+    }
+    let cgroup = host::cgroup2_root()?.join(&config.cgroup);
+    match fs::remove_dir(&cgroup) {
+        Ok(()) => unloaded.cgroup = Some(cgroup),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            unloaded.left.push(format!("{}: processes are still in it", cgroup.display()));
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot remove {}", cgroup.display())),
+    }
+    Ok(unloaded)
+}

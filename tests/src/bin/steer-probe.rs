@@ -1,0 +1,135 @@
+//! A guard with nothing above its kernel side, and the simplest server and client, for the steering tests.
+//!
+//! `steer-probe guard <guard.yaml>`: prints `{"ready":true}` when it serves, answers each steered connection with one line of
+//! JSON, and obeys commands on its input, one a line: `status`, `prove`, `dial <port>`, `hold <port>`, `loop <port>`.
+//! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes.
+//! `steer-probe client <address>`: prints one line of JSON that says what it met.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use guard_tests::probe::{connect, serve};
+use mcp_guard::accept::{Acceptor, Origin};
+use mcp_guard::config::Config;
+use mcp_guard::kernel::{Guard, canary};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        [canary::ARGUMENT] => return canary::child_main(),
+        ["guard", config] => guard(config),
+        ["server", addresses @ ..] => server(addresses),
+        ["client", address] => {
+            println!("{}", connect(address.parse().expect("an address")));
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("no such command: {other:?}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("steer-probe: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn server(addresses: &[&str]) -> anyhow::Result<()> {
+    let listeners: Vec<TcpListener> = addresses
+        .iter()
+        .map(|address| {
+            let address: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
+            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+        })
+        .collect::<Result<_, _>>()?;
+    println!("{}", json!({"ready": true}));
+    let threads: Vec<_> = listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener))).collect();
+    for thread in threads {
+        thread.join().ok();
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn guard(config: &str) -> anyhow::Result<()> {
+    let config: Config = serde_json::from_slice(&std::fs::read(config)?)?;
+    let guard = Guard::start(Arc::new(config)).await?;
+    let mut acceptor = Acceptor::new(&guard)?;
+    tokio::spawn(async move {
+        while let Some(accepted) = acceptor.accept().await {
+            tokio::spawn(answer(accepted));
+        }
+    });
+    println!("{}", json!({"ready": true}));
+    let mut held = Vec::new();
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    while let Some(line) = lines.recv().await {
+        let words: Vec<&str> = line.split(' ').collect();
+        let reply = match words.as_slice() {
+            ["status"] => serde_json::to_value(guard.status())?,
+            ["prove"] => serde_json::to_value(guard.prove().await)?,
+            ["dial", port] => dial(&guard, port.parse()?).await,
+            ["hold", port] => match guard.dialer().dial(port.parse()?).await {
+                Ok(stream) => {
+                    held.push(stream);
+                    json!({"held": held.len()})
+                }
+                Err(error) => json!({"error": error.to_string()}),
+            },
+            ["loop", port] => {
+                let target = SocketAddr::new([127, 0, 0, 1].into(), port.parse()?);
+                tokio::task::spawn_blocking(move || unregistered(target)).await?
+            }
+            other => json!({"error": format!("no such command: {other:?}")}),
+        };
+        println!("{reply}");
+    }
+    Ok(())
+}
+
+async fn answer(mut accepted: mcp_guard::accept::Accepted) {
+    let origin = match &accepted.origin {
+        Origin::Local(process) => serde_json::to_value(process).expect("a process is JSON"),
+        Origin::UnknownLocal => json!("unknown-local"),
+        Origin::Remote => json!("remote"),
+    };
+    let line = json!({
+        "guard": true,
+        "peer": accepted.peer,
+        "original_dst": accepted.original_dst,
+        "server": accepted.server.name,
+        "origin": origin,
+    });
+    let _sent = accepted.io.write_all(format!("{line}\n").as_bytes()).await;
+    // Stays open until the client goes, so that tests can hold it.
+    let _ended = accepted.io.read(&mut [0; 64]).await;
+}
+
+async fn dial(guard: &Guard, port: u16) -> Value {
+    match guard.dialer().dial(port).await {
+        Ok(mut stream) => {
+            let mut text = [0; 6];
+            match tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut text)).await {
+                Ok(Ok(_)) => json!({"answer": String::from_utf8_lossy(&text)}),
+                other => json!({"error": format!("{other:?}")}),
+            }
+        }
+        Err(error) => json!({"error": error.to_string(), "kind": format!("{:?}", error.kind())}),
+    }
+}
+
+/// Connects with a socket that was not registered.
+fn unregistered(target: SocketAddr) -> Value {
+    let Ok(stream) = TcpStream::connect(target) else { return json!({"error": "refused"}) };
+    let mut text = String::new();
+    let read = BufReader::new(&stream).take(64).read_line(&mut text);
+    json!({"read": text, "ended": read.is_err() || text.is_empty()})
+}

@@ -1,0 +1,59 @@
+//! The simplest server and client, as `steer-probe` runs them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// How long a client waits. Long enough for a busy machine; a refusal does not wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers every connection with `server` and a newline, then echoes.
+pub fn serve(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            if stream.write_all(b"server\n").is_err() {
+                return;
+            }
+            while let Ok(read) = stream.read(&mut bytes) {
+                if read == 0 || stream.write_all(&bytes[..read]).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// What a client meets at an address: `{"guard":true,...}`, `{"server":true}`, `{"refused":true}` or
+/// `{"error":...}`, with its own pid and address, and the milliseconds that `connect` took.
+pub fn connect(address: SocketAddr) -> Value {
+    let start = std::time::Instant::now();
+    let stream = TcpStream::connect_timeout(&address, PATIENCE);
+    let took = u64::try_from(start.elapsed().as_millis()).expect("a short time");
+    let mut met = match stream {
+        Ok(stream) => answer(&stream),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => json!({"refused": true}),
+        Err(error) => json!({"error": error.to_string()}),
+    };
+    met["client_pid"] = json!(std::process::id());
+    met["milliseconds"] = json!(took);
+    met
+}
+
+fn answer(stream: &TcpStream) -> Value {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    let mut line = String::new();
+    let read = BufReader::new(stream).read_line(&mut line);
+    let mut met = match (read, line.trim_end()) {
+        (Err(error), _) => json!({"error": error.to_string()}),
+        (Ok(0), _) => json!({"error": "closed"}),
+        (Ok(_), "server") => json!({"server": true}),
+        (Ok(_), text) => serde_json::from_str(text).unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
+    };
+    met["client"] = json!(stream.local_addr().expect("a connected socket has an address"));
+    met
+}

@@ -1,0 +1,59 @@
+//! Checks that a guard left nothing in the kernel.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::loaded_maps;
+use aya::programs::loaded_programs;
+use serde_json::Value;
+
+use crate::world::World;
+
+/// Kernel objects of guards, by the ids that their `status` told.
+#[derive(Debug, Default)]
+pub struct Ids {
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
+}
+
+impl Ids {
+    /// Adds what a guard says that it loaded.
+    pub fn add(&mut self, status: &Value) {
+        let ids = |key: &str| -> Vec<u32> {
+            status[key]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|object| u32::try_from(object["id"].as_u64().expect("an id")).expect("a small id"))
+                .collect()
+        };
+        self.programs.extend(ids("programs"));
+        self.maps.extend(ids("maps"));
+        assert!(!self.programs.is_empty() && !self.maps.is_empty(), "a guard without programs or maps: {status:#}");
+    }
+
+    /// Which of them the kernel still has.
+    fn alive(&self) -> Vec<String> {
+        let programs = loaded_programs().filter_map(Result::ok).map(|program| program.id());
+        let maps = loaded_maps().filter_map(Result::ok).map(|map| map.id());
+        let programs = programs.filter(|id| self.programs.contains(id)).map(|id| format!("program {id}"));
+        programs.chain(maps.filter(|id| self.maps.contains(id)).map(|id| format!("map {id}"))).collect()
+    }
+
+    /// Links keep programs, programs keep maps: with the programs gone, so are the links.
+    pub fn assert_gone(&self, world: &World) {
+        // The kernel frees objects some time after their last user is gone.
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.alive().is_empty() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(self.alive().is_empty(), "left in the kernel: {:?}", self.alive());
+        assert!(!world.pins().exists(), "pins are left in {}", world.pins().display());
+        let cgroups = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+        let root = cgroups.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
+        let root = root.split(' ').nth(4).expect("a mount point");
+        let cgroup = std::path::Path::new(root).join(&world.kernel.cgroup);
+        assert!(!cgroup.exists(), "the cgroup {} is left", cgroup.display());
+    }
+}

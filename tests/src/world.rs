@@ -1,0 +1,258 @@
+//! A network of its own for each test: a namespace in which the guard and the server run, and another one from
+//! which remote clients come. Nothing of it has a name on the host, so nothing of it can stay behind.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mcp_guard::config::Kernel;
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::{Value, json};
+
+/// The port that tests protect; each world has its own network.
+pub const PORT: u16 = 3001;
+/// Addresses of the host namespace on the link to the remote one.
+pub const HOST_V4: &str = "10.77.0.1";
+pub const HOST_V6: &str = "fd77::1";
+const REMOTE_V4: &str = "10.77.0.2";
+const REMOTE_V6: &str = "fd77::2";
+/// An ordinary user.
+pub const NOBODY: u32 = 65_534;
+
+/// A network namespace that lives as long as this value and the processes in it.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// A new namespace with `lo` up.
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the privileged tests need root: they load kernel programs");
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            File::open("/proc/thread-self/ns/net").expect("the new namespace")
+        })
+        .join()
+        .expect("the thread that made the namespace");
+        let netns = Self { file };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// Runs `f` on a thread in this namespace; processes that it starts are in it too.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&self.file, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+                    f()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn ip(&self, arguments: &str) {
+        self.run(|| {
+            let output = Command::new("ip").args(arguments.split(' ')).output().expect("`ip` of iproute2 runs");
+            assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+    }
+}
+
+impl Default for Netns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One test's network, files and names.
+#[derive(Debug)]
+pub struct World {
+    pub host: Netns,
+    pub remote: Netns,
+    pub kernel: Kernel,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let host = Netns::new();
+        let remote = Netns::new();
+        let to = format!("/proc/{}/fd/{}", std::process::id(), remote.file.as_raw_fd());
+        host.ip(&format!("link add mg0 type veth peer name mg1 netns {to}"));
+        for (netns, link, v4, v6) in [(&host, "mg0", HOST_V4, HOST_V6), (&remote, "mg1", REMOTE_V4, REMOTE_V6)] {
+            netns.ip(&format!("addr add {v4}/24 dev {link}"));
+            netns.ip(&format!("addr add {v6}/64 dev {link} nodad"));
+            netns.ip(&format!("link set {link} up"));
+        }
+        let kernel = Kernel { bpffs: "/sys/fs/bpf".into(), pins: name.clone(), cgroup: name };
+        Self { host, remote, kernel, dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.kernel.bpffs.join(&self.kernel.pins)
+    }
+
+    /// Starts a guard that protects [`PORT`]; returns when it serves.
+    pub fn guard(&self) -> Process {
+        self.guard_outcome().expect("the guard starts")
+    }
+
+    /// As `guard`, or what it said when it did not start.
+    pub fn guard_outcome(&self) -> Result<Process, String> {
+        let config = json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel});
+        let path = self.dir.path().join("guard.json");
+        fs::write(&path, config.to_string()).expect("writing the configuration");
+        self.host.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))
+    }
+
+    /// Starts a server on these addresses as an ordinary user.
+    pub fn server(&self, addresses: &[&str]) -> Process {
+        self.server_as(NOBODY, addresses)
+    }
+
+    pub fn server_as(&self, uid: u32, addresses: &[&str]) -> Process {
+        let program = self.public_probe();
+        self.host
+            .run(|| Process::start(Command::new(program).arg("server").args(addresses).uid(uid)))
+            .expect("the server starts")
+    }
+
+    /// What an ordinary user's client in `netns` meets.
+    pub fn client(&self, netns: &Netns, ip: IpAddr) -> Value {
+        let program = self.public_probe();
+        let address = std::net::SocketAddr::new(ip, PORT).to_string();
+        let output = netns.run(|| {
+            Command::new(program).arg("client").arg(address).uid(NOBODY).gid(NOBODY).output().expect("the client runs")
+        });
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("the client failed: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// A copy of the probe that an ordinary user can start, wherever the repository is.
+    fn public_probe(&self) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.path().join("steer-probe");
+        if !path.exists() {
+            fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755)).expect("opening the directory");
+            fs::copy(probe(), &path).expect("copying the probe");
+        }
+        path
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A test that failed must not leave closed ports behind; its processes are gone by now.
+        let end = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = mcp_guard::kernel::unload(&self.kernel).and_then(|unloaded| {
+            anyhow::ensure!(unloaded.left.is_empty(), "{:?}", unloaded.left);
+            Ok(())
+        }) {
+            if Instant::now() > end {
+                eprintln!("cleaning up after the test: {error:#}");
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn probe() -> &'static Path {
+    // Tests and the probe are built together.
+    static PATH: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    PATH.get_or_init(|| {
+        let test = std::env::current_exe().expect("the test's own path");
+        let dir = test.parent().and_then(Path::parent).expect("the build directory");
+        let path = dir.join("steer-probe");
+        assert!(path.exists(), "{} is missing: run the tests with `cargo xtask test`", path.display());
+        path
+    })
+}
+
+/// A child that said `{"ready":true}`. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Result<Self, String> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let input = child.stdin.take().expect("piped");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).map_err(|error| error.to_string())?;
+        if line.is_empty() {
+            let output = child.wait_with_output().map_err(|error| error.to_string())?;
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(Self { child, input, output })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a command and returns the one line of JSON that answers it.
+    pub fn ask(&mut self, command: &str) -> Value {
+        writeln!(self.input, "{command}").expect("the process takes commands");
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the process answers");
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{command}: no JSON: {line:?}"))
+    }
+
+    /// Asks until the answer fits; panics with the last one after a generous time.
+    pub fn ask_until(&mut self, command: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let answer = self.ask(command);
+            if fits(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < end, "{command}: still {answer:#}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        let _killed = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
