@@ -1,0 +1,12 @@
+//! The verbs, one file each.
+
+pub(crate) mod build;
+pub(crate) mod doctor;
+pub(crate) mod lint;
+pub(crate) mod load;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod test;
+pub(crate) mod unload;
+
+mod residue;

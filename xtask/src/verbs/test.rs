@@ -1,0 +1,103 @@
+//! `cargo xtask test`
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use super::residue::Before;
+use crate::command::Tool;
+use crate::{ebpf, machine};
+
+/// Run every test: unit and doc tests, then the privileged ones with real kernel programs
+///
+/// On a fresh machine it first builds what they need: the kernel programs, the binaries, and the public MCP servers
+/// and clients that the privileged tests use as peers. The privileged tests need root and make their own network
+/// namespaces; they touch no port of this host's own. At the end nothing of them may be left in the kernel.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Leave the privileged tests out: no root, no eBPF toolchain, no peers
+    #[arg(long)]
+    unit_only: bool,
+    #[command(flatten)]
+    ebpf: ebpf::Options,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if !args.unit_only {
+        if !machine::is_root() {
+            bail!(
+                "the privileged tests load kernel programs and need root.\n  Run this as root, or leave them out: \
+                 cargo xtask test --unit-only"
+            );
+        }
+        prepare(&args.ebpf)?;
+    }
+    let mut failed = Vec::new();
+    let mut run = |mut runner: Tool| -> anyhow::Result<()> {
+        println!("\n── {runner}");
+        if !runner.status()?.success() {
+            failed.push(format!("`{runner}` failed"));
+        }
+        Ok(())
+    };
+    run(unit(args))?;
+    if args.filter.is_none() {
+        run(doc())?;
+    }
+    if !args.unit_only {
+        let before = Before::now();
+        run(privileged(args))?;
+        // Nothing is printed when nothing is left, so that the runner's closing line stays the last.
+        failed.extend(before.left());
+    }
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("{}", failed.join("\n  "))
+}
+
+/// Builds everything before the first test, so that a missing tool shows in seconds.
+fn prepare(ebpf: &ebpf::Options) -> anyhow::Result<()> {
+    ebpf::build(ebpf)?;
+    Tool::cargo()
+        .args(["build", "--locked", "--workspace", "--bins"])
+        .dir(&machine::root())
+        .advice("The compiler's message stands above.")
+        .run()?;
+    let peers = machine::root().join("tests/peers/install.sh");
+    if peers.exists() {
+        Tool::new(&peers)
+            .dir(&machine::root())
+            .advice(
+                "The tests talk to public MCP servers and clients; installing them needs the network once. \
+                 `cargo xtask test --unit-only` does without.",
+            )
+            .run()?;
+    }
+    Ok(())
+}
+
+fn unit(args: &Args) -> Tool {
+    tests().args(["--lib", "--bins"]).args(&args.filter)
+}
+
+fn doc() -> Tool {
+    tests().args(["--doc"])
+}
+
+fn privileged(args: &Args) -> Tool {
+    tests()
+        .args(["--package", "guard-tests"])
+        .args(&args.filter)
+        // A test that cannot run here must fail, not look like a pass.
+        .env("GUARD_REQUIRE_PRIVILEGED", "1")
+        // One at a time: each ends with a look at what is left in the kernel, which all of them share.
+        .args(["--", "--test-threads=1"])
+}
+
+fn tests() -> Tool {
+    Tool::cargo().args(["test", "--locked", "--no-fail-fast"]).dir(&machine::root())
+}
