@@ -16,6 +16,7 @@ mod maps;
 mod object;
 mod owner;
 mod pins;
+pub mod probe;
 mod prove;
 mod servers;
 mod status;

@@ -4,7 +4,7 @@ mod install;
 mod toolchain;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -55,6 +55,9 @@ pub(crate) fn build(options: &Options) -> anyhow::Result<PathBuf> {
         "-Cdebuginfo=2".into(),
         format!("-Clinker={}", toolchain.linker.display()),
         "-Clink-arg=--btf".into(),
+        // The same object wherever the checkout is: BTF names the source files.
+        format!("--remap-path-prefix={}=mcp-guard", machine::root().display()),
+        format!("--remap-path-prefix={}=cargo", machine::cargo_home().unwrap_or_default().display()),
     ];
     let mut cargo = match &toolchain.route {
         Route::Debian { rustc, .. } => {
@@ -87,7 +90,7 @@ pub(crate) fn build(options: &Options) -> anyhow::Result<PathBuf> {
 }
 
 /// Copies the object only when it differs, so that cargo embeds it again only then.
-fn publish(built: &std::path::Path) -> anyhow::Result<PathBuf> {
+fn publish(built: &Path) -> anyhow::Result<PathBuf> {
     let place = machine::root().join("target/bpf/mcp-guard.bpf.o");
     let object = fs::read(built).with_context(|| format!("reading the kernel object {}", built.display()))?;
     if fs::read(&place).is_ok_and(|old| old == object) {
