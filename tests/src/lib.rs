@@ -1,8 +1,10 @@
 //! Fixture servers, clients and harnesses of the tests that run whole programs.
 
+pub mod client;
 pub mod conformance;
 pub mod journal;
 pub mod probe;
 pub mod residue;
 pub mod serve;
+pub mod tls;
 pub mod world;
