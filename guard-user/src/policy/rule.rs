@@ -14,6 +14,11 @@ impl RuleName {
         Self(text.into())
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(text: &str) -> Self {
+        Self::new(text)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
