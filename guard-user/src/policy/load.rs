@@ -9,9 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Digest, Policy, compile, file};
 use crate::config::yaml::FILE_BYTES_MAX;
 use crate::config::{Problem, Problems, Server};
-
-/// The one `*.yaml` in a policy directory that is not policy: `mcp-guard tokens` owns it.
-pub const CREDENTIALS_FILE: &str = "credentials.yaml";
+use crate::identity::CREDENTIALS_FILE;
 
 impl Policy {
     /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes that can

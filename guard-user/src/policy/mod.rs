@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
 pub use file::{DEFAULT_PROFILE, VELOCITY_CALLS_MAX, WINDOW_SECONDS_MAX};
-pub use load::CREDENTIALS_FILE;
 pub use rule::{ExceededAction, IntentPattern, RuleName, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
@@ -86,6 +85,13 @@ impl Policy {
 
     pub fn agent(&self, name: &AgentName) -> Option<&AgentEntry> {
         self.entries.get(name)
+    }
+
+    /// Whether the policy has this agent with this client and profile.
+    pub fn has_entry(&self, agent: &AgentName, client: &ClientId, profile: &ProfileName) -> bool {
+        self.entries
+            .get(agent)
+            .is_some_and(|entry| entry.client == *client && entry.profiles.contains(profile))
     }
 
     pub fn agents(&self) -> impl Iterator<Item = (&AgentName, &AgentEntry)> {

@@ -1,0 +1,184 @@
+use std::os::unix::fs::PermissionsExt;
+
+use http::HeaderValue;
+
+use super::*;
+
+struct World {
+    dir: tempfile::TempDir,
+    secret: String,
+    id: String,
+}
+
+fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let issued = issue_in(dir.path(), "support-agent", "support-assistant", "default");
+    World { secret: issued.secret.reveal().to_owned(), id: issued.credential.id().to_string(), dir }
+}
+
+fn issue_in(dir: &std::path::Path, agent: &str, client: &str, profile: &str) -> Issued {
+    let agent = AgentName::parse(agent).unwrap();
+    let (client, profile) = (ClientId::parse(client).unwrap(), ProfileName::parse(profile).unwrap());
+    issue(dir, agent, client, profile, "2026-11-21T03:31:00Z".into()).unwrap()
+}
+
+fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    headers
+}
+
+#[test]
+fn the_three_headers_make_a_caller_or_a_told_reason() {
+    use Unidentified::{Malformed, NoCredential, UnknownCredential, WrongClientOrProfile};
+    let world = world();
+    let other = issue_in(world.dir.path(), "lookup-agent", "lookup-assistant", "default");
+    let credentials = Credentials::load(world.dir.path()).unwrap();
+    assert_eq!(credentials.len(), 2);
+    let bearer = format!("Bearer {}", world.secret);
+    let others = format!("Bearer {}", other.secret.reveal());
+    let stranger = format!("Bearer {}", Secret::random().unwrap().reveal());
+    let (client, profile) = (("x-client-id", "support-assistant"), ("x-profile-id", "default"));
+    let auth = |value: &'static str| ("authorization", value);
+    let form = Malformed("Authorization must be `Bearer mcpg_...`");
+    let lower = format!("bearer {}", world.secret);
+    let short = &bearer[..bearer.len() - 1];
+    let spaced = format!("Bearer  {}", world.secret);
+    let table: Vec<(Vec<(&'static str, &str)>, Result<(), Unidentified>)> = vec![
+        (vec![("authorization", &bearer), client, profile], Ok(())),
+        (vec![("authorization", &lower), client, profile], Ok(())),
+        (vec![client, profile], Err(NoCredential)),
+        (vec![], Err(NoCredential)),
+        (vec![auth(""), client, profile], Err(form)),
+        (vec![auth("Bearer"), client, profile], Err(form)),
+        (vec![auth("Bearer x"), client, profile], Err(form)),
+        (vec![auth("Basic dXNlcjpwYXNz"), client, profile], Err(form)),
+        (vec![("authorization", &world.secret), client, profile], Err(form)),
+        (vec![("authorization", short), client, profile], Err(form)),
+        (vec![("authorization", &spaced), client, profile], Err(form)),
+        (
+            vec![("authorization", &bearer), ("authorization", &bearer), client, profile],
+            Err(Malformed("Authorization is there more than once")),
+        ),
+        (vec![("authorization", &bearer), profile], Err(Malformed("the request has no X-Client-ID header"))),
+        (vec![("authorization", &bearer), client], Err(Malformed("the request has no X-Profile-ID header"))),
+        (
+            vec![("authorization", &bearer), client, client, profile],
+            Err(Malformed("X-Client-ID is there more than once")),
+        ),
+        (
+            vec![("authorization", &bearer), client, profile, ("x-profile-id", "other")],
+            Err(Malformed("X-Profile-ID is there more than once")),
+        ),
+        (vec![("authorization", &stranger), client, profile], Err(UnknownCredential)),
+        // Another agent's credential with this agent's client, and the other way round.
+        (vec![("authorization", &others), client, profile], Err(WrongClientOrProfile)),
+        (
+            vec![("authorization", &bearer), ("x-client-id", "lookup-assistant"), profile],
+            Err(WrongClientOrProfile),
+        ),
+        (vec![("authorization", &bearer), client, ("x-profile-id", "admin")], Err(WrongClientOrProfile)),
+        (
+            vec![("authorization", &bearer), ("x-client-id", "Support-Assistant"), profile],
+            Err(WrongClientOrProfile),
+        ),
+        (vec![("authorization", &bearer), client, ("x-profile-id", "")], Err(WrongClientOrProfile)),
+    ];
+    for (fields, expected) in table {
+        let found = identify(&headers(&fields), &credentials, |_, _, _| true);
+        assert_eq!(found.as_ref().map(|_| ()).map_err(|error| *error), expected, "{fields:?}");
+        if let Ok(caller) = found {
+            assert_eq!(caller.agent().as_str(), "support-agent");
+            assert_eq!(caller.credential().as_str(), world.id);
+            assert_eq!(caller.evidence(), "client_secret");
+        }
+    }
+}
+
+#[test]
+fn a_credential_outlives_its_agent_in_the_policy_but_is_refused() {
+    let world = world();
+    let credentials = Credentials::load(world.dir.path()).unwrap();
+    let bearer = format!("Bearer {}", world.secret);
+    let sent = headers(&[
+        ("authorization", &bearer),
+        ("x-client-id", "support-assistant"),
+        ("x-profile-id", "default"),
+    ]);
+    let refused = identify(&sent, &credentials, |agent, client, profile| {
+        assert_eq!(
+            (agent.as_str(), client.as_str(), profile.as_str()),
+            ("support-agent", "support-assistant", "default")
+        );
+        false
+    });
+    assert_eq!(refused, Err(Unidentified::UnknownAgent));
+}
+
+#[test]
+fn the_file_has_no_secret_and_only_its_owner_reads_it() {
+    let world = world();
+    let path = world.dir.path().join(CREDENTIALS_FILE);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("mcpg_"), "{text}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let left: Vec<_> = std::fs::read_dir(world.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the file and its lock, no temporary file: {left:?}");
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused() {
+    let world = world();
+    let path = world.dir.path().join(CREDENTIALS_FILE);
+    for mode in [0o620, 0o602, 0o666] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert!(
+            Credentials::load(world.dir.path()).unwrap_err().to_string().contains("chmod 600"),
+            "{mode:o}"
+        );
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(Credentials::load(world.dir.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_revoked_credential_is_unknown_and_the_others_stay() {
+    let world = world();
+    let other = issue_in(world.dir.path(), "lookup-agent", "lookup-assistant", "default");
+    assert_eq!(revoke(world.dir.path(), &world.id).unwrap().id().as_str(), world.id);
+    let credentials = Credentials::load(world.dir.path()).unwrap();
+    assert!(credentials.find(&Secret::parse(&world.secret).unwrap()).is_none());
+    assert!(credentials.find(&other.secret).is_some());
+    assert!(matches!(revoke(world.dir.path(), &world.id), Err(StoreError::UnknownId(_))));
+}
+
+#[test]
+fn commands_at_the_same_time_lose_no_credential() {
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let dir = dir.path();
+            scope.spawn(move || issue_in(dir, &format!("a{n}"), "c", "p"));
+        }
+    });
+    assert_eq!(Credentials::load(dir.path()).unwrap().len(), 8);
+}
+
+#[test]
+fn a_tampered_file_is_refused() {
+    let world = world();
+    let path = world.dir.path().join(CREDENTIALS_FILE);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let entry = text.lines().skip_while(|line| !line.contains("- ")).collect::<Vec<_>>().join("\n");
+    for (bad, said) in [
+        (format!("{text}\n{entry}\n"), "twice"),
+        (text.replace("sha256", "sha255"), "unknown key"),
+        (text.replace("sha256: ", "sha256: zz"), "64 hex digits"),
+        (text.replace("c-", "d-"), "credential's id"),
+    ] {
+        let error = Credentials::from_text(&path, &bad).unwrap_err().to_string();
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
