@@ -1,0 +1,115 @@
+//! What the guard changes in the head of a request that goes on, and of an answer that comes back.
+
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::Uri;
+
+use crate::config::Server;
+
+/// Fields that belong to one connection, not to the message (RFC 9110 7.6.1), beside those that `Connection` names.
+const PER_CONNECTION: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The agent's credential for the guard; it ends here.
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
+const PROFILE_ID: HeaderName = HeaderName::from_static("x-profile-id");
+
+/// The head that the server sees: the client's, less what was meant for this connection or for the guard.
+pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server) -> HeaderMap {
+    let mut head = end_to_end(client);
+    head.remove(CLIENT_ID);
+    head.remove(PROFILE_ID);
+    head.remove(EXPECT);
+    if !server.forward_authorization {
+        head.remove(AUTHORIZATION);
+    }
+    // HTTP/2 clients say in `:authority` what HTTP/1.1 says in `Host`.
+    if !head.contains_key(HOST)
+        && let Some(authority) = uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.insert(HOST, host);
+    }
+    // The guard reads every message of the answer, so it must come as it is.
+    head.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    head
+}
+
+/// `head` without the fields that concern one connection only. The length is dropped with them: whoever sends the
+/// message next measures it anew.
+pub fn end_to_end(head: &HeaderMap) -> HeaderMap {
+    let mut kept = head.clone();
+    for named in head.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()) {
+        for name in named.split(',').filter_map(|name| HeaderName::try_from(name.trim()).ok()) {
+            kept.remove(name);
+        }
+    }
+    for name in PER_CONNECTION {
+        kept.remove(name);
+    }
+    kept.remove(CONTENT_LENGTH);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ServerName;
+
+    fn server(forward_authorization: bool) -> Server {
+        Server {
+            name: ServerName::parse("crm").unwrap(),
+            port: 3001.try_into().unwrap(),
+            path: "/mcp".into(),
+            plaintext: crate::config::Plaintext::Refuse,
+            forward_authorization,
+        }
+    }
+
+    fn head(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn the_guards_own_credential_ends_at_the_guard() {
+        let client = head(&[("x-client-id", "a"), ("x-profile-id", "b"), ("authorization", "Bearer c"), ("host", "h")]);
+        let uri = Uri::from_static("/mcp");
+        let sent = to_server(&client, &uri, &server(false));
+        assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
+        assert_eq!(to_server(&client, &uri, &server(true))["authorization"], "Bearer c");
+    }
+
+    #[test]
+    fn fields_of_one_connection_do_not_go_on() {
+        let client = head(&[
+            ("connection", "keep-alive, X-Hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "7"),
+            ("mcp-session-id", "s"),
+        ]);
+        assert_eq!(end_to_end(&client), head(&[("mcp-session-id", "s")]));
+    }
+
+    #[test]
+    fn the_authority_of_http2_becomes_the_host() {
+        let uri = Uri::from_static("https://crm.internal:3001/mcp");
+        assert_eq!(to_server(&HeaderMap::new(), &uri, &server(false))["host"], "crm.internal:3001");
+    }
+}
