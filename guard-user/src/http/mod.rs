@@ -1,4 +1,13 @@
 //! One bounded HTTP request at a time; refuses framing that two servers could read differently.
 
+mod activity;
+mod body;
+mod exchange;
 pub mod framing;
+mod server;
 pub mod strict_io;
+
+pub use body::Body;
+pub use exchange::{Unreadable, read};
+pub use framing::FramingError;
+pub use server::{Handler, serve};
