@@ -1,0 +1,177 @@
+//! Every way in which a request can be refused, from its first byte to the server's answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::audit;
+use crate::http::{FramingError, Unreadable};
+use crate::identity::Unidentified;
+use crate::policy::{Deny, ExceededAction, Hold, RuleName};
+use crate::rpc::{Fault, FrameError};
+use crate::upstream;
+use crate::velocity::Exceeded;
+
+/// Why the guard did not pass a request on, or has no answer for it. Made by the stages, turned into bytes by
+/// [`respond`](crate::respond) alone. [`Refusal::reason`] is its name in the audit trail and in the answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("the server's answer cannot be passed on: {0}")]
+    Answer(&'static str),
+    #[error("its audit record could not be written, and nothing goes on unrecorded")]
+    Audit(#[from] audit::AuditError),
+    #[error("{0}")]
+    Body(#[from] Unreadable),
+    #[error("{}", .0.reason())]
+    Denied(Deny),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+    #[error("{0}")]
+    Identity(#[from] Unidentified),
+    #[error("an MCP endpoint takes POST, GET and DELETE")]
+    Method,
+    #[error("{}", .0.reason)]
+    NeedsApproval(Approval),
+    #[error("there is no MCP endpoint at this path; this server's is {0}")]
+    Path(String),
+    #[error("this port takes HTTPS only")]
+    Plaintext,
+    #[error("{}", .0.reason)]
+    TooOften(Exceeded),
+    #[error("{0}")]
+    Upstream(#[from] upstream::Error),
+}
+
+/// What a call waits for that only a person can let pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    pub rule: RuleName,
+    pub reason: Arc<str>,
+    /// Such as `role:support-lead`; empty: anyone who may approve.
+    pub reviewers: Arc<[String]>,
+}
+
+/// What the one who asked can do about a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// The same request will be refused again.
+    Final,
+    /// The same call may pass then.
+    After(Duration),
+    /// Someone must approve.
+    Approval,
+    /// The people who run the guard or the server must mend something.
+    Mend,
+}
+
+impl Refusal {
+    pub fn held(hold: &Hold) -> Self {
+        Self::NeedsApproval(Approval {
+            rule: hold.rule().clone(),
+            reason: hold.reason().into(),
+            reviewers: hold.reviewers().into(),
+        })
+    }
+
+    pub fn exceeded(exceeded: Exceeded) -> Self {
+        match exceeded.action {
+            ExceededAction::Deny => Self::TooOften(exceeded),
+            ExceededAction::Escalate => Self::NeedsApproval(Approval {
+                rule: exceeded.rule,
+                reason: exceeded.reason,
+                reviewers: Arc::default(),
+            }),
+        }
+    }
+
+    /// In `snake_case`; a word of the audit format, so none is ever renamed.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Answer(_) => "bad_answer",
+            Self::Audit(_) => "audit_unavailable",
+            Self::Body(error) => error.reason(),
+            Self::Denied(deny) => deny.code().as_str(),
+            Self::Frame(error) => error.fault.reason(),
+            Self::Framing(fault) => fault.reason(),
+            Self::Identity(error) => error.as_str(),
+            Self::Method => "http_method",
+            Self::NeedsApproval(_) => "needs_approval",
+            Self::Path(_) => "unknown_path",
+            Self::Plaintext => "plaintext",
+            Self::TooOften(_) => "velocity_exceeded",
+            Self::Upstream(error) => error.reason(),
+        }
+    }
+
+    /// For JSON-RPC errors. The guard's own codes are positive: JSON-RPC and MCP reserve −32768 to −32000.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Frame(error) => error.fault.code(),
+            Self::Body(_) | Self::Framing(_) | Self::Method | Self::Path(_) | Self::Plaintext => -32600,
+            Self::Identity(_) => 40_100,
+            Self::Denied(_) => 40_300,
+            Self::NeedsApproval(_) => 40_301,
+            Self::TooOften(_) => 42_900,
+            Self::Answer(_) => 50_200,
+            Self::Upstream(_) => 50_201,
+            Self::Audit(_) => 50_300,
+        }
+    }
+
+    /// The HTTP status where a refusal cannot be told within JSON-RPC.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Frame(error) => error.fault.status(),
+            Self::Framing(fault) => fault.status(),
+            Self::Body(error) => error.status(),
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Path(_) => StatusCode::NOT_FOUND,
+            Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
+            Self::Denied(_) | Self::Identity(_) | Self::NeedsApproval(_) => StatusCode::FORBIDDEN,
+            Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The request was none that could be answered within JSON-RPC.
+    pub fn is_about_http(&self) -> bool {
+        matches!(
+            self,
+            Self::Body(_) | Self::Frame(_) | Self::Framing(_) | Self::Method | Self::Path(_) | Self::Plaintext
+        )
+    }
+
+    /// The call was forwarded before this happened, so its records are written already.
+    pub fn is_after_permit(&self) -> bool {
+        matches!(self, Self::Answer(_) | Self::Upstream(_))
+    }
+
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::TooOften(exceeded) => Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds)),
+            Self::NeedsApproval(_) => Advice::Approval,
+            Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
+            _ => Advice::Final,
+        }
+    }
+
+    /// The rule that decided, by its name in the policy.
+    pub fn rule(&self) -> Option<&RuleName> {
+        match self {
+            Self::Denied(deny) => deny.rule(),
+            Self::NeedsApproval(approval) => Some(&approval.rule),
+            Self::TooOften(exceeded) => Some(&exceeded.rule),
+            _ => None,
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Frame(fault.into())
+    }
+}

@@ -1,0 +1,217 @@
+//! What a refusal looks like to the one who asked.
+//!
+//! A refused `tools/call` is a tool result with `isError`, since models read those and every client library survives
+//! them; other requests get a JSON-RPC error with HTTP 200. HTTP errors are for what is no request at all.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::uri::Authority;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::config::Server;
+use crate::http::Body;
+use crate::refusal::{Advice, Refusal};
+use crate::rpc::{Era, Id, Kind, Message, Target};
+use crate::types::DecisionId;
+
+/// Where the machine-readable twin of a refusal's text stands: in a result's `_meta` or an error's `data`.
+const DECISION_KEY: &str = "mcp-guard/decision";
+
+/// What a refusal has to fit: the request, as far as it was read.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub decision: DecisionId,
+    pub what: What,
+    pub era: Era,
+    /// The client takes an event stream and no plain JSON.
+    events_only: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum What {
+    /// GET, DELETE, or nothing readable.
+    Http,
+    ToolCall { id: Id, tool: String },
+    Request { id: Id },
+    /// A notification, or a client's answer to the server: nothing waits for a reply.
+    OneWay,
+}
+
+/// How clients reach and trust this guard, for answers that tell them.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// The local CA; none if the operator brought the certificate.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Asked {
+    pub fn unread(decision: DecisionId, head: &HeaderMap) -> Self {
+        Self { decision, what: What::Http, era: Era::Legacy, events_only: takes_events_only(head) }
+    }
+
+    /// The same, now that the message is known.
+    pub fn read(&mut self, message: &Message) {
+        self.era = message.era();
+        self.what = match (message.kind(), message.target()) {
+            (Kind::Request { id }, Target::Tool(tool)) => What::ToolCall { id: id.clone(), tool: tool.to_owned() },
+            (Kind::Request { id }, _) => What::Request { id: id.clone() },
+            (Kind::Notification | Kind::Response { .. }, _) => What::OneWay,
+        };
+    }
+}
+
+/// The answer to a refused request.
+pub fn refuse(asked: &Asked, refusal: &Refusal, server: &Server, site: &Site, head: &HeaderMap) -> Response<Body> {
+    if matches!(refusal, Refusal::Plaintext) {
+        return upgrade_required(server, site, head);
+    }
+    match message(asked, refusal) {
+        Some(message) if !refusal.is_about_http() => in_band(asked, &message),
+        _ if matches!(asked.what, What::OneWay) && !refusal.is_about_http() => {
+            status(StatusCode::ACCEPTED, Body::empty())
+        }
+        _ => http_error(asked, refusal),
+    }
+}
+
+/// The JSON-RPC message that answers a refused request; none if nothing waits for one.
+pub(super) fn message(asked: &Asked, refusal: &Refusal) -> Option<Value> {
+    let (id, member, value) = match &asked.what {
+        What::ToolCall { id, tool } => match refusal {
+            Refusal::Denied(deny) if deny.is_hidden() => (id, "error", unknown_tool(tool)),
+            _ => (id, "result", tool_error(asked, refusal, tool)),
+        },
+        What::Request { id } => (id, "error", error(asked, refusal)),
+        What::OneWay | What::Http => return None,
+    };
+    Some(json!({ "jsonrpc": "2.0", "id": id, member: value }))
+}
+
+/// What servers say of a tool that they do not have: an agent cannot tell a hidden tool from none.
+fn unknown_tool(tool: &str) -> Value {
+    json!({ "code": -32602, "message": format!("Unknown tool: {tool}") })
+}
+
+fn tool_error(asked: &Asked, refusal: &Refusal, tool: &str) -> Value {
+    let mut result = json!({
+        "content": [{ "type": "text", "text": text(asked, refusal, &format!("the call of {tool}")) }],
+        "isError": true,
+        "_meta": { DECISION_KEY: decision(asked, refusal) },
+    });
+    if asked.era == Era::Modern {
+        result["resultType"] = "complete".into();
+    }
+    result
+}
+
+fn error(asked: &Asked, refusal: &Refusal) -> Value {
+    json!({
+        "code": refusal.code(),
+        "message": text(asked, refusal, "this request"),
+        "data": { DECISION_KEY: decision(asked, refusal) },
+    })
+}
+
+/// Written for a model: what was refused, why, and whether another try helps.
+fn text(asked: &Asked, refusal: &Refusal, what: &str) -> String {
+    let advice = match (refusal.advice(), refusal) {
+        (Advice::Final, _) => "Trying again will not help.".to_owned(),
+        (Advice::After(wait), _) => format!("It may be tried again in {} s.", whole_seconds(wait)),
+        (Advice::Approval, Refusal::NeedsApproval(approval)) if !approval.reviewers.is_empty() => {
+            format!("It needs the approval of {}.", approval.reviewers.join(" or "))
+        }
+        (Advice::Approval, _) => "It needs a person's approval.".to_owned(),
+        (Advice::Mend, _) => "Tell the people who run this server; a later try may pass.".to_owned(),
+    };
+    let reason = refusal.to_string();
+    let reason = reason.trim_end_matches('.');
+    format!("mcp-guard refused {what}: {reason}. {advice} (decision {})", asked.decision)
+}
+
+fn decision(asked: &Asked, refusal: &Refusal) -> Value {
+    let mut decision = json!({ "id": asked.decision.to_string(), "reason": refusal.reason() });
+    if let Some(rule) = refusal.rule() {
+        decision["rule"] = rule.as_str().into();
+    }
+    if let Advice::After(wait) = refusal.advice() {
+        decision["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
+    }
+    decision
+}
+
+/// Never zero: "in 0 s" reads like "now".
+fn whole_seconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
+/// A JSON-RPC answer with HTTP 200, in the form that the client takes.
+fn in_band(asked: &Asked, message: &Value) -> Response<Body> {
+    if !asked.events_only {
+        return json_body(StatusCode::OK, message);
+    }
+    let mut response = status(StatusCode::OK, Body::whole(format!("event: message\ndata: {message}\n\n")));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+}
+
+fn http_error(asked: &Asked, refusal: &Refusal) -> Response<Body> {
+    let id = match (refusal, &asked.what) {
+        (Refusal::Frame(frame), _) => frame.id.as_ref(),
+        (_, What::ToolCall { id, .. } | What::Request { id }) => Some(id),
+        _ => None,
+    };
+    let message = json!({ "jsonrpc": "2.0", "id": id, "error": error(asked, refusal) });
+    let mut response = json_body(refusal.status(), &message);
+    if matches!(refusal, Refusal::Method) {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+    }
+    response
+}
+
+fn upgrade_required(server: &Server, site: &Site, head: &HeaderMap) -> Response<Body> {
+    // The host is the client's word: it goes back only if it is one.
+    let host = head.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let host = host.as_ref().map_or("localhost", Authority::host);
+    let trust = site.ca_file.as_ref().map_or(String::new(), |file| {
+        let file = file.display();
+        format!(
+            "Clients must trust the CA certificate in {file} on this host\n\
+             (NODE_EXTRA_CA_CERTS for Node.js, SSL_CERT_FILE for Python and Rust clients).\n"
+        )
+    });
+    let body = format!(
+        "mcp-guard protects this port, and it takes HTTPS only.\nUse https://{host}:{}{} instead.\n{trust}",
+        server.port, server.path
+    );
+    let mut response = status(StatusCode::UPGRADE_REQUIRED, Body::whole(body));
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(UPGRADE, HeaderValue::from_static("TLS/1.3, HTTP/1.1"));
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+    response
+}
+
+fn json_body(code: StatusCode, message: &Value) -> Response<Body> {
+    let mut response = status(code, Body::whole(message.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn status(code: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The client names an event stream, but neither JSON nor anything.
+fn takes_events_only(head: &HeaderMap) -> bool {
+    let takes = |kinds: &[&str]| {
+        let mut values = head.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        values.any(|value| kinds.iter().any(|kind| value.contains(kind)))
+    };
+    takes(&["text/event-stream"]) && !takes(&["application/json", "application/*", "*/*"])
+}

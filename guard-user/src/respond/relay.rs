@@ -1,0 +1,105 @@
+//! Passes a server's reply on: a whole message, or a stream of events.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::response::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::stream::ReplyStream;
+use super::view::{Passed, View};
+use crate::audit::{Outcome, OutcomeResult};
+use crate::case::Case;
+use crate::config::Limits;
+use crate::http::Body;
+use crate::identity::Caller;
+use crate::refusal::Refusal;
+use crate::rpc::{Kind, Message};
+use crate::upstream::{Reply, end_to_end};
+
+/// Turns `reply` to `caller` into the client's answer. Every message in it is read on the way; the call is
+/// concluded when its last byte has gone by.
+pub async fn relay(
+    reply: Reply,
+    case: &Case<'_>,
+    caller: &Caller,
+    limits: &Limits,
+) -> Result<Response<Body>, Refusal> {
+    let Reply { head, body, permit, asked_at } = reply;
+    let view = View {
+        rules: Arc::clone(&case.rules),
+        agent: caller.agent().clone(),
+        server: Arc::clone(&case.connection.server),
+        waits_for: case.message.as_ref().and_then(waits_for).cloned(),
+    };
+    let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
+    if is(&head.headers, &CONTENT_TYPE, "text/event-stream") && !is_encoded(&head.headers) {
+        let stream =
+            ReplyStream::new(body, view, case.asked.clone(), permit, outcome, asked_at, limits.event_bytes_max);
+        return Ok(respond(&head, Body::Stream(Box::pin(stream))));
+    }
+    let passed = match whole(&head, body, limits.event_bytes_max).await {
+        Ok(body) => judge(&view, &head, body),
+        Err(fault) => Err(fault),
+    };
+    outcome.duration = asked_at.elapsed();
+    outcome.result = OutcomeResult::UpstreamFailed;
+    if let Ok(passed) = &passed {
+        outcome.result = passed.answer.map_or(OutcomeResult::Ok, |answer| answer.result);
+        outcome.error_code = passed.answer.and_then(|answer| answer.error_code);
+        outcome.response_bytes = u64::try_from(passed.data.len()).unwrap_or(u64::MAX);
+    }
+    permit.conclude(&outcome);
+    let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
+    Ok(respond(&head, Body::whole(data)))
+}
+
+fn waits_for(message: &Message) -> Option<&crate::rpc::Id> {
+    match message.kind() {
+        Kind::Request { id } => Some(id),
+        Kind::Notification | Kind::Response { .. } => None,
+    }
+}
+
+async fn whole(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, &'static str> {
+    if is_encoded(&head.headers) {
+        return Err("it is compressed, although the guard asked for it as it is");
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err("it is longer than limits.event_bytes_max"),
+        Err(_broken) => Err("the server broke off within it"),
+    }
+}
+
+/// A body that is JSON and answers a request is read like any other message. What else comes back (202 to a
+/// notification, a server's own HTTP error) holds no list and answers nothing, and goes on as it is.
+fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str> {
+    let is_json = is(&head.headers, &CONTENT_TYPE, "application/json");
+    match view.pass(body.clone()) {
+        Ok(passed) => Ok(passed),
+        Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
+        Err(_not_a_message) => Ok(Passed { data: body, answer: None }),
+    }
+}
+
+fn respond(head: &Parts, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = end_to_end(&head.headers);
+    response
+}
+
+fn is_encoded(head: &HeaderMap) -> bool {
+    head.contains_key(CONTENT_ENCODING) && !is(head, &CONTENT_ENCODING, "identity")
+}
+
+/// Whether the field's value, less its parameters, is `wanted`.
+fn is(head: &HeaderMap, field: &HeaderName, wanted: &str) -> bool {
+    let value = head.get(field).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = value.split_once(';').map_or(value, |(value, _parameters)| value);
+    value.trim().eq_ignore_ascii_case(wanted)
+}

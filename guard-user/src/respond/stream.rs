@@ -1,0 +1,156 @@
+//! Passes a server's events on, each as soon as it is whole, and writes the closing record when they end.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame};
+use hyper::body::Incoming;
+
+use super::refuse::{self, Asked};
+use super::view::View;
+use crate::audit::{Outcome, OutcomeResult, Permit};
+use crate::refusal::Refusal;
+use crate::rpc::sse::{Events, Piece};
+
+/// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
+/// connection to the server: that is how both eras tell a server that nobody listens any more.
+pub(super) struct ReplyStream {
+    body: Incoming,
+    events: Events,
+    view: View,
+    asked: Asked,
+    outcome: Outcome,
+    asked_at: Instant,
+    /// Present while the call is open.
+    permit: Option<Permit>,
+    /// Whole pieces that the client has not taken yet: those of one chunk, so as many bytes as the server sent at
+    /// once. Nothing more is read from the server meanwhile.
+    ready: VecDeque<Bytes>,
+}
+
+impl ReplyStream {
+    pub(super) fn new(
+        body: Incoming,
+        view: View,
+        asked: Asked,
+        permit: Permit,
+        outcome: Outcome,
+        asked_at: Instant,
+        event_bytes_max: usize,
+    ) -> Self {
+        let events = Events::new(event_bytes_max);
+        let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome };
+        Self { body, events, view, asked, outcome, asked_at, permit: Some(permit), ready: VecDeque::new() }
+    }
+
+    /// Cuts what has come into pieces and reads each. On a fault the client gets an error for its request as the
+    /// last event, if it waits for one.
+    fn read_events(&mut self) {
+        loop {
+            let fault = match self.events.next_piece() {
+                Ok(Some(piece)) => match self.pass(piece) {
+                    Ok(bytes) => {
+                        self.outcome.response_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                        self.ready.push_back(bytes);
+                        continue;
+                    }
+                    Err(fault) => fault,
+                },
+                Ok(None) => return,
+                Err(_too_large) => "an event is longer than limits.event_bytes_max",
+            };
+            if let Some(message) = refuse::message(&self.asked, &Refusal::Answer(fault)) {
+                self.ready.push_back(format!("event: message\ndata: {message}\n\n").into());
+            }
+            tracing::warn!(decision = %self.asked.decision, fault, "a server's stream was cut off");
+            self.conclude(OutcomeResult::UpstreamFailed);
+            return;
+        }
+    }
+
+    fn pass(&mut self, piece: Piece) -> Result<Bytes, &'static str> {
+        // Comments, and the empty events by which servers make a stream resumable.
+        if piece.data.is_empty() {
+            return Ok(piece.raw);
+        }
+        self.outcome.events += 1;
+        let passed = self.view.pass(piece.data.clone())?;
+        if let Some(answer) = passed.answer {
+            self.outcome.result = answer.result;
+            self.outcome.error_code = answer.error_code;
+        }
+        Ok(if passed.data == piece.data { piece.raw } else { rewritten(&piece, &passed.data) })
+    }
+
+    fn conclude(&mut self, result: OutcomeResult) {
+        if let Some(permit) = self.permit.take() {
+            self.outcome.result = result;
+            self.outcome.duration = self.asked_at.elapsed();
+            permit.conclude(&self.outcome);
+        }
+    }
+}
+
+impl HttpBody for ReplyStream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(bytes) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if this.permit.is_none() {
+                return Poll::Ready(None);
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        this.events.push(chunk);
+                        this.read_events();
+                    }
+                }
+                // The client's stream ends in good order either way: it asks again, or resumes.
+                Some(Err(_broken)) => this.conclude(OutcomeResult::UpstreamFailed),
+                None => this.conclude(this.outcome.result),
+            }
+        }
+    }
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        self.conclude(OutcomeResult::ClientGone);
+    }
+}
+
+/// An event like `piece`, with other data.
+fn rewritten(piece: &Piece, data: &[u8]) -> Bytes {
+    let mut event = BytesMut::with_capacity(data.len() + 64);
+    for (field, value) in [("event", &piece.event), ("id", &piece.id)] {
+        if let Some(value) = value {
+            put_line(&mut event, field, value);
+        }
+    }
+    // White space between JSON tokens may hold line ends; an event has one `data` line for each.
+    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        put_line(&mut event, "data", line);
+    }
+    event.put_u8(b'\n');
+    event.freeze()
+}
+
+fn put_line(event: &mut BytesMut, field: &str, value: &[u8]) {
+    event.put_slice(field.as_bytes());
+    event.put_slice(b": ");
+    event.put_slice(value);
+    event.put_u8(b'\n');
+}

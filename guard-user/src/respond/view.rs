@@ -1,0 +1,71 @@
+//! What one agent may see of a server's messages.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::audit::OutcomeResult;
+use crate::config::Server;
+use crate::rpc::list::{self, Filtered};
+use crate::rpc::reply::{self, ReplyKind};
+use crate::rpc::{Id, Target};
+use crate::rules::Rules;
+use crate::types::AgentName;
+
+/// Reads a server's messages on behalf of one request.
+pub(super) struct View {
+    pub rules: Arc<Rules>,
+    pub agent: AgentName,
+    pub server: Arc<Server>,
+    /// The request that waits for an answer; on a GET stream any answer may come.
+    pub waits_for: Option<Id>,
+}
+
+/// A message that may go to the client.
+pub(super) struct Passed {
+    pub data: Bytes,
+    /// How the request that waits came out, if this message answers it.
+    pub answer: Option<Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub result: OutcomeResult,
+    pub error_code: Option<i64>,
+}
+
+impl View {
+    /// Reads one message: a JSON body, or the data of an event. Lists lose what the agent may not use.
+    pub(super) fn pass(&self, data: Bytes) -> Result<Passed, &'static str> {
+        let reply = reply::look(&data).map_err(|_error| "it is not a JSON-RPC message that every client reads alike")?;
+        let answer = match reply.kind {
+            ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(code) },
+            ReplyKind::Result { is_error: true, .. } => {
+                Answer { result: OutcomeResult::ToolError, error_code: None }
+            }
+            ReplyKind::Result { .. } => Answer { result: OutcomeResult::Ok, error_code: None },
+            ReplyKind::Notification { .. } | ReplyKind::Request { .. } => return Ok(Passed { data, answer: None }),
+        };
+        match (&self.waits_for, &reply.id) {
+            // An error without an id is about a request that the server could not read: ours.
+            (Some(_), None) if answer.result == OutcomeResult::RpcError => {}
+            (Some(waiting), id) if id.as_ref() != Some(waiting) => return Err("it answers another request"),
+            _ => {}
+        }
+        let data = match reply.kind {
+            ReplyKind::Result { has_list: true, .. } => self.filter(data)?,
+            _ => data,
+        };
+        Ok(Passed { data, answer: self.waits_for.is_some().then_some(answer) })
+    }
+
+    fn filter(&self, data: Bytes) -> Result<Bytes, &'static str> {
+        let may_see = |target: Target<'_>| self.rules.policy.may_see(&self.agent, &self.server.name, target);
+        match list::filter(&data, may_see) {
+            Ok(Filtered::Unchanged) => Ok(data),
+            Ok(Filtered::Changed(filtered)) => Ok(filtered),
+            Err(_error) => Err("its list cannot be read for sure"),
+        }
+    }
+}
