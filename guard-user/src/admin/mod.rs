@@ -1,1 +1,23 @@
-//! The operator's API on a Unix socket.
+//! The operator's API: one JSON request line and one JSON answer line a connection, on a Unix socket that only
+//! root and the guard's own user may use.
+
+mod client;
+mod server;
+
+pub use client::{Error as ClientError, ask};
+pub use server::{listen, serve};
+
+use serde::{Deserialize, Serialize};
+
+/// What an operator can ask the running guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Ask {
+    /// What is protected, and whether each claim holds. `prove` runs the canary anew first.
+    Status { prove: bool },
+    /// Read the policy, the credentials and the certificates again.
+    Reload,
+}
+
+/// Longest request line, in bytes.
+const ASK_BYTES_MAX: u64 = 4096;

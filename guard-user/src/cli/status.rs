@@ -2,10 +2,125 @@
 
 use std::process::ExitCode;
 
-/// Show what the running guard protects and whether each claim is proven
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::Table;
+use serde_json::{Value, json};
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+use crate::admin::{self, Ask, ClientError};
+use crate::config::{Config, Overrides};
+
+/// The guard runs and every claim holds.
+const PROTECTED: u8 = 0;
+/// The guard runs, but some claim does not hold.
+const UNPROVEN: u8 = 1;
+/// No guard runs.
+const NOT_RUNNING: u8 = 3;
+
+/// Show what the running guard protects and whether each claim is proven
+///
+/// Exit code 0: protected, every claim holds. 1: a guard runs, but some claim does not hold. 3: no guard runs.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: Overrides,
+    /// Try every claim anew, with real connections, before answering
+    #[arg(long)]
+    prove: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    let status = match admin::ask(&config.admin_socket(), Ask::Status { prove: args.prove }) {
+        Ok(status) => status,
+        Err(error @ ClientError::NotRunning { .. }) => return not_running(&config, &error, args.json),
+        Err(error) => return Err(error.into()),
+    };
+    let protected = status.pointer("/kernel/protected").and_then(Value::as_bool).unwrap_or_default();
+    if args.json {
+        println!("{status}");
+    } else {
+        show(&status, protected);
+    }
+    Ok(ExitCode::from(if protected { PROTECTED } else { UNPROVEN }))
+}
+
+/// The pins tell whether the ports are closed, guard or no guard.
+fn not_running(config: &Config, error: &ClientError, json: bool) -> anyhow::Result<ExitCode> {
+    let pins = config.kernel.bpffs.join(&config.kernel.pins);
+    let closed = pins.exists();
+    if json {
+        println!("{}", json!({ "running": false, "closed": closed, "pins": pins }));
+    } else {
+        println!("{error}");
+        if closed {
+            println!(
+                "A former guard's programs are still in the kernel ({}): the ports are CLOSED, and connections are refused.\n\
+                 `mcp-guard run` takes over; `mcp-guard unload` opens the ports.",
+                pins.display()
+            );
+        } else {
+            println!("Nothing of the guard is in the kernel: the ports are OPEN and unprotected. `mcp-guard run` protects them.");
+        }
+    }
+    Ok(ExitCode::from(NOT_RUNNING))
+}
+
+fn show(status: &Value, protected: bool) {
+    let text = |pointer: &str| match status.pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "-".to_owned(),
+    };
+    let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
+    println!("{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"));
+    println!("policy {}, {} agents, audit {}", text("/policy"), text("/agents"), text("/durability"));
+    println!("CA {}\n", text("/ca"));
+
+    let mut servers = table(&["server", "port", "endpoint", "pinned listener"]);
+    for server in array(status, "/servers") {
+        let port = server["port"].to_string();
+        let listener = status.pointer(&format!("/kernel/ports/{port}")).map_or("-".to_owned(), listener);
+        servers.add_row([plain(&server["name"]), port, plain(&server["path"]), listener]);
+    }
+    println!("{servers}");
+
+    let mut claims = table(&["claim", "holds", "seen"]);
+    for claim in array(status, "/kernel/claims") {
+        let holds = if claim["holds"] == true { "yes" } else { "NO" };
+        claims.add_row([plain(&claim["name"]), holds.to_owned(), plain(&claim["detail"])]);
+    }
+    println!("{claims}");
+
+    let mut counters = table(&["counter", "connections"]);
+    let counted = status.pointer("/kernel/counters").and_then(Value::as_object);
+    for (name, count) in counted.into_iter().flatten().filter(|(_, count)| **count != 0) {
+        counters.add_row([name.clone(), count.to_string()]);
+    }
+    println!("{counters}");
+}
+
+/// Who holds the server's socket, in words.
+fn listener(port: &Value) -> String {
+    let pinned: Vec<String> = array(port, "/pinned")
+        .iter()
+        .map(|pinned| format!("{} pid {} ({})", plain(&pinned["address"]), pinned["pid"], plain(&pinned["comm"])))
+        .collect();
+    if pinned.is_empty() { "none: calls get \"server unavailable\"".to_owned() } else { pinned.join(", ") }
+}
+
+fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
+    table
 }

@@ -1,0 +1,79 @@
+//! The daemon's side of the operator's API.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{ASK_BYTES_MAX, Ask};
+
+/// How long an operator's command may take to send its line.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between attempts to accept when the process has no file descriptor left.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Opens the socket at `path`, mode 0600. One that a dead guard left is replaced; the kernel module's lock has made
+/// sure by then that no other guard lives.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers operators for ever.
+pub async fn serve<Answer>(listener: UnixListener, answer: impl Fn(Ask) -> Answer + Send + Sync + 'static)
+where
+    Answer: Future<Output = Value> + Send + 'static,
+{
+    let answer = Arc::new(answer);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &*answer).await {
+                        tracing::debug!(%error, "an operator's command broke off");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take an operator's command");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn converse<Answer>(stream: UnixStream, answer: &impl Fn(Ask) -> Answer) -> io::Result<()>
+where
+    Answer: Future<Output = Value>,
+{
+    let uid = stream.peer_cred()?.uid();
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let reading = BufReader::new(read.take(ASK_BYTES_MAX)).read_line(&mut line);
+    tokio::time::timeout(PATIENCE, reading).await.map_err(io::Error::other)??;
+    let reply = if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        json!({ "error": "only root and the guard's own user may ask the guard" })
+    } else {
+        match serde_json::from_str::<Ask>(&line) {
+            Ok(ask) => answer(ask).await,
+            Err(error) => json!({ "error": format!("not a request this guard knows: {error}") }),
+        }
+    };
+    write.write_all(format!("{reply}\n").as_bytes()).await
+}
