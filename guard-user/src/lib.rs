@@ -23,14 +23,22 @@
 
 pub mod accept;
 pub mod admin;
+pub mod app;
 pub mod audit;
+pub mod case;
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod http;
 pub mod identity;
 pub mod kernel;
+pub mod pipeline;
 pub mod policy;
+pub mod refusal;
+pub mod respond;
 pub mod rpc;
+pub mod rules;
+pub mod telemetry;
 pub mod tls;
 pub mod types;
 pub mod upstream;

@@ -106,6 +106,15 @@ name!(
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DecisionId(pub [u8; 16]);
 
+impl DecisionId {
+    pub fn random() -> Self {
+        let mut id = [0; 16];
+        // It fails only on a system that could not have done a TLS handshake; the record's number is unique anyway.
+        let _filled = aws_lc_rs::rand::fill(&mut id);
+        Self(id)
+    }
+}
+
 impl fmt::Display for DecisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,0 +1,260 @@
+//! Builds the guard, in the order in which a failure does least harm, and takes it down again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
+use ::http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::accept::{Accepted, Acceptor};
+use crate::admin::{self, Ask};
+use crate::audit::{AuditLog, Event, Options};
+use crate::config::{Config, Problem, Problems};
+use crate::connection::Connection;
+use crate::http::{Body, FramingError};
+use crate::pipeline::Pipeline;
+use crate::respond::Site;
+use crate::rules::Rules;
+use crate::tls::{Secured, TlsEnd};
+use crate::upstream::Upstream;
+use crate::velocity::Velocity;
+use crate::{http, kernel};
+
+/// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
+const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The running guard.
+pub struct App {
+    config: Arc<Config>,
+    pipeline: Pipeline,
+    tls: TlsEnd,
+    kernel: kernel::Guard,
+    connections: AtomicU64,
+}
+
+impl App {
+    /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
+    /// closed to all but the guard, also if the rest fails.
+    pub async fn start(config: Config) -> anyhow::Result<(Arc<Self>, Acceptor)> {
+        let config = Arc::new(config);
+        let rules = Rules::load(&config.policy_dir, &config.servers)?;
+        let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
+        let audit = open_audit(&config).await?;
+        let digest = rules.digest.clone();
+        let kernel = kernel::Guard::start(config.clone()).await?;
+        let acceptor = Acceptor::new(&kernel)?;
+        let pipeline = Pipeline {
+            rules: ArcSwap::from_pointee(rules),
+            velocity: Velocity::default(),
+            upstream: Upstream::new(kernel.dialer(), &config.limits),
+            limits: config.limits.clone(),
+            site: Site { ca_file: tls.ca_file() },
+            started: Instant::now(),
+            audit,
+        };
+        let start = Event::Start {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            durability: config.audit.durability,
+        };
+        pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
+        pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await?;
+        let app = Self { config, pipeline, tls, kernel, connections: AtomicU64::new(0) };
+        Ok((Arc::new(app), acceptor))
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets calls under way end. The ports stay closed.
+    pub async fn run(self: Arc<Self>, mut acceptor: Acceptor, mut stop: StopSignals) -> anyhow::Result<()> {
+        let (drain, draining) = watch::channel(false);
+        let mut hangups = signal(SignalKind::hangup())?;
+        let mut renewal = tokio::time::interval(CERTIFICATE_RENEWAL);
+        renewal.reset();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = acceptor.accept() => {
+                    let accepted = accepted.ok_or_else(|| anyhow!("the accept loop ended; the ports stay closed"))?;
+                    connections.spawn(self.clone().serve(accepted, draining.clone()));
+                }
+                Some(_ended) = connections.join_next() => {}
+                _ = hangups.recv() => { drop(self.reload().await); }
+                _ = renewal.tick() => self.renew_certificate(),
+                () = stop.received() => break,
+            }
+        }
+        drop(acceptor);
+        tracing::info!(connections = connections.len(), "stopping; the ports stay closed");
+        drain.send_replace(true);
+        let patience = Duration::from_secs(self.config.limits.drain_seconds);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            tracing::warn!(connections = connections.len(), "drain_seconds is over; the rest is cut off");
+            connections.shutdown().await;
+        }
+        self.pipeline.audit.clone().close().await;
+        Ok(())
+    }
+
+    async fn serve(self: Arc<Self>, accepted: Accepted, drain: watch::Receiver<bool>) {
+        let Accepted { io, peer, original_dst, server, origin, slot: _slot } = accepted;
+        let patience = Duration::from_secs(self.config.limits.tls_handshake_seconds);
+        let secured = match self.tls.secure(io, patience).await {
+            Ok(secured) => secured,
+            Err(error) => {
+                tracing::info!(%peer, server = %server.name, %error, "a connection ended before its first request");
+                return;
+            }
+        };
+        let connection = Arc::new(Connection {
+            id: self.connections.fetch_add(1, Ordering::Relaxed) + 1,
+            peer,
+            original_dst,
+            server,
+            origin,
+            is_tls: matches!(secured, Secured::Tls(_)),
+        });
+        let handler = Requests { app: self.clone(), connection };
+        http::serve(secured, &self.config.limits, drain, handler).await;
+    }
+
+    /// Reads policy, credentials and certificates again. On an error nothing changes.
+    pub async fn reload(&self) -> Result<String, Problems> {
+        let rules = Rules::load(&self.config.policy_dir, &self.config.servers).inspect_err(|problems| {
+            tracing::error!("the policy was not reloaded, the last good one stays in force:\n{problems}");
+        })?;
+        let digest = rules.digest.clone();
+        if let Err(error) = self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await {
+            let words = format!("the policy was not reloaded, since the audit trail cannot say so: {error}");
+            tracing::error!("{words}");
+            let mut problems = Problems::default();
+            problems.push(Problem::of_file(&self.config.policy_dir, words));
+            return Err(problems);
+        }
+        self.pipeline.rules.store(Arc::new(rules));
+        self.pipeline.velocity.tidy(self.pipeline.now());
+        self.renew_certificate();
+        tracing::info!(policy = digest, "reloaded");
+        Ok(digest)
+    }
+
+    fn renew_certificate(&self) {
+        if let Err(error) = self.tls.reload() {
+            tracing::error!(%error, "the old certificate stays in use");
+        }
+    }
+
+    /// Tries every claim with real connections; true if all hold.
+    pub async fn prove(&self) -> bool {
+        let claims = self.kernel.prove().await;
+        !claims.is_empty() && claims.iter().all(|claim| claim.holds)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The CA that clients must trust; none if the operator brought the certificate.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.tls.ca_file()
+    }
+
+    /// Answers an operator.
+    pub async fn answer(&self, ask: Ask) -> Value {
+        match ask {
+            Ask::Status { prove } => {
+                if prove {
+                    self.prove().await;
+                }
+                self.status()
+            }
+            Ask::Reload => match self.reload().await {
+                Ok(policy) => json!({ "policy": policy }),
+                Err(problems) => json!({ "error": problems.to_string() }),
+            },
+        }
+    }
+
+    /// What `mcp-guard status --json` prints.
+    pub fn status(&self) -> Value {
+        let rules = self.pipeline.rules.load();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "kernel": self.kernel.status(),
+            "policy": rules.digest,
+            "agents": rules.policy.agents().count(),
+            "durability": self.config.audit.durability,
+            "ca": self.tls.ca_file(),
+            "servers": self.config.servers,
+        })
+    }
+}
+
+/// The requests of one connection.
+#[derive(Clone)]
+struct Requests {
+    app: Arc<App>,
+    connection: Arc<Connection>,
+}
+
+impl http::Handler for Requests {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.app.pipeline.handle(&self.connection, request).await
+    }
+
+    async fn refuse(&self, fault: FramingError) -> Response<Body> {
+        self.app.pipeline.refuse_framing(&self.connection, fault).await
+    }
+}
+
+async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let options = Options {
+        dir: config.audit_dir(),
+        host: host.unwrap_or_default(),
+        durability: config.audit.durability,
+        wait: Duration::from_millis(config.limits.audit_wait_milliseconds),
+        calls_in_flight_max: config.limits.calls_in_flight_max,
+    };
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(options)).await?;
+    audit.context("cannot open the audit trail, and without one nothing is let through")
+}
+
+/// Listens for operators on the admin socket, for as long as the runtime lives.
+pub fn serve_admin(app: &Arc<App>) -> anyhow::Result<()> {
+    let path = app.config.admin_socket();
+    let listener = admin::listen(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let app = app.clone();
+    tokio::spawn(admin::serve(listener, move |ask| {
+        let app = app.clone();
+        async move { app.answer(ask).await }
+    }));
+    Ok(())
+}
+
+/// SIGTERM and SIGINT, caught from the first moment so that none is lost while the guard starts.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

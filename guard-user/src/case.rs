@@ -1,0 +1,136 @@
+//! What is known about one request so far. The stages add to it, and its audit record is read off it.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::accept::Origin;
+use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
+use crate::connection::Connection;
+use crate::identity::Caller;
+use crate::policy::RuleName;
+use crate::refusal::Refusal;
+use crate::respond::Asked;
+use crate::rpc::{Era, HeaderAgreement, Message, Target};
+use crate::rules::Rules;
+use crate::types::{DecisionId, IntentName};
+use crate::velocity::Exceeded;
+
+/// The reason in the record of a call that goes on.
+const ALLOWED: &str = "allowed";
+/// The same, if its headers say something else than its body, so that the server must refuse it.
+const HEADERS_DISAGREE: &str = "headers_disagree";
+
+/// One request on its way through the [`pipeline`](crate::pipeline).
+pub struct Case<'a> {
+    pub asked: Asked,
+    pub connection: &'a Connection,
+    pub rules: Arc<Rules>,
+    pub head: &'a Parts,
+    pub body_bytes: usize,
+    pub message: Option<Message>,
+    pub caller: Option<Caller>,
+    pub intent: Option<IntentName>,
+    pub rule: Option<RuleName>,
+}
+
+impl<'a> Case<'a> {
+    pub fn open(id: DecisionId, connection: &'a Connection, rules: Arc<Rules>, head: &'a Parts) -> Self {
+        let asked = Asked::unread(id, &head.headers);
+        Self {
+            asked,
+            connection,
+            rules,
+            head,
+            body_bytes: 0,
+            message: None,
+            caller: None,
+            intent: None,
+            rule: None,
+        }
+    }
+
+    /// Takes the message in; from now on a refusal can answer it by its id.
+    pub fn read(&mut self, message: Message) -> &Message {
+        self.asked.read(&message);
+        self.message.insert(message)
+    }
+
+    pub fn target(&self) -> Target<'_> {
+        self.message.as_ref().map_or(Target::Method, Message::target)
+    }
+
+    fn reason_to_allow(&self) -> &'static str {
+        let headers = &self.head.headers;
+        match self.message.as_ref().map(|message| message.headers_agree(headers)) {
+            Some(HeaderAgreement::Disagree { .. }) => HEADERS_DISAGREE,
+            _ => ALLOWED,
+        }
+    }
+
+    /// Hands the record of this case, as far as it is known, to `write`.
+    pub async fn record<T>(&self, refusal: Option<&Refusal>, write: impl AsyncFnOnce(&CallRecord<'_>) -> T) -> T {
+        let text = refusal.map(ToString::to_string);
+        let rpc_id = self.message.as_ref().and_then(Message::id).map(|id| serde_json::to_string(id).unwrap_or_default());
+        let rule = refusal.and_then(Refusal::rule).or(self.rule.as_ref()).map(RuleName::as_str);
+        let rpc_method = self.message.as_ref().map(Message::method).filter(|method| !method.is_empty());
+        let caller = self.caller.as_ref();
+        let record = CallRecord {
+            id: self.asked.decision,
+            conn: self.connection.id,
+            server: self.connection.server.name.as_str(),
+            agent: caller.map(|caller| caller.agent().as_str()),
+            client: caller.map(|caller| caller.client().as_str()),
+            profile: caller.map(|caller| caller.profile().as_str()),
+            evidence: caller.map(Caller::evidence),
+            peer: self.connection.peer,
+            original_dst: Some(self.connection.original_dst),
+            local: local(&self.connection.origin),
+            era: self.message.as_ref().map(|message| era(message.era())),
+            session: self.head.headers.get("mcp-session-id").and_then(|session| session.to_str().ok()),
+            http_method: self.head.method.as_str(),
+            rpc_method,
+            rpc_id: rpc_id.as_deref(),
+            target: target(self.target(), rpc_method),
+            intent: self.intent.as_ref().map(IntentName::as_str),
+            reason: refusal.map_or_else(|| self.reason_to_allow(), Refusal::reason),
+            text: text.as_deref(),
+            rule,
+            velocity: refusal.and_then(exceeded),
+            policy: Some(&self.rules.digest),
+            body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
+        };
+        write(&record).await
+    }
+}
+
+fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
+    let Refusal::TooOften(Exceeded { rule, count, max_calls, .. }) = refusal else { return None };
+    let count = u64::try_from(*count).unwrap_or(u64::MAX);
+    Some(Velocity { rule: rule.as_str(), count, max: *max_calls })
+}
+
+fn local(origin: &Origin) -> Local<'_> {
+    match origin {
+        Origin::Local(process) => Local::Process(process),
+        Origin::UnknownLocal => Local::Unknown,
+        Origin::Remote => Local::Remote,
+    }
+}
+
+fn era(era: Era) -> &'static str {
+    match era {
+        Era::Legacy => "legacy",
+        Era::Modern => "modern",
+    }
+}
+
+fn target<'a>(target: Target<'a>, method: Option<&'a str>) -> Option<RecordTarget<'a>> {
+    let (kind, name) = match target {
+        Target::Tool(name) => ("tool", name),
+        Target::Resource(uri) => ("resource", uri),
+        Target::Prompt(name) => ("prompt", name),
+        Target::Method | Target::Unnamed => ("method", method?),
+    };
+    Some(RecordTarget { kind, name })
+}

@@ -1,0 +1,166 @@
+//! The product on one page: what happens to a request, from its first byte to the bytes that answer it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::audit::{self, AuditLog};
+use crate::case::Case;
+use crate::config::Limits;
+use crate::connection::Connection;
+use crate::http::{Body, FramingError, Unreadable, read};
+use crate::identity::{Caller, Unidentified};
+use crate::policy::{Decision, Question, VelocityRule};
+use crate::refusal::Refusal;
+use crate::respond::{self, Site};
+use crate::rpc::{self, Message};
+use crate::rules::Rules;
+use crate::types::DecisionId;
+use crate::upstream::Upstream;
+use crate::velocity::{Admission, Velocity};
+
+/// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
+pub struct Pipeline {
+    pub rules: ArcSwap<Rules>,
+    pub velocity: Velocity,
+    pub audit: AuditLog,
+    pub upstream: Upstream,
+    pub limits: Limits,
+    pub site: Site,
+    /// Where the clock of the velocity windows starts.
+    pub started: Instant,
+}
+
+impl Pipeline {
+    /// Answers one request: with the server's reply, or with a refusal.
+    pub async fn handle(&self, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
+        // One version of the rules judges all of this request, and the lists in its answer too.
+        let rules = self.rules.load_full();
+        let caller = rules.identify(request.headers());
+        let (head, body) = read(request, &self.limits, caller.is_ok()).await;
+        let mut case = Case::open(DecisionId::random(), connection, rules, &head);
+        match self.judge_and_forward(&mut case, caller, body).await {
+            Ok(response) => response,
+            Err(refusal) => self.refuse(&case, refusal).await,
+        }
+    }
+
+    /// The way of a call. Each `?` is a refusal that names its reason.
+    async fn judge_and_forward(
+        &self,
+        case: &mut Case<'_>,
+        caller: Result<Caller, Unidentified>,
+        body: Result<Bytes, Unreadable>,
+    ) -> Result<Response<Body>, Refusal> {
+        // Is this something that the server's MCP endpoint could be asked, and does everybody read it alike?
+        check_endpoint(case)?;
+        let body = body?;
+        case.body_bytes = body.len();
+        rpc::head::check(&case.head.headers)?;
+        if case.head.method == Method::POST {
+            case.read(rpc::decode(&case.head.headers, body.clone(), self.limits.json_depth_max)?);
+        }
+
+        // Who asks, may they, and not too often?
+        let caller = caller?;
+        case.caller = Some(caller.clone());
+        self.decide(case, &caller)?;
+
+        // Nothing goes on before its record is on disk: only that makes the permit.
+        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let reply = self.upstream.forward(permit, &case.connection.server, case.head, body).await?;
+        respond::relay(reply, case, &caller, &self.limits).await
+    }
+
+    /// Policy first, then velocity, which counts only what the policy lets through.
+    fn decide(&self, case: &mut Case<'_>, caller: &Caller) -> Result<(), Refusal> {
+        let question = Question {
+            agent: caller.agent(),
+            server: &case.connection.server.name,
+            method: judged_method(case.message.as_ref()),
+            target: case.target(),
+            arguments: case.message.as_ref().and_then(Message::arguments),
+        };
+        match case.rules.policy.decide(&question) {
+            Decision::Allow(allow) => {
+                case.intent = allow.intents().first().cloned();
+                case.rule = Some(allow.rule().clone());
+                self.count(caller, allow.velocity())
+            }
+            Decision::Hold(hold) => {
+                case.intent = Some(hold.intent().clone());
+                self.count(caller, hold.velocity())?;
+                Err(Refusal::held(&hold))
+            }
+            Decision::Deny(deny) => {
+                case.intent = deny.intent().cloned();
+                Err(Refusal::Denied(deny))
+            }
+        }
+    }
+
+    fn count(&self, caller: &Caller, rules: &[Arc<VelocityRule>]) -> Result<(), Refusal> {
+        match self.velocity.admit(self.now(), caller.agent(), rules) {
+            Admission::Within => Ok(()),
+            Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),
+        }
+    }
+
+    /// Milliseconds on the clock of the velocity windows.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Records a refusal and answers it. What was forwarded has its records already.
+    async fn refuse(&self, case: &Case<'_>, refusal: Refusal) -> Response<Body> {
+        let answer = |refusal: &Refusal| {
+            respond::refuse(&case.asked, refusal, &case.connection.server, &self.site, &case.head.headers)
+        };
+        let response = answer(&refusal);
+        if refusal.is_after_permit() || matches!(refusal, Refusal::Audit(_)) {
+            tracing::warn!(decision = %case.asked.decision, reason = refusal.reason(), %refusal, "not answered");
+            return response;
+        }
+        let verdict = match refusal {
+            Refusal::NeedsApproval(_) => audit::Refusal::Hold,
+            _ => audit::Refusal::Deny,
+        };
+        let status = response.status().as_u16();
+        let written = case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
+        match written.await {
+            Ok(_seq) => response,
+            Err(error) => answer(&error.into()),
+        }
+    }
+
+    /// Records and answers what is no request, since nobody can tell where it ends.
+    pub async fn refuse_framing(&self, connection: &Connection, fault: FramingError) -> Response<Body> {
+        let (head, ()) = Request::new(()).into_parts();
+        let case = Case::open(DecisionId::random(), connection, self.rules.load_full(), &head);
+        self.refuse(&case, fault.into()).await
+    }
+}
+
+fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
+    let connection = case.connection;
+    if !connection.is_tls && !connection.may_be_plain() {
+        return Err(Refusal::Plaintext);
+    }
+    if case.head.uri.path() != connection.server.path {
+        return Err(Refusal::Path(connection.server.path.clone()));
+    }
+    match case.head.method {
+        Method::POST | Method::GET | Method::DELETE => Ok(()),
+        _ => Err(Refusal::Method),
+    }
+}
+
+/// Streams (GET), their end (DELETE) and a client's answers to its server name no method. They belong to the
+/// protocol like a ping, and whoever may ping may have them.
+fn judged_method(message: Option<&Message>) -> &str {
+    message.map(Message::method).filter(|method| !method.is_empty()).unwrap_or("ping")
+}
