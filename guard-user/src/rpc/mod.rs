@@ -9,7 +9,10 @@ mod fold;
 pub mod head;
 mod id;
 pub mod json;
+pub mod list;
 mod message;
+pub mod reply;
+pub mod sse;
 
 pub use agree::HeaderAgreement;
 pub use fault::{Fault, FrameError};

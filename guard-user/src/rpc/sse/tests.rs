@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn pieces(chunks: &[&[u8]]) -> (Vec<Piece>, Vec<u8>) {
+    let mut events = Events::new(4096);
+    let mut all = Vec::new();
+    for chunk in chunks {
+        events.push(Bytes::copy_from_slice(chunk));
+        while let Some(piece) = events.next_piece().unwrap() {
+            all.push(piece);
+        }
+    }
+    (all, events.rest().to_vec())
+}
+
+/// (event, id, data) of each piece with any of them.
+fn messages(chunks: &[&[u8]]) -> Vec<(Option<String>, Option<String>, String)> {
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let (pieces, _) = pieces(chunks);
+    let told =
+        pieces.iter().filter(|piece| piece.id.is_some() || piece.event.is_some() || !piece.data.is_empty());
+    told.map(|piece| (piece.event.as_ref().map(text), piece.id.as_ref().map(text), text(&piece.data)))
+        .collect()
+}
+
+fn data(text: &str) -> (Option<String>, Option<String>, String) {
+    (None, None, text.to_owned())
+}
+
+#[test]
+fn every_line_ending_and_field_form_is_read() {
+    for ending in ["\n", "\r\n", "\r"] {
+        let stream = "event: message|id:7|retry: 500|data: {|data:1|data:  }||".replace('|', ending);
+        let expected = (Some("message".to_owned()), Some("7".to_owned()), "{\n1\n }".to_owned());
+        assert_eq!(messages(&[stream.as_bytes()]), [expected], "{ending:?}");
+    }
+    assert_eq!(messages(&[b"\xef\xbb\xbfdata: a\n\n"]), [data("a")]);
+    assert_eq!(messages(&[b"data: a\n\n\xef\xbb\xbfdata: b\n\n"]), [data("a")]);
+    assert_eq!(messages(&[b"Data: a\ndata : b\ndat: c\ndata: d\n\n"]), [data("d")]);
+}
+
+#[test]
+fn only_plain_events_with_data_are_messages() {
+    let first = |stream: &[u8]| pieces(&[stream]).0[0].is_message();
+    assert!(first(b"data: {}\n\n"));
+    assert!(first(b"event: message\ndata: {}\n\n"));
+    assert!(first(b"event\ndata: {}\n\n"));
+    assert!(!first(b"event: other\ndata: {}\n\n"));
+    assert!(!first(b"id: 1\ndata:\n\n"));
+    assert!(!first(b": data: {}\n\n"));
+}
+
+#[test]
+fn comments_and_priming_events_pass_at_once() {
+    let (all, rest) = pieces(&[b": ping\n", b"\n", b"id: 1\ndata:\n\n", b"data: x"]);
+    let raw: Vec<&[u8]> = all.iter().map(|piece| &*piece.raw).collect();
+    assert_eq!(raw, [&b": ping\n"[..], b"\n", b"id: 1\ndata:\n\n"]);
+    assert_eq!(rest, b"data: x");
+    // Inside an event a comment belongs to it.
+    assert_eq!(pieces(&[b"data: a\n: c\ndata: b\n\n"]).0.len(), 1);
+}
+
+#[test]
+fn an_event_does_not_wait_for_the_lf_after_its_last_cr() {
+    let (all, _) = pieces(&[b"data: a\r\n\r", b"\ndata: b\r\n\r\n"]);
+    let raw: Vec<&[u8]> = all.iter().map(|piece| &*piece.raw).collect();
+    assert_eq!(raw, [&b"data: a\r\n\r"[..], b"\n", b"data: b\r\n\r\n"]);
+}
+
+#[test]
+fn an_event_is_bounded_even_in_small_pieces() {
+    let mut events = Events::new(16);
+    events.push(Bytes::from_static(b"data: 89012345\n\n"));
+    assert_eq!(events.next_piece().unwrap().unwrap().raw.len(), 16);
+    events.push(Bytes::from_static(b"data: 890123456\n\n"));
+    assert_eq!(events.next_piece(), Err(EventTooLarge { bytes_max: 16 }));
+    let mut events = Events::new(16);
+    for _ in 0..16 {
+        events.push(Bytes::from_static(b"d"));
+        assert_eq!(events.next_piece(), Ok(None));
+    }
+    events.push(Bytes::from_static(b"d"));
+    assert_eq!(events.next_piece(), Err(EventTooLarge { bytes_max: 16 }));
+}
+
+#[test]
+fn new_data_takes_the_place_of_the_old() {
+    let piece = |stream: &'static [u8]| pieces(&[stream]).0.remove(0);
+    let event = piece(b"id: 1\r\ndata: a\r\nretry: 5\r\ndata: b\r\n: c\r\n\r\n");
+    assert_eq!(event.with_data(b"x"), &b"id: 1\r\ndata: x\r\nretry: 5\r\n: c\r\n\r\n"[..]);
+    assert_eq!(piece(b"\xef\xbb\xbfdata:a\n\n").with_data(b"x\ny"), &b"\xef\xbb\xbfdata: x\ndata: y\n\n"[..]);
+    assert_eq!(piece(b"data: a\r\r").with_data(b"x"), &b"data: x\r\r"[..]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_in_any_cuts_come_out_unchanged_and_read_the_same(
+        lines in prop::collection::vec(
+            (prop_oneof![
+                Just(String::new()), Just(": c".to_owned()), Just("data".to_owned()), Just("\u{feff}data: x".to_owned()),
+                "data: ?[a-zé\u{1f600}]{0,6}", "(id|event|retry|x): [a-zé]{0,4}", "[a-z:é ]{0,8}",
+            ], prop_oneof![Just("\n"), Just("\r\n"), Just("\r")]),
+            0..24,
+        ),
+        cuts in prop::collection::vec(1_usize..9, 1..20),
+    ) {
+        let stream: String = lines.iter().flat_map(|(line, ending)| [line.as_str(), ending]).collect();
+        let mut chunks: Vec<&[u8]> = Vec::new();
+        let mut rest = stream.as_bytes();
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() { break; }
+            let (chunk, next) = rest.split_at(*cut.min(&rest.len()));
+            chunks.push(chunk);
+            rest = next;
+        }
+        let (cut, rest) = pieces(&chunks);
+        let mut out: Vec<u8> = cut.iter().flat_map(|piece| piece.raw.to_vec()).collect();
+        out.extend_from_slice(&rest);
+        prop_assert_eq!(&out, stream.as_bytes());
+        prop_assert_eq!(messages(&chunks), messages(&[stream.as_bytes()]));
+    }
+
+    #[test]
+    fn new_data_is_what_a_client_then_reads(data in "[a-z{}\n]{1,20}", ending in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")]) {
+        let stream = "id: 1|data: old|data: older||".replace('|', ending);
+        let changed = pieces(&[stream.as_bytes()]).0[0].with_data(data.as_bytes());
+        let (read, rest) = pieces(&[&changed]);
+        prop_assert_eq!((read.len(), rest.len()), (1, 0));
+        prop_assert_eq!(&read[0].data, data.as_bytes());
+        prop_assert_eq!(read[0].id.as_deref(), Some(&b"1"[..]));
+    }
+}
