@@ -2,10 +2,158 @@
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use super::output::print;
+use crate::config::{Config, Overrides, Problem, Problems};
+use crate::identity::Credentials;
+use crate::policy::{Effect, Grant, Policy};
+
 /// Check guard.yaml and the policy files, and say everything that is wrong with them
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    config: Overrides,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    /// What must be put right before the guard takes the files.
+    problems: Vec<Problem>,
+    /// What the guard takes and people may not have meant.
+    warnings: Vec<String>,
+    /// SHA-256 of the policy files.
+    policy: Option<String>,
+    grants: Vec<Grant>,
+    #[serde(skip)]
+    summary: String,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = report(&args.config);
+    if args.json {
+        print(&serde_json::to_string_pretty(&report)?)?;
+    } else if report.ok {
+        let mut text = table(&report.grants);
+        report.warnings.iter().for_each(|warning| {
+            text += &format!(
+                "warning: {warning}
+"
+            )
+        });
+        text += &report.summary;
+        print(&text)?;
+    } else {
+        report.problems.iter().for_each(|problem| eprintln!("{problem}"));
+        let count = some(report.problems.len(), "problem");
+        eprintln!("{count}; a running guard keeps its last good policy");
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(overrides: &Overrides) -> Report {
+    let config = match overrides.load() {
+        Ok(config) => config,
+        Err(problems) => return failed(&problems),
+    };
+    let policy = Policy::load(&config.policy_dir, &config.servers);
+    let credentials = Credentials::load(&config.policy_dir);
+    match (policy, credentials) {
+        (Ok(policy), Ok(credentials)) => good(&config, &policy, &credentials),
+        (policy, credentials) => {
+            let mut problems = Problems::default();
+            policy.err().into_iter().chain(credentials.err()).for_each(|found| problems.append(found));
+            failed(&problems)
+        }
+    }
+}
+
+fn failed(problems: &Problems) -> Report {
+    Report {
+        ok: false,
+        problems: problems.iter().cloned().collect(),
+        warnings: Vec::new(),
+        policy: None,
+        grants: Vec::new(),
+        summary: String::new(),
+    }
+}
+
+fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
+    let mut warnings = Vec::new();
+    for credential in credentials.list() {
+        if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
+            warnings.push(format!(
+                "credential {} is for {} as {} with profile {}, which the policy does not have; `mcp-guard tokens revoke {0}`",
+                credential.id(),
+                credential.agent(),
+                credential.client(),
+                credential.profile(),
+            ));
+        }
+    }
+    let mut agents: Vec<_> = policy.agents().map(|(agent, _)| agent).collect();
+    agents.sort();
+    for agent in agents {
+        if !credentials.list().iter().any(|credential| credential.agent() == agent) {
+            warnings.push(format!("{agent} has no credential yet; `mcp-guard tokens issue --agent {agent}`"));
+        }
+        if !config.servers.iter().any(|server| policy.may_connect(agent, &server.name)) {
+            warnings.push(format!("{agent} is allowed nothing on any server"));
+        }
+    }
+    let digest = policy.digest().to_string();
+    let summary = format!(
+        "ok: {}, {}, {}, {}, policy {}",
+        some(config.servers.len(), "server"),
+        some(policy.agents().count(), "agent"),
+        some(policy.rule_count(), "rule"),
+        some(credentials.len(), "credential"),
+        digest.get(..12).unwrap_or(&digest),
+    );
+    Report {
+        ok: true,
+        problems: Vec::new(),
+        warnings,
+        policy: Some(digest),
+        grants: policy.grants(),
+        summary,
+    }
+}
+
+fn some(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Agents across, tools down.
+fn table(grants: &[Grant]) -> String {
+    let mut agents: Vec<_> = grants.iter().map(|grant| &grant.agent).collect();
+    agents.dedup();
+    let mut rows: Vec<_> = grants.iter().map(|grant| (&grant.server, &grant.tool)).collect();
+    rows.sort();
+    rows.dedup();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    let heading = ["server".to_owned(), "tool".to_owned()];
+    table.set_header(heading.into_iter().chain(agents.iter().map(ToString::to_string)));
+    for (server, tool) in rows {
+        let effects = agents.iter().map(|agent| {
+            let found = grants.iter().find(|g| g.agent == **agent && g.server == *server && g.tool == *tool);
+            match found.map(|grant| grant.effect) {
+                Some(Effect::Allow) => "allow".to_owned(),
+                Some(Effect::Escalate) => "escalate".to_owned(),
+                Some(Effect::Deny) | None => "deny".to_owned(),
+            }
+        });
+        table.add_row([server.to_string(), tool.clone()].into_iter().chain(effects));
+    }
+    format!("{table}\n")
 }

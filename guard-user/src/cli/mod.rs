@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod check;
 pub mod doctor;
+mod output;
 pub mod reload;
 pub mod run;
 pub mod status;

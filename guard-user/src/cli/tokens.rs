@@ -2,10 +2,168 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::print;
+use crate::config::problem::suggest;
+use crate::config::{Config, Overrides};
+use crate::identity::{self, Credential, Credentials, Issued};
+use crate::policy::Policy;
+use crate::types::{AgentName, ClientId, ProfileName};
+
 /// Issue credentials for agents
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    config: Overrides,
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a credential, and print its secret this once with a client configuration to paste
+    Issue {
+        /// The agent, as the policy names it
+        #[arg(long)]
+        agent: String,
+        /// The client, if not to be taken from the agent's entry
+        #[arg(long)]
+        client: Option<String>,
+        /// One of the agent's profiles [default: its first]
+        #[arg(long)]
+        profile: Option<String>,
+    },
+    /// Show what was issued, without secrets
+    List,
+    /// Make a credential worthless
+    Revoke {
+        /// As `list` shows it, such as c-0123456789ab
+        id: String,
+    },
+}
+
+const RELOAD: &str = "A running guard learns of this with `mcp-guard reload`.";
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    match args.command {
+        Command::Issue { agent, client, profile } => {
+            let policy = Policy::load(&config.policy_dir, &config.servers)
+                .context("the policy has mistakes; a credential is issued for an agent of a good policy")?;
+            let (agent, client, profile) = entry(&policy, &agent, client.as_deref(), profile.as_deref())?;
+            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let issued = identity::issue(&config.policy_dir, agent, client, profile, now)?;
+            print_issued(&config, &policy, &issued, args.json)?;
+        }
+        Command::List => print_list(&Credentials::load(&config.policy_dir)?, args.json)?,
+        Command::Revoke { id } => {
+            let revoked = identity::revoke(&config.policy_dir, &id)?;
+            if args.json {
+                print(&serde_json::to_string_pretty(&public(&revoked))?)?;
+            } else {
+                print(&format!("Revoked {} of {}. {RELOAD}", revoked.id(), revoked.agent()))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the credential is for, by the agent's own entry.
+fn entry(
+    policy: &Policy,
+    agent: &str,
+    client: Option<&str>,
+    profile: Option<&str>,
+) -> anyhow::Result<(AgentName, ClientId, ProfileName)> {
+    let Some((name, entry)) = policy.agents().find(|(name, _)| name.as_str() == agent) else {
+        let known = suggest(agent, policy.agents().map(|(name, _)| name.as_str()));
+        bail!("the policy has no agent {agent:?}; {}", known.unwrap_or_else(|| "it has none at all".into()));
+    };
+    if let Some(client) = client
+        && client != entry.client.as_str()
+    {
+        bail!("{name} has the client_id {}, not {client:?}; change its entry first", entry.client);
+    }
+    let mut profiles = entry.profiles.iter();
+    let found = match profile {
+        Some(profile) => profiles.find(|known| known.as_str() == profile),
+        None => profiles.next(),
+    };
+    let Some(found) = found else {
+        let known = suggest(profile.unwrap_or_default(), entry.profiles.iter().map(ProfileName::as_str));
+        bail!("{name} has no profile {:?}; {}", profile.unwrap_or_default(), known.unwrap_or_default());
+    };
+    Ok((name.clone(), entry.client.clone(), found.clone()))
+}
+
+fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool) -> anyhow::Result<()> {
+    let (credential, secret) = (&issued.credential, issued.secret.reveal());
+    let servers = config.servers.iter().filter(|server| policy.may_connect(credential.agent(), &server.name));
+    let servers: serde_json::Map<_, _> = servers
+        .map(|server| {
+            let url = format!("https://localhost:{}{}", server.port, server.path);
+            let headers = json!({
+                "X-Client-ID": credential.client(),
+                "X-Profile-ID": credential.profile(),
+                "Authorization": format!("Bearer {secret}"),
+            });
+            (server.name.to_string(), json!({"type": "http", "url": url, "headers": headers}))
+        })
+        .collect();
+    let client = json!({"mcpServers": servers});
+    if as_json {
+        let mut all = public(credential);
+        all["secret"] = json!(secret);
+        all["client_config"] = client;
+        return print(&serde_json::to_string_pretty(&all)?);
+    }
+    // The configuration alone goes to standard output, so that it can be piped into a file.
+    eprintln!("Issued {} for {} (profile {}).", credential.id(), credential.agent(), credential.profile());
+    eprintln!("The secret is shown this once; the guard keeps its SHA-256 only. Client configuration:\n");
+    print(&serde_json::to_string_pretty(&client)?)?;
+    eprintln!("\nFrom another host, put this host's name in place of localhost.");
+    eprintln!("The client must trust the guard's CA: {}.", config.tls_dir().join("ca.pem").display());
+    eprintln!("{RELOAD}");
+    Ok(())
+}
+
+fn print_list(credentials: &Credentials, as_json: bool) -> anyhow::Result<()> {
+    let list = credentials.list();
+    if as_json {
+        let all: Vec<_> = list.into_iter().map(public).collect();
+        return print(&serde_json::to_string_pretty(&all)?);
+    }
+    if list.is_empty() {
+        return print("No credentials yet; `mcp-guard tokens issue --agent NAME` makes one.");
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["id", "agent", "client", "profile", "issued"]);
+    for c in list {
+        table.add_row([
+            c.id().as_str(),
+            c.agent().as_str(),
+            c.client().as_str(),
+            c.profile().as_str(),
+            c.issued(),
+        ]);
+    }
+    print(&table.to_string())
+}
+
+/// Without the secret's digest: nobody needs it outside the file.
+fn public(credential: &Credential) -> serde_json::Value {
+    json!({
+        "id": credential.id(),
+        "agent": credential.agent(),
+        "client_id": credential.client(),
+        "profile": credential.profile(),
+        "issued": credential.issued(),
+    })
 }

@@ -2,12 +2,14 @@
 
 mod file;
 mod limits;
+mod load;
 pub mod problem;
 pub mod reader;
 pub mod yaml;
 
 pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls};
 pub use limits::Limits;
+pub use load::Overrides;
 pub use problem::{Problem, Problems};
 
 use std::fs::File;
