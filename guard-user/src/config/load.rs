@@ -284,3 +284,6 @@ fn limits(config: &Config, places: &Places<'_>, problems: &mut Problems) {
         problems.push(places.problem(&[Key("limits"), Key("json_depth_max")], what));
     }
 }
+
+#[cfg(test)]
+mod tests;

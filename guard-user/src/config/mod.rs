@@ -1,6 +1,8 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
 mod file;
+#[cfg(test)]
+pub(crate) mod golden;
 mod limits;
 mod load;
 pub mod problem;

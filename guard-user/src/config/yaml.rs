@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Options, Spanned};
 
@@ -15,6 +16,9 @@ use super::problem::{Problem, suggest};
 
 /// The largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Nested mappings and lists.
+const DEPTH_MAX: usize = 16;
 
 /// A YAML value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +78,7 @@ pub fn write<T: Serialize>(value: &T) -> Result<String, String> {
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: 16,
+            max_depth: DEPTH_MAX,
             max_documents: 1,
             max_anchors: 0,
             max_aliases: 0,
@@ -116,15 +120,27 @@ fn problem(file: &Path, error: &Error) -> Problem {
             "a second YAML document begins here".to_owned(),
             Some("one file holds one document: remove the `---`".to_owned()),
         ),
-        Error::Budget { .. } => (
-            format!("more than is read here: {error}"),
-            Some("anchors, aliases and deep nesting are refused; write the values out".to_owned()),
-        ),
+        Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
+                ("anchors and aliases are not read".to_owned(), Some("write the values out".to_owned()))
+            }
+            BudgetBreach::Documents { .. } => (
+                "a second YAML document begins here".to_owned(),
+                Some("one file holds one document: remove the `---`".to_owned()),
+            ),
+            BudgetBreach::Depth { .. } => (
+                format!("values are nested more than {DEPTH_MAX} deep"),
+                Some("nothing here needs that".to_owned()),
+            ),
+            other => (format!("the file is larger than is read: {other:?}"), None),
+        },
+        Error::Eof { .. } => ("the file is empty".to_owned(), Some("write at least `servers:`".to_owned())),
+        Error::InvalidScalar { ty, .. } => (format!("this is not {}", kind(ty)), None),
         Error::SerdeInvalidType { unexpected, expected, .. } => {
             (format!("expected {expected}, found {unexpected}"), None)
         }
         Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            (format!("{unexpected} is not allowed here, expected {expected}"), None)
+            (format!("{unexpected} is not allowed here, expected {}", kind(expected)), None)
         }
         other => (plain(other), None),
     };
@@ -135,6 +151,15 @@ fn problem(file: &Path, error: &Error) -> Problem {
         column: place.map(|place| place.column()),
         what,
         hint,
+    }
+}
+
+/// A number's type in an operator's words.
+fn kind(name: &str) -> &str {
+    match name {
+        "u16" | "a nonzero u16" => "a whole number from 1 to 65535",
+        "u32" | "u64" | "usize" => "a whole number from 1 on",
+        other => other,
     }
 }
 
@@ -272,13 +297,12 @@ mod tests {
         ] {
             let said = refused(text);
             assert!(said.starts_with(&format!("f.yaml:{line}:")), "{text:?} → {said}");
-            println!("{said}");
         }
     }
 
     #[test]
     fn nesting_is_bounded() {
         let deep = format!("{}{}", "[".repeat(40), "]".repeat(40));
-        assert!(refused(&deep).contains("deep nesting"));
+        assert!(refused(&deep).contains("more than 16 deep"));
     }
 }

@@ -170,3 +170,10 @@ fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
     }
     assert_eq!(denied(decide("lookup-agent", "customer-ops", "tasks/list")).code(), DenyCode::NoIntent);
 }
+
+#[test]
+fn mistakes_are_told_as_in_the_golden_file() {
+    let said =
+        |text: &str| policy(&[("agents.yaml", AGENTS), ("case.yaml", text)]).expect_err(text).to_string();
+    assert!(crate::config::golden::compare("src/policy/testdata/mistakes.txt", said) >= 60);
+}
