@@ -94,17 +94,13 @@ impl AuditLog {
             Some(key) => key,
             None => begin(&dir, &host)?,
         };
-        let recovered = match recover::recover(&dir, key.verifier())? {
-            Some(recovered) => recovered,
-            None => {
-                genesis(&dir, disk.as_ref(), &key, &host, durability)?;
-                recover::recover(&dir, key.verifier())?.ok_or_else(|| OpenError::Rollback {
-                    dir: dir.clone(),
-                    have: 0,
-                    checkpoint: 1,
-                })?
-            }
-        };
+        let mut recovered = recover::recover(&dir, key.verifier())?;
+        if recovered.is_none() {
+            genesis(&dir, disk.as_ref(), &key, &host, durability)?;
+            recovered = recover::recover(&dir, key.verifier())?;
+        }
+        let gone = || OpenError::Rollback { dir: dir.clone(), have: 0, checkpoint: 1 };
+        let recovered = recovered.ok_or_else(gone)?;
         let verifier = key.verifier().clone();
         let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock)?;
         let (queue, messages) = mpsc::channel();
@@ -215,9 +211,10 @@ impl Permit {
     fn close(&mut self, outcome: &Outcome) {
         let Some(Ticket { slot, queue, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
-            // Without a writer the guard is stopping; its next start names the call.
             Ok(body) => {
-                drop(queue.send(Message::Append(Append { body, done: Done::Outcome { _slot: slot } })))
+                let closing = Append { body, done: Done::Outcome { slot } };
+                // Without a writer the guard is stopping; its next start names the call.
+                let _writer_gone = queue.send(Message::Append(closing));
             }
             Err(error) => tracing::error!(id = %self.id, %error, "an outcome could not be encoded"),
         }

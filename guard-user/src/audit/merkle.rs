@@ -75,7 +75,9 @@ mod tests {
 
     fn grown(leaves: &[Vec<u8>]) -> Hash {
         let mut tree = Tree::default();
-        leaves.iter().for_each(|leaf| tree.push(leaf_hash(leaf)));
+        for leaf in leaves {
+            tree.push(leaf_hash(leaf));
+        }
         tree.root()
     }
 

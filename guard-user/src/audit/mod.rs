@@ -22,6 +22,7 @@ mod checkpoint;
 mod disk;
 mod error;
 mod key;
+mod last;
 mod log;
 mod merkle;
 mod note;
@@ -36,6 +37,7 @@ mod writer;
 mod tests;
 
 pub use error::{AuditError, OpenError};
+pub use last::{Summary, last};
 pub use log::{AuditLog, Options, Permit};
 pub use note::{NoteError, VerifierKey};
 pub use record::{CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, Velocity};

@@ -150,11 +150,11 @@ impl SigningKey {
 
     /// The signed checkpoint of this key's trail at `size` records.
     pub(super) fn checkpoint(&self, size: u64, root: Hash) -> String {
-        self.sign(Checkpoint { origin: self.verifier.name.clone(), size, root }.to_string())
+        self.sign(&Checkpoint { origin: self.verifier.name.clone(), size, root }.to_string())
     }
 
     /// `text`, which ends in a newline, with its signature.
-    fn sign(&self, text: String) -> String {
+    fn sign(&self, text: &str) -> String {
         let signature = self.pair.sign(text.as_bytes());
         let signature = BASE64.encode([&self.verifier.id(), signature.as_ref()].concat());
         format!("{text}\n\u{2014} {} {signature}\n", self.verifier.name)
@@ -167,7 +167,7 @@ impl Checkpoint {
     fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.split('\n');
         let (Some(origin), Some(size), Some(root), Some("")) =
-            (lines.next(), lines.next(), lines.next(), lines.last())
+            (lines.next(), lines.next(), lines.next(), lines.next_back())
         else {
             return Err(NoteError::NotACheckpoint);
         };

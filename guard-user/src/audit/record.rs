@@ -1,4 +1,5 @@
 //! What the records say. The writer puts `seq`, `prev` and `time` in front.
+#![expect(clippy::ref_option_ref, reason = "serde's derive passes fields by reference")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -211,7 +212,7 @@ struct Call<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     http_status: Option<u16>,
     #[serde(flatten)]
-    call: &'a CallRecord<'a>,
+    fields: &'a CallRecord<'a>,
 }
 
 #[derive(Serialize)]
@@ -229,7 +230,7 @@ struct Closing {
 }
 
 pub(super) fn allowed(call: &CallRecord<'_>) -> Result<Vec<u8>, serde_json::Error> {
-    text::encode(&Call { decision: "allow", http_status: None, call })
+    text::encode(&Call { decision: "allow", http_status: None, fields: call })
 }
 
 pub(super) fn refused(
@@ -241,7 +242,7 @@ pub(super) fn refused(
         Refusal::Deny => "deny",
         Refusal::Hold => "hold",
     };
-    text::encode(&Call { decision, http_status: Some(http_status), call })
+    text::encode(&Call { decision, http_status: Some(http_status), fields: call })
 }
 
 pub(super) fn closing(

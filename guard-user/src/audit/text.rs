@@ -25,6 +25,7 @@ pub(super) fn name<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> 
     to.collect_str(&Bounded { text, bytes_max: NAME_BYTES_MAX })
 }
 
+#[expect(clippy::ref_option_ref, reason = "serde passes the field by reference")]
 pub(super) fn name_opt<S: Serializer>(text: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => name(text, to),
@@ -36,6 +37,7 @@ pub(super) fn sentence<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Err
     to.collect_str(&Bounded { text, bytes_max: TEXT_BYTES_MAX })
 }
 
+#[expect(clippy::ref_option_ref, reason = "serde passes the field by reference")]
 pub(super) fn sentence_opt<S: Serializer>(text: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => sentence(text, to),

@@ -69,15 +69,7 @@ pub fn verify(dir: &Path, key: Option<&VerifierKey>) -> Report {
 }
 
 fn check(dir: &Path, key: Option<&VerifierKey>, report: &mut Report) -> Result<(), Failure> {
-    let key = match key {
-        Some(key) => key.clone(),
-        None => {
-            let path = dir.join(VERIFIER_KEY_FILE);
-            let text =
-                fs::read_to_string(&path).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))?;
-            VerifierKey::parse(&text).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))?
-        }
-    };
+    let key = key.cloned().map_or_else(|| key_beside(dir), Ok)?;
     report.origin = Some(key.name().to_owned());
     let checkpoint = checkpoint(dir, &key)?;
     let found = segments(dir).map_err(|error| failure(Verdict::Unreadable, dir, 0, error))?;
@@ -106,6 +98,12 @@ fn check(dir: &Path, key: Option<&VerifierKey>, report: &mut Report) -> Result<(
         return Err(failure(Verdict::Incomplete, last, 0, reason));
     }
     Ok(())
+}
+
+fn key_beside(dir: &Path) -> Result<VerifierKey, Failure> {
+    let path = dir.join(VERIFIER_KEY_FILE);
+    let text = fs::read_to_string(&path).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))?;
+    VerifierKey::parse(&text).map_err(|error| failure(Verdict::Unreadable, &path, 0, error))
 }
 
 fn segment(
@@ -155,6 +153,6 @@ fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
     }
 }
 
-fn failure(verdict: Verdict, file: &Path, line: u64, reason: impl ToString) -> Failure {
+fn failure(verdict: Verdict, file: &Path, line: u64, reason: impl std::fmt::Display) -> Failure {
     (verdict, Fault { file: file.to_owned(), line, reason: reason.to_string() })
 }

@@ -153,10 +153,11 @@ pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(digits) = name.strip_suffix(".jsonl") else { continue };
-        if digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            if let Ok(first) = digits.parse() {
-                found.push((first, path));
-            }
+        if digits.len() == 20
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(first) = digits.parse()
+        {
+            found.push((first, path));
         }
     }
     found.sort();

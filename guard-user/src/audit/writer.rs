@@ -56,7 +56,8 @@ pub(super) enum Done {
     Note(Option<OwnedSemaphorePermit>, oneshot::Sender<Result<u64, AuditError>>),
     /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
     Outcome {
-        _slot: Arc<OwnedSemaphorePermit>,
+        #[expect(dead_code, reason = "it is held, not read")]
+        slot: Arc<OwnedSemaphorePermit>,
     },
 }
 

@@ -1,11 +1,142 @@
 //! `mcp-guard audit`
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Verify the audit trail
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use anyhow::Context;
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
+use crate::config::Config;
+
+/// Read and verify the audit trail
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check every record, every link and every signature. Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        /// The trail's verifier key, or a file that holds it; kept apart from the trail it proves more
+        #[arg(long, value_name = "FILE_OR_KEY")]
+        key: Option<String>,
+    },
+    /// Show the last records, oldest first
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// How many records
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The audit directory
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    /// The guard.yaml that says where the audit directory is
+    #[arg(long, value_name = "FILE", default_value = "/etc/mcp-guard/guard.yaml")]
+    config: PathBuf,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Verify { place, key } => {
+            let key = key.as_deref().map(read_key).transpose()?;
+            let report = verify(&place.dir()?, key.as_ref());
+            if place.json {
+                println!("{}", serde_json::to_string(&report)?);
+            } else {
+                print_report(&report);
+            }
+            Ok(ExitCode::from(match report.verdict {
+                Verdict::Sound => 0,
+                Verdict::Tampered => 1,
+                Verdict::Incomplete => 2,
+                Verdict::Unreadable => 3,
+            }))
+        }
+        Command::List { place, last: count } => {
+            let dir = place.dir()?;
+            let lines =
+                last(&dir, count).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
+            if place.json {
+                for line in &lines {
+                    println!("{line}");
+                }
+            } else {
+                print_table(&lines);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Place {
+    fn dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.dir {
+            return Ok(dir.clone());
+        }
+        let path = &self.config;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read {}; name the audit directory with --dir", path.display())
+        })?;
+        let config: Config = serde_saphyr::from_str(&text).with_context(|| path.display().to_string())?;
+        Ok(config.audit_dir())
+    }
+}
+
+fn read_key(key: &str) -> anyhow::Result<VerifierKey> {
+    let text = if Path::new(key).is_file() { std::fs::read_to_string(key)? } else { key.to_owned() };
+    VerifierKey::parse(&text).with_context(|| format!("--key {key}"))
+}
+
+fn print_report(report: &Report) {
+    if let Some(fault) = &report.fault {
+        println!("{}, line {}: {}", fault.file.display(), fault.line, fault.reason);
+    }
+    let counts = &report.counts;
+    println!("trail     {}", report.origin.as_deref().unwrap_or("(unknown)"));
+    println!("records   {} in {} files", report.records, report.segments);
+    println!(
+        "calls     {} forwarded ({} outcomes, {} lost, {} open), {} refused",
+        counts.calls, counts.outcomes, counts.lost_outcomes, report.open_calls, counts.refusals
+    );
+    println!("signed    {} checkpoint records, {} gaps", counts.checkpoints, counts.gaps);
+    if report.unsigned_records > 0 {
+        println!("warning   {} records are behind the last signed checkpoint", report.unsigned_records);
+    }
+    if report.key_from_trail {
+        println!(
+            "warning   the key came from the trail's own directory; pass --key with a copy kept elsewhere"
+        );
+    }
+    println!(
+        "{}",
+        match report.verdict {
+            Verdict::Sound => "SOUND",
+            Verdict::Tampered => "TAMPERED",
+            Verdict::Incomplete => "INCOMPLETE",
+            Verdict::Unreadable => "UNREADABLE",
+        }
+    );
+}
+
+fn print_table(lines: &[String]) {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT", "WHY"]);
+    for line in lines {
+        table.add_row(Summary::of(line).columns());
+    }
+    println!("{table}");
 }

@@ -1,0 +1,121 @@
+//! The end of a trail, for a person to look at. Verifies nothing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::walk::{Found, Lines, segments};
+
+/// The last `count` whole lines of the trail in `dir`, oldest first.
+pub fn last(dir: &Path, count: usize) -> io::Result<Vec<String>> {
+    let mut kept = VecDeque::new();
+    for (_, path) in segments(dir)?.into_iter().rev() {
+        let mut lines = Lines::open(&path)?;
+        let mut here = VecDeque::new();
+        while let Some(Found::Line(line)) = lines.next()? {
+            here.push_back(String::from_utf8_lossy(line).into_owned());
+            if here.len() + kept.len() > count {
+                here.pop_front();
+            }
+        }
+        here.append(&mut kept);
+        kept = here;
+        if kept.len() >= count {
+            break;
+        }
+    }
+    Ok(kept.into())
+}
+
+/// One record in the columns of a table. Every text stays in the printable ASCII that the line has.
+#[derive(Debug, Default)]
+pub struct Summary {
+    seq: String,
+    time: String,
+    kind: String,
+    agent: String,
+    server: String,
+    what: String,
+    result: String,
+    why: String,
+}
+
+impl Summary {
+    /// Of a line of a trail; what it lacks stays empty.
+    pub fn of(line: &str) -> Self {
+        let Ok(record) = serde_json::from_str::<Value>(line) else {
+            return Self { what: "(not a record)".into(), ..Self::default() };
+        };
+        let field = |name: &str| shown(record.get(name));
+        let mut summary = Self {
+            seq: field("seq"),
+            time: field("time"),
+            kind: field("kind"),
+            agent: field("agent"),
+            server: field("server"),
+            ..Self::default()
+        };
+        match summary.kind.as_str() {
+            "call" => {
+                let target = record.get("target").and_then(|target| target.get("name"));
+                summary.what = [field("rpc_method"), shown(target)].join(" ");
+                summary.result = field("decision");
+                summary.why = first_of(&[field("text"), field("reason")]);
+            }
+            "outcome" => {
+                summary.what = format!("of {}", field("call_seq"));
+                summary.result = field("result");
+                summary.why = format!("{} us", field("duration_micros"));
+            }
+            "policy" => summary.what = field("digest"),
+            "gap" => {
+                summary.what = field("reason");
+                summary.why = field("cause");
+                summary.result = format!("{} refused, {} open", field("refused"), field("open_count"));
+            }
+            "genesis" => summary.what = field("origin"),
+            "start" => summary.what = field("version"),
+            _ => {}
+        }
+        summary
+    }
+
+    /// Sequence number, time, kind, agent, server, what, result, why.
+    pub fn columns(self) -> [String; 8] {
+        [self.seq, self.time, self.kind, self.agent, self.server, self.what, self.result, self.why]
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.escape_default().to_string(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn first_of(texts: &[String]) -> String {
+    texts.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attackers_text_reaches_the_table_as_printable_ascii() {
+        let line = r#"{"seq":3,"kind":"call","agent":"a\u001b[2J\u202e","rpc_method":"tools/call","target":{"name":"x\ny"},"decision":"deny","reason":"default_deny","text":null}"#;
+        let columns = Summary::of(line).columns();
+        assert!(
+            columns.iter().all(|column| column.bytes().all(|byte| (0x20..0x7f).contains(&byte))),
+            "{columns:?}"
+        );
+        assert_eq!(
+            (columns[5].as_str(), columns[6].as_str(), columns[7].as_str()),
+            ("tools/call x\\ny", "deny", "default_deny")
+        );
+        assert_eq!(Summary::of("{").columns()[5], "(not a record)");
+    }
+}
