@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::kernel::probe::{self, Found, Row};
 
@@ -43,12 +43,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn table(rows: &[Row]) -> Table {
     let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(WIDTH);
     let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    table
+        .load_style(presets::UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width);
     table.set_header(["what", "found", "seen, and what follows"]);
     for row in rows {
         let detail = match row.found {
-            Found::Yes => row.detail.clone(),
-            Found::No | Found::Partly | Found::NeedsRoot => format!("{}\n→ {}", row.detail, row.if_missing),
+            Found::Yes | Found::NeedsRoot => row.detail.clone(),
+            Found::No | Found::Partly => format!("{}\n→ {}", row.detail, row.if_missing),
         };
         let found =
             if row.is_fatal() { format!("{} !", row.found.as_str()) } else { row.found.as_str().to_owned() };
@@ -66,5 +69,5 @@ fn summary(rows: &[Row], fatal: usize) -> String {
             "{fatal} needed rows (marked !) are missing or cannot be told by this user; run it as root."
         );
     }
-    format!("The guard cannot protect ports on this host: {fatal} needed rows (marked !) are missing.")
+    format!("The guard cannot protect ports on this host: {fatal} rows that it needs (marked !) are missing.")
 }
