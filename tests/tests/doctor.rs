@@ -98,7 +98,8 @@ fn doctor_leaves_no_cgroup_behind() {
         println!("skipped: needs root");
         return;
     }
-    let mut doctor = Command::new(guard()).args(["doctor", "--json"]).stdout(Stdio::null()).spawn().expect("doctor runs");
+    let mut doctor =
+        Command::new(guard()).args(["doctor", "--json"]).stdout(Stdio::null()).spawn().expect("doctor runs");
     let pid = doctor.id();
     doctor.wait().expect("doctor ends");
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");

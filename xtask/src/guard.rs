@@ -47,7 +47,12 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     pub(crate) fn here() -> Self {
-        Self { dir: machine::target_dir().join("load") }
+        Self::at(machine::target_dir().join("load"))
+    }
+
+    /// With another directory, for tests.
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
     pub(crate) fn log(&self) -> PathBuf {

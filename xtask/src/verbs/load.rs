@@ -105,3 +105,53 @@ fn tail(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with a program that stands for the guard: `run` and `status` are shell commands.
+    fn fake(name: &str, run: &str, status: &str) -> (Loaded, PathBuf) {
+        let dir = machine::target_dir().join("xtask-tests").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let program = dir.join("guard.sh");
+        // Written by a child: a descriptor that another test's fork inherits would make the program "busy".
+        let text = format!("#!/bin/sh\ncase $1 in run) {run};; status) {status};; esac");
+        Tool::new("sh")
+            .args(["-c", "printf '%s\\n' \"$1\" > \"$2\" && chmod +x \"$2\"", "sh", &text])
+            .args([&program])
+            .run()
+            .unwrap();
+        (Loaded::at(dir), program)
+    }
+
+    fn load(loaded: &Loaded, program: &Path, patience: Duration) -> (anyhow::Result<()>, Child) {
+        let config = Path::new("/etc/guard.yaml");
+        let mut child = start(program, config, &loaded.log()).unwrap();
+        let result = wait_until_protected(&mut child, program, config, loaded, patience);
+        (result, child)
+    }
+
+    #[test]
+    fn a_guard_that_dies_is_reported_with_the_end_of_its_log() {
+        let (loaded, program) = fake("dies", "echo the port is taken; exit 3", "exit 1");
+        let (result, _) = load(&loaded, &program, Duration::from_secs(60));
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("the port is taken"), "{error}");
+    }
+
+    #[test]
+    fn a_guard_that_proves_its_ports_is_loaded_and_one_that_does_not_is_not() {
+        let (loaded, program) = fake("lives", "exec sleep 60", "exit 0");
+        let (result, mut child) = load(&loaded, &program, Duration::from_secs(60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        result.unwrap();
+
+        let (loaded, program) = fake("unproven", "exec sleep 60", "exit 1");
+        let (result, mut child) = load(&loaded, &program, Duration::ZERO);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(result.unwrap_err().to_string().contains("are not protected after 0 s"));
+    }
+}
