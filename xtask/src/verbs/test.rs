@@ -90,7 +90,7 @@ fn doc() -> Tool {
 
 fn privileged(args: &Args) -> Tool {
     tests()
-        .args(["--package", "guard-tests"])
+        .args(["--package", "guard-tests", "--lib", "--bins", "--tests"])
         .args(&args.filter)
         // A test that cannot run here must fail, not look like a pass.
         .env("GUARD_REQUIRE_PRIVILEGED", "1")

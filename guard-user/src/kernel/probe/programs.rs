@@ -21,10 +21,10 @@ pub(super) fn rows() -> Vec<Row> {
         rows.push(Row::needed(name, load(kind), kernel));
     }
     for (name, kind) in [
+        ("map: array", MapType::Array),
         ("map: hash", MapType::Hash),
         ("map: LRU hash", MapType::LruHash),
         ("map: per-CPU array", MapType::PerCpuArray),
-        ("map: sockmap", MapType::SockMap),
         ("map: sockhash", MapType::SockHash),
         ("map: ring buffer", MapType::RingBuf),
     ] {

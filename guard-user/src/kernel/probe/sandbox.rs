@@ -49,8 +49,8 @@ fn in_namespaces() -> Vec<Row> {
         Row::useful(
             "ending a connection (SOCK_DESTROY)",
             then(sock_destroy),
-            "connections older than the guard live on until the server is restarted: restart it after the guard's start \
-             (kernel option CONFIG_INET_DIAG_DESTROY)",
+            "the guard does not start while connections older than it are open; stop the server, start the guard, then the \
+             server (kernel option CONFIG_INET_DIAG_DESTROY)",
         ),
         Row::needed(
             "bpffs",

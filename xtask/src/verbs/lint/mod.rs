@@ -1,6 +1,8 @@
 //! `cargo xtask lint`
 
+mod dependencies;
 mod files;
+mod links;
 mod stages;
 
 use std::fs;
@@ -12,7 +14,7 @@ use anyhow::{Context as _, bail};
 use crate::command::Tool;
 use crate::machine;
 
-/// Check the form of the code: rustfmt, clippy, the order of the stages, file lengths, left-over markers
+/// Check the form of the code: rustfmt, clippy, the order of the stages, file lengths, links, dependencies
 ///
 /// All checks run, then the failed ones are listed.
 #[derive(Debug, clap::Args)]
@@ -30,7 +32,7 @@ pub(crate) struct Source {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let root = machine::root();
-    let sources = sources(&root)?;
+    let sources = read(&root, ".rs")?;
     let mut failed = Vec::new();
     let mut report = |name: &str, found: Vec<String>| {
         println!("{name}: {}", if found.is_empty() { "ok" } else { "FAILED" });
@@ -44,12 +46,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report("order of the stages", stages::check(&sources));
     report("file lengths", files::lengths(&sources));
     report("left-over markers", files::markers(&sources));
+    report("links in documents", links::check(&root, &read(&root, ".md")?));
     if !args.quick {
-        for (name, tool) in compilers(&root) {
-            report(
-                name,
-                tool.advice(ADVICE).run().err().map(|error| format!("{error:#}")).into_iter().collect(),
-            );
+        report("dependencies", dependencies::check(&root)?);
+        for (name, mut tool) in tools(&root) {
+            report(name, tool.run().err().map(|error| format!("{error:#}")).into_iter().collect());
         }
     }
     if failed.is_empty() {
@@ -58,23 +59,35 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     bail!("lint failed: {}", failed.join(", "))
 }
 
-const ADVICE: &str =
-    "`cargo fmt` repairs the form; if the tool itself is missing: rustup component add rustfmt clippy";
-
-fn compilers(root: &Path) -> Vec<(&'static str, Tool)> {
-    let cargo = |args: &[&str]| Tool::cargo().args(args).dir(root);
-    vec![
-        ("rustfmt", cargo(&["fmt", "--all", "--check"])),
+fn tools(root: &Path) -> [(&'static str, Tool); 3] {
+    let cargo = |args: &[&str], advice: &str| Tool::cargo().args(args).dir(root).advice(advice);
+    [
+        (
+            "rustfmt",
+            cargo(
+                &["fmt", "--all", "--check"],
+                "`cargo fmt --all` repairs it; if cargo has no fmt: rustup component add rustfmt",
+            ),
+        ),
         (
             "rustfmt of the kernel programs",
-            cargo(&["fmt", "--manifest-path", "guard-ebpf/Cargo.toml", "--check"]),
+            cargo(
+                &["fmt", "--manifest-path", "guard-ebpf/Cargo.toml", "--check"],
+                "`cargo fmt --manifest-path guard-ebpf/Cargo.toml` repairs it",
+            ),
         ),
-        ("clippy", cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])),
+        (
+            "clippy",
+            cargo(
+                &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+                "Its messages stand above; if cargo has no clippy: rustup component add clippy",
+            ),
+        ),
     ]
 }
 
-/// Every Rust file of the checkout, sorted by path.
-fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+/// Every file of the checkout whose name ends so, sorted by path.
+fn read(root: &Path, end: &str) -> anyhow::Result<Vec<Source>> {
     let mut found = Vec::new();
     let mut dirs = vec![root.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -87,7 +100,7 @@ fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
                 if !name.starts_with('.') && name != "target" && name != "node_modules" {
                     dirs.push(path);
                 }
-            } else if name.ends_with(".rs") {
+            } else if name.ends_with(end) {
                 let text =
                     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
                 found.push(Source { path: path.strip_prefix(root).unwrap_or(&path).to_owned(), text });
