@@ -33,10 +33,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .args(&args.rest)
         .advice("Needs root. What is left can be seen with `bpftool link` and below the bpffs mount.")
         .run()?;
+    if let Some(pid) = loaded.alive() {
+        // The guard may end by itself when it is unloaded; asking twice does no harm.
+        Tool::new("sh").args(["-c", &format!("kill -TERM {pid} 2>/dev/null || true")]).run()?;
+    }
     let started = Instant::now();
     while let Some(pid) = loaded.alive() {
         if started.elapsed() > PATIENCE {
-            bail!("everything is unloaded, but the guard still runs (pid {pid}); end it with `kill {pid}`");
+            bail!(
+                "everything is unloaded, but the guard still runs (pid {pid}); end it with `kill -KILL {pid}`"
+            );
         }
         std::thread::sleep(POLL);
     }
