@@ -20,7 +20,8 @@ fn main() {
 
     let object = dir.join(OBJECT);
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("object.rs");
-    fs::write(&out, expression(&object)).unwrap_or_else(|error| panic!("cannot write {}: {error}", out.display()));
+    fs::write(&out, expression(&object))
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", out.display()));
 }
 
 /// A Rust expression of type `Option<&[u8]>`. The wrapper gives the bytes the alignment that an ELF reader wants.
@@ -28,9 +29,10 @@ fn expression(object: &Path) -> String {
     if !object.is_file() {
         return "None".into();
     }
+    let path = object.to_str().expect("the workspace's path is UTF-8");
     format!(
         "{{ #[repr(C, align(8))] struct Aligned<T: ?Sized>(T);\n\
-         static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!({object:?}));\n\
+         static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?}));\n\
          Some(&OBJECT.0) }}"
     )
 }

@@ -38,10 +38,9 @@ impl Flow {
     /// An address from `__be32[4]` as the kernel keeps it in memory.
     #[inline(always)]
     pub const fn v6(be: [u32; 4]) -> Address {
-        let [a, b, c, d] = [be[0].to_ne_bytes(), be[1].to_ne_bytes(), be[2].to_ne_bytes(), be[3].to_ne_bytes()];
-        [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ]
+        let [a, b, c, d] =
+            [be[0].to_ne_bytes(), be[1].to_ne_bytes(), be[2].to_ne_bytes(), be[3].to_ne_bytes()];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
     }
 }
 

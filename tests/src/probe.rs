@@ -52,7 +52,8 @@ fn answer(stream: &TcpStream) -> Value {
         (Err(error), _) => json!({"error": error.to_string()}),
         (Ok(0), _) => json!({"error": "closed"}),
         (Ok(_), "server") => json!({"server": true}),
-        (Ok(_), text) => serde_json::from_str(text).unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
+        (Ok(_), text) => serde_json::from_str(text)
+            .unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
     };
     met["client"] = json!(stream.local_addr().expect("a connected socket has an address"));
     met

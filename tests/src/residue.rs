@@ -30,7 +30,10 @@ impl Ids {
         };
         self.programs.extend(ids("programs"));
         self.maps.extend(ids("maps"));
-        assert!(!self.programs.is_empty() && !self.maps.is_empty(), "a guard without programs or maps: {status:#}");
+        assert!(
+            !self.programs.is_empty() && !self.maps.is_empty(),
+            "a guard without programs or maps: {status:#}"
+        );
     }
 
     /// Which of them the kernel still has.

@@ -35,7 +35,10 @@ pub struct Netns {
 impl Netns {
     /// A new namespace with `lo` up.
     pub fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "the privileged tests need root: they load kernel programs");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "the privileged tests need root: they load kernel programs"
+        );
         let file = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
             File::open("/proc/thread-self/ns/net").expect("the new namespace")
@@ -62,7 +65,8 @@ impl Netns {
 
     fn ip(&self, arguments: &str) {
         self.run(|| {
-            let output = Command::new("ip").args(arguments.split(' ')).output().expect("`ip` of iproute2 runs");
+            let output =
+                Command::new("ip").args(arguments.split(' ')).output().expect("`ip` of iproute2 runs");
             assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         });
     }
@@ -91,7 +95,9 @@ impl World {
         let remote = Netns::new();
         let to = format!("/proc/{}/fd/{}", std::process::id(), remote.file.as_raw_fd());
         host.ip(&format!("link add mg0 type veth peer name mg1 netns {to}"));
-        for (netns, link, v4, v6) in [(&host, "mg0", HOST_V4, HOST_V6), (&remote, "mg1", REMOTE_V4, REMOTE_V6)] {
+        for (netns, link, v4, v6) in
+            [(&host, "mg0", HOST_V4, HOST_V6), (&remote, "mg1", REMOTE_V4, REMOTE_V6)]
+        {
             netns.ip(&format!("addr add {v4}/24 dev {link}"));
             netns.ip(&format!("addr add {v6}/64 dev {link} nodad"));
             netns.ip(&format!("link set {link} up"));
@@ -134,7 +140,13 @@ impl World {
         let program = self.public_probe();
         let address = std::net::SocketAddr::new(ip, PORT).to_string();
         let output = netns.run(|| {
-            Command::new(program).arg("client").arg(address).uid(NOBODY).gid(NOBODY).output().expect("the client runs")
+            Command::new(program)
+                .arg("client")
+                .arg(address)
+                .uid(NOBODY)
+                .gid(NOBODY)
+                .output()
+                .expect("the client runs")
         });
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("the client failed: {}", String::from_utf8_lossy(&output.stderr)))
@@ -145,7 +157,8 @@ impl World {
         use std::os::unix::fs::PermissionsExt;
         let path = self.dir.path().join("steer-probe");
         if !path.exists() {
-            fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755)).expect("opening the directory");
+            fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755))
+                .expect("opening the directory");
             fs::copy(probe(), &path).expect("copying the probe");
         }
         path

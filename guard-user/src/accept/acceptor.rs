@@ -126,15 +126,19 @@ impl Sorter {
     fn sort(&mut self, io: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let seen = &self.inner.seen;
         let peer = canonical(peer);
-        let Some((original_dst, server)) = io.local_addr().ok().map(canonical).and_then(|dst| {
-            Some((dst, Arc::clone(self.inner.by_port.get(&dst.port())?)))
-        }) else {
+        let Some((original_dst, server)) = io
+            .local_addr()
+            .ok()
+            .map(canonical)
+            .and_then(|dst| Some((dst, Arc::clone(self.inner.by_port.get(&dst.port())?))))
+        else {
             bump(&seen.stray);
             return None;
         };
         let who = self.inner.maps.take_who(self.inner.netns, peer, original_dst);
         if let Some(who) = who {
-            if who.pid == std::process::id() {
+            // By cgroup, since process ids differ when the guard runs in a pid namespace.
+            if who.cgroup == self.inner.cgroup {
                 bump(&seen.loops);
                 tracing::warn!(%peer, %original_dst, "a connection of the guard came back to it and was closed");
                 return None;
@@ -154,6 +158,8 @@ impl Sorter {
             None if self.local.is_local(peer.ip(), original_dst.ip(), Instant::now()) => Origin::UnknownLocal,
             None => Origin::Remote,
         };
+        // Without it small answers may wait; not a reason to refuse.
+        let _set = io.set_nodelay(true);
         Some(Accepted { io, peer, original_dst, server, origin, slot: Slot { _permit: permit } })
     }
 }
@@ -193,7 +199,16 @@ mod tests {
 
     #[test]
     fn a_comm_ends_at_its_zero_and_may_hold_any_bytes() {
-        let mut who = Who { pid: 1, uid: 2, gid: 3, zero: 0, cgroup: 4, cookie: 5, at: 6, comm: *b"node\0garbage\0\0\0\0" };
+        let mut who = Who {
+            pid: 1,
+            uid: 2,
+            gid: 3,
+            zero: 0,
+            cgroup: 4,
+            cookie: 5,
+            at: 6,
+            comm: *b"node\0garbage\0\0\0\0",
+        };
         assert_eq!(process(&who).comm, "node");
         who.comm = [0xff; 16];
         assert_eq!(process(&who).comm.chars().count(), 16);

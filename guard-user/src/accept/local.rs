@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
@@ -14,10 +14,13 @@ const KEPT: Duration = Duration::from_secs(1);
 pub(crate) fn addresses() -> io::Result<Vec<IpAddr>> {
     let up = |flags: nix::net::if_::InterfaceFlags| flags.contains(nix::net::if_::InterfaceFlags::IFF_UP);
     let ip = |address: nix::sys::socket::SockaddrStorage| {
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(Ipv4Addr::from(v4.ip())));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(Ipv6Addr::from(v6.ip()))))
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
     };
-    Ok(getifaddrs()?.filter(|interface| up(interface.flags)).filter_map(|interface| ip(interface.address?)).collect())
+    Ok(getifaddrs()?
+        .filter(|interface| up(interface.flags))
+        .filter_map(|interface| ip(interface.address?))
+        .collect())
 }
 
 /// Says whether a peer is on this host; asks the kernel again when what it knows is old.

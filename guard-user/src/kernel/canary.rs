@@ -81,8 +81,9 @@ pub fn send_out(canaries: &Canaries, cgroup: &Path, attempts: &[Attempt]) -> any
     let result = converse(&mut child, cgroup, attempts);
     // It may have ended already; waiting is what matters.
     let _ended = child.kill();
-    let _status = child.wait();
+    // Before its pid can be another process's.
     lock(&canaries.pids).remove(&pid);
+    let _status = child.wait();
     result
 }
 
@@ -148,7 +149,8 @@ fn tcp(target: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 fn udp(target: SocketAddr) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(ATTEMPT))?;
     socket.connect(target)?;

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 /// TCP states as the kernel numbers them.
-pub const LISTEN: u8 = 10;
+pub(super) const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
@@ -32,7 +32,7 @@ const MESSAGE: usize = 72;
 
 /// One TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Socket {
+pub(super) struct Socket {
     pub state: u8,
     pub v6: bool,
     pub local: SocketAddr,
@@ -46,12 +46,12 @@ pub struct Socket {
 }
 
 /// Sockets that listen, of both families.
-pub fn listening() -> io::Result<Vec<Socket>> {
+pub(super) fn listening() -> io::Result<Vec<Socket>> {
     dump(1 << LISTEN, 0)
 }
 
 /// Connections with this local port that are alive in any state.
-pub fn connections(local_port: u16) -> io::Result<Vec<Socket>> {
+pub(super) fn connections(local_port: u16) -> io::Result<Vec<Socket>> {
     let mut states = 0;
     for state in ESTABLISHED..=NEW_SYN_RECV {
         if ![LISTEN, TIME_WAIT, CLOSE].contains(&state) {
@@ -62,11 +62,17 @@ pub fn connections(local_port: u16) -> io::Result<Vec<Socket>> {
 }
 
 /// Aborts a connection; both ends see a reset. `Ok(false)`: it was gone already.
-pub fn destroy(target: &Socket) -> io::Result<bool> {
+pub(super) fn destroy(target: &Socket) -> io::Result<bool> {
     let family = if target.v6 { AF_INET6 } else { AF_INET };
     let state = if target.state == SYN_RECV { NEW_SYN_RECV } else { target.state };
     let netlink = open()?;
-    let request = request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, family, (1 << target.state) | (1 << state), &target.id);
+    let request = request(
+        SOCK_DESTROY,
+        NLM_F_REQUEST | NLM_F_ACK,
+        family,
+        (1 << target.state) | (1 << state),
+        &target.id,
+    );
     send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
     let mut buffer = vec![0; 8192];
     let read = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -100,7 +106,9 @@ fn dump(states: u32, local_port: u16) -> io::Result<Vec<Socket>> {
             for (kind, body) in messages(buffer.get(..read).unwrap_or_default()) {
                 match kind {
                     NLMSG_DONE => break 'family,
-                    NLMSG_ERROR => return Err(io::Error::from_raw_os_error(error(body).unwrap_or(nix::libc::EIO))),
+                    NLMSG_ERROR => {
+                        return Err(io::Error::from_raw_os_error(error(body).unwrap_or(nix::libc::EIO)));
+                    }
                     SOCK_DIAG_BY_FAMILY => found.extend(socket_of(body)),
                     _ => {}
                 }
@@ -168,7 +176,8 @@ fn socket_of(body: &[u8]) -> Option<Socket> {
         remote: address(20, 2)?,
         uid: u32::from_ne_bytes(array(&message, 64)?),
         inode: u32::from_ne_bytes(array(&message, 68)?),
-        cookie: u64::from(u32::from_ne_bytes(array(&id, 40)?)) | u64::from(u32::from_ne_bytes(array(&id, 44)?)) << 32,
+        cookie: u64::from(u32::from_ne_bytes(array(&id, 40)?))
+            | u64::from(u32::from_ne_bytes(array(&id, 44)?)) << 32,
         id,
     })
 }
@@ -192,7 +201,10 @@ mod tests {
         let found = listening().unwrap().into_iter().find(|socket| socket.cookie == cookie).unwrap();
         assert_eq!((found.local, found.state, found.v6), (address, LISTEN, false));
         let found = connections(address.port()).unwrap();
-        assert_eq!(found.iter().map(|socket| socket.remote).collect::<Vec<_>>(), [client.local_addr().unwrap()]);
+        assert_eq!(
+            found.iter().map(|socket| socket.remote).collect::<Vec<_>>(),
+            [client.local_addr().unwrap()]
+        );
         assert_eq!(found[0].inode, 0, "not accepted yet");
     }
 

@@ -15,14 +15,16 @@ use super::sys;
 
 /// How often the servers' listeners are looked for when no event tells of one.
 const SCAN_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two looks.
+const SCAN_PAUSE: Duration = Duration::from_millis(20);
 /// Lines per second that the programs may write to the log: a client that is refused can make one per connection.
 const LINES_PER_SECOND_MAX: u64 = 20;
 
 /// The ring buffer of new listeners.
-pub type Events = RingBuf<MapData>;
+pub(super) type Events = RingBuf<MapData>;
 
 /// Starts to copy the words of the programs to the log. Ends with the guard's last handle.
-pub fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()> {
+pub(super) fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()> {
     let logger = EbpfLogger::init_with_logger(bpf, Lines::new()).context("cannot read the programs' log")?;
     let mut logger = sys::wait_for(logger).context("cannot wait for the programs' log")?;
     tokio::spawn(async move {
@@ -39,7 +41,7 @@ pub fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()> {
 }
 
 /// Starts to look for servers: at once when a program tells of a listener, and from time to time.
-pub fn spawn_watch(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
+pub(super) fn spawn_watch(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
     let mut events = sys::wait_for(events).context("cannot wait for kernel events")?;
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(SCAN_EVERY);
@@ -47,13 +49,21 @@ pub fn spawn_watch(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                ready = events.readable_mut() => if let Ok(mut ready) = ready {
-                    while ready.get_inner_mut().next().is_some() {}
-                    ready.clear_ready();
+                ready = events.readable_mut() => match ready {
+                    Ok(mut ready) => {
+                        while ready.get_inner_mut().next().is_some() {}
+                        ready.clear_ready();
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "cannot wait for kernel events; servers are found more slowly");
+                        tokio::time::sleep(SCAN_EVERY).await;
+                    }
                 },
             }
             let Some(inner) = inner.upgrade() else { return };
             scan(inner).await;
+            // Whoever listens in a loop does not keep us busy.
+            tokio::time::sleep(SCAN_PAUSE).await;
         }
     });
     Ok(())
@@ -104,7 +114,9 @@ impl log::Log for Lines {
                 log::Level::Error => tracing::error!(target: "kernel", "{}", record.args()),
                 log::Level::Warn => tracing::warn!(target: "kernel", "{}", record.args()),
                 log::Level::Info => tracing::info!(target: "kernel", "{}", record.args()),
-                log::Level::Debug | log::Level::Trace => tracing::debug!(target: "kernel", "{}", record.args()),
+                log::Level::Debug | log::Level::Trace => {
+                    tracing::debug!(target: "kernel", "{}", record.args())
+                }
             }
         }
     }

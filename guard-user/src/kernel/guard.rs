@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
@@ -34,6 +35,8 @@ pub(crate) struct Inner {
     pub netns: u64,
     pub netns_file: File,
     pub cgroup_root: PathBuf,
+    /// Id of the guard's cgroup.
+    pub cgroup: u64,
     pub generation: u32,
     pub maps: Maps,
     pub listeners: Listeners,
@@ -54,7 +57,8 @@ impl Guard {
     ///
     /// When it fails, nothing new is left behind, and what a former guard had closed stays closed.
     pub async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
-        let started = tokio::task::spawn_blocking(move || start(config)).await.context("the start broke off")??;
+        let started =
+            tokio::task::spawn_blocking(move || start(config)).await.context("the start broke off")??;
         let Started { inner, mut bpf, events } = started;
         let inner = Arc::new(inner);
         events::spawn_log(&mut bpf, Arc::downgrade(&inner))?;
@@ -108,34 +112,38 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let pins = Pins::open(&pins_dir(&config.kernel))?;
     let before = pins.inspect(netns)?;
     let generation = match before {
-        Found::Ours(meta) => meta.generation.wrapping_add(1),
+        Found::Ours(meta) => pins.next_generation(meta.generation)?,
         Found::Nothing => {
-            // Links without a finished META were never in charge of a port.
-            pins.remove_generations(None)?;
+            // What is there without a finished META was never in charge of a port.
+            pins.clear()?;
             1
         }
     };
-    let result = build(&config, &pins, generation, netns, &netns_file, &cgroup_root, by_port.keys().copied().collect());
+    let ports: Vec<u16> = by_port.keys().copied().collect();
+    let result = build(&config, &pins, generation, (netns, &netns_file), &cgroup_root, &ports);
     let built = match result {
         Ok(built) => built,
         Err(error) => {
-            // Nothing of this start may stay; what was there before keeps the ports closed.
             let cleaned = match before {
-                Found::Ours(meta) => pins.remove_generations(Some(meta.generation)),
-                Found::Nothing => pins.remove_all(),
+                Found::Ours(meta) => pins.undo_takeover(meta.generation, generation),
+                Found::Nothing => pins.remove_all().map(drop),
             };
             return Err(match cleaned {
-                Ok(_) => error,
+                Ok(()) => error,
                 Err(cleaning) => error.context(format!("and cleaning up failed: {cleaning:#}")),
             });
         }
     };
+    let cgroup = cgroup_root.join(&config.kernel.cgroup);
+    let cgroup =
+        std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
     let Built { maps, bpf, events, listeners, servers, programs, ended } = built;
     let inner = Inner {
         by_port,
         netns,
         netns_file,
         cgroup_root,
+        cgroup,
         generation,
         maps,
         listeners,
@@ -166,18 +174,17 @@ fn build(
     config: &Config,
     pins: &Pins,
     generation: u32,
-    netns: u64,
-    netns_file: &File,
-    cgroup_root: &std::path::Path,
-    ports: Vec<u16>,
+    (netns, netns_file): (u64, &File),
+    cgroup_root: &Path,
+    ports: &[u16],
 ) -> anyhow::Result<Built> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     host::enter_cgroup(&cgroup)?;
     let mut bpf = load::load(pins, netns)?;
     let programs = load::verify(&mut bpf)?;
+    let maps = Maps::take(&mut bpf)?;
     let events = bpf.take_map("EVENTS").context("the kernel object has no map EVENTS; build it again")?;
     let events = Events::try_from(events).context("EVENTS is no ring buffer")?;
-    let maps = Maps::take(&mut bpf)?;
 
     let listeners = Listeners::open().context("cannot open the guard's listeners")?;
     let private = private_ports(&listeners)?;
@@ -189,12 +196,12 @@ fn build(
     maps.set_meta(Meta { abi: ABI, generation, netns }).context("cannot write META")?;
     pins.remove_generations(Some(generation))?;
 
-    let servers = Servers::new(netns, ports.clone());
+    let servers = Servers::new(netns, ports.to_vec());
     servers.scan(&maps)?;
-    set_rules(&maps, netns, generation, MODE_GUARDED, &ports)?;
-    forget_rules(&maps, netns, ports.iter().chain(&private).copied().collect())?;
+    set_rules(&maps, netns, generation, MODE_GUARDED, ports)?;
+    forget_rules(&maps, netns, &[ports, &private].concat())?;
     // Nothing is served yet, so every live connection on the ports is one from before.
-    let ended = sweep::sweep(&ports)?;
+    let ended = sweep::sweep(ports)?;
     maps.clear_flows().context("cannot forget the flows of a former guard")?;
     // A server may have started to listen while its port was not protected yet.
     servers.scan(&maps)?;
@@ -210,13 +217,15 @@ fn private_ports(listeners: &Listeners) -> anyhow::Result<Vec<u16>> {
 fn set_rules(maps: &Maps, netns: u64, generation: u32, mode: u32, ports: &[u16]) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
     for port in ports {
-        policy.insert(Port::new(netns, *port), Rule { mode, generation }, 0).with_context(|| format!("cannot protect port {port}"))?;
+        policy
+            .insert(Port::new(netns, *port), Rule { mode, generation }, 0)
+            .with_context(|| format!("cannot protect port {port}"))?;
     }
     Ok(())
 }
 
 /// Drops the rules of ports that are configured no more, and of former private ports.
-fn forget_rules(maps: &Maps, netns: u64, keep: Vec<u16>) -> anyhow::Result<()> {
+fn forget_rules(maps: &Maps, netns: u64, keep: &[u16]) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
     let stale: Vec<Port> = policy
         .keys()

@@ -13,12 +13,16 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::sys;
 
 /// Makes sure that bpffs is mounted at `dir`. Two guards that start at the same time mount it once.
-pub fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     let mounted = || statfs(dir).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     if mounted() {
         return Ok(());
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
     // The directory below the mount is the lock: who waited for it looks again.
     let lock = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
     lock.lock().with_context(|| format!("cannot lock {}", dir.display()))?;
@@ -27,14 +31,19 @@ pub fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=0700")).with_context(|| {
-        format!("cannot mount bpffs at {} (root is needed); try `mount -t bpf bpf {}`", dir.display(), dir.display())
+        format!(
+            "cannot mount bpffs at {} (root is needed); try `mount -t bpf bpf {}`",
+            dir.display(),
+            dir.display()
+        )
     })
 }
 
 /// Where cgroup2 is mounted; on a hybrid host that is not `/sys/fs/cgroup`.
-pub fn cgroup2_root() -> anyhow::Result<PathBuf> {
+pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    cgroup2_mount(&table).context("no cgroup2 is mounted; mount one: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+    cgroup2_mount(&table)
+        .context("no cgroup2 is mounted; mount one: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
 }
 
 /// A line is: id, parent, device, root, mount point, options, optional fields, "-", type, source, options.
@@ -54,19 +63,25 @@ fn unescape(text: &str) -> String {
 
 /// Makes the guard's cgroup, moves this process into it, and makes sure that nobody else is in it: a socket made
 /// in it can be registered as the guard's own.
-pub fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| format!("cannot make the guard's cgroup {} (root is needed)", dir.display()));
+            return Err(error).with_context(|| {
+                format!("cannot make the guard's cgroup {} (root is needed)", dir.display())
+            });
         }
         _ => {}
     }
     let owner = fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?.uid();
     if owner != 0 {
-        bail!("the guard's cgroup {} belongs to uid {owner}, not to root; who owns it could join it", dir.display());
+        bail!(
+            "the guard's cgroup {} belongs to uid {owner}, not to root; who owns it could join it",
+            dir.display()
+        );
     }
     let procs = dir.join("cgroup.procs");
-    fs::write(&procs, std::process::id().to_string()).with_context(|| format!("cannot join {}", procs.display()))?;
+    fs::write(&procs, std::process::id().to_string())
+        .with_context(|| format!("cannot join {}", procs.display()))?;
     let members = fs::read_to_string(&procs).with_context(|| format!("cannot read {}", procs.display()))?;
     let own = std::process::id().to_string();
     let others: Vec<&str> = members.lines().filter(|pid| *pid != own).collect();
@@ -82,7 +97,7 @@ pub fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// This process's network namespace.
-pub fn netns() -> anyhow::Result<(File, u64)> {
+pub(super) fn netns() -> anyhow::Result<(File, u64)> {
     let file = File::open("/proc/thread-self/ns/net").context("cannot open this network namespace")?;
     let socket = UdpSocket::bind("127.0.0.1:0").context("cannot make a socket on loopback; is `lo` up?")?;
     let cookie = sys::netns_cookie(&socket).context("this kernel has no SO_NETNS_COOKIE (Linux 5.14 has)")?;
@@ -99,11 +114,12 @@ mod tests {
                       31 30 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n\
                       32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
         assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("26 22 0:23 / /a\\040b rw shared:4 - cgroup2 c rw"), Some("/a b".into()));
         assert_eq!(
-            cgroup2_mount("26 22 0:23 / /a\\040b rw shared:4 - cgroup2 c rw"),
-            Some("/a b".into())
+            cgroup2_mount("26 22 0:23 /x /sub rw shared:4 - cgroup2 c rw"),
+            None,
+            "a part of the tree is not its root"
         );
-        assert_eq!(cgroup2_mount("26 22 0:23 /x /sub rw shared:4 - cgroup2 c rw"), None, "a part of the tree is not its root");
         assert_eq!(cgroup2_mount(""), None);
     }
 }

@@ -14,14 +14,14 @@ const BACKLOG: i32 = 4096;
 /// One listener per family, on loopback and a port that the kernel chose. Nobody joins them (no `SO_REUSEPORT`),
 /// no child inherits them (close on exec), and their ports are reached by steering only.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     pub v4: TcpListener,
     /// Absent on a host without IPv6, where no IPv6 connection can come either.
     pub v6: Option<TcpListener>,
 }
 
 impl Listeners {
-    pub fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let v4 = listen((Ipv4Addr::LOCALHOST, 0).into())?;
         let v6 = match listen((Ipv6Addr::LOCALHOST, 0).into()) {
             Ok(listener) => Some(listener),
@@ -32,12 +32,12 @@ impl Listeners {
     }
 
     /// Addresses of the listeners.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().filter_map(|l| l.local_addr().ok()).collect()
     }
 
     /// From here on, steered connections arrive.
-    pub fn install(&self, maps: &Maps, netns: u64) -> anyhow::Result<()> {
+    pub(crate) fn install(&self, maps: &Maps, netns: u64) -> anyhow::Result<()> {
         maps.set_socket(Slot::guard(netns, FAMILY_V4), &self.v4)?;
         match &self.v6 {
             Some(v6) => maps.set_socket(Slot::guard(netns, FAMILY_V6), v6)?,

@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::Context;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramInfo, SkLookup, SockOps, links::FdLink};
+use aya::programs::{
+    CgroupAttachMode, CgroupSockAddr, Program, ProgramInfo, SkLookup, SockOps, links::FdLink,
+};
 use aya::{Ebpf, EbpfLoader};
 use serde::Serialize;
 
@@ -28,7 +30,7 @@ pub struct ProgramStatus {
 const PROGRAMS: [&str; 5] = ["mine", "who4", "who6", "tie", "steer"];
 
 /// Creates or opens the pinned maps and reads the programs. Nothing is attached yet.
-pub fn load(pins: &Pins, netns: u64) -> anyhow::Result<Ebpf> {
+pub(super) fn load(pins: &Pins, netns: u64) -> anyhow::Result<Ebpf> {
     let object = object()?;
     pins.make_maps_dir()?;
     let mut loader = EbpfLoader::new();
@@ -36,14 +38,17 @@ pub fn load(pins: &Pins, netns: u64) -> anyhow::Result<Ebpf> {
     for name in PINNED {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader.load(object).context("cannot create the kernel maps; `mcp-guard doctor` tells what this kernel lacks")
+    loader
+        .load(object)
+        .context("cannot create the kernel maps; `mcp-guard doctor` tells what this kernel lacks")
 }
 
 /// Puts every program through the verifier.
-pub fn verify(bpf: &mut Ebpf) -> anyhow::Result<Vec<ProgramStatus>> {
+pub(super) fn verify(bpf: &mut Ebpf) -> anyhow::Result<Vec<ProgramStatus>> {
     let mut loaded = Vec::new();
     for name in PROGRAMS {
-        let program = bpf.program_mut(name).with_context(|| format!("the kernel object has no program {name}"))?;
+        let program =
+            bpf.program_mut(name).with_context(|| format!("the kernel object has no program {name}"))?;
         let result = match program {
             Program::SkLookup(program) => program.load(),
             Program::SockOps(program) => program.load(),
@@ -51,7 +56,9 @@ pub fn verify(bpf: &mut Ebpf) -> anyhow::Result<Vec<ProgramStatus>> {
             _ => anyhow::bail!("program {name} has an unexpected type; build the kernel object again"),
         };
         result.with_context(|| {
-            format!("the kernel does not take program {name}; `mcp-guard doctor` tells what this kernel lacks")
+            format!(
+                "the kernel does not take program {name}; `mcp-guard doctor` tells what this kernel lacks"
+            )
         })?;
         let info = program.info().with_context(|| format!("cannot look at program {name}"))?;
         loaded.push(status(name, &info));
@@ -64,14 +71,14 @@ fn status(name: &str, info: &ProgramInfo) -> ProgramStatus {
 }
 
 /// Where programs are attached.
-pub struct Places<'a> {
+pub(super) struct Places<'a> {
     pub netns: &'a File,
     pub cgroup_root: &'a Path,
     pub cgroup: &'a Path,
 }
 
 /// Attaches every program and pins its link in `links`.
-pub fn attach(bpf: &mut Ebpf, places: &Places<'_>, links: &Path) -> anyhow::Result<()> {
+pub(super) fn attach(bpf: &mut Ebpf, places: &Places<'_>, links: &Path) -> anyhow::Result<()> {
     let root = File::open(places.cgroup_root).context("cannot open the cgroup2 root")?;
     let own = File::open(places.cgroup).context("cannot open the guard's cgroup")?;
     for name in PROGRAMS {

@@ -10,13 +10,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
 use guard_common::{Flow, Meta, Owner, Port, Rule, Slot, Stat, Who};
 use serde::Serialize;
 
-/// Maps that are pinned, so that they outlive the guard. (AYA_LOGS is not: each start has its own log.)
-pub const PINNED: [&str; 10] =
+/// Maps that are pinned, so that they outlive the guard. (The log's buffer is not: each start has its own.)
+pub(super) const PINNED: [&str; 10] =
     ["POLICY", "SOCKS", "FLOWS", "OWN", "WHO_CK", "WHO", "EVENTS", "STATS", "META", "TRUST"];
 
 type Hash<K, V> = Mutex<HashMap<MapData, K, V>>;
 
-pub struct Maps {
+pub(crate) struct Maps {
     pub policy: Hash<Port, Rule>,
     pub flows: Hash<Flow, u64>,
     pub trust: Hash<Port, Owner>,
@@ -37,7 +37,7 @@ pub struct Named {
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub fn take(bpf: &mut Ebpf) -> anyhow::Result<Self> {
+    pub(crate) fn take(bpf: &mut Ebpf) -> anyhow::Result<Self> {
         let mut ids = Vec::new();
         for (name, map) in bpf.maps() {
             if let Some(info) = data(map).and_then(|data| data.info().ok()) {
@@ -58,40 +58,40 @@ impl Maps {
         })
     }
 
-    pub fn ids(&self) -> &[Named] {
+    pub(crate) fn ids(&self) -> &[Named] {
         &self.ids
     }
 
-    pub fn set_meta(&self, meta: Meta) -> Result<(), MapError> {
+    pub(crate) fn set_meta(&self, meta: Meta) -> Result<(), MapError> {
         lock(&self.meta).set(0, meta, 0)
     }
 
     /// Puts a listening socket in its slot; replaces what is there.
-    pub fn set_socket(&self, slot: Slot, socket: &impl AsRawFd) -> Result<(), MapError> {
+    pub(crate) fn set_socket(&self, slot: Slot, socket: &impl AsRawFd) -> Result<(), MapError> {
         lock(&self.socks).insert(slot, socket.as_raw_fd(), 0)
     }
 
     /// Whether a live socket is in the slot.
-    pub fn has_socket(&self, slot: Slot) -> bool {
+    pub(crate) fn has_socket(&self, slot: Slot) -> bool {
         lock(&self.socks).keys().any(|key| key.is_ok_and(|key| key == slot))
     }
 
     /// Empties a slot. It may be empty already.
-    pub fn clear_socket(&self, slot: Slot) -> Result<(), MapError> {
+    pub(crate) fn clear_socket(&self, slot: Slot) -> Result<(), MapError> {
         gone(lock(&self.socks).remove(&slot))
     }
 
     /// Allows one `connect` of the socket with this cookie to be recorded as the guard's.
-    pub fn register(&self, cookie: u64) -> Result<(), MapError> {
+    pub(crate) fn register(&self, cookie: u64) -> Result<(), MapError> {
         lock(&self.own).insert(cookie, 1, 0)
     }
 
-    pub fn unregister(&self, cookie: u64) -> Result<(), MapError> {
+    pub(crate) fn unregister(&self, cookie: u64) -> Result<(), MapError> {
         gone(lock(&self.own).remove(&cookie))
     }
 
     /// Takes the record of who made a connection; a second call finds nothing.
-    pub fn take_who(&self, netns: u64, src: SocketAddr, dst: SocketAddr) -> Option<Who> {
+    pub(crate) fn take_who(&self, netns: u64, src: SocketAddr, dst: SocketAddr) -> Option<Who> {
         let flow = super::address::flow(netns, src, dst);
         let mut who = lock(&self.who);
         let found = who.get(&flow, 0).ok()?;
@@ -101,19 +101,19 @@ impl Maps {
     }
 
     /// One counter, over all CPUs.
-    pub fn count(&self, stat: Stat) -> u64 {
+    pub(crate) fn count(&self, stat: Stat) -> u64 {
         lock(&self.stats).get(&(stat as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
     /// Forgets upstream flows and registrations of guards that are gone. Only before the first `dial`.
-    pub fn clear_flows(&self) -> Result<(), MapError> {
+    pub(crate) fn clear_flows(&self) -> Result<(), MapError> {
         clear(&self.flows)?;
         clear(&self.own)
     }
 
     /// Live upstream flows.
-    pub fn flows_len(&self) -> usize {
-        lock(&self.flows).keys().filter(Result::is_ok).count()
+    pub(crate) fn flows_len(&self) -> usize {
+        lock(&self.flows).keys().flatten().count()
     }
 }
 
@@ -125,29 +125,41 @@ fn clear<K: aya::Pod, V: aya::Pod>(map: &Hash<K, V>) -> Result<(), MapError> {
 }
 
 /// A removal that found nothing has done its work.
-pub fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
         // A SOCKHASH says EINVAL for a key that is not there.
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            Ok(())
+        }
         other => other,
     }
 }
 
 /// A lock whose data stay consistent when a holder panics: each holder makes one system call.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(bpf: &mut Ebpf, name: &str) -> anyhow::Result<Mutex<T>> {
-    let map = bpf.take_map(name).with_context(|| format!("the kernel object has no map {name}; build it again"))?;
-    Ok(Mutex::new(T::try_from(map).with_context(|| format!("map {name} has another shape; build the kernel object again"))?))
+    let map =
+        bpf.take_map(name).with_context(|| format!("the kernel object has no map {name}; build it again"))?;
+    Ok(Mutex::new(
+        T::try_from(map)
+            .with_context(|| format!("map {name} has another shape; build the kernel object again"))?,
+    ))
 }
 
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)
         | Map::SockHash(data) => Some(data),
         _ => None,
     }

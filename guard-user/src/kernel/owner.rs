@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
+pub(super) struct Process {
     pub pid: u32,
     pub comm: String,
     /// cgroup2 path, as `/proc/<pid>/cgroup` gives it.
@@ -19,13 +19,13 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn cgroup_digest(&self) -> [u8; 32] {
+    pub(super) fn cgroup_digest(&self) -> [u8; 32] {
         Sha256::digest(self.cgroup.as_bytes()).into()
     }
 }
 
 /// The process for each of these socket inodes. With socket activation init holds the socket too; the service wins.
-pub fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Process> {
+pub(super) fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Process> {
     let wanted: BTreeMap<String, u32> =
         inodes.into_iter().filter(|inode| *inode != 0).map(|inode| (link(inode), inode)).collect();
     let mut holders: BTreeMap<u32, u32> = BTreeMap::new();
@@ -43,17 +43,18 @@ pub fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Proces
 }
 
 /// Whether the process holds the socket.
-pub fn holds(pid: u32, inode: u32) -> bool {
+pub(super) fn holds(pid: u32, inode: u32) -> bool {
     inode != 0 && links(pid).any(|(_, target)| target == link(inode))
 }
 
 /// A duplicate of the process's socket with this inode; fails unless it has this cookie.
-pub fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
+pub(super) fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a pid")?;
     let process = pidfd_open(raw, PidfdFlags::empty()).with_context(|| format!("cannot open pid {pid}"))?;
     for (fd, _) in links(pid).filter(|(_, target)| *target == link(inode)) {
-        let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty())
-            .with_context(|| format!("cannot take a handle of the socket of pid {pid} (CAP_SYS_PTRACE is needed)"))?;
+        let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).with_context(|| {
+            format!("cannot take a handle of the socket of pid {pid} (CAP_SYS_PTRACE is needed)")
+        })?;
         if socket_cookie(&socket).ok() == Some(cookie) {
             return Ok(socket);
         }
@@ -73,7 +74,11 @@ fn link(inode: u32) -> String {
 }
 
 fn pids() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The open files of a process: number and link text. Empty if it is gone.

@@ -16,14 +16,14 @@ use guard_common::{ABI, Meta};
 
 /// The pins of one guard, locked for one process.
 #[derive(Debug)]
-pub struct Pins {
+pub(super) struct Pins {
     dir: PathBuf,
     _lock: File,
 }
 
 /// What `Pins::inspect` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub(super) enum Found {
     /// Nothing that steers.
     Nothing,
     /// Pins of this layout, which can be taken over.
@@ -32,11 +32,12 @@ pub enum Found {
 
 impl Pins {
     /// Opens (or makes) the directory and locks it. Fails if another process holds the lock.
-    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
         loop {
             match fs::DirBuilder::new().mode(0o700).create(dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(|| format!("cannot make {} (root is needed)", dir.display()));
+                    return Err(error)
+                        .with_context(|| format!("cannot make {} (root is needed)", dir.display()));
                 }
                 _ => {}
             }
@@ -47,7 +48,7 @@ impl Pins {
     }
 
     /// Opens and locks the directory if it is there.
-    pub fn open_existing(dir: &Path) -> anyhow::Result<Option<Self>> {
+    pub(super) fn open_existing(dir: &Path) -> anyhow::Result<Option<Self>> {
         let lock = match File::open(dir) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -55,7 +56,10 @@ impl Pins {
         };
         let meta = lock.metadata().with_context(|| format!("cannot look at {}", dir.display()))?;
         if meta.uid() != 0 || meta.mode() & 0o077 != 0 {
-            bail!("{} must belong to root with mode 0700; who can write there can open the ports", dir.display());
+            bail!(
+                "{} must belong to root with mode 0700; who can write there can open the ports",
+                dir.display()
+            );
         }
         match lock.try_lock() {
             Ok(()) => {}
@@ -73,7 +77,7 @@ impl Pins {
     }
 
     /// Whether a guard was here before, and of which kind.
-    pub fn inspect(&self, netns: u64) -> anyhow::Result<Found> {
+    pub(super) fn inspect(&self, netns: u64) -> anyhow::Result<Found> {
         let path = self.map("META");
         if !path.exists() {
             return Ok(Found::Nothing);
@@ -99,24 +103,49 @@ impl Pins {
         }
     }
 
-    pub fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map(&self, name: &str) -> PathBuf {
         self.dir.join("maps").join(name)
     }
 
-    pub fn make_maps_dir(&self) -> anyhow::Result<()> {
+    pub(super) fn make_maps_dir(&self) -> anyhow::Result<()> {
         make_dir(&self.dir.join("maps"))
     }
 
     /// Makes the directory for the links of one start.
-    pub fn make_generation(&self, generation: u32) -> anyhow::Result<PathBuf> {
+    pub(super) fn make_generation(&self, generation: u32) -> anyhow::Result<PathBuf> {
         make_dir(&self.dir.join("links"))?;
         let dir = self.dir.join("links").join(generation.to_string());
         make_dir(&dir)?;
         Ok(dir)
     }
 
+    /// A number for the links of the next start, above those of all before it, whether they got to their end or not.
+    pub(super) fn next_generation(&self, last: u32) -> anyhow::Result<u32> {
+        let dirs = children(&self.dir.join("links"))?;
+        let used = dirs.iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
+        Ok(used.fold(last, u32::max).saturating_add(1))
+    }
+
+    /// Undoes a start that failed over the pins of a former guard. As soon as the former guard's steering is gone, ours
+    /// must stay: the ports are closed in either case.
+    pub(super) fn undo_takeover(&self, former: u32, ours: u32) -> anyhow::Result<()> {
+        let links = self.dir.join("links");
+        if links.join(former.to_string()).join("steer").exists() {
+            remove_tree(&links.join(ours.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the links and maps that are there, and keeps the (locked) directory.
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
+        self.remove_generations(None)?;
+        remove_tree(&self.dir.join("links"))?;
+        remove_tree(&self.dir.join("maps"))?;
+        Ok(())
+    }
+
     /// Removes the links of every start but `keep`. Returns what was removed.
-    pub fn remove_generations(&self, keep: Option<u32>) -> anyhow::Result<Vec<PathBuf>> {
+    pub(super) fn remove_generations(&self, keep: Option<u32>) -> anyhow::Result<Vec<PathBuf>> {
         let keep = keep.map(|generation| generation.to_string());
         let mut removed = Vec::new();
         for dir in children(&self.dir.join("links"))? {
@@ -128,7 +157,7 @@ impl Pins {
     }
 
     /// Removes everything, the directory too. The links go first.
-    pub fn remove_all(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub(super) fn remove_all(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut removed = self.remove_generations(None)?;
         removed.extend(remove_tree(&self.dir)?);
         Ok(removed)

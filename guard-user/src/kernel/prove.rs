@@ -35,7 +35,7 @@ impl Claim {
     }
 }
 
-pub async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
+pub(super) async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
     let mut claims = blocking(inner, |inner| vec![last(inner)]).await;
     claims.extend(blocking(inner, canary_claims).await);
     claims.extend(blocking(inner, loop_claims).await);
@@ -61,9 +61,13 @@ async fn blocking(inner: &Arc<Inner>, f: fn(&Inner) -> Vec<Claim>) -> Vec<Claim>
 /// A program that runs after ours could undo our choice.
 fn last(inner: &Inner) -> Claim {
     let look = || {
-        let running = sys::sk_lookup_programs(&inner.netns_file).context("cannot list the programs of this namespace")?;
+        let running = sys::sk_lookup_programs(&inner.netns_file)
+            .context("cannot list the programs of this namespace")?;
         let ours = inner.programs.iter().find(|program| program.name == "steer").map(|program| program.id);
-        ensure!(running.last().copied() == ours, "programs {running:?} run here, ours is {ours:?}; another one may undo its choice");
+        ensure!(
+            running.last().copied() == ours,
+            "programs {running:?} run here, ours is {ours:?}; another one may undo its choice"
+        );
         Ok(format!("{} sk_lookup program(s), ours ({}) last", running.len(), ours.unwrap_or_default()))
     };
     Claim::new("our program has the last word".into(), look())
@@ -92,7 +96,11 @@ fn canary_claims(inner: &Inner) -> Vec<Claim> {
         Err(error) => vec![Outcome::Failed(format!("{error:#}")); wanted.len()],
     };
     let nonce = hex::encode(inner.canaries.nonce());
-    wanted.into_iter().zip(outcomes).map(|((name, _, steered), outcome)| Claim::new(name, judge(steered, &nonce, outcome))).collect()
+    wanted
+        .into_iter()
+        .zip(outcomes)
+        .map(|((name, _, steered), outcome)| Claim::new(name, judge(steered, &nonce, outcome)))
+        .collect()
 }
 
 fn judge(steered: bool, nonce: &str, outcome: Outcome) -> anyhow::Result<String> {
@@ -121,7 +129,8 @@ fn spellings(inner: &Inner) -> Vec<IpAddr> {
     }
     ips.push(Ipv4Addr::new(127, 0, 0, 9).into());
     let others = local::addresses().unwrap_or_default();
-    let outside = |v4: bool| others.iter().find(move |ip| ip.is_ipv4() == v4 && !ip.is_loopback() && !link_local(**ip));
+    let outside =
+        |v4: bool| others.iter().find(move |ip| ip.is_ipv4() == v4 && !ip.is_loopback() && !link_local(**ip));
     ips.extend(outside(true));
     ips.extend(outside(false));
     ips
@@ -144,7 +153,10 @@ fn loop_claims(inner: &Inner) -> Vec<Claim> {
         stream.set_read_timeout(Some(ATTEMPT))?;
         // The acceptor closes it: an end or a reset. Anything else is somebody else's answer.
         let read = stream.read(&mut [0]);
-        ensure!(matches!(read, Ok(0)) || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "something else answered");
+        ensure!(
+            matches!(read, Ok(0)) || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset),
+            "something else answered"
+        );
         ensure!(inner.seen.loops.load(Ordering::Relaxed) > before, "the acceptor did not see it");
         Ok("seen by the acceptor and closed".into())
     };
@@ -162,14 +174,16 @@ async fn upstream(inner: &Arc<Inner>, port: u16) -> anyhow::Result<String> {
     let own = address::canonical(stream.local_addr()?);
     let end = Instant::now() + ATTEMPT;
     loop {
-        let found = diag::connections(port)?.into_iter().find(|socket| address::canonical(socket.remote) == own);
+        let found =
+            diag::connections(port)?.into_iter().find(|socket| address::canonical(socket.remote) == own);
         match found {
             Some(socket) if socket.inode != 0 => {
                 let found = owner::of_sockets([socket.inode]).remove(&socket.inode);
                 if let Some(process) = found {
                     // A server may accept in another process than the one that we know it by, but not for another user.
                     ensure!(
-                        owner::holds(pinned.pid, socket.inode) || (process.cgroup == pinned.cgroup && socket.uid == pinned.uid),
+                        owner::holds(pinned.pid, socket.inode)
+                            || (process.cgroup == pinned.cgroup && socket.uid == pinned.uid),
                         "it reached pid {} ({:?})",
                         process.pid,
                         process.comm

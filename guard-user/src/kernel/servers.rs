@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aya::maps::MapError;
@@ -13,6 +14,9 @@ use serde::Serialize;
 use super::maps::{Maps, lock};
 use super::owner::{self, Process};
 use super::{address, diag};
+
+/// How often a listener that could not be pinned is looked at again. Each look reads all of /proc.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A server's listening socket that the guard's connections are given to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,7 +38,11 @@ impl Pinned {
     /// Where to connect to reach it.
     pub fn target(&self) -> SocketAddr {
         let ip = if self.address.ip().to_canonical().is_unspecified() {
-            address::loopback_of(if self.family == FAMILY_V4 { [0, 0, 0, 0].into() } else { [0_u16; 8].into() })
+            address::loopback_of(if self.family == FAMILY_V4 {
+                [0, 0, 0, 0].into()
+            } else {
+                [0_u16; 8].into()
+            })
         } else {
             self.address.ip().to_canonical()
         };
@@ -48,10 +56,13 @@ pub struct PortStatus {
     pub pinned: Vec<Pinned>,
     /// Listeners on the port that were not pinned, and why.
     pub unrecognised: Vec<String>,
+    /// Cookies of the listeners at the last full look, and when that was.
+    #[serde(skip)]
+    looked: Option<(Vec<u64>, Instant)>,
 }
 
 /// The servers of one network namespace.
-pub struct Servers {
+pub(crate) struct Servers {
     netns: u64,
     ports: Vec<u16>,
     state: Mutex<BTreeMap<u16, PortStatus>>,
@@ -64,34 +75,41 @@ struct Candidate {
 }
 
 impl Servers {
-    pub fn new(netns: u64, ports: Vec<u16>) -> Self {
+    pub(crate) fn new(netns: u64, ports: Vec<u16>) -> Self {
         let state = ports.iter().map(|port| (*port, PortStatus::default())).collect();
         Self { netns, ports, state: Mutex::new(state) }
     }
 
-    pub fn status(&self) -> BTreeMap<u16, PortStatus> {
+    pub(crate) fn status(&self) -> BTreeMap<u16, PortStatus> {
         lock(&self.state).clone()
     }
 
     /// The pinned socket for connections to `port`; IPv4 first, which is what most clients would use.
-    pub fn pinned(&self, port: u16) -> Option<Pinned> {
+    pub(crate) fn pinned(&self, port: u16) -> Option<Pinned> {
         lock(&self.state).get(&port)?.pinned.iter().min_by_key(|pinned| pinned.family).cloned()
     }
 
     /// Looks which servers listen and pins new ones. Cheap when nothing has changed.
-    pub fn scan(&self, maps: &Maps) -> anyhow::Result<()> {
+    pub(crate) fn scan(&self, maps: &Maps) -> anyhow::Result<()> {
         let mut all = diag::listening().context("cannot list listening sockets")?;
         all.retain(|socket| self.ports.contains(&socket.local.port()));
         let mut state = lock(&self.state);
         for (&port, status) in state.iter_mut() {
             let listeners: Vec<_> = all.iter().filter(|socket| socket.local.port() == port).collect();
-            status.pinned.retain(|pinned| listeners.iter().any(|socket| socket.cookie == pinned.cookie));
-            let wanted = listeners.iter().any(|socket| socket.v6);
-            let complete = |family: u8| status.pinned.iter().any(|pinned| pinned.family == family);
-            let settled = complete(FAMILY_V4) && (complete(FAMILY_V6) || !wanted);
+            status.pinned.retain(|pinned| {
+                listeners.iter().any(|socket| socket.cookie == pinned.cookie)
+                    && maps.has_socket(Slot::server(self.netns, pinned.family, port))
+            });
+            let mut cookies: Vec<u64> = listeners.iter().map(|socket| socket.cookie).collect();
+            cookies.sort_unstable();
+            let fresh = status.looked.as_ref().is_some_and(|(seen, at)| {
+                *seen == cookies
+                    && (status.unrecognised.is_empty() && !status.pinned.is_empty() || at.elapsed() < RETRY)
+            });
             if listeners.is_empty() {
-                status.unrecognised.clear();
-            } else if !settled || !status.unrecognised.is_empty() {
+                *status = PortStatus::default();
+            } else if !fresh {
+                status.looked = Some((cookies, Instant::now()));
                 self.choose(maps, port, &listeners, status)?;
             }
         }
@@ -159,7 +177,9 @@ impl Servers {
                 let Some(first) = candidates.first().map(owner_of) else { return Ok(()) };
                 if candidates.iter().any(|candidate| owner_of(candidate) != first) {
                     for candidate in candidates.drain(..) {
-                        status.unrecognised.push(format!("{}: several owners share the port", describe(&candidate)));
+                        status
+                            .unrecognised
+                            .push(format!("{}: several owners share the port", describe(&candidate)));
                     }
                     return Ok(());
                 }
@@ -183,7 +203,13 @@ impl Servers {
     }
 
     /// `Ok(None)`: this socket does not take connections of that family.
-    fn pin(&self, maps: &Maps, port: u16, family: u8, candidate: &Candidate) -> anyhow::Result<Option<Pinned>> {
+    fn pin(
+        &self,
+        maps: &Maps,
+        port: u16,
+        family: u8,
+        candidate: &Candidate,
+    ) -> anyhow::Result<Option<Pinned>> {
         let socket = &candidate.socket;
         let mapped = socket.local.ip().to_canonical().is_ipv4();
         let dual = socket.v6 && (mapped || socket.local.ip().is_unspecified());
@@ -214,7 +240,10 @@ fn owner_of(candidate: &Candidate) -> Owner {
 
 fn describe(candidate: &Candidate) -> String {
     let Process { pid, comm, cgroup, .. } = &candidate.process;
-    format!("{} of pid {pid} ({comm:?}, uid {}, cgroup {cgroup})", candidate.socket.local, candidate.socket.uid)
+    format!(
+        "{} of pid {pid} ({comm:?}, uid {}, cgroup {cgroup})",
+        candidate.socket.local, candidate.socket.uid
+    )
 }
 
 /// Which of several listeners to take: the one on loopback, where the guard would connect anyway, then one on all
@@ -238,9 +267,13 @@ mod tests {
 
     #[test]
     fn loopback_goes_before_all_addresses_and_the_own_family_before_dual_stack() {
-        let mut ips: Vec<IpAddr> = ["::", "10.0.0.1", "0.0.0.0", "127.0.0.1"].map(|ip| ip.parse().unwrap()).into();
+        let mut ips: Vec<IpAddr> =
+            ["::", "10.0.0.1", "0.0.0.0", "127.0.0.1"].map(|ip| ip.parse().unwrap()).into();
         ips.sort_by_key(|ip| rank(*ip, FAMILY_V4));
-        assert_eq!(ips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "0.0.0.0", "10.0.0.1", "::"]);
+        assert_eq!(
+            ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1", "0.0.0.0", "10.0.0.1", "::"]
+        );
     }
 
     #[test]

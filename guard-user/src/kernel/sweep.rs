@@ -16,7 +16,7 @@ const ROUNDS_MAX: usize = 50;
 
 /// Ends every connection with one of these local ports. To be called after the ports are protected and before the
 /// guard takes or makes connections, so that no connection it meets is the guard's. Returns how many it ended.
-pub fn sweep(ports: &[u16]) -> anyhow::Result<usize> {
+pub(super) fn sweep(ports: &[u16]) -> anyhow::Result<usize> {
     let mut ended = 0;
     let mut clean = 0;
     for _ in 0..ROUNDS_MAX {
@@ -39,5 +39,7 @@ pub fn sweep(ports: &[u16]) -> anyhow::Result<usize> {
         }
         sleep(PAUSE);
     }
-    bail!("connections from before the guard do not end; stop the protected servers, start the guard, then the servers")
+    bail!(
+        "connections from before the guard do not end; stop the protected servers, start the guard, then the servers"
+    )
 }

@@ -32,7 +32,7 @@ struct QueryAttr {
 }
 
 /// Ids of the `sk_lookup` programs on a network namespace, in the order in which they run.
-pub fn sk_lookup_programs(netns: impl AsFd) -> io::Result<Vec<u32>> {
+pub(super) fn sk_lookup_programs(netns: impl AsFd) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; PROGRAMS_MAX];
     let mut attr = QueryAttr {
         target_fd: u32::try_from(netns.as_fd().as_raw_fd()).map_err(io::Error::other)?,
@@ -53,7 +53,7 @@ pub fn sk_lookup_programs(netns: impl AsFd) -> io::Result<Vec<u32>> {
 }
 
 /// `SO_NETNS_COOKIE`: the cookie of the network namespace of a socket (Linux 5.14).
-pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `len` bytes to `cookie`, which has that size.
@@ -70,13 +70,13 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
 }
 
 /// Owners of one file that they keep open and never exchange.
-pub trait OwnsFile: AsRawFd {}
+pub(super) trait OwnsFile: AsRawFd {}
 
 impl OwnsFile for RingBuf<MapData> {}
 impl<T> OwnsFile for EbpfLogger<T> {}
 
 /// Lets a task wait until a ring buffer holds something. To be called inside a tokio runtime.
-pub fn wait_for<T: OwnsFile>(ring: T) -> io::Result<AsyncFd<T>> {
+pub(super) fn wait_for<T: OwnsFile>(ring: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `OwnsFile` is implemented, in this file only, for types that hold the map's descriptor from their
     // making to their drop and return it from every `as_raw_fd`.
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(|error| error.into_parts().1)

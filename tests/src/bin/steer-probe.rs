@@ -50,7 +50,8 @@ fn server(addresses: &[&str]) -> anyhow::Result<()> {
         })
         .collect::<Result<_, _>>()?;
     println!("{}", json!({"ready": true}));
-    let threads: Vec<_> = listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener))).collect();
+    let threads: Vec<_> =
+        listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener))).collect();
     for thread in threads {
         thread.join().ok();
     }
@@ -70,7 +71,9 @@ async fn guard(config: &str) -> anyhow::Result<()> {
     println!("{}", json!({"ready": true}));
     let mut held = Vec::new();
     let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
-    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    std::thread::spawn(move || {
+        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
     while let Some(line) = lines.recv().await {
         let words: Vec<&str> = line.split(' ').collect();
         let reply = match words.as_slice() {
