@@ -8,10 +8,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::residue::Ids;
 use mcp_guard::config::Kernel;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
@@ -78,12 +80,23 @@ impl Default for Netns {
     }
 }
 
+/// Runs a test in a world of its own. Afterwards, whatever the test started is unloaded, and nothing of it may be left
+/// in the kernel.
+pub fn test(body: impl FnOnce(&World)) {
+    let world = World::new();
+    body(&world);
+    let ids = std::mem::take(&mut *world.ids.lock().expect("no test thread panicked"));
+    world.unload();
+    ids.assert_gone(&world);
+}
+
 /// One test's network, files and names.
 #[derive(Debug)]
 pub struct World {
     pub host: Netns,
     pub remote: Netns,
     pub kernel: Kernel,
+    ids: Mutex<Ids>,
     dir: tempfile::TempDir,
 }
 
@@ -103,7 +116,13 @@ impl World {
             netns.ip(&format!("link set {link} up"));
         }
         let kernel = Kernel { bpffs: "/sys/fs/bpf".into(), pins: name.clone(), cgroup: name };
-        Self { host, remote, kernel, dir: tempfile::tempdir().expect("a temporary directory") }
+        Self {
+            host,
+            remote,
+            kernel,
+            ids: Mutex::default(),
+            dir: tempfile::tempdir().expect("a temporary directory"),
+        }
     }
 
     pub fn pins(&self) -> PathBuf {
@@ -117,10 +136,37 @@ impl World {
 
     /// As `guard`, or what it said when it did not start.
     pub fn guard_outcome(&self) -> Result<Process, String> {
+        self.start_guard(&self.host)
+    }
+
+    /// Starts a guard with this world's names in another world's network.
+    pub fn guard_in(&self, netns: &Netns) -> Process {
+        self.start_guard(netns).expect("the guard starts")
+    }
+
+    fn start_guard(&self, netns: &Netns) -> Result<Process, String> {
         let config = json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel});
         let path = self.dir.path().join("guard.json");
         fs::write(&path, config.to_string()).expect("writing the configuration");
-        self.host.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))
+        let mut guard = netns.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))?;
+        self.ids.lock().expect("no test thread panicked").add(&guard.ask("status"));
+        Ok(guard)
+    }
+
+    /// Removes what guards left in the kernel, as `mcp-guard unload` does. To be called when they are dead.
+    pub fn unload(&self) -> Vec<PathBuf> {
+        // The cgroup is busy for a moment after its last process died.
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut pins = Vec::new();
+        loop {
+            let unloaded = mcp_guard::kernel::unload(&self.kernel).expect("unloading");
+            pins.extend(unloaded.pins);
+            if unloaded.left.is_empty() {
+                return pins;
+            }
+            assert!(Instant::now() < end, "left behind: {:?}", unloaded.left);
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Starts a server on these addresses as an ordinary user.
@@ -174,16 +220,10 @@ impl Default for World {
 impl Drop for World {
     fn drop(&mut self) {
         // A test that failed must not leave closed ports behind; its processes are gone by now.
-        let end = Instant::now() + Duration::from_secs(5);
-        while let Err(error) = mcp_guard::kernel::unload(&self.kernel).and_then(|unloaded| {
-            anyhow::ensure!(unloaded.left.is_empty(), "{:?}", unloaded.left);
-            Ok(())
-        }) {
-            if Instant::now() > end {
-                eprintln!("cleaning up after the test: {error:#}");
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
+        if thread::panicking()
+            && let Err(error) = mcp_guard::kernel::unload(&self.kernel)
+        {
+            eprintln!("cleaning up after the failed test: {error:#}");
         }
     }
 }

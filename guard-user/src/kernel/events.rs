@@ -115,7 +115,7 @@ impl log::Log for Lines {
                 log::Level::Warn => tracing::warn!(target: "kernel", "{}", record.args()),
                 log::Level::Info => tracing::info!(target: "kernel", "{}", record.args()),
                 log::Level::Debug | log::Level::Trace => {
-                    tracing::debug!(target: "kernel", "{}", record.args())
+                    tracing::debug!(target: "kernel", "{}", record.args());
                 }
             }
         }
