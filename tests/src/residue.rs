@@ -8,7 +8,7 @@ use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{World, cgroup2_root};
 
 /// Kernel objects of guards, by the ids that their `status` told.
 #[derive(Debug, Default)]
@@ -53,10 +53,7 @@ impl Ids {
         }
         assert!(self.alive().is_empty(), "left in the kernel: {:?}", self.alive());
         assert!(!world.pins().exists(), "pins are left in {}", world.pins().display());
-        let cgroups = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
-        let root = cgroups.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
-        let root = root.split(' ').nth(4).expect("a mount point");
-        let cgroup = std::path::Path::new(root).join(&world.kernel.cgroup);
+        let cgroup = cgroup2_root().join(&world.kernel.cgroup);
         assert!(!cgroup.exists(), "the cgroup {} is left", cgroup.display());
     }
 }

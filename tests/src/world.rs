@@ -144,6 +144,11 @@ impl World {
         self.start_guard(netns).expect("the guard starts")
     }
 
+    /// As `guard_in`, or what it said when it did not start.
+    pub fn guard_in_outcome(&self, netns: &Netns) -> Result<Process, String> {
+        self.start_guard(netns)
+    }
+
     fn start_guard(&self, netns: &Netns) -> Result<Process, String> {
         let config = json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel});
         let path = self.dir.path().join("guard.json");
@@ -226,6 +231,13 @@ impl Drop for World {
             eprintln!("cleaning up after the failed test: {error:#}");
         }
     }
+}
+
+/// Where cgroup2 is mounted.
+pub fn cgroup2_root() -> PathBuf {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+    let line = table.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
+    line.split(' ').nth(4).expect("a mount point").into()
 }
 
 fn probe() -> &'static Path {

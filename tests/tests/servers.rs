@@ -1,0 +1,113 @@
+//! Which listening socket counts as the protected server.
+
+use guard_tests::world::{NOBODY, Process, World, test};
+use serde_json::{Value, json};
+
+const OTHER_USER: u32 = 65_533;
+
+fn pinned_pid(status: &Value) -> Option<u64> {
+    status["ports"]["3001"]["pinned"][0]["pid"].as_u64()
+}
+
+fn wait_for_server(guard: &mut Process, server: &Process) {
+    guard.ask_until("status", |status| pinned_pid(status) == Some(server.pid().into()));
+}
+
+fn dial_kind(guard: &mut Process) -> Value {
+    guard.ask("dial 3001")["kind"].clone()
+}
+
+#[test]
+fn a_server_may_start_after_the_guard() {
+    test(|world| {
+        let mut guard = world.guard();
+        assert_eq!(dial_kind(&mut guard), "NotConnected");
+        let server = world.server(&["0.0.0.0:3001"]);
+        wait_for_server(&mut guard, &server);
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+        let pinned = guard.ask("status")["ports"]["3001"]["pinned"][0].clone();
+        assert_eq!((&pinned["uid"], &pinned["comm"]), (&json!(NOBODY), &json!("steer-probe")));
+    });
+}
+
+#[test]
+fn a_restarted_server_is_pinned_again() {
+    test(|world| {
+        let server = world.server(&["127.0.0.1:3001", "[::1]:3001"]);
+        let mut guard = world.guard();
+        wait_for_server(&mut guard, &server);
+        server.kill();
+        guard.ask_until("status", |status| pinned_pid(status).is_none());
+        assert_eq!(dial_kind(&mut guard), "NotConnected");
+        let server = world.server(&["127.0.0.1:3001", "[::1]:3001"]);
+        wait_for_server(&mut guard, &server);
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+    });
+}
+
+#[test]
+fn another_users_listener_is_not_pinned_in_the_servers_place() {
+    test(|world| {
+        let server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        wait_for_server(&mut guard, &server);
+        server.kill();
+        let impostor = world.server_as(OTHER_USER, &["0.0.0.0:3001"]);
+        let status = guard.ask_until("status", |status| {
+            status["ports"]["3001"]["unrecognised"].as_array().is_some_and(|list| !list.is_empty())
+        });
+        assert_eq!(pinned_pid(&status), None, "{status:#}");
+        let words = status["ports"]["3001"]["unrecognised"][0].as_str().expect("words");
+        assert!(words.contains("uid 65533") && words.contains("unload"), "{words}");
+        assert_eq!(dial_kind(&mut guard), "NotConnected");
+        // Not after a new start of the guard either.
+        guard.kill();
+        let mut guard = world.guard();
+        assert_eq!(dial_kind(&mut guard), "NotConnected");
+        drop(impostor);
+        let server = world.server(&["0.0.0.0:3001"]);
+        wait_for_server(&mut guard, &server);
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+    });
+}
+
+#[test]
+fn a_more_specific_listener_of_another_user_does_not_get_the_guards_connections() {
+    test(|world| {
+        let server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        wait_for_server(&mut guard, &server);
+        // 127.0.0.1 is more specific than 0.0.0.0, so an unguarded lookup would prefer the newcomer.
+        let before = guard.ask("status")["counters"]["own"].clone();
+        let impostor = world.server_as(OTHER_USER, &["127.0.0.9:3001"]);
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+        assert_eq!(pinned_pid(&guard.ask("status")), Some(server.pid().into()));
+        assert!(guard.ask("status")["counters"]["own"].as_u64() > before.as_u64());
+        drop(impostor);
+    });
+}
+
+#[test]
+fn with_two_owners_from_the_start_none_is_taken() {
+    test(|world| {
+        let _one = world.server(&["127.0.0.1:3001"]);
+        let _two = world.server_as(OTHER_USER, &["127.0.0.2:3001"]);
+        let mut guard = world.guard();
+        let status = guard.ask("status");
+        assert_eq!(pinned_pid(&status), None);
+        assert!(status["ports"]["3001"]["unrecognised"].to_string().contains("several owners"), "{status:#}");
+        assert_eq!(dial_kind(&mut guard), "NotConnected");
+    });
+}
+
+#[test]
+fn a_listener_on_one_address_is_reached_there() {
+    test(|world: &World| {
+        for bind in ["10.77.0.1:3001", "[fd77::1]:3001", "[::1]:3001", "[::ffff:127.0.0.1]:3001"] {
+            let server = world.server(&[bind]);
+            let mut guard = world.guard();
+            wait_for_server(&mut guard, &server);
+            assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}), "bound to {bind}");
+        }
+    });
+}
