@@ -3,8 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use guard_common::{
-    EVENTS_BYTES, FLOWS_ENTRIES_MAX, Flow, Meta, Owner, POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX, Slot,
-    Stat, WHO_ENTRIES_MAX, Who,
+    EVENTS_BYTES, FLOWS_ENTRIES_MAX, Flow, Meta, Owner, POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX,
+    Slot, Stat, WHO_ENTRIES_MAX, Who,
 };
 
 /// Protected ports and the guard's private ports. Written by the guard.

@@ -1,9 +1,9 @@
 //! Chooses the socket for each new connection to this network namespace.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, BPF_SK_LOOKUP_F_REPLACE, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use aya_ebpf::Global;
 use aya_log_ebpf::warn;
 use core::ptr::{addr_of, read_volatile};
 use guard_common::{FAMILY_V4, FAMILY_V6, Flow, MODE_GUARDED, MODE_PRIVATE, Port, Slot, Stat};
@@ -30,8 +30,9 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     let netns = NETNS.load();
     // SAFETY: the kernel gives a valid context. Each field is read once, by a load that the compiler cannot merge
     // with another one, since the verifier takes only loads at fixed offsets.
-    let (port, protocol) =
-        unsafe { (read_volatile(addr_of!((*ctx.lookup).local_port)), read_volatile(addr_of!((*ctx.lookup).protocol))) };
+    let (port, protocol) = unsafe {
+        (read_volatile(addr_of!((*ctx.lookup).local_port)), read_volatile(addr_of!((*ctx.lookup).protocol)))
+    };
 
     let Some(mode) = rule(&Port::new(netns, port as u16)) else { return pass };
     if protocol != TCP {
@@ -111,8 +112,12 @@ fn flow(ctx: &SkLookupContext, netns: u64, port: u16) -> Option<(Flow, u8)> {
     };
     let remote_port = u16::from_be(remote_port);
     match family {
-        AF_INET => Some((Flow::new(netns, Flow::v4(remote4), remote_port, Flow::v4(local4), port), FAMILY_V4)),
-        AF_INET6 => Some((Flow::new(netns, Flow::v6(remote6), remote_port, Flow::v6(local6), port), FAMILY_V6)),
+        AF_INET => {
+            Some((Flow::new(netns, Flow::v4(remote4), remote_port, Flow::v4(local4), port), FAMILY_V4))
+        }
+        AF_INET6 => {
+            Some((Flow::new(netns, Flow::v6(remote6), remote_port, Flow::v6(local6), port), FAMILY_V6))
+        }
         _ => None,
     }
 }

@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 /// How long a client waits. Long enough for a busy machine; a refusal does not wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers every connection with `server` and a newline, then echoes.
-pub fn serve(listener: &TcpListener) {
+/// Answers every connection with `word` and a newline, then echoes.
+pub fn serve(listener: &TcpListener, word: &str) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
+        let greeting = format!("{word}\n");
         thread::spawn(move || {
             let mut bytes = [0; 1024];
-            if stream.write_all(b"server\n").is_err() {
+            if stream.write_all(greeting.as_bytes()).is_err() {
                 return;
             }
             while let Ok(read) = stream.read(&mut bytes) {
@@ -28,7 +29,7 @@ pub fn serve(listener: &TcpListener) {
     }
 }
 
-/// What a client meets at an address: `{"guard":true,...}`, `{"server":true}`, `{"refused":true}` or
+/// What a client meets at an address: `{"guard":true,...}`, `{"server":true}`, `{"shadow":true}`, `{"refused":true}` or
 /// `{"error":...}`, with its own pid and address, and the milliseconds that `connect` took.
 pub fn connect(address: SocketAddr) -> Value {
     let start = std::time::Instant::now();
@@ -52,6 +53,7 @@ fn answer(stream: &TcpStream) -> Value {
         (Err(error), _) => json!({"error": error.to_string()}),
         (Ok(0), _) => json!({"error": "closed"}),
         (Ok(_), "server") => json!({"server": true}),
+        (Ok(_), "shadow") => json!({"shadow": true}),
         (Ok(_), text) => serde_json::from_str(text)
             .unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
     };

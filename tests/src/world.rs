@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -150,7 +150,17 @@ impl World {
     }
 
     fn start_guard(&self, netns: &Netns) -> Result<Process, String> {
-        let config = json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel});
+        self.start_guard_with(netns, &json!({}))
+    }
+
+    /// Starts a guard with `limits`.
+    pub fn guard_with(&self, limits: &Value) -> Process {
+        self.start_guard_with(&self.host, limits).expect("the guard starts")
+    }
+
+    fn start_guard_with(&self, netns: &Netns, limits: &Value) -> Result<Process, String> {
+        let config =
+            json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel, "limits": limits});
         let path = self.dir.path().join("guard.json");
         fs::write(&path, config.to_string()).expect("writing the configuration");
         let mut guard = netns.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))?;
@@ -180,9 +190,14 @@ impl World {
     }
 
     pub fn server_as(&self, uid: u32, addresses: &[&str]) -> Process {
+        self.server_kind("server", uid, addresses)
+    }
+
+    /// `kind`: `server`, `shared` or `shadow`, see steer-probe.
+    pub fn server_kind(&self, kind: &str, uid: u32, addresses: &[&str]) -> Process {
         let program = self.public_probe();
         self.host
-            .run(|| Process::start(Command::new(program).arg("server").args(addresses).uid(uid)))
+            .run(|| Process::start(Command::new(program).arg(kind).args(addresses).uid(uid)))
             .expect("the server starts")
     }
 
@@ -258,6 +273,7 @@ pub struct Process {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -276,7 +292,14 @@ impl Process {
             let output = child.wait_with_output().map_err(|error| error.to_string())?;
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        Ok(Self { child, input, output })
+        let log = Arc::new(Mutex::new(String::new()));
+        let (errors, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
+        thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                copy.lock().expect("no panic").push_str(&(line + "\n"));
+            }
+        });
+        Ok(Self { child, input, output, log })
     }
 
     pub fn pid(&self) -> u32 {
@@ -302,6 +325,11 @@ impl Process {
             assert!(Instant::now() < end, "{command}: still {answer:#}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What the process has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
     }
 
     /// `kill -9`, and waits until it is gone.

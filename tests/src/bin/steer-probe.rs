@@ -1,8 +1,10 @@
 //! A guard with nothing above its kernel side, and the simplest server and client, for the steering tests.
 //!
 //! `steer-probe guard <guard.yaml>`: prints `{"ready":true}` when it serves, answers each steered connection with one line of
-//! JSON, and obeys commands on its input, one a line: `status`, `prove`, `dial <port>`, `hold <port>`, `loop <port>`.
-//! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes.
+//! JSON, and obeys commands on its input, one a line: `status`, `prove`, `dial <port>`, `hold <port>`, `loop <port>`,
+//! `starve` (no more files may be opened), `feed`.
+//! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes. `shared` lets others bind
+//! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`.
 //! `steer-probe client <address>`: prints one line of JSON that says what it met.
 
 use std::io::{BufRead, BufReader, Read};
@@ -16,7 +18,9 @@ use guard_tests::probe::{connect, serve};
 use mcp_guard::accept::{Acceptor, Origin};
 use mcp_guard::config::Config;
 use mcp_guard::kernel::{Guard, canary};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn main() -> ExitCode {
@@ -25,7 +29,9 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         [canary::ARGUMENT] => return canary::child_main(),
         ["guard", config] => guard(config),
-        ["server", addresses @ ..] => server(addresses),
+        ["server", addresses @ ..] => server(addresses, "server", false),
+        ["shared", addresses @ ..] => server(addresses, "server", true),
+        ["shadow", addresses @ ..] => server(addresses, "shadow", true),
         ["client", address] => {
             println!("{}", connect(address.parse().expect("an address")));
             Ok(())
@@ -41,25 +47,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn server(addresses: &[&str]) -> anyhow::Result<()> {
+fn server(addresses: &[&str], word: &'static str, shared: bool) -> anyhow::Result<()> {
     let listeners: Vec<TcpListener> = addresses
         .iter()
         .map(|address| {
             let address: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
-            TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+            listen(address, shared).with_context(|| format!("cannot listen on {address}"))
         })
         .collect::<Result<_, _>>()?;
     println!("{}", json!({"ready": true}));
     let threads: Vec<_> =
-        listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener))).collect();
+        listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener, word))).collect();
     for thread in threads {
         thread.join().ok();
     }
     Ok(())
 }
 
+fn listen(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
+    if !shared {
+        return TcpListener::bind(address);
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
 #[tokio::main]
 async fn guard(config: &str) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let config: Config = serde_json::from_slice(&std::fs::read(config)?)?;
     let guard = Guard::start(Arc::new(config)).await?;
     let mut acceptor = Acceptor::new(&guard)?;
@@ -87,6 +105,8 @@ async fn guard(config: &str) -> anyhow::Result<()> {
                 }
                 Err(error) => json!({"error": error.to_string()}),
             },
+            ["starve"] => json!({"files": files_max(0)?}),
+            ["feed"] => json!({"files": files_max(1024)?}),
             ["loop", port] => {
                 let target = SocketAddr::new([127, 0, 0, 1].into(), port.parse()?);
                 tokio::task::spawn_blocking(move || unregistered(target)).await?
@@ -127,6 +147,13 @@ async fn dial(guard: &Guard, port: u16) -> Value {
         }
         Err(error) => json!({"error": error.to_string(), "kind": format!("{:?}", error.kind())}),
     }
+}
+
+/// New files get numbers below `count` only.
+fn files_max(count: u64) -> anyhow::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, count, hard)?;
+    Ok(count)
 }
 
 /// Connects with a socket that was not registered.
