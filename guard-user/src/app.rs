@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ::http::{Request, Response};
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use ::http::{Request, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -69,9 +69,17 @@ impl<'a> Case<'a> {
     }
 
     /// Hands the record of this case, as far as it is known, to `write`.
-    pub async fn record<T>(&self, refusal: Option<&Refusal>, write: impl AsyncFnOnce(&CallRecord<'_>) -> T) -> T {
+    pub async fn record<T>(
+        &self,
+        refusal: Option<&Refusal>,
+        write: impl AsyncFnOnce(&CallRecord<'_>) -> T,
+    ) -> T {
         let text = refusal.map(ToString::to_string);
-        let rpc_id = self.message.as_ref().and_then(Message::id).map(|id| serde_json::to_string(id).unwrap_or_default());
+        let rpc_id = self
+            .message
+            .as_ref()
+            .and_then(Message::id)
+            .map(|id| serde_json::to_string(id).unwrap_or_default());
         let rule = refusal.and_then(Refusal::rule).or(self.rule.as_ref()).map(RuleName::as_str);
         let rpc_method = self.message.as_ref().map(Message::method).filter(|method| !method.is_empty());
         let caller = self.caller.as_ref();

@@ -4,8 +4,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mcp_guard::kernel::canary;
 
 fn main() -> ExitCode {
+    // Not an operator's command: the guard starts itself so, to try its own protection as a stranger.
+    if std::env::args_os().nth(1).is_some_and(|first| first == canary::ARGUMENT) {
+        return canary::child_main();
+    }
     match mcp_guard::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

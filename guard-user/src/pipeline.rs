@@ -130,7 +130,8 @@ impl Pipeline {
             _ => audit::Refusal::Deny,
         };
         let status = response.status().as_u16();
-        let written = case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
+        let written =
+            case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
         match written.await {
             Ok(_seq) => response,
             Err(error) => answer(&error.into()),

@@ -141,7 +141,12 @@ impl Refusal {
     pub fn is_about_http(&self) -> bool {
         matches!(
             self,
-            Self::Body(_) | Self::Frame(_) | Self::Framing(_) | Self::Method | Self::Path(_) | Self::Plaintext
+            Self::Body(_)
+                | Self::Frame(_)
+                | Self::Framing(_)
+                | Self::Method
+                | Self::Path(_)
+                | Self::Plaintext
         )
     }
 
@@ -152,7 +157,9 @@ impl Refusal {
 
     pub fn advice(&self) -> Advice {
         match self {
-            Self::TooOften(exceeded) => Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds)),
+            Self::TooOften(exceeded) => {
+                Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds))
+            }
             Self::NeedsApproval(_) => Advice::Approval,
             Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,

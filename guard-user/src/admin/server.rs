@@ -65,8 +65,8 @@ where
     let uid = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let reading = BufReader::new(read.take(ASK_BYTES_MAX)).read_line(&mut line);
-    tokio::time::timeout(PATIENCE, reading).await.map_err(io::Error::other)??;
+    let mut read = BufReader::new(read.take(ASK_BYTES_MAX));
+    tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await.map_err(io::Error::other)??;
     let reply = if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         json!({ "error": "only root and the guard's own user may ask the guard" })
     } else {

@@ -34,7 +34,7 @@ struct Report {
     summary: String,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let report = report(&args.config);
     if args.json {
         print(&serde_json::to_string_pretty(&report)?)?;

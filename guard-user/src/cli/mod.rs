@@ -38,11 +38,11 @@ impl Cli {
     /// Runs the command. An `Err` is for the operator's eyes: what happened, the likely cause, what to do next.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(args) => run::run(args),
-            Command::Check(args) => check::run(args),
-            Command::Status(args) => status::run(args),
-            Command::Reload(args) => reload::run(args),
-            Command::Unload(args) => unload::run(args),
+            Command::Run(args) => run::run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Reload(args) => reload::run(&args),
+            Command::Unload(args) => unload::run(&args),
             Command::Tokens(args) => tokens::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),

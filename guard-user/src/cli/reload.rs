@@ -18,7 +18,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let answer = admin::ask(&config.admin_socket(), Ask::Reload)?;
     if args.json {

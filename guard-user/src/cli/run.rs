@@ -19,7 +19,7 @@ pub struct Args {
     config: Overrides,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::init();
     let config = args.config.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -44,6 +44,8 @@ fn announce(app: &Arc<App>, proven: bool) {
     if proven {
         println!("protected: every claim was tried with a real connection and holds.");
     } else {
-        println!("NOT PROVEN: some claim does not hold; `mcp-guard status` says which. The ports stay closed.");
+        println!(
+            "NOT PROVEN: some claim does not hold; `mcp-guard status` says which. The ports stay closed."
+        );
     }
 }

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::Table;
+use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use crate::admin::{self, Ask, ClientError};
@@ -31,11 +30,11 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let status = match admin::ask(&config.admin_socket(), Ask::Status { prove: args.prove }) {
         Ok(status) => status,
-        Err(error @ ClientError::NotRunning { .. }) => return not_running(&config, &error, args.json),
+        Err(error @ ClientError::NotRunning { .. }) => return Ok(not_running(&config, &error, args.json)),
         Err(error) => return Err(error.into()),
     };
     let protected = status.pointer("/kernel/protected").and_then(Value::as_bool).unwrap_or_default();
@@ -48,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The pins tell whether the ports are closed, guard or no guard.
-fn not_running(config: &Config, error: &ClientError, json: bool) -> anyhow::Result<ExitCode> {
+fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
     let pins = config.kernel.bpffs.join(&config.kernel.pins);
     let closed = pins.exists();
     if json {
@@ -62,10 +61,12 @@ fn not_running(config: &Config, error: &ClientError, json: bool) -> anyhow::Resu
                 pins.display()
             );
         } else {
-            println!("Nothing of the guard is in the kernel: the ports are OPEN and unprotected. `mcp-guard run` protects them.");
+            println!(
+                "Nothing of the guard is in the kernel: the ports are OPEN and unprotected. `mcp-guard run` protects them."
+            );
         }
     }
-    Ok(ExitCode::from(NOT_RUNNING))
+    ExitCode::from(NOT_RUNNING)
 }
 
 fn show(status: &Value, protected: bool) {
@@ -106,7 +107,9 @@ fn show(status: &Value, protected: bool) {
 fn listener(port: &Value) -> String {
     let pinned: Vec<String> = array(port, "/pinned")
         .iter()
-        .map(|pinned| format!("{} pid {} ({})", plain(&pinned["address"]), pinned["pid"], plain(&pinned["comm"])))
+        .map(|pinned| {
+            format!("{} pid {} ({})", plain(&pinned["address"]), pinned["pid"], plain(&pinned["comm"]))
+        })
         .collect();
     if pinned.is_empty() { "none: calls get \"server unavailable\"".to_owned() } else { pinned.join(", ") }
 }
@@ -121,6 +124,7 @@ fn plain(value: &Value) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().map(|name| name.to_uppercase()));
     table
 }

@@ -21,7 +21,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     match admin::ask(&config.admin_socket(), Ask::Status { prove: false }) {
         Ok(status) => {

@@ -55,10 +55,8 @@ pub async fn read(
     limits: &Limits,
     is_identified: bool,
 ) -> (Parts, Result<Bytes, Unreadable>) {
-    let bytes_max = match is_identified {
-        true => limits.body_bytes_max,
-        false => limits.body_bytes_max.min(UNIDENTIFIED_BODY_BYTES_MAX),
-    };
+    let identified = if is_identified { limits.body_bytes_max } else { UNIDENTIFIED_BODY_BYTES_MAX };
+    let bytes_max = identified.min(limits.body_bytes_max);
     let (head, body) = request.into_parts();
     let whole = Limited::new(body, bytes_max).collect();
     let body = match tokio::time::timeout(Duration::from_secs(limits.body_seconds), whole).await {

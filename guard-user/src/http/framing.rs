@@ -87,6 +87,20 @@ impl Inspector {
         !matches!(self.state, State::Start { .. } | State::Header)
     }
 
+    /// Whether a head has begun and not ended.
+    pub fn is_in_head(&self) -> bool {
+        match self.state {
+            State::Start { .. } => !self.partial.is_empty(),
+            State::Header => true,
+            _ => false,
+        }
+    }
+
+    /// Gives the connection up for a fault that is not in its bytes.
+    pub fn fail(&mut self, fault: FramingError) {
+        self.fault.get_or_insert(fault);
+    }
+
     fn walk(&mut self, mut bytes: &[u8]) -> Result<(), FramingError> {
         while !bytes.is_empty() {
             bytes = match self.state {

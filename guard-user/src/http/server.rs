@@ -140,7 +140,8 @@ async fn write_last(io: &mut (impl AsyncWrite + Unpin), answer: Response<Body>) 
         message.extend_from_slice(value.as_bytes());
         message.extend_from_slice(b"\r\n");
     }
-    message.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    message
+        .extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
     message.extend_from_slice(&body);
     io.write_all(&message).await
 }
@@ -149,7 +150,11 @@ async fn write_last(io: &mut (impl AsyncWrite + Unpin), answer: Response<Body>) 
 struct KeepOpen<'a, Io>(&'a mut Io);
 
 impl<Io: AsyncRead + Unpin> AsyncRead for KeepOpen<'_, Io> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_read(cx, buf)
     }
 }

@@ -1,10 +1,13 @@
 //! A stream whose reader sees only well-framed HTTP/1.1 requests.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::framing::{FramingError, Inspector};
 
@@ -19,12 +22,15 @@ use super::framing::{FramingError, Inspector};
 pub struct StrictIo<S> {
     stream: S,
     inspector: Inspector,
+    head_patience: Duration,
+    /// Runs from the first bytes of a head that did not come whole; most do, and need no clock.
+    head_clock: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StrictIo<S> {
-    /// `head_bytes_max` bounds the request line and headers of one request.
-    pub fn new(stream: S, head_bytes_max: usize) -> Self {
-        Self { stream, inspector: Inspector::new(head_bytes_max) }
+    /// `head_bytes_max` and `head_patience` bound the request line and headers of one request.
+    pub fn new(stream: S, head_bytes_max: usize, head_patience: Duration) -> Self {
+        Self { stream, inspector: Inspector::new(head_bytes_max), head_patience, head_clock: None }
     }
 
     /// Why reading ended, unless a request's service has been told by its body.
@@ -45,8 +51,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictIo<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
+            let Some(clock) = &mut this.head_clock else { return Poll::Pending };
+            ready!(clock.as_mut().poll(cx));
+            this.inspector.fail(FramingError::HeadSlow);
+            return Poll::Ready(Err(FramingError::HeadSlow.into()));
+        };
+        read?;
         let verdict = this.inspector.inspect(buf.filled().get(before..).unwrap_or_default());
+        if !this.inspector.is_in_head() {
+            this.head_clock = None;
+        } else if this.head_clock.is_none() {
+            this.head_clock = Some(Box::pin(tokio::time::sleep(this.head_patience)));
+        }
         if verdict.is_err() {
             buf.set_filled(before);
         }
@@ -96,6 +113,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     /// Sends `pieces` one by one to a hyper server behind the inspector; gives what the client read, how many whole
     /// requests the server saw, and the fault.
     fn serve(pieces: &[&[u8]]) -> (String, usize, Option<FramingError>) {
@@ -119,7 +139,7 @@ mod tests {
                     Ok::<_, Infallible>(Response::new(Full::new(body)))
                 })
             });
-            let io = TokioIo::new(StrictIo::new(server, 4096));
+            let io = TokioIo::new(StrictIo::new(server, 4096, PATIENCE));
             let mut connection = http1::Builder::new().serve_connection(io, service);
             let owner = async {
                 _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;

@@ -22,6 +22,19 @@ pub struct Unloaded {
     pub left: Vec<String>,
 }
 
+impl std::fmt::Display for Unloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pins.len() {
+            0 => f.write_str("Nothing of the guard was in the kernel.")?,
+            pins => write!(f, "Removed {pins} pins with their programs, maps and links.")?,
+        }
+        if let Some(cgroup) = &self.cgroup {
+            write!(f, "\nRemoved the cgroup {}.", cgroup.display())?;
+        }
+        self.left.iter().try_for_each(|left| write!(f, "\nLeft: {left}"))
+    }
+}
+
 /// Opens the ports and removes every link, program, map and pin, and the guard's cgroup when it is empty. Fails
 /// if a guard is running. A second call finds nothing and succeeds.
 pub fn unload(config: &Kernel) -> anyhow::Result<Unloaded> {

@@ -133,7 +133,7 @@ impl Policy {
                     Target::Tool(_) => "tool",
                     Target::Resource(_) => "resource",
                     Target::Prompt(_) => "prompt",
-                    Target::Method => "method",
+                    Target::Method | Target::Unnamed => "method",
                 };
                 let reason = format!("no intent of the policy names this {what}");
                 Decision::Deny(Deny { is_hidden: true, ..denied(DenyCode::NoIntent, reason) })

@@ -112,6 +112,8 @@ impl<T> Targets<T> {
             Target::Prompt(name) => self.prompts.get(name),
             Target::Resource(uri) => self.resources.find(uri, is_plain_uri(uri)),
             Target::Method => self.methods.find(method, true),
+            // What it means is anybody's guess, so it means nothing that a rule could allow.
+            Target::Unnamed => None,
         }
     }
 

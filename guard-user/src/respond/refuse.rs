@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE,
+};
 use http::uri::Authority;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -34,8 +36,13 @@ pub struct Asked {
 pub enum What {
     /// GET, DELETE, or nothing readable.
     Http,
-    ToolCall { id: Id, tool: String },
-    Request { id: Id },
+    ToolCall {
+        id: Id,
+        tool: String,
+    },
+    Request {
+        id: Id,
+    },
     /// A notification, or a client's answer to the server: nothing waits for a reply.
     OneWay,
 }
@@ -56,7 +63,9 @@ impl Asked {
     pub fn read(&mut self, message: &Message) {
         self.era = message.era();
         self.what = match (message.kind(), message.target()) {
-            (Kind::Request { id }, Target::Tool(tool)) => What::ToolCall { id: id.clone(), tool: tool.to_owned() },
+            (Kind::Request { id }, Target::Tool(tool)) => {
+                What::ToolCall { id: id.clone(), tool: tool.to_owned() }
+            }
             (Kind::Request { id }, _) => What::Request { id: id.clone() },
             (Kind::Notification | Kind::Response { .. }, _) => What::OneWay,
         };
@@ -64,7 +73,13 @@ impl Asked {
 }
 
 /// The answer to a refused request.
-pub fn refuse(asked: &Asked, refusal: &Refusal, server: &Server, site: &Site, head: &HeaderMap) -> Response<Body> {
+pub fn refuse(
+    asked: &Asked,
+    refusal: &Refusal,
+    server: &Server,
+    site: &Site,
+    head: &HeaderMap,
+) -> Response<Body> {
     if matches!(refusal, Refusal::Plaintext) {
         return upgrade_required(server, site, head);
     }

@@ -37,8 +37,15 @@ pub async fn relay(
     };
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
     if is(&head.headers, &CONTENT_TYPE, "text/event-stream") && !is_encoded(&head.headers) {
-        let stream =
-            ReplyStream::new(body, view, case.asked.clone(), permit, outcome, asked_at, limits.event_bytes_max);
+        let stream = ReplyStream::new(
+            body,
+            view,
+            case.asked.clone(),
+            permit,
+            outcome,
+            asked_at,
+            limits.event_bytes_max,
+        );
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }
     let passed = match whole(&head, body, limits.event_bytes_max).await {

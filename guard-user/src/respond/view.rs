@@ -1,6 +1,5 @@
 //! What one agent may see of a server's messages.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,14 +37,17 @@ pub(super) struct Answer {
 impl View {
     /// Reads one message: a JSON body, or the data of an event. Lists lose what the agent may not use.
     pub(super) fn pass(&self, data: Bytes) -> Result<Passed, &'static str> {
-        let reply = reply::look(&data).map_err(|_error| "it is not a JSON-RPC message that every client reads alike")?;
+        let reply = reply::look(&data)
+            .map_err(|_error| "it is not a JSON-RPC message that every client reads alike")?;
         let answer = match reply.kind {
             ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(code) },
             ReplyKind::Result { is_error: true, .. } => {
                 Answer { result: OutcomeResult::ToolError, error_code: None }
             }
             ReplyKind::Result { .. } => Answer { result: OutcomeResult::Ok, error_code: None },
-            ReplyKind::Notification { .. } | ReplyKind::Request { .. } => return Ok(Passed { data, answer: None }),
+            ReplyKind::Notification { .. } | ReplyKind::Request { .. } => {
+                return Ok(Passed { data, answer: None });
+            }
         };
         match (&self.waits_for, &reply.id) {
             // An error without an id is about a request that the server could not read: ours.

@@ -1,10 +1,10 @@
 //! What the guard changes in the head of a request that goes on, and of an answer that comes back.
 
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
 use http::Uri;
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 
 use crate::config::Server;
 
@@ -86,7 +86,12 @@ mod tests {
 
     #[test]
     fn the_guards_own_credential_ends_at_the_guard() {
-        let client = head(&[("x-client-id", "a"), ("x-profile-id", "b"), ("authorization", "Bearer c"), ("host", "h")]);
+        let client = head(&[
+            ("x-client-id", "a"),
+            ("x-profile-id", "b"),
+            ("authorization", "Bearer c"),
+            ("host", "h"),
+        ]);
         let uri = Uri::from_static("/mcp");
         let sent = to_server(&client, &uri, &server(false));
         assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));

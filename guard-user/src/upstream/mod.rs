@@ -120,9 +120,5 @@ impl Upstream {
 /// The pool's key is the port: the dialer knows where the server behind it really listens.
 fn address(server: &Server, asked: &Uri) -> Result<Uri, http::Error> {
     let path = asked.path_and_query().map_or("/", |path| path.as_str());
-    Uri::builder()
-        .scheme("http")
-        .authority(format!("127.0.0.1:{}", server.port))
-        .path_and_query(path)
-        .build()
+    Uri::builder().scheme("http").authority(format!("127.0.0.1:{}", server.port)).path_and_query(path).build()
 }

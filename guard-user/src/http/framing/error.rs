@@ -28,6 +28,8 @@ pub enum FramingError {
     EmptyLines,
     #[error("a header is folded over two lines")]
     FoldedLine,
+    #[error("the request line and headers took too long (limits.header_seconds)")]
+    HeadSlow,
     #[error("the request line and headers are too large")]
     HeadTooLarge,
     #[error("a header has no valid name followed by ':'")]
@@ -51,6 +53,7 @@ pub enum FramingError {
 impl FramingError {
     pub fn status(self) -> StatusCode {
         match self {
+            Self::HeadSlow => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             _ => StatusCode::BAD_REQUEST,
@@ -70,6 +73,7 @@ impl FramingError {
             Self::ControlCharacter => "head_control_character",
             Self::EmptyLines => "empty_lines",
             Self::FoldedLine => "folded_line",
+            Self::HeadSlow => "head_slow",
             Self::HeadTooLarge => "head_too_large",
             Self::HeaderName => "header_name",
             Self::Host => "host",
