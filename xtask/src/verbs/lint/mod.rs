@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use crate::command::Tool;
 use crate::machine;
 
-/// Check the form of the code: rustfmt, clippy, the order of the stages, file lengths, links, dependencies
+/// Check the form of the code: rustfmt, clippy, the order of the stages, file lengths, links, dependencies and their licences
 ///
 /// All checks run, then the failed ones are listed.
 #[derive(Debug, clap::Args)]
