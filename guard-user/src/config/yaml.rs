@@ -134,7 +134,7 @@ fn problem(file: &Path, error: &Error) -> Problem {
             ),
             other => (format!("the file is larger than is read: {other:?}"), None),
         },
-        Error::Eof { .. } => ("the file is empty".to_owned(), Some("write at least `servers:`".to_owned())),
+        Error::Eof { .. } => ("the file is empty, or ends too early".to_owned(), None),
         Error::InvalidScalar { ty, .. } => (format!("this is not {}", kind(ty)), None),
         Error::SerdeInvalidType { unexpected, expected, .. } => {
             (format!("expected {expected}, found {unexpected}"), None)

@@ -68,7 +68,6 @@ impl<'d> Offered<'d> {
                 .collect();
             for (key, meaning) in targets.iter_mut() {
                 for (wider, more) in patterns.iter().filter(|(wider, _)| wider != key && wider.covers(key)) {
-                    debug_assert!(wider.covers(key));
                     for intent in more.keys() {
                         meaning.entry(intent).or_default();
                     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::Server;
 
+mod model;
+
 const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");
 const SEED: &str = include_str!("../../../policies/examples/customer-ops/policies/seed.yaml");
 
@@ -176,4 +178,89 @@ fn mistakes_are_told_as_in_the_golden_file() {
     let said =
         |text: &str| policy(&[("agents.yaml", AGENTS), ("case.yaml", text)]).expect_err(text).to_string();
     assert!(crate::config::golden::compare("src/policy/testdata/mistakes.txt", said) >= 60);
+}
+
+#[test]
+fn a_file_of_comments_alone_is_a_file_without_rules() {
+    for empty in ["", "# nothing yet\n", "policies:\n", "policies: []\nvelocity_rules: []\n"] {
+        let policy = policy(&[("agents.yaml", AGENTS), ("empty.yaml", empty)]).unwrap();
+        assert_eq!(policy.rule_count(), 0, "{empty:?}");
+    }
+}
+
+#[test]
+fn the_digest_names_contents_and_names_and_not_the_order() {
+    let digest = |texts: &[(&str, &str)]| policy(texts).unwrap().digest().to_string();
+    let first = digest(&[("a.yaml", AGENTS), ("b.yaml", SEED)]);
+    assert_eq!(first.len(), 64);
+    assert_eq!(first, digest(&[("b.yaml", SEED), ("a.yaml", AGENTS)]));
+    assert_ne!(first, digest(&[("b.yaml", AGENTS), ("a.yaml", SEED)]));
+    assert_ne!(first, digest(&[("a.yaml", AGENTS), ("b.yaml", &format!("{SEED}#"))]));
+}
+
+#[test]
+fn an_agents_server_list_bounds_its_rules() {
+    let bounded =
+        AGENTS.replace("client_id: support-assistant", "client_id: support-assistant\n    servers: [files]");
+    let policy = policy(&[("agents.yaml", &bounded), ("seed.yaml", SEED)]).unwrap();
+    let deny = denied(ask(&policy, "support-agent", Target::Tool("read_customer"), None));
+    assert_eq!(deny.code(), DenyCode::ServerNotGranted);
+    assert!(matches!(ask(&policy, "lookup-agent", Target::Tool("read_customer"), None), Decision::Allow(_)));
+}
+
+#[test]
+fn an_agent_with_deny_rules_alone_cannot_connect_and_still_hears_the_reason() {
+    let rules =
+        "policies:\n  - {intent: data.customer.read, agents: [lookup-agent], decision: deny, reason: no}";
+    let policy = policy(&[("agents.yaml", AGENTS), ("rules.yaml", rules)]).unwrap();
+    let (agent, server) =
+        (AgentName::parse("lookup-agent").unwrap(), ServerName::parse("customer-ops").unwrap());
+    assert!(!policy.may_connect(&agent, &server));
+    let deny = denied(ask(&policy, "lookup-agent", Target::Tool("read_customer"), None));
+    assert_eq!((deny.code(), deny.reason(), deny.is_hidden()), (DenyCode::DeniedByRule, "no", false));
+    let question = Question {
+        agent: &agent,
+        server: &server,
+        method: "tools/list",
+        target: Target::Method,
+        arguments: None,
+    };
+    assert_eq!(denied(policy.decide(&question)).code(), DenyCode::ServerNotGranted);
+}
+
+#[test]
+fn a_deny_on_a_narrower_prefix_holds_inside_a_wider_allow() {
+    let text = "
+agents: {a: {client_id: c}}
+intents:
+  files.read: [{server: customer-ops, resource: 'file:///data/*'}]
+  files.secret: [{server: customer-ops, resource: 'file:///data/secret/*'}, {server: customer-ops, resource: 'file:///data/key'}]
+  tasks: [{server: customer-ops, method: tasks/*}]
+policies:
+  - {intent: files.read, agents: [a], decision: allow}
+  - {intent: files.secret, agents: [a], decision: deny, reason: secret}
+  - {intent: tasks, agents: [a], decision: allow}
+";
+    let policy = policy(&[("p.yaml", text)]).unwrap();
+    let read = |uri| ask(&policy, "a", Target::Resource(uri), None);
+    assert!(matches!(read("file:///data/x"), Decision::Allow(_)));
+    for uri in ["file:///data/secret/x", "file:///data/key"] {
+        let deny = denied(read(uri));
+        assert_eq!((deny.code(), deny.reason(), deny.intents().len()), (DenyCode::DeniedByRule, "secret", 2));
+    }
+    for other_spelling in ["file:///data/./secret/x", "file:///data//secret/x", "file:///data/%73ecret/x"] {
+        assert_eq!(denied(read(other_spelling)).code(), DenyCode::NoIntent, "{other_spelling}");
+    }
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let call = |method| {
+        policy.decide(&Question {
+            agent: &agent,
+            server: &server,
+            method,
+            target: Target::Method,
+            arguments: None,
+        })
+    };
+    assert!(matches!(call("tasks/get"), Decision::Allow(_)));
+    assert_eq!(denied(call("completion/complete")).code(), DenyCode::NoIntent);
 }

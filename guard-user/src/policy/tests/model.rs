@@ -1,0 +1,366 @@
+//! Random policies and calls: the compiled policy against an interpreter that reads the rules one by one.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const AGENT_NAMES: [&str; 3] = ["a0", "a1", "a2"];
+const SERVERS: [&str; 2] = ["customer-ops", "files"];
+const INTENTS: [&str; 5] = ["x.a", "x.b", "x.b.c", "y.a", "z"];
+const PATTERNS: [&str; 8] = ["x.a", "x.b", "x.b.c", "y.a", "z", "x.*", "x.b.*", "*"];
+const TOOLS: [&str; 4] = ["t0", "t1", "t2", "t3"];
+const RESOURCES: [&str; 6] = ["f:/a/*", "f:/a/b/*", "f:/a/b", "f:/a/b/c", "g:/*", "f:/a/bb*"];
+const URIS: [&str; 8] = ["f:/a/x", "f:/a/b", "f:/a/b/c", "f:/a/b/d", "g:/", "h:/", "f:/a/../a/b", "f:/a/bbb"];
+
+#[derive(Debug, Clone)]
+struct Model {
+    /// Per intent: matchers.
+    intents: Vec<Vec<Matcher>>,
+    rules: Vec<Rule>,
+    velocity: Vec<(usize, usize)>,
+    bounded: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Matcher {
+    Tool { server: usize, tool: usize, has_fact: bool },
+    Resource { server: usize, resource: usize },
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    pattern: usize,
+    agents: Vec<usize>,
+    decision: u8,
+    max_n: Option<u8>,
+}
+
+#[derive(Debug, Clone)]
+struct Call {
+    agent: usize,
+    server: usize,
+    target: Result<usize, usize>,
+    arguments: Option<Option<u8>>,
+}
+
+fn matcher() -> impl Strategy<Value = Matcher> {
+    prop_oneof![
+        2 => (0..2_usize, 0..4_usize, any::<bool>())
+            .prop_map(|(server, tool, has_fact)| Matcher::Tool { server, tool, has_fact }),
+        1 => (0..2_usize, 0..6_usize).prop_map(|(server, resource)| Matcher::Resource { server, resource }),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let max_n = proptest::option::weighted(0.3, 0..4_u8);
+    (0..PATTERNS.len(), proptest::sample::subsequence(vec![0, 1, 2], 1..=3), 0..5_u8, max_n)
+        .prop_map(|(pattern, agents, decision, max_n)| Rule { pattern, agents, decision, max_n })
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let intents = proptest::collection::vec(proptest::collection::vec(matcher(), 1..4), INTENTS.len());
+    let velocity = proptest::collection::vec((0..3_usize, 0..PATTERNS.len()), 0..4);
+    (intents, proptest::collection::vec(rule(), 0..10), velocity, proptest::option::weighted(0.2, 0..2_usize))
+        .prop_map(|(mut intents, mut rules, mut velocity, bounded)| {
+            for matchers in &mut intents {
+                let mut seen: Vec<Matcher> = Vec::new();
+                matchers.retain(|matcher| {
+                    let is_new = !seen.iter().any(|before| before.place() == matcher.place());
+                    seen.push(matcher.clone());
+                    is_new
+                });
+            }
+            velocity.sort_unstable();
+            velocity.dedup();
+            // What the loader refuses is not part of the model: conditions on deny, and on facts nobody provides.
+            for rule in &mut rules {
+                let provided = INTENTS
+                    .iter()
+                    .zip(&intents)
+                    .filter(|(i, _)| matches(rule.pattern, i))
+                    .all(|(_, m)| m.iter().any(|m| matches!(m, Matcher::Tool { has_fact: true, .. })));
+                if rule.choice() == "deny" || !provided {
+                    rule.max_n = None;
+                }
+            }
+            Model { intents, rules, velocity, bounded }
+        })
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let target = prop_oneof![(0..TOOLS.len()).prop_map(Ok), (0..URIS.len()).prop_map(Err)];
+    let arguments = proptest::option::weighted(0.8, proptest::option::weighted(0.8, 0..6_u8));
+    (0..3_usize, 0..2_usize, target, arguments).prop_map(|(agent, server, target, arguments)| Call {
+        agent,
+        server,
+        target,
+        arguments,
+    })
+}
+
+/// Written anew: nothing of the policy's own pattern code is used here.
+fn matches(pattern: usize, intent: &str) -> bool {
+    match PATTERNS[pattern] {
+        "*" => true,
+        "x.*" => intent.starts_with("x."),
+        "x.b.*" => intent == "x.b.c",
+        exact => exact == intent,
+    }
+}
+
+impl Matcher {
+    fn place(&self) -> (usize, bool, usize) {
+        match self {
+            Self::Tool { server, tool, .. } => (*server, true, *tool),
+            Self::Resource { server, resource } => (*server, false, *resource),
+        }
+    }
+
+    fn covers(&self, call: &Call) -> bool {
+        match (self, call.target) {
+            (Self::Tool { server, tool, .. }, Ok(called)) => *server == call.server && *tool == called,
+            (Self::Resource { server, resource }, Err(uri)) => {
+                let (resource, uri) = (RESOURCES[*resource], URIS[uri]);
+                *server == call.server
+                    && match resource.strip_suffix('*') {
+                        Some(prefix) => uri.starts_with(prefix) && !uri.contains(".."),
+                        None => uri == resource,
+                    }
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Rule {
+    fn choice(&self) -> &'static str {
+        match self.decision {
+            0 => "deny",
+            1 => "escalate",
+            _ => "allow",
+        }
+    }
+
+    /// `None`: cannot be judged.
+    fn holds(&self, has_fact: bool, call: &Call) -> Option<bool> {
+        let Some(max) = self.max_n else { return Some(true) };
+        let given = call.arguments.flatten().filter(|_| has_fact)?;
+        Some(given <= max)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
+enum Answer {
+    Deny(DenyCode, bool),
+    Hold(usize),
+    Allow(usize),
+}
+
+impl Model {
+    fn yaml(&self) -> Vec<(String, String)> {
+        let mut text = String::from("agents:\n");
+        for (index, agent) in AGENT_NAMES.iter().enumerate() {
+            let servers = match self.bounded {
+                Some(server) if index == 0 => format!(", servers: [{}]", SERVERS[server]),
+                _ => String::new(),
+            };
+            writeln!(text, "  {agent}: {{client_id: c{servers}}}").unwrap();
+        }
+        text += "intents:\n";
+        for (intent, matchers) in INTENTS.iter().zip(&self.intents) {
+            writeln!(text, "  {intent}:").unwrap();
+            for matcher in matchers {
+                match matcher {
+                    Matcher::Tool { server, tool, has_fact } => {
+                        let facts = if *has_fact { ", facts: {n: {number: n}}" } else { "" };
+                        writeln!(
+                            text,
+                            "    - {{server: {}, tool: {}{facts}}}",
+                            SERVERS[*server], TOOLS[*tool]
+                        )
+                        .unwrap();
+                    }
+                    Matcher::Resource { server, resource } => {
+                        let resource = RESOURCES[*resource];
+                        writeln!(text, "    - {{server: {}, resource: '{resource}'}}", SERVERS[*server])
+                            .unwrap();
+                    }
+                }
+            }
+        }
+        // One file per rule, so that order can be changed by names alone.
+        let mut files = vec![("base.yaml".to_owned(), text)];
+        for rule in &self.rules {
+            let agents: Vec<_> = rule.agents.iter().map(|agent| AGENT_NAMES[*agent]).collect();
+            let conditions = rule.max_n.map_or(String::new(), |n| format!(", conditions: {{max_n: {n}}}"));
+            let (pattern, agents) = (PATTERNS[rule.pattern], agents.join(", "));
+            let text = format!(
+                "policies:\n  - {{intent: '{pattern}', agents: [{agents}], decision: {}{conditions}}}\n",
+                rule.choice()
+            );
+            files.push((format!("r{}.yaml", files.len()), text));
+        }
+        for (agent, pattern) in &self.velocity {
+            let (agent, pattern) = (AGENT_NAMES[*agent], PATTERNS[*pattern]);
+            let text = format!(
+                "velocity_rules:\n  - {{agent: {agent}, intent: '{pattern}', window: 1m, max_calls: 5, exceeded_action: deny}}\n"
+            );
+            files.push((format!("v{}.yaml", files.len()), text));
+        }
+        files
+    }
+
+    fn load(&self, reversed: bool) -> Policy {
+        let mut files = self.yaml();
+        if reversed {
+            let names: Vec<_> = files.iter().map(|(name, _)| name.clone()).rev().collect();
+            files.iter_mut().zip(names).for_each(|(file, name)| file.0 = name);
+        }
+        let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        policy(&files).unwrap_or_else(|problems| panic!("{problems}\n{files:#?}"))
+    }
+
+    fn is_bounded(&self, agent: usize, server: usize) -> bool {
+        agent == 0 && self.bounded.is_some_and(|only| only != server)
+    }
+
+    /// The rules of `agent` for an intent, each with whether the fact is there for this call.
+    fn rules_for(&self, agent: usize, intent: usize) -> Vec<&Rule> {
+        let is_for = |rule: &&Rule| rule.agents.contains(&agent) && matches(rule.pattern, INTENTS[intent]);
+        self.rules.iter().filter(is_for).collect()
+    }
+
+    fn is_granted(&self, agent: usize, server: usize) -> bool {
+        // Some intent with a matcher on the server is allowed or escalated and not denied.
+        !self.is_bounded(agent, server)
+            && (0..INTENTS.len()).any(|intent| {
+                let rules = self.rules_for(agent, intent);
+                let on_server = self.intents[intent].iter().any(|matcher| matcher.place().0 == server);
+                on_server && !rules.is_empty() && rules.iter().all(|rule| rule.choice() != "deny")
+            })
+    }
+
+    fn decide(&self, call: &Call) -> Answer {
+        let intents: Vec<_> =
+            (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call))).collect();
+        let is_named = intents.iter().any(|intent| !self.rules_for(call.agent, *intent).is_empty());
+        if self.is_bounded(call.agent, call.server)
+            || (!is_named && !self.is_granted(call.agent, call.server))
+        {
+            return Answer::Deny(DenyCode::ServerNotGranted, false);
+        }
+        if intents.is_empty() {
+            return Answer::Deny(DenyCode::NoIntent, true);
+        }
+        let answers = intents.iter().map(|intent| {
+            let rules = self.rules_for(call.agent, *intent);
+            let has_fact = self.intents[*intent].iter().any(|matcher| {
+                matcher.covers(call) && matches!(matcher, Matcher::Tool { has_fact: true, .. })
+            });
+            if rules.iter().any(|rule| rule.choice() == "deny") {
+                return Answer::Deny(DenyCode::DeniedByRule, false);
+            }
+            if rules.is_empty() {
+                return Answer::Deny(DenyCode::DefaultDeny, !is_named);
+            }
+            let verdicts: Vec<_> =
+                rules.iter().map(|rule| (rule.choice(), rule.holds(has_fact, call))).collect();
+            if verdicts.iter().any(|(_, holds)| holds.is_none()) {
+                return Answer::Deny(DenyCode::ConditionFailed, false);
+            }
+            if verdicts.contains(&("escalate", Some(true))) {
+                return Answer::Hold(0);
+            }
+            if verdicts.contains(&("allow", Some(true))) {
+                return Answer::Allow(0);
+            }
+            Answer::Deny(DenyCode::ConditionFailed, false)
+        });
+        // Sorted: denials by code first, then hold, then allow.
+        let worst = answers.min().unwrap();
+        let counted = |&(agent, pattern): &(usize, usize)| {
+            agent == call.agent && intents.iter().any(|intent| matches(pattern, INTENTS[*intent]))
+        };
+        let counted = self.velocity.iter().filter(|rule| counted(rule)).count();
+        match worst {
+            Answer::Hold(_) => Answer::Hold(counted),
+            Answer::Allow(_) => Answer::Allow(counted),
+            deny @ Answer::Deny(..) => deny,
+        }
+    }
+}
+
+fn answer(decision: &Decision) -> Answer {
+    match decision {
+        Decision::Allow(allow) => Answer::Allow(allow.velocity().len()),
+        Decision::Hold(hold) => Answer::Hold(hold.velocity().len()),
+        Decision::Deny(deny) => Answer::Deny(deny.code(), deny.is_hidden()),
+    }
+}
+
+fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>) -> T) -> T {
+    let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
+    let server = ServerName::parse(SERVERS[call.server]).unwrap();
+    let (method, target) = match call.target {
+        Ok(tool) => ("tools/call", Target::Tool(TOOLS[tool])),
+        Err(uri) => ("resources/read", Target::Resource(URIS[uri])),
+    };
+    let arguments = call
+        .arguments
+        .map(|n| Json::Object(n.map(|n| ("n".to_owned(), Json::Number(n.into()))).into_iter().collect()));
+    // Resources have no arguments.
+    let arguments = arguments.as_ref().filter(|_| call.target.is_ok());
+    ask(policy, &Question { agent: &agent, server: &server, method, target, arguments })
+}
+
+proptest! {
+    // 400 policies with 250 calls each.
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_compiled_policy_agrees_with_reading_the_rules_one_by_one(
+        model in model(),
+        calls in proptest::collection::vec(call(), 250),
+    ) {
+        let (policy, reversed) = (model.load(false), model.load(true));
+        for call in &calls {
+            let decision = put(&policy, call, |policy, question| policy.decide(question));
+            prop_assert_eq!(answer(&decision), model.decide(call), "{:?}", call);
+            // The order of files and rules has no meaning.
+            let again = put(&reversed, call, |policy, question| policy.decide(question));
+            prop_assert_eq!(answer(&again), answer(&decision), "{:?}", call);
+            // A list never hides what could be called, and never shows what is denied whatever the arguments.
+            let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.server, q.target));
+            match &decision {
+                Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
+                Decision::Deny(deny) if deny.code() != DenyCode::ConditionFailed => prop_assert!(!is_seen),
+                Decision::Deny(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn one_more_deny_rule_never_allows_anything(
+        model in model(),
+        pattern in 0..PATTERNS.len(),
+        agent in 0..3_usize,
+        calls in proptest::collection::vec(call(), 20),
+    ) {
+        let before = model.load(false);
+        let mut stricter = model;
+        stricter.rules.push(Rule { pattern, agents: vec![agent], decision: 0, max_n: None });
+        let after = stricter.load(false);
+        for call in &calls {
+            let before = put(&before, call, |policy, question| policy.decide(question));
+            let after = put(&after, call, |policy, question| policy.decide(question));
+            let rank = |decision: &Decision| match decision {
+                Decision::Deny(_) => 0,
+                Decision::Hold(_) => 1,
+                Decision::Allow(_) => 2,
+            };
+            prop_assert!(rank(&after) <= rank(&before));
+        }
+    }
+}
