@@ -34,18 +34,16 @@ struct Report {
     summary: String,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let report = report(&args.config);
-    if args.json {
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { config, json } = args;
+    let report = report(&config);
+    if json {
         print(&serde_json::to_string_pretty(&report)?)?;
     } else if report.ok {
         let mut text = table(&report.grants);
-        report.warnings.iter().for_each(|warning| {
-            text += &format!(
-                "warning: {warning}
-"
-            )
-        });
+        for warning in &report.warnings {
+            text.extend(["warning: ", warning, "\n"]);
+        }
         text += &report.summary;
         print(&text)?;
     } else {
@@ -156,4 +154,69 @@ fn table(grants: &[Grant]) -> String {
         table.add_row([server.to_string(), tool.clone()].into_iter().chain(effects));
     }
     format!("{table}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The shipped example in a directory of its own.
+    fn example() -> (tempfile::TempDir, Overrides) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/customer-ops");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("policies")).unwrap();
+        for file in ["guard.yaml", "policies/agents.yaml", "policies/seed.yaml"] {
+            std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+        }
+        let config = dir.path().join("guard.yaml");
+        (dir, Overrides { config, ..Overrides::default() })
+    }
+
+    #[test]
+    fn a_good_policy_is_shown_as_a_table_of_agents_and_tools() {
+        let (_dir, overrides) = example();
+        let report = report(&overrides);
+        assert!(report.ok);
+        let table = table(&report.grants);
+        let row = |tool: &str| {
+            let line = table.lines().find(|line| line.contains(tool)).unwrap();
+            line.split_whitespace().skip(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(row("tool"), ["analytics-agent", "lookup-agent", "support-agent"]);
+        assert_eq!(row("process_refund"), ["deny", "deny", "escalate"]);
+        assert_eq!(row("read_customer"), ["allow", "allow", "allow"]);
+        assert_eq!(row("send_email"), ["deny", "deny", "allow"]);
+        assert_eq!(row("update_account"), ["deny", "deny", "deny"]);
+        assert_eq!(report.warnings.len(), 3, "no agent has a credential: {:?}", report.warnings);
+    }
+
+    #[test]
+    fn mistakes_in_policies_and_credentials_are_told_together() {
+        let (dir, overrides) = example();
+        std::fs::write(dir.path().join("policies/bad.yaml"), "polices: []").unwrap();
+        std::fs::write(dir.path().join("policies/credentials.yaml"), "credentals: []").unwrap();
+        std::fs::write(dir.path().join("policies/.draft.yaml"), "not read").unwrap();
+        let report = report(&overrides);
+        assert!(!report.ok);
+        let said: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("bad.yaml:1:1: unknown key \"polices\""), "{said:?}");
+        assert!(said[1].contains("credentials.yaml:1:1: unknown key \"credentals\""), "{said:?}");
+    }
+
+    #[test]
+    fn a_yml_file_and_an_empty_directory_are_told() {
+        let (dir, overrides) = example();
+        let rename = |from: &str, to: &str| {
+            std::fs::rename(dir.path().join("policies").join(from), dir.path().join("policies").join(to))
+                .unwrap();
+        };
+        rename("seed.yaml", "seed.yml");
+        assert!(report(&overrides).problems[0].to_string().contains("only files that end in .yaml are read"));
+        rename("seed.yml", "seed.off");
+        rename("agents.yaml", "agents.off");
+        assert!(report(&overrides).problems[0].to_string().contains("there is no policy file"));
+    }
 }

@@ -39,7 +39,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => run::run(&args),
-            Command::Check(args) => check::run(&args),
+            Command::Check(args) => check::run(args),
             Command::Status(args) => status::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::Unload(args) => unload::run(&args),

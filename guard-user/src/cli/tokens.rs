@@ -102,7 +102,8 @@ fn entry(
     Ok((name.clone(), entry.client.clone(), found.clone()))
 }
 
-fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool) -> anyhow::Result<()> {
+/// What a client takes as it is: each server that the agent may use, with the three headers.
+fn client_config(config: &Config, policy: &Policy, issued: &Issued) -> serde_json::Value {
     let (credential, secret) = (&issued.credential, issued.secret.reveal());
     let servers = config.servers.iter().filter(|server| policy.may_connect(credential.agent(), &server.name));
     let servers: serde_json::Map<_, _> = servers
@@ -116,7 +117,12 @@ fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool
             (server.name.to_string(), json!({"type": "http", "url": url, "headers": headers}))
         })
         .collect();
-    let client = json!({"mcpServers": servers});
+    json!({"mcpServers": servers})
+}
+
+fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool) -> anyhow::Result<()> {
+    let (credential, secret) = (&issued.credential, issued.secret.reveal());
+    let client = client_config(config, policy, issued);
     if as_json {
         let mut all = public(credential);
         all["secret"] = json!(secret);
@@ -166,4 +172,55 @@ fn public(credential: &Credential) -> serde_json::Value {
         "profile": credential.profile(),
         "issued": credential.issued(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn example() -> (Config, Policy) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/customer-ops/guard.yaml");
+        let config = Config::load(&path).unwrap();
+        let policy = Policy::load(&config.policy_dir, &config.servers).unwrap();
+        (config, policy)
+    }
+
+    #[test]
+    fn a_credential_is_for_what_the_agents_entry_says() {
+        let (_, policy) = example();
+        let found = entry(&policy, "support-agent", None, None).unwrap();
+        assert_eq!((found.1.as_str(), found.2.as_str()), ("support-assistant", "default"));
+        assert!(entry(&policy, "support-agent", Some("support-assistant"), Some("default")).is_ok());
+        for (agent, client, profile, said) in [
+            ("suport-agent", None, None, "did you mean \"support-agent\"?"),
+            ("support-agent", Some("other"), None, "has the client_id support-assistant, not \"other\""),
+            ("support-agent", None, Some("admin"), "has no profile \"admin\"; known here: default"),
+        ] {
+            let error = entry(&policy, agent, client, profile).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_client_configuration_has_url_and_three_headers() {
+        let (config, policy) = example();
+        let dir = tempfile::tempdir().unwrap();
+        let (agent, client, profile) = entry(&policy, "support-agent", None, None).unwrap();
+        let issued =
+            identity::issue(dir.path(), agent, client, profile, "2026-11-21T00:00:00Z".into()).unwrap();
+        let expected = json!({"mcpServers": {"customer-ops": {
+            "type": "http",
+            "url": "https://localhost:3001/mcp",
+            "headers": {
+                "X-Client-ID": "support-assistant",
+                "X-Profile-ID": "default",
+                "Authorization": format!("Bearer {}", issued.secret.reveal()),
+            },
+        }}});
+        assert_eq!(client_config(&config, &policy, &issued), expected);
+        // Nothing else tells the secret or its digest.
+        assert!(!public(&issued.credential).to_string().contains("sha256"));
+    }
 }

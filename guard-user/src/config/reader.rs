@@ -113,13 +113,11 @@ impl<'f> Reader<'f> {
     }
 
     pub fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
-        match &node.value {
-            Value::Text(text) => Some(text),
-            _ => {
-                self.expected(node, what, "text");
-                None
-            }
+        if let Value::Text(text) = &node.value {
+            return Some(text);
         }
+        self.expected(node, what, "text");
+        None
     }
 
     /// A text through its one fallible constructor.

@@ -164,7 +164,7 @@ mod digest {
         let text = String::deserialize(deserializer)?;
         let mut digest = [0; 32];
         hex::decode_to_slice(&text, &mut digest)
-            .map_err(|_| D::Error::custom("sha256 must be 64 hex digits"))?;
+            .map_err(|_hex| D::Error::custom("sha256 must be 64 hex digits"))?;
         Ok(digest)
     }
 }

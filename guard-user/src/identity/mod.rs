@@ -127,7 +127,7 @@ fn single<'h>(
     if values.next().is_some() {
         return Err(Unidentified::Malformed(twice));
     }
-    Ok(first.map(|value| value.as_bytes()))
+    Ok(first.map(http::HeaderValue::as_bytes))
 }
 
 fn bearer(value: &[u8]) -> Option<Secret> {

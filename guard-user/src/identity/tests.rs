@@ -30,6 +30,9 @@ fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
+/// Headers as sent, and what comes of them.
+type Case<'c> = (Vec<(&'static str, &'c str)>, Result<(), Unidentified>);
+
 #[test]
 fn the_three_headers_make_a_caller_or_a_told_reason() {
     use Unidentified::{Malformed, NoCredential, UnknownCredential, WrongClientOrProfile};
@@ -46,7 +49,7 @@ fn the_three_headers_make_a_caller_or_a_told_reason() {
     let lower = format!("bearer {}", world.secret);
     let short = &bearer[..bearer.len() - 1];
     let spaced = format!("Bearer  {}", world.secret);
-    let table: Vec<(Vec<(&'static str, &str)>, Result<(), Unidentified>)> = vec![
+    let table: Vec<Case<'_>> = vec![
         (vec![("authorization", &bearer), client, profile], Ok(())),
         (vec![("authorization", &lower), client, profile], Ok(())),
         (vec![client, profile], Err(NoCredential)),

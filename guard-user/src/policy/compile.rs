@@ -14,11 +14,11 @@ use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
 
-pub(super) fn compile(document: Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
-    let checked = check(&document, servers);
+pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
+    let checked = check(document, servers);
     checked.or(())?;
     let offered = Offered::of(&document.intents);
-    let rules = RulesOf::new(&document);
+    let rules = RulesOf::new(document);
     let agents = document
         .agents
         .iter()
@@ -67,7 +67,7 @@ impl<'d> Offered<'d> {
                 .map(|(key, meaning)| (*key, meaning.clone()))
                 .collect();
             for (key, meaning) in targets.iter_mut() {
-                for (wider, more) in patterns.iter().filter(|(wider, _)| wider != key && wider.covers(key)) {
+                for (_, more) in patterns.iter().filter(|(wider, _)| wider != key && wider.covers(key)) {
                     for intent in more.keys() {
                         meaning.entry(intent).or_default();
                     }
@@ -121,7 +121,9 @@ impl<'d> RulesOf<'d> {
                 reason: rule.reason.clone(),
             }));
         }
-        velocity.values_mut().for_each(|rules| rules.sort_by(|a, b| a.name.cmp(&b.name)));
+        for rules in velocity.values_mut() {
+            rules.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         Self { policies, velocity }
     }
 
@@ -269,8 +271,8 @@ impl<'d> Check<'d> {
 
     fn rules(&mut self, document: &'d Document) {
         let mut names: HashMap<&RuleName, String> = HashMap::new();
-        let named = document.policies.iter().map(|rule| (&rule.name, &rule.place));
-        for (name, place) in named.chain(document.velocity.iter().map(|rule| (&rule.name, &rule.place))) {
+        let policies = document.policies.iter().map(|rule| (&rule.name, &rule.place));
+        for (name, place) in policies.chain(document.velocity.iter().map(|rule| (&rule.name, &rule.place))) {
             if let Some(first) = names.insert(name, place.short()) {
                 let hint = Some(format!("see {first}; each rule has a name of its own"));
                 self.problems.push(place.problem(format!("the rule name {name} is used twice"), hint));

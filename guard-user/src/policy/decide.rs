@@ -119,26 +119,24 @@ impl Policy {
     fn unruled(&self, question: &Question<'_>) -> Decision {
         let targets = self.intents.get(question.server);
         let intents = targets.and_then(|targets| targets.find(question.target, question.method));
-        match intents {
-            Some(intents) => Decision::Deny(Deny {
+        if let Some(intents) = intents {
+            return Decision::Deny(Deny {
                 code: DenyCode::DefaultDeny,
                 rule: None,
                 intent: intents.first().cloned(),
                 intents: intents.clone(),
                 reason: default_reason(question.agent, intents.first()),
                 is_hidden: true,
-            }),
-            None => {
-                let what = match question.target {
-                    Target::Tool(_) => "tool",
-                    Target::Resource(_) => "resource",
-                    Target::Prompt(_) => "prompt",
-                    Target::Method | Target::Unnamed => "method",
-                };
-                let reason = format!("no intent of the policy names this {what}");
-                Decision::Deny(Deny { is_hidden: true, ..denied(DenyCode::NoIntent, reason) })
-            }
+            });
         }
+        let what = match question.target {
+            Target::Tool(_) => "tool",
+            Target::Resource(_) => "resource",
+            Target::Prompt(_) => "prompt",
+            Target::Method | Target::Unnamed => "method",
+        };
+        let reason = format!("no intent of the policy names this {what}");
+        Decision::Deny(Deny { is_hidden: true, ..denied(DenyCode::NoIntent, reason) })
     }
 }
 
@@ -245,9 +243,8 @@ fn judge(conditions: &[Condition], how: Conditions<'_>) -> Verdict {
     let mut verdict = Verdict::Met;
     for condition in conditions {
         match condition.judge(arguments) {
-            Verdict::Met => {}
             Verdict::NotMet(why) if verdict == Verdict::Met => verdict = Verdict::NotMet(why),
-            Verdict::NotMet(_) => {}
+            Verdict::Met | Verdict::NotMet(_) => {}
             unknown @ Verdict::Unknown(_) => return unknown,
         }
     }

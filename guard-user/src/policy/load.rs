@@ -49,7 +49,7 @@ impl Policy {
         }
         // Names that were not read for another mistake would be told as unknown: one cause, two messages.
         let document = problems.or(document)?;
-        compile::compile(document, servers, digest(&files))
+        compile::compile(&document, servers, digest(&files))
     }
 }
 

@@ -76,7 +76,10 @@ impl Velocity {
             return Admission::Within;
         }
         let mut shard = self.shard(agent);
-        let counters = shard.entry(agent.clone()).or_default();
+        let counters = match shard.get_mut(agent) {
+            Some(counters) => counters,
+            None => shard.entry(agent.clone()).or_default(),
+        };
         let mut exceeded: Option<Exceeded> = None;
         for rule in rules {
             let max_calls = usize::try_from(rule.max_calls).unwrap_or(usize::MAX);

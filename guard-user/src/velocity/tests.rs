@@ -100,3 +100,41 @@ fn threads_together_get_no_call_more_than_one_would() {
     });
     assert_eq!(within, 1_000);
 }
+
+#[test]
+fn the_101st_read_of_the_example_is_denied_with_its_reason_and_the_51st_refund_is_escalated() {
+    use crate::policy::{Decision, Policy, Question};
+    use crate::types::ServerName;
+
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/customer-ops/guard.yaml");
+    let config = crate::config::Config::load(&path).unwrap();
+    let policy = Policy::load(&config.policy_dir, &config.servers).unwrap();
+    let rules = |name: &str, tool: &str| {
+        let (agent, server) = (agent(name), ServerName::parse("customer-ops").unwrap());
+        let target = crate::rpc::Target::Tool(tool);
+        let question =
+            Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None };
+        match policy.decide(&question) {
+            Decision::Allow(allow) => allow.velocity().to_vec(),
+            Decision::Hold(hold) => hold.velocity().to_vec(),
+            Decision::Deny(deny) => panic!("{deny:?}"),
+        }
+    };
+    let velocity = Velocity::new();
+    let (analytics, reads) = (agent("analytics-agent"), rules("analytics-agent", "read_customer"));
+    for n in 0..100 {
+        assert_eq!(velocity.admit(n * 500, &analytics, &reads), Admission::Within);
+    }
+    let refused = exceeded(velocity.admit(50_000, &analytics, &reads));
+    assert_eq!(&*refused.reason, "Rate limit exceeded -- possible data enumeration");
+    assert_eq!((refused.action, refused.retry_after_milliseconds), (ExceededAction::Deny, 10_000));
+    assert_eq!(velocity.admit(60_000, &analytics, &reads), Admission::Within);
+    assert_eq!(exceeded(velocity.admit(60_001, &analytics, &reads)).retry_after_milliseconds, 499);
+
+    let (support, refunds) = (agent("support-agent"), rules("support-agent", "process_refund"));
+    for n in 0..50 {
+        assert_eq!(velocity.admit(n, &support, &refunds), Admission::Within);
+    }
+    assert_eq!(exceeded(velocity.admit(50, &support, &refunds)).action, ExceededAction::Escalate);
+}

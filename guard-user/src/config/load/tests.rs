@@ -76,4 +76,23 @@ fn the_shipped_examples_load() {
     let config = Config::load(&root.join("examples/customer-ops/guard.yaml")).unwrap();
     let policy = crate::policy::Policy::load(&config.policy_dir, &config.servers).unwrap();
     assert_eq!(policy.agents().count(), 3);
+    let files =
+        [(PathBuf::from("default.yaml"), std::fs::read_to_string(root.join("default.yaml")).unwrap())];
+    assert_eq!(crate::policy::Policy::from_texts(&files, &config.servers).unwrap().rule_count(), 0);
+    // What its comments show must load as well.
+    let shown: String = files[0].1.replace(": {}", ":").replace(": []", ":").replace("\n#  ", "\n  ");
+    let policy = crate::policy::Policy::from_texts(&[("shown.yaml".into(), shown)], &config.servers).unwrap();
+    assert_eq!(policy.rule_count(), 3);
+}
+
+#[test]
+fn a_file_is_read_up_to_its_limit_and_only_if_it_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, [b'x'; 100]).unwrap();
+    assert_eq!(read_bounded(&path, 100).unwrap().len(), 100);
+    assert_eq!(read_bounded(&path, 99).unwrap_err().to_string(), "it has more than 99 bytes");
+    assert_eq!(read_bounded(dir.path(), 99).unwrap_err().to_string(), "it is not a regular file");
+    let large = "#".repeat(FILE_BYTES_MAX + 1);
+    assert!(load(&large).unwrap_err().to_string().contains("more than the 16777216 that are read"));
 }

@@ -42,7 +42,15 @@ struct Call {
     agent: usize,
     server: usize,
     target: Result<usize, usize>,
-    arguments: Option<Option<u8>>,
+    arguments: Arguments,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Arguments {
+    Absent,
+    /// An object without `n`.
+    Without,
+    With(u8),
 }
 
 fn matcher() -> impl Strategy<Value = Matcher> {
@@ -91,7 +99,11 @@ fn model() -> impl Strategy<Value = Model> {
 
 fn call() -> impl Strategy<Value = Call> {
     let target = prop_oneof![(0..TOOLS.len()).prop_map(Ok), (0..URIS.len()).prop_map(Err)];
-    let arguments = proptest::option::weighted(0.8, proptest::option::weighted(0.8, 0..6_u8));
+    let arguments = prop_oneof![
+        1 => Just(Arguments::Absent),
+        1 => Just(Arguments::Without),
+        4 => (0..6_u8).prop_map(Arguments::With),
+    ];
     (0..3_usize, 0..2_usize, target, arguments).prop_map(|(agent, server, target, arguments)| Call {
         agent,
         server,
@@ -146,8 +158,10 @@ impl Rule {
     /// `None`: cannot be judged.
     fn holds(&self, has_fact: bool, call: &Call) -> Option<bool> {
         let Some(max) = self.max_n else { return Some(true) };
-        let given = call.arguments.flatten().filter(|_| has_fact)?;
-        Some(given <= max)
+        match call.arguments {
+            Arguments::With(given) if has_fact => Some(given <= max),
+            _ => None,
+        }
     }
 }
 
@@ -307,9 +321,11 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         Ok(tool) => ("tools/call", Target::Tool(TOOLS[tool])),
         Err(uri) => ("resources/read", Target::Resource(URIS[uri])),
     };
-    let arguments = call
-        .arguments
-        .map(|n| Json::Object(n.map(|n| ("n".to_owned(), Json::Number(n.into()))).into_iter().collect()));
+    let arguments = match call.arguments {
+        Arguments::Absent => None,
+        Arguments::Without => Some(Json::Object(Vec::new())),
+        Arguments::With(n) => Some(Json::Object(vec![("n".to_owned(), Json::Number(n.into()))])),
+    };
     // Resources have no arguments.
     let arguments = arguments.as_ref().filter(|_| call.target.is_ok());
     ask(policy, &Question { agent: &agent, server: &server, method, target, arguments })
@@ -326,10 +342,10 @@ proptest! {
     ) {
         let (policy, reversed) = (model.load(false), model.load(true));
         for call in &calls {
-            let decision = put(&policy, call, |policy, question| policy.decide(question));
+            let decision = put(&policy, call, Policy::decide);
             prop_assert_eq!(answer(&decision), model.decide(call), "{:?}", call);
             // The order of files and rules has no meaning.
-            let again = put(&reversed, call, |policy, question| policy.decide(question));
+            let again = put(&reversed, call, Policy::decide);
             prop_assert_eq!(answer(&again), answer(&decision), "{:?}", call);
             // A list never hides what could be called, and never shows what is denied whatever the arguments.
             let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.server, q.target));
@@ -353,8 +369,8 @@ proptest! {
         stricter.rules.push(Rule { pattern, agents: vec![agent], decision: 0, max_n: None });
         let after = stricter.load(false);
         for call in &calls {
-            let before = put(&before, call, |policy, question| policy.decide(question));
-            let after = put(&after, call, |policy, question| policy.decide(question));
+            let before = put(&before, call, Policy::decide);
+            let after = put(&after, call, Policy::decide);
             let rank = |decision: &Decision| match decision {
                 Decision::Deny(_) => 0,
                 Decision::Hold(_) => 1,
