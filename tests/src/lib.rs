@@ -1,5 +1,6 @@
 //! Fixture servers, clients and harnesses of the tests that run whole programs.
 
+pub mod audit;
 pub mod client;
 pub mod conformance;
 pub mod journal;
