@@ -1,13 +1,23 @@
 //! Every case of `tests/corpus` gets the verdict that it names.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use mcp_guard::config::Limits;
 use mcp_guard::http::framing::Inspector;
+use mcp_guard::http::strict_io::StrictIo;
 use mcp_guard::rpc;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,4 +128,67 @@ fn a_plain_json_reader_takes_much_of_what_is_refused() {
     let taken =
         hostile.filter(|case| serde_json::from_slice::<serde_json::Value>(&case.bytes()).is_ok()).count();
     assert!(taken >= 50, "{taken}");
+}
+
+/// Sends `bytes` in pieces; gives how many requests hyper read to their end.
+async fn served(
+    bytes: &[u8],
+    piece_bytes: usize,
+    wrap: impl FnOnce(tokio::io::DuplexStream) -> Box<dyn Stream>,
+) -> usize {
+    let (mut client, server) = tokio::io::duplex(1024);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let counter = Arc::clone(&counter);
+        async move {
+            if request.into_body().collect().await.is_ok() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    // `half_close`: the client has sent all it has, and still waits for answers.
+    let connection =
+        http1::Builder::new().half_close(true).serve_connection(TokioIo::new(wrap(server)), service);
+    let talk = async {
+        for piece in bytes.chunks(piece_bytes) {
+            // Fails once the server has closed.
+            _ = client.write_all(piece).await;
+            tokio::task::yield_now().await;
+        }
+        _ = client.shutdown().await;
+        _ = client.read_to_end(&mut Vec::new()).await;
+    };
+    _ = tokio::join!(connection, talk);
+    seen.load(Ordering::Relaxed)
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+#[tokio::test]
+async fn behind_the_inspector_no_hostile_request_is_served_and_without_it_many_are() {
+    let mut served_bare = 0;
+    for case in cases("http", include_str!("../../tests/corpus/http/cases.json"), 30) {
+        let bytes = case.bytes();
+        if case.expect.status == 200 {
+            assert!(
+                served(&bytes, 7, |io| Box::new(StrictIo::new(io, 32 * 1024))).await > 0,
+                "{}",
+                case.name
+            );
+            continue;
+        }
+        for piece_bytes in [1, 7, usize::MAX] {
+            let count = served(&bytes, piece_bytes, |io| Box::new(StrictIo::new(io, 32 * 1024))).await;
+            // Of a smuggled pair the first is a good request and may be served.
+            let first = usize::from(case.name.starts_with("smuggled"));
+            assert!(count <= first, "{} in pieces of {piece_bytes}: {count} served", case.name);
+        }
+        served_bare += usize::from(served(&bytes, usize::MAX, |io| Box::new(io)).await > 0);
+    }
+    println!("hyper alone serves {served_bare}");
+    assert!(served_bare >= 10, "{served_bare}");
 }

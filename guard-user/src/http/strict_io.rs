@@ -140,7 +140,7 @@ mod tests {
                 })
             });
             let io = TokioIo::new(StrictIo::new(server, 4096, PATIENCE));
-            let mut connection = http1::Builder::new().serve_connection(io, service);
+            let mut connection = http1::Builder::new().half_close(true).serve_connection(io, service);
             let owner = async {
                 _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
                 let strict = connection.into_parts().io.into_inner();
