@@ -10,6 +10,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
+use super::fold::is_lookalike;
+
 /// Deepest nesting that [`parse`] can be asked for; `serde_json` itself stops two levels later.
 pub const DEPTH_MAX: usize = 126;
 
@@ -38,6 +40,12 @@ impl Json {
             Self::Object(members) => members.iter().find(|(name, _)| name == key).map(|(_, value)| value),
             _ => None,
         }
+    }
+
+    /// Whether this object has a key that a careless server takes for `key` (other case, a hidden character). A rule
+    /// that depends on `key` has then not seen what the server may see.
+    pub fn has_lookalike(&self, key: &str) -> bool {
+        self.as_object().is_some_and(|members| members.iter().any(|(name, _)| is_lookalike(name, &[key])))
     }
 
     pub fn as_str(&self) -> Option<&str> {

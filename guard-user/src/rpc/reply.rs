@@ -175,6 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rpc::list;
 
     fn kind(text: &str) -> ReplyKind {
         look(text.as_bytes()).unwrap().kind
@@ -212,6 +213,13 @@ mod tests {
         assert_eq!(id(r#"{"id":"1","result":{}}"#), Some(Id::String("1".to_owned())));
         assert_eq!(id(r#"{"id":null,"error":{"code":1}}"#), None);
         assert_eq!(id(r#"{"error":{"code":1}}"#), None);
+    }
+
+    #[test]
+    fn nesting_costs_no_stack() {
+        let deep = format!(r#"{{"id":1,"result":{{"x":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(kind(&deep), ReplyKind::Result { is_error: false, has_list: false });
+        assert_eq!(list::filter(deep.as_bytes(), |_| false).unwrap(), list::Filtered::Unchanged);
     }
 
     #[test]

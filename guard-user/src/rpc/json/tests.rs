@@ -76,6 +76,13 @@ fn numbers_keep_their_kind_and_large_integers_are_taken() {
     assert!(matches!(parse(b"-0", 1).unwrap(), Json::Number(n) if n.is_f64()));
 }
 
+#[test]
+fn a_lookalike_beside_a_key_shows() {
+    let object = parse(br#"{"amount":1,"Amount":5000,"note":""}"#, 2).unwrap();
+    assert!(object.has_lookalike("amount") && !object.has_lookalike("note"));
+    assert!(!Json::Null.has_lookalike("amount"));
+}
+
 impl From<&Json> for serde_json::Value {
     fn from(json: &Json) -> Self {
         match json {
