@@ -152,4 +152,29 @@ proptest! {
         body.insert_str(opening + 1, &format!("\"{}\":0,", keys[at]));
         prop_assert_eq!(reason(&body), "json_duplicate_key");
     }
+
+    #[test]
+    fn a_plain_reader_sees_the_same_call(
+        at in any::<prop::sample::Index>(),
+        with in prop_oneof![
+            Just(r#""name":"b","#), Just(r#""n\u0061me":"b""#), Just("{"), Just("}"), Just(","), Just("\""), Just("\\u0000"),
+            Just("\\"), Just(" "), Just("Name"), Just("e0"), Just(".0"), Just("[]"), Just(":"), Just("\\/"), Just("0"),
+        ],
+        cut in 0_usize..3,
+    ) {
+        let mut body = r#"{"jsonrpc":"2.0","id":17,"method":"tools/call","params":{"name":"a","arguments":{"name":"c"}}}"#.to_owned();
+        let start = at.index(body.len() + 1);
+        body.replace_range(start..(start + cut).min(body.len()), with);
+        if let Ok(message) = read(&body) {
+            let plain: serde_json::Value = serde_json::from_str(&body).unwrap();
+            prop_assert_eq!(message.method(), plain["method"].as_str().unwrap_or_default());
+            prop_assert_eq!(message.id().map(|id| serde_json::to_value(id).unwrap()), plain.get("id").cloned());
+            let name = plain["params"]["name"].as_str();
+            match message.target() {
+                Target::Tool(tool) => prop_assert_eq!(Some(tool), name),
+                Target::Unnamed => prop_assert_eq!(name, None),
+                _ => prop_assert_ne!(message.method(), "tools/call"),
+            }
+        }
+    }
 }
