@@ -3,8 +3,14 @@
 pub mod audit;
 pub mod client;
 pub mod conformance;
+pub mod daemon;
 pub mod journal;
+pub mod ledger;
+pub mod netns;
+pub mod peers;
 pub mod probe;
+pub mod process;
+pub mod relay;
 pub mod residue;
 pub mod serve;
 pub mod tls;

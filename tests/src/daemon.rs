@@ -1,0 +1,269 @@
+//! The real `mcp-guard`, with files, names and a network namespace of its own, so that tests run side by side and
+//! beside an installed guard.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use mcp_guard::config::{Config, Server};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::Endpoint;
+use crate::ledger::Ledger;
+use crate::process::{Process, START_LIMIT, eventually, program};
+
+/// How long the guard may take to end after SIGTERM: its drain time and room for a busy machine.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How much of the guard's log is shown when it fails.
+const LOG_SHOWN_BYTES_MAX: usize = 4000;
+
+/// A guard that runs, has run or will run. Dropping it kills the guard and unloads what it left in the kernel.
+#[derive(Debug)]
+pub struct Daemon {
+    dir: TempDir,
+    pub config: Config,
+    netns: Option<PathBuf>,
+    programs: Programs,
+    process: Option<Process>,
+    /// Whether a guard was started, so that there may be something to unload.
+    started: bool,
+}
+
+/// The binaries under test.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub guard: PathBuf,
+    pub verifier: PathBuf,
+}
+
+/// A credential that `mcp-guard tokens issue` made.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    pub client: String,
+    pub profile: String,
+    pub secret: String,
+}
+
+/// What `mcp-guard-verify` said.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// 0 sound, 1 tampered, 2 incomplete, 3 unreadable
+    pub code: Option<i32>,
+    pub report: Value,
+}
+
+impl Programs {
+    /// Those that were built with this test.
+    pub fn built() -> anyhow::Result<Self> {
+        Ok(Self { guard: program("mcp-guard")?, verifier: program("mcp-guard-verify")? })
+    }
+}
+
+impl Daemon {
+    /// Writes the files of a guard for `servers`, in the network namespace of the file `netns` or in this one. The
+    /// policies are (file name, text). Nothing runs yet; `config` may be changed before [`Daemon::start`].
+    pub fn new(
+        programs: Programs,
+        netns: Option<&Path>,
+        servers: &[Server],
+        policies: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mcp-guard-test-").tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        let name = unique_name();
+        let config = json!({
+            "servers": servers,
+            "policy_dir": at("policies"),
+            "state_dir": at("state"),
+            "runtime_dir": at("run"),
+            "kernel": {"pins": name, "cgroup": name},
+        });
+        let config = serde_json::from_value(config)?;
+        let netns = netns.map(Path::to_owned);
+        let daemon = Self { config, netns, programs, process: None, started: false, dir };
+        fs::create_dir(&daemon.config.policy_dir)?;
+        for (name, text) in policies {
+            daemon.write_policy(name, text)?;
+        }
+        Ok(daemon)
+    }
+
+    /// The `guard.yaml` of this guard: JSON, which is YAML too.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("guard.yaml")
+    }
+
+    /// Adds or replaces a policy file. A running guard learns of it by [`Daemon::reload`].
+    pub fn write_policy(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.config.policy_dir.join(name), text)?)
+    }
+
+    pub fn write_config(&self) -> anyhow::Result<()> {
+        Ok(fs::write(self.config_file(), serde_json::to_vec_pretty(&self.config)?)?)
+    }
+
+    /// Starts the guard and waits until it says that it protects. An error holds the end of its log.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        ensure!(self.process.is_none(), "this guard runs already");
+        self.write_config()?;
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = self.command("run");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::spawn(self.netns.as_deref(), command)?;
+        self.started = true;
+        let protects = eventually(START_LIMIT, || {
+            if let Some(status) = process.ended()? {
+                bail!("mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
+            }
+            let status = self.status().ok();
+            Ok(status.filter(|status| status["protected"] == true))
+        })?;
+        protects.with_context(|| format!("mcp-guard does not protect; its log ends:\n{}", self.log_end()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end. An error if it does not end in time or not with success.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("no guard runs")?;
+        process.signal(Signal::TERM)?;
+        let status = process.wait_for_end(STOP_LIMIT)?;
+        ensure!(status.success(), "mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
+        Ok(())
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("no guard runs")?;
+        process.signal(Signal::KILL)?;
+        process.wait_for_end(STOP_LIMIT)?;
+        Ok(())
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// An operator's command for this guard.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.programs.guard);
+        command.args(verb.split(' ')).arg("--config").arg(self.config_file());
+        // Nothing of the machine's own guard.
+        for name in ["CONFIG", "STATE_DIR", "RUNTIME_DIR", "POLICY_DIR", "PINS", "CGROUP"] {
+            command.env_remove(format!("MCP_GUARD_{name}"));
+        }
+        command
+    }
+
+    /// Runs an operator's command to its end, in the guard's namespace.
+    pub fn output(&self, verb: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = self.command(verb);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(crate::netns::spawn_in(self.netns.as_deref(), command)?.wait_with_output()?)
+    }
+
+    /// The same with `--json`, which must succeed.
+    pub fn json(&self, verb: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+        let output = self.output(verb, &[arguments, &["--json"]].concat())?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "mcp-guard {verb} ended with {}: {complaint}", output.status);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("mcp-guard {verb} printed no JSON"))
+    }
+
+    pub fn status(&self) -> anyhow::Result<Value> {
+        self.json("status", &[])
+    }
+
+    /// Makes the running guard read its policy again; an error if it refuses it.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let output = self.output("reload", &[])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Issues a credential for an agent of the policy. A running guard learns of it by [`Daemon::reload`].
+    pub fn issue(&self, agent: &str) -> anyhow::Result<Credential> {
+        self.write_config()?;
+        let issued = self.json("tokens issue", &["--agent", agent])?;
+        let field = |name: &str| {
+            issued[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {issued}"))
+        };
+        Ok(Credential { client: field("client_id")?, profile: field("profile")?, secret: field("secret")? })
+    }
+
+    /// Where an agent with this credential reaches the server on `port`, through the guard.
+    pub fn endpoint(&self, port: u16, credential: &Credential) -> Endpoint {
+        Endpoint::plain(format!("https://localhost:{port}/mcp")).trusting(&self.ca()).identified(
+            &credential.client,
+            &credential.profile,
+            &credential.secret,
+        )
+    }
+
+    /// The guard's local CA, once it has started.
+    pub fn ca(&self) -> PathBuf {
+        self.config.tls_dir().join("ca.pem")
+    }
+
+    pub fn ledger(&self) -> anyhow::Result<Ledger> {
+        Ledger::read(&self.config.audit_dir())
+    }
+
+    /// Runs `mcp-guard-verify` on this guard's trail.
+    pub fn verify(&self) -> anyhow::Result<Verified> {
+        self.verify_copy(&self.config.audit_dir())
+    }
+
+    /// Runs `mcp-guard-verify` on another directory, such as a tampered copy.
+    pub fn verify_copy(&self, trail: &Path) -> anyhow::Result<Verified> {
+        let output = Command::new(&self.programs.verifier).arg(trail).arg("--json").output()?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("mcp-guard-verify printed no JSON: {complaint}"))?;
+        Ok(Verified { code: output.status.code(), report })
+    }
+
+    /// Removes what a guard of this name left in the kernel.
+    pub fn unload(&mut self) -> anyhow::Result<()> {
+        let output = self.output("unload", &[])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.started = false;
+        Ok(())
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.path().join("guard.log")
+    }
+
+    fn log_end(&self) -> String {
+        let log = fs::read(self.log_file()).unwrap_or_default();
+        let start = log.len().saturating_sub(LOG_SHOWN_BYTES_MAX);
+        String::from_utf8_lossy(&log[start..]).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        // A port left closed would fail every later test in this namespace.
+        if self.started
+            && let Err(error) = self.unload()
+        {
+            eprintln!("mcp-guard unload after the test: {error:#}");
+        }
+    }
+}
+
+/// A name that no other guard on this host has.
+fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("mcp-guard-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests;
