@@ -1,6 +1,7 @@
 //! Fixture servers, clients and harnesses of the tests that run whole programs.
 
 pub mod audit;
+pub mod ca;
 pub mod client;
 pub mod conformance;
 pub mod daemon;

@@ -1,0 +1,260 @@
+//! MCP servers and clients that others wrote: npm and Python packages, installed by `peers/install.sh`.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::client::{Client, Endpoint, Era, said};
+use crate::process::{Process, START_LIMIT, eventually};
+
+/// A client of the scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// TypeScript SDK 1.x: sessions only
+    TypeScript,
+    /// Python SDK 2.x
+    Python,
+    /// rmcp
+    Rust,
+}
+
+/// A table of `peers/steps.json`: which tools a server has for each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    Everything,
+    Conformance,
+    /// The fixture again, with the tools that ask by "input required"
+    ConformanceStateless,
+    CustomerOps,
+}
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Everything => "everything",
+            Self::Conformance => "conformance",
+            Self::ConformanceStateless => "conformance-stateless",
+            Self::CustomerOps => "customer-ops",
+        }
+    }
+}
+
+/// One step's line. What it saw is in `seen`, by the names that the drivers use: `tools`, `text`, `is_error`, ...
+#[derive(Debug, Clone, Deserialize)]
+pub struct Step {
+    pub step: String,
+    pub ok: bool,
+    #[serde(flatten)]
+    pub seen: Map<String, Value>,
+}
+
+/// What a driver is to do.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub table: Table,
+    pub era: Era,
+    /// The steps; all of the table if empty.
+    pub steps: Vec<&'static str>,
+    /// A call that must be refused, as `{tool, arguments}`, instead of the table's own.
+    pub denied: Option<Value>,
+    /// Where the driver runs.
+    pub netns: Option<PathBuf>,
+}
+
+impl Scenario {
+    /// Every step of the table, in the era.
+    pub fn all(table: Table, era: Era) -> Self {
+        Self { table, era, steps: Vec::new(), denied: None, netns: None }
+    }
+}
+
+/// The folder with the packages. Run `peers/install.sh` first; this only checks.
+pub fn folder() -> anyhow::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    anyhow::ensure!(
+        folder.join("node_modules/.peers").is_file(),
+        "the npm and Python peers are not installed: run tests/peers/install.sh"
+    );
+    Ok(folder)
+}
+
+/// Runs the scenario against the endpoint and returns its steps. An error if a driver cannot run or a step failed.
+///
+/// # Panics
+/// In a runtime: drivers block. Use `spawn_blocking` there.
+pub fn drive(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
+    let steps = match driver {
+        Driver::TypeScript | Driver::Python => drive_script(driver, endpoint, scenario)?,
+        Driver::Rust => {
+            anyhow::ensure!(scenario.netns.is_none(), "the Rust driver runs in this process's namespace");
+            tokio::runtime::Runtime::new()?.block_on(drive_rust(endpoint, scenario))?
+        }
+    };
+    if let Some(failed) = steps.iter().find(|step| !step.ok) {
+        bail!("{driver:?}, step {}: {}", failed.step, Value::Object(failed.seen.clone()));
+    }
+    Ok(steps)
+}
+
+fn drive_script(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
+    let folder = folder()?;
+    let mut command = if driver == Driver::TypeScript {
+        anyhow::ensure!(scenario.era != Era::Modern, "the TypeScript SDK 1.x knows sessions only");
+        let mut node = Command::new("node");
+        node.arg(folder.join("ts-client.mjs"));
+        node
+    } else {
+        let mut python = Command::new(folder.join(".venv/bin/python"));
+        python.arg(folder.join("py_client.py"));
+        python.env("MCP_ERA", if scenario.era == Era::Legacy { "legacy" } else { "auto" });
+        python
+    };
+    command.arg(&endpoint.url).arg(scenario.table.name()).args(&scenario.steps);
+    let headers: Map<_, _> = endpoint.headers.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+    command.env("MCP_HEADERS", Value::Object(headers).to_string());
+    command.env_remove("NODE_EXTRA_CA_CERTS").env_remove("SSL_CERT_FILE").env_remove("MCP_DENIED");
+    if let Some(ca) = &endpoint.ca {
+        command.env("NODE_EXTRA_CA_CERTS", ca).env("SSL_CERT_FILE", ca);
+    }
+    if let Some(denied) = &scenario.denied {
+        command.env("MCP_DENIED", denied.to_string());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child =
+        crate::netns::spawn_in(scenario.netns.as_deref(), command).context("cannot start the driver")?;
+    let output = child.wait_with_output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    let steps: Vec<Step> = lines
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("the driver printed: {lines}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(!steps.is_empty(), "the driver did nothing: {complaint}");
+    anyhow::ensure!(
+        output.status.success() || steps.iter().any(|step| !step.ok),
+        "the driver ended with {}: {complaint}",
+        output.status
+    );
+    Ok(steps)
+}
+
+/// The same steps with rmcp, up to the first that fails.
+async fn drive_rust(endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
+    let tables: Value = serde_json::from_str(include_str!("../peers/steps.json"))?;
+    let mut table = tables[scenario.table.name()].as_object().context("no such table")?.clone();
+    if let Some(denied) = &scenario.denied {
+        table.insert("denied".into(), denied.clone());
+    }
+    let mut names = vec!["initialize", "list"];
+    names.extend(table.keys().map(String::as_str));
+    if !scenario.steps.is_empty() {
+        names.clone_from(&scenario.steps);
+    }
+
+    let client = Client::connect(endpoint, scenario.era).await?;
+    let mut steps = Vec::new();
+    for name in names {
+        let (ok, seen) = match rust_step(&client, name, &table).await {
+            Ok(seen) => (true, seen),
+            Err(error) => (false, json!({"error": format!("{error:#}")})),
+        };
+        let Value::Object(seen) = seen else { unreachable!("steps answer objects") };
+        steps.push(Step { step: name.to_owned(), ok, seen });
+        if !ok {
+            break;
+        }
+    }
+    client.close().await;
+    Ok(steps)
+}
+
+async fn rust_step(client: &Client, name: &str, table: &Map<String, Value>) -> anyhow::Result<Value> {
+    let step = || table.get(name).context("there is no such step");
+    Ok(match name {
+        "initialize" => json!({"server": client.server_name()}),
+        "list" => json!({"tools": client.tools().await?}),
+        "call" => rust_call(client, step()?, false).await?,
+        "progress" => {
+            let before = client.progress();
+            let seen = rust_call(client, step()?, false).await?;
+            let reports = client.progress() - before;
+            anyhow::ensure!(json!(reports) == step()?["reports"], "{reports} progress reports came");
+            seen
+        }
+        "sampling" | "elicitation" => {
+            let before = client.asked();
+            let seen = rust_call(client, step()?, false).await?;
+            let asked = client.asked() - before;
+            anyhow::ensure!(asked == 1, "the server asked the client {asked} times");
+            seen
+        }
+        "read" => {
+            let text = client.read(step()?["uri"].as_str().context("no uri")?).await?;
+            let says = step()?["says"].as_str().context("no text")?;
+            anyhow::ensure!(text.contains(says), "the resource is {text:?}");
+            json!({"text": text})
+        }
+        "denied" => {
+            let seen = rust_call(client, step()?, true).await?;
+            rust_call(client, table.get("call").context("no call")?, false).await?;
+            seen
+        }
+        other => bail!("there is no step {other:?}"),
+    })
+}
+
+async fn rust_call(client: &Client, step: &Value, refused: bool) -> anyhow::Result<Value> {
+    let tool = step["tool"].as_str().context("no tool")?;
+    let result = client.call(tool, step["arguments"].clone()).await?;
+    let text = said(&result);
+    let is_error = result.is_error == Some(true);
+    anyhow::ensure!(is_error == refused, "{tool} answered is_error={is_error}: {text}");
+    if let Some(says) = step["says"].as_str().filter(|_| !refused) {
+        anyhow::ensure!(text.contains(says), "{tool} answered {text:?}");
+    }
+    Ok(json!({"text": text, "is_error": is_error}))
+}
+
+/// The npm server with every feature of the session era, on a port of its own.
+#[derive(Debug)]
+pub struct Everything {
+    pub process: Process,
+    pub address: SocketAddr,
+}
+
+impl Everything {
+    /// Starts it in `netns` on `port`, or here on a free port, and waits until it listens. It listens on all addresses.
+    pub fn start(netns: Option<(&Path, u16)>) -> anyhow::Result<Self> {
+        let folder = folder()?;
+        let port = match netns {
+            Some((_, port)) => port,
+            // Free now; somebody else may take it before the server does, which then says so and ends.
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
+        };
+        let mut command = Command::new("node");
+        command.arg(folder.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js"));
+        command.arg("streamableHttp").env("PORT", port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = Process::spawn(netns.map(|(path, _)| path), command)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if netns.is_none() {
+            let up = eventually(START_LIMIT, || {
+                if let Some(status) = process.ended()? {
+                    bail!("server-everything ended with {status}");
+                }
+                Ok(TcpStream::connect(address).ok())
+            })?;
+            up.context("server-everything does not listen")?;
+        }
+        Ok(Self { process, address })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+}
