@@ -28,8 +28,10 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of package names
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 fi
-major=$(node -p 'process.versions.node.split(".")[0]')
-[ "$major" -ge 20 ] || fail "Node.js 20 or later is needed, this is $(node --version)."
+if [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+    echo "peers: Node.js $(node --version) is too old for the packages; installing a newer one in this folder" >&2
+    npm install --prefix .node --no-save --no-package-lock --no-audit --no-fund --loglevel=error node@24.21.0 >&2
+fi
 
 echo "peers: installing the npm and Python packages of the lock files" >&2
 npm ci --no-audit --no-fund --loglevel=error >&2

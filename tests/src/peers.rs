@@ -8,8 +8,10 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::client::{Client, Endpoint, Era, said};
+use crate::client::{Endpoint, Era};
 use crate::process::{Process, START_LIMIT, eventually};
+
+mod rust;
 
 /// A client of the scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +63,12 @@ pub struct Scenario {
     pub steps: Vec<&'static str>,
     /// A call that must be refused, as `{tool, arguments}`, instead of the table's own.
     pub denied: Option<Value>,
-    /// Where the driver runs.
-    pub netns: Option<PathBuf>,
 }
 
 impl Scenario {
     /// Every step of the table, in the era.
     pub fn all(table: Table, era: Era) -> Self {
-        Self { table, era, steps: Vec::new(), denied: None, netns: None }
+        Self { table, era, steps: Vec::new(), denied: None }
     }
 }
 
@@ -83,16 +83,14 @@ pub fn folder() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs the scenario against the endpoint and returns its steps. An error if a driver cannot run or a step failed.
+/// The driver is in the network namespace of the calling thread.
 ///
 /// # Panics
 /// In a runtime: drivers block. Use `spawn_blocking` there.
 pub fn drive(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
     let steps = match driver {
         Driver::TypeScript | Driver::Python => drive_script(driver, endpoint, scenario)?,
-        Driver::Rust => {
-            anyhow::ensure!(scenario.netns.is_none(), "the Rust driver runs in this process's namespace");
-            tokio::runtime::Runtime::new()?.block_on(drive_rust(endpoint, scenario))?
-        }
+        Driver::Rust => tokio::runtime::Runtime::new()?.block_on(rust::drive(endpoint, scenario))?,
     };
     if let Some(failed) = steps.iter().find(|step| !step.ok) {
         bail!("{driver:?}, step {}: {}", failed.step, Value::Object(failed.seen.clone()));
@@ -100,13 +98,19 @@ pub fn drive(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow
     Ok(steps)
 }
 
+/// The machine's Node.js, or the one that `install.sh` put here because the machine's is too old.
+fn node(folder: &Path) -> PathBuf {
+    let own = folder.join(".node/node_modules/node/bin/node");
+    if own.is_file() { own } else { "node".into() }
+}
+
 fn drive_script(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
     let folder = folder()?;
     let mut command = if driver == Driver::TypeScript {
         anyhow::ensure!(scenario.era != Era::Modern, "the TypeScript SDK 1.x knows sessions only");
-        let mut node = Command::new("node");
-        node.arg(folder.join("ts-client.mjs"));
-        node
+        let mut script = Command::new(node(&folder));
+        script.arg(folder.join("ts-client.mjs"));
+        script
     } else {
         let mut python = Command::new(folder.join(".venv/bin/python"));
         python.arg(folder.join("py_client.py"));
@@ -123,10 +127,8 @@ fn drive_script(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> any
     if let Some(denied) = &scenario.denied {
         command.env("MCP_DENIED", denied.to_string());
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child =
-        crate::netns::spawn_in(scenario.netns.as_deref(), command).context("cannot start the driver")?;
-    let output = child.wait_with_output()?;
+    command.stdin(Stdio::null());
+    let output = command.output().context("cannot start the driver")?;
     let lines = String::from_utf8(output.stdout)?;
     let steps: Vec<Step> = lines
         .lines()
@@ -143,83 +145,6 @@ fn drive_script(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> any
     Ok(steps)
 }
 
-/// The same steps with rmcp, up to the first that fails.
-async fn drive_rust(endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
-    let tables: Value = serde_json::from_str(include_str!("../peers/steps.json"))?;
-    let mut table = tables[scenario.table.name()].as_object().context("no such table")?.clone();
-    if let Some(denied) = &scenario.denied {
-        table.insert("denied".into(), denied.clone());
-    }
-    let mut names = vec!["initialize", "list"];
-    names.extend(table.keys().map(String::as_str));
-    if !scenario.steps.is_empty() {
-        names.clone_from(&scenario.steps);
-    }
-
-    let client = Client::connect(endpoint, scenario.era).await?;
-    let mut steps = Vec::new();
-    for name in names {
-        let (ok, seen) = match rust_step(&client, name, &table).await {
-            Ok(seen) => (true, seen),
-            Err(error) => (false, json!({"error": format!("{error:#}")})),
-        };
-        let Value::Object(seen) = seen else { unreachable!("steps answer objects") };
-        steps.push(Step { step: name.to_owned(), ok, seen });
-        if !ok {
-            break;
-        }
-    }
-    client.close().await;
-    Ok(steps)
-}
-
-async fn rust_step(client: &Client, name: &str, table: &Map<String, Value>) -> anyhow::Result<Value> {
-    let step = || table.get(name).context("there is no such step");
-    Ok(match name {
-        "initialize" => json!({"server": client.server_name()}),
-        "list" => json!({"tools": client.tools().await?}),
-        "call" => rust_call(client, step()?, false).await?,
-        "progress" => {
-            let before = client.progress();
-            let seen = rust_call(client, step()?, false).await?;
-            let reports = client.progress() - before;
-            anyhow::ensure!(json!(reports) == step()?["reports"], "{reports} progress reports came");
-            seen
-        }
-        "sampling" | "elicitation" => {
-            let before = client.asked();
-            let seen = rust_call(client, step()?, false).await?;
-            let asked = client.asked() - before;
-            anyhow::ensure!(asked == 1, "the server asked the client {asked} times");
-            seen
-        }
-        "read" => {
-            let text = client.read(step()?["uri"].as_str().context("no uri")?).await?;
-            let says = step()?["says"].as_str().context("no text")?;
-            anyhow::ensure!(text.contains(says), "the resource is {text:?}");
-            json!({"text": text})
-        }
-        "denied" => {
-            let seen = rust_call(client, step()?, true).await?;
-            rust_call(client, table.get("call").context("no call")?, false).await?;
-            seen
-        }
-        other => bail!("there is no step {other:?}"),
-    })
-}
-
-async fn rust_call(client: &Client, step: &Value, refused: bool) -> anyhow::Result<Value> {
-    let tool = step["tool"].as_str().context("no tool")?;
-    let result = client.call(tool, step["arguments"].clone()).await?;
-    let text = said(&result);
-    let is_error = result.is_error == Some(true);
-    anyhow::ensure!(is_error == refused, "{tool} answered is_error={is_error}: {text}");
-    if let Some(says) = step["says"].as_str().filter(|_| !refused) {
-        anyhow::ensure!(text.contains(says), "{tool} answered {text:?}");
-    }
-    Ok(json!({"text": text, "is_error": is_error}))
-}
-
 /// The npm server with every feature of the session era, on a port of its own.
 #[derive(Debug)]
 pub struct Everything {
@@ -228,29 +153,28 @@ pub struct Everything {
 }
 
 impl Everything {
-    /// Starts it in `netns` on `port`, or here on a free port, and waits until it listens. It listens on all addresses.
-    pub fn start(netns: Option<(&Path, u16)>) -> anyhow::Result<Self> {
+    /// Starts it on `port`, or on a free one, in the network namespace of the calling thread, and waits until it
+    /// listens. It listens on all addresses.
+    pub fn start(port: Option<u16>) -> anyhow::Result<Self> {
         let folder = folder()?;
-        let port = match netns {
-            Some((_, port)) => port,
+        let port = match port {
+            Some(port) => port,
             // Free now; somebody else may take it before the server does, which then says so and ends.
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port(),
         };
-        let mut command = Command::new("node");
+        let mut command = Command::new(node(&folder));
         command.arg(folder.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js"));
         command.arg("streamableHttp").env("PORT", port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = Process::spawn(netns.map(|(path, _)| path), command)?;
+        let mut process = Process::spawn(None, command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if netns.is_none() {
-            let up = eventually(START_LIMIT, || {
-                if let Some(status) = process.ended()? {
-                    bail!("server-everything ended with {status}");
-                }
-                Ok(TcpStream::connect(address).ok())
-            })?;
-            up.context("server-everything does not listen")?;
-        }
+        let up = eventually(START_LIMIT, || {
+            if let Some(status) = process.ended()? {
+                bail!("server-everything ended with {status}");
+            }
+            Ok(TcpStream::connect(address).ok())
+        })?;
+        up.context("server-everything does not listen")?;
         Ok(Self { process, address })
     }
 
