@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -18,6 +19,9 @@ use mcp_guard::http::strict_io::StrictIo;
 use mcp_guard::rpc;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// Heads come at once here.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,14 +179,14 @@ async fn behind_the_inspector_no_hostile_request_is_served_and_without_it_many_a
         let bytes = case.bytes();
         if case.expect.status == 200 {
             assert!(
-                served(&bytes, 7, |io| Box::new(StrictIo::new(io, 32 * 1024))).await > 0,
+                served(&bytes, 7, |io| Box::new(StrictIo::new(io, 32 * 1024, PATIENCE))).await > 0,
                 "{}",
                 case.name
             );
             continue;
         }
         for piece_bytes in [1, 7, usize::MAX] {
-            let count = served(&bytes, piece_bytes, |io| Box::new(StrictIo::new(io, 32 * 1024))).await;
+            let count = served(&bytes, piece_bytes, |io| Box::new(StrictIo::new(io, 32 * 1024, PATIENCE))).await;
             // Of a smuggled pair the first is a good request and may be served.
             let first = usize::from(case.name.starts_with("smuggled"));
             assert!(count <= first, "{} in pieces of {piece_bytes}: {count} served", case.name);

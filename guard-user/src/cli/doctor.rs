@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::kernel;
 use crate::kernel::probe::{self, Found, Row};
 
 /// Tell what this kernel and host offer, what is missing and what follows
@@ -28,7 +29,9 @@ const WIDTH: u16 = 110;
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { json, state_dir } = args;
-    let rows = probe::probe(&state_dir);
+    let mut rows = probe::probe(&state_dir);
+    let object = kernel::object().map(<[u8]>::len);
+    rows.push(probe::embedded_object(object.map_err(|none| none.to_string())));
     let fatal = rows.iter().filter(|row| row.is_fatal()).count();
     let mut out = io::stdout().lock();
     if json {
