@@ -74,6 +74,10 @@ const steps = {
   async progress() {
     let reports = 0;
     const got = await good(table.progress, { onprogress: () => (reports += 1) });
+    // The SDK may hand over the last report after the answer.
+    for (let wait = 0; reports < table.progress.reports && wait < 500; wait += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
     must(reports === table.progress.reports, `${table.progress.reports} reports must come`, reports);
     return { ...got, reports };
   },

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use http::{HeaderName, HeaderValue};
@@ -15,6 +16,8 @@ use rmcp::service::{ClientLifecycleMode, ClientServiceExt, RoleClient, RunningSe
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 mod answering;
 
@@ -74,7 +77,7 @@ pub struct Client {
 /// What the server sent besides answers.
 #[derive(Debug, Default)]
 pub struct Seen {
-    progress: AtomicUsize,
+    progress: watch::Sender<usize>,
     asked: AtomicUsize,
 }
 
@@ -126,9 +129,17 @@ impl Client {
         Ok(texts.collect::<Vec<_>>().join("\n"))
     }
 
-    /// Progress notifications so far.
+    /// Progress notifications so far. rmcp handles each in a task of its own, maybe after the call's answer.
     pub fn progress(&self) -> usize {
-        self.seen.progress.load(Ordering::SeqCst)
+        *self.seen.progress.borrow()
+    }
+
+    /// Waits until there are `count` progress notifications, at most for `limit`, and returns their number.
+    pub async fn progress_reaches(&self, count: usize, limit: Duration) -> usize {
+        let mut seen = self.seen.progress.subscribe();
+        // In time or not, the number tells.
+        let _ = timeout(limit, seen.wait_for(|seen| *seen >= count)).await;
+        self.progress()
     }
 
     /// Sampling and elicitation requests answered so far.

@@ -52,6 +52,6 @@ impl ClientHandler for Answering {
         _params: ProgressNotificationParam,
         _context: NotificationContext<RoleClient>,
     ) {
-        self.0.progress.fetch_add(1, Ordering::SeqCst);
+        self.0.progress.send_modify(|seen| *seen += 1);
     }
 }

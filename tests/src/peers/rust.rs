@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Scenario, Step};
 use crate::client::{Client, Endpoint, said};
+use crate::process::START_LIMIT;
 
 /// All steps up to the first that fails.
 pub(super) async fn drive(endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
@@ -43,10 +44,12 @@ async fn step(client: &Client, name: &str, table: &Map<String, Value>) -> anyhow
         "list" => json!({"tools": client.tools().await?}),
         "call" => call(client, wanted()?, false).await?,
         "progress" => {
-            let before = client.progress();
-            let seen = call(client, wanted()?, false).await?;
-            let reports = client.progress() - before;
-            anyhow::ensure!(json!(reports) == wanted()?["reports"], "{reports} progress reports came");
+            let wanted = wanted()?;
+            let reports = wanted["reports"].as_u64().and_then(|count| usize::try_from(count).ok());
+            let reports = client.progress() + reports.context("no number of reports")?;
+            let seen = call(client, wanted, false).await?;
+            let came = client.progress_reaches(reports, START_LIMIT).await;
+            anyhow::ensure!(came == reports, "{came} progress reports came, not {reports}");
             seen
         }
         "sampling" | "elicitation" => {
