@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,14 @@ struct Shared {
     calls_in_flight_max: usize,
     wait: Duration,
     verifier: VerifierKey,
+    health: Arc<Health>,
+}
+
+/// How the writer is, for those who do not wait for it.
+#[derive(Default)]
+pub(super) struct Health {
+    pub(super) records: AtomicU64,
+    pub(super) failed: Mutex<Option<Arc<str>>>,
 }
 
 /// The right to forward one call. Only a record on disk makes one.
@@ -102,20 +111,32 @@ impl AuditLog {
         let gone = || OpenError::Rollback { dir: dir.clone(), have: 0, checkpoint: 1 };
         let recovered = recovered.ok_or_else(gone)?;
         let verifier = key.verifier().clone();
-        let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock)?;
+        let health = Arc::<Health>::default();
+        let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock, &health)?;
         let (queue, messages) = mpsc::channel();
         thread::Builder::new()
             .name("audit-writer".into())
             .spawn(move || writer.run(&messages))
             .map_err(OpenError::io(&dir))?;
-        let calls = Arc::new(Semaphore::new(calls_in_flight_max));
-        let refusals = Arc::new(Semaphore::new(calls_in_flight_max));
-        Ok(Self { shared: Arc::new(Shared { queue, calls, refusals, calls_in_flight_max, wait, verifier }) })
+        let slots = calls_in_flight_max.min(Semaphore::MAX_PERMITS);
+        let (calls, refusals) = (Arc::new(Semaphore::new(slots)), Arc::new(Semaphore::new(slots)));
+        let shared = Shared { queue, calls, refusals, calls_in_flight_max, wait, verifier, health };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The key that checks this trail; its name is the trail's origin.
     pub fn verifier_key(&self) -> &VerifierKey {
         &self.shared.verifier
+    }
+
+    /// Records on disk so far.
+    pub fn records(&self) -> u64 {
+        self.shared.health.records.load(Ordering::Relaxed)
+    }
+
+    /// Why calls are refused now, if the trail cannot be written.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.shared.health.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes the record of an allowed call and waits until it is on disk, at most `Options::wait`.
@@ -131,7 +152,7 @@ impl AuditLog {
         let ticket = Ticket { id: call.id, slot: Arc::new(slot), queue: shared.queue.clone() };
         let (reply, answer) = oneshot::channel();
         shared.send(Append { body, done: Done::Call(ticket, reply) })?;
-        shared.answer(answer).await
+        shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
     }
 
     /// Writes the record of a refused request and waits until it is on disk, at most `Options::wait`. Nothing
@@ -144,14 +165,15 @@ impl AuditLog {
     ) -> Result<u64, AuditError> {
         let shared = &*self.shared;
         let body = bounded(record::refused(call, refusal, http_status))?;
-        let start = Instant::now();
-        let slot = tokio::time::timeout(shared.wait, Arc::clone(&shared.refusals).acquire_owned())
+        shared
+            .in_time(async {
+                let slot = Arc::clone(&shared.refusals).acquire_owned().await;
+                let slot = slot.map_err(|_closed| AuditError::Stopped)?;
+                let (reply, answer) = oneshot::channel();
+                shared.send(Append { body, done: Done::Note(Some(slot), reply) })?;
+                answer.await.unwrap_or(Err(AuditError::Stopped))
+            })
             .await
-            .map_err(|_elapsed| AuditError::TimedOut(start.elapsed()))?
-            .map_err(|_closed| AuditError::Stopped)?;
-        let (reply, answer) = oneshot::channel();
-        shared.send(Append { body, done: Done::Note(Some(slot), reply) })?;
-        shared.answer(answer).await
     }
 
     /// Writes what happens to the guard itself, and waits until it is on disk. Returns the record's number.
@@ -159,7 +181,7 @@ impl AuditLog {
         let (reply, answer) = oneshot::channel();
         let body = bounded(text::encode(event))?;
         self.shared.send(Append { body, done: Done::Note(None, reply) })?;
-        self.shared.answer(answer).await
+        self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
     }
 
     /// Writes the stop record and the last checkpoint, and frees the directory. Outcomes of calls still under
@@ -177,12 +199,10 @@ impl Shared {
         self.queue.send(Message::Append(append)).map_err(|_writer_gone| AuditError::Stopped)
     }
 
-    async fn answer<T>(&self, answer: oneshot::Receiver<Result<T, AuditError>>) -> Result<T, AuditError> {
-        match tokio::time::timeout(self.wait, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_writer_gone)) => Err(AuditError::Stopped),
-            Err(_elapsed) => Err(AuditError::TimedOut(self.wait)),
-        }
+    /// What `work` gives, within the time that a call may wait for its record.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, AuditError>>) -> Result<T, AuditError> {
+        let result = tokio::time::timeout(self.wait, work).await;
+        result.unwrap_or(Err(AuditError::TimedOut(self.wait)))
     }
 }
 
@@ -221,6 +241,12 @@ impl Permit {
     }
 }
 
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Permit").field("id", &self.id).field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.close(&Outcome::abandoned());
@@ -235,7 +261,7 @@ fn bounded(body: Result<Vec<u8>, serde_json::Error>) -> Result<Vec<u8>, AuditErr
 }
 
 /// The key of a new trail. Segments without a key are somebody's trail already.
-fn begin(dir: &std::path::Path, host: &str) -> Result<SigningKey, OpenError> {
+fn begin(dir: &Path, host: &str) -> Result<SigningKey, OpenError> {
     let segments = super::walk::segments(dir).map_err(OpenError::io(dir))?;
     if let Some((_, file)) = segments.into_iter().next() {
         let reason = format!("there are records but no `{}` in the directory", super::VERIFIER_KEY_FILE);
@@ -256,7 +282,7 @@ fn begin(dir: &std::path::Path, host: &str) -> Result<SigningKey, OpenError> {
 
 /// Writes the first record and its checkpoint.
 fn genesis(
-    dir: &std::path::Path,
+    dir: &Path,
     disk: &dyn Disk,
     key: &SigningKey,
     host: &str,
@@ -275,7 +301,7 @@ fn genesis(
     sign(dir, key, &position)
 }
 
-fn sign(dir: &std::path::Path, key: &SigningKey, position: &Position) -> Result<(), OpenError> {
+fn sign(dir: &Path, key: &SigningKey, position: &Position) -> Result<(), OpenError> {
     let note = key.checkpoint(position.tree.size(), position.tree.root());
     disk::replace(dir, CHECKPOINT_FILE, note.as_bytes())
         .map_err(OpenError::io(&dir.join(CHECKPOINT_FILE)))?;
@@ -284,12 +310,13 @@ fn sign(dir: &std::path::Path, key: &SigningKey, position: &Position) -> Result<
 
 /// The writer at the end of what was recovered, after a record of what that end lacks.
 fn resume(
-    dir: &std::path::Path,
+    dir: &Path,
     disk: Box<dyn Disk>,
     durability: Durability,
     key: Arc<SigningKey>,
     recovered: Recovered,
     lock: fs::File,
+    health: &Arc<Health>,
 ) -> Result<Writer, OpenError> {
     let Recovered { walk: Walk { tree, prev, open, .. }, path, bytes, torn } = recovered;
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
@@ -313,6 +340,7 @@ fn resume(
     segment.sync().map_err(OpenError::io(&path))?;
     sign(dir, &key, &position)?;
     let size = position.tree.size();
+    health.records.store(size, Ordering::Relaxed);
     let now = Instant::now();
     Ok(Writer {
         checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(&key)).map_err(OpenError::io(dir))?,
@@ -324,6 +352,7 @@ fn resume(
         path,
         state: State::Good(segment),
         open_count: 0,
+        health: Arc::clone(health),
         published: (size, now),
         embedded: (size, now),
         _lock: lock,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use super::merkle::sha256;
 use super::text;
 use crate::config::Durability;
 use crate::types::{DecisionId, LocalProcess};
@@ -36,7 +37,8 @@ pub struct CallRecord<'a> {
     /// Protocol version of the request.
     #[serde(serialize_with = "text::name_opt")]
     pub era: Option<&'a str>,
-    #[serde(serialize_with = "text::name_opt")]
+    /// As the client sent it. The record gets a digest: with many servers, who knows the id has the session.
+    #[serde(serialize_with = "session")]
     pub session: Option<&'a str>,
     #[serde(serialize_with = "text::name")]
     pub http_method: &'a str,
@@ -295,6 +297,17 @@ impl Serialize for Local<'_> {
     }
 }
 
+/// The first 8 bytes of the id's SHA-256: enough to tell which calls belong together.
+fn session<S: Serializer>(id: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => {
+            let digest = hex::encode(sha256(&[id.as_bytes()]));
+            to.serialize_str(digest.get(..16).unwrap_or_default())
+        }
+        None => to.serialize_none(),
+    }
+}
+
 fn decision_id<S: Serializer>(id: &DecisionId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
@@ -339,6 +352,13 @@ pub(super) mod tests {
         assert!(line.starts_with(r#"{"kind":"call","decision":"allow","id":"0101"#), "{line}");
         let line = String::from_utf8(refused(&call(1), Refusal::Deny, 403).unwrap()).unwrap();
         assert!(line.starts_with(r#"{"kind":"call","decision":"deny","http_status":403,"id":"#), "{line}");
+    }
+
+    #[test]
+    fn a_session_id_is_recorded_as_a_digest() {
+        let line = allowed(&CallRecord { session: Some("abc"), ..call(1) }).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line["session"], "ba7816bf8f01cfea");
     }
 
     #[test]

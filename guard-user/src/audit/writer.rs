@@ -8,8 +8,9 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -17,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::checkpoint::{Checkpointer, Head};
 use super::disk::{self, Disk, Segment};
 use super::error::AuditError;
-use super::log::{Permit, Ticket};
+use super::log::{Health, Permit, Ticket};
 use super::merkle::{Hash, Tree, leaf_hash};
 use super::note::SigningKey;
 use super::record::{Embedded, Gap, Stop};
@@ -81,6 +82,7 @@ pub(super) struct Writer {
     pub(super) state: State,
     /// Calls forwarded and not concluded.
     pub(super) open_count: usize,
+    pub(super) health: Arc<Health>,
     pub(super) published: (u64, Instant),
     pub(super) embedded: (u64, Instant),
     pub(super) _lock: File,
@@ -143,6 +145,8 @@ impl Writer {
             self.tick();
         }
         if stop.is_some() {
+            // Outcomes that are still owed get a last chance.
+            self.recover();
             let body = text::encode(&Stop { open_count: self.open_count });
             self.write_own(body);
         }
@@ -205,7 +209,7 @@ impl Writer {
             write(segment.as_ref(), self.durability, &self.position, std::iter::once(body.as_slice()))
         });
         match written {
-            Ok(position) => self.position = position,
+            Ok(position) => self.advance(position),
             Err(error) => self.fail(&error, Vec::new()),
         }
     }
@@ -225,7 +229,7 @@ impl Writer {
         let first = self.position.tree.size();
         match write(segment.as_ref(), self.durability, &self.position, bodies) {
             Ok(position) => {
-                self.position = position;
+                self.advance(position);
                 for (append, seq) in batch.into_iter().zip(first..) {
                     match append.done {
                         Done::Call(..) => self.open_count += 1,
@@ -239,12 +243,22 @@ impl Writer {
         }
     }
 
+    fn advance(&mut self, position: Position) {
+        self.health.records.store(position.tree.size(), Ordering::Relaxed);
+        self.position = position;
+    }
+
+    fn set_failed(&self, cause: Option<&Arc<str>>) {
+        *self.health.failed.lock().unwrap_or_else(PoisonError::into_inner) = cause.cloned();
+    }
+
     /// Retires the segment.
     fn fail(&mut self, error: &io::Error, batch: Vec<Append>) {
         let cause: Arc<str> = format!("{}: {error}", self.path.display()).into();
         if let State::Good(segment) = &self.state {
             tracing::error!(%cause, "the audit trail cannot be written; calls are refused");
             let segment = Arc::clone(segment);
+            self.set_failed(Some(&cause));
             let (mut refused, mut owed) = (0, Vec::new());
             // Half a batch must not stand before the records of the next segment. A failure shows in `recover`.
             let _tried_again_there = segment.truncate(self.position.bytes);
@@ -283,7 +297,8 @@ impl Writer {
             Ok((segment, position)) => {
                 tracing::warn!(refused = *refused, segment = %path.display(), "the audit trail is written again");
                 let owed = std::mem::take(owed);
-                self.position = position;
+                self.advance(position);
+                self.set_failed(None);
                 self.path = path;
                 self.state = State::Good(segment);
                 for batch in Batches(owed.into_iter()) {

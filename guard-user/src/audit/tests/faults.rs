@@ -90,16 +90,19 @@ async fn until_written(log: &AuditLog, number: u8) -> u64 {
 #[tokio::test]
 async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
     for torn_bytes in [0, 1, 300] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let disk = Faulty::default();
         let log = open_on(options(dir.path()), disk.clone());
         let under_way = log.intend(&call(1)).await.unwrap();
         disk.set(|mood| (mood.full, mood.torn_bytes) = (true, torn_bytes));
         assert!(matches!(log.intend(&call(2)).await, Err(AuditError::Failed(_))));
+        assert!(log.failure().is_some_and(|cause| cause.contains("no storage space")));
         under_way.conclude(&ok());
         assert!(matches!(log.refuse(&call(3), Refusal::Deny, 200).await, Err(AuditError::Failed(_))));
         disk.set(|mood| mood.full = false);
         until_written(&log, 4).await;
+        assert_eq!(log.failure(), None);
+        assert!(log.records() >= 5);
         log.close().await;
 
         assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
@@ -112,8 +115,31 @@ async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
 }
 
 #[tokio::test]
+async fn an_outcome_owed_when_the_guard_stops_is_written_if_the_disk_allows() {
+    for still_full in [false, true] {
+        let dir = tempdir();
+        let disk = Faulty::default();
+        let log = open_on(options(dir.path()), disk.clone());
+        let under_way = log.intend(&call(1)).await.unwrap();
+        disk.set(|mood| mood.full = true);
+        assert!(log.intend(&call(2)).await.is_err());
+        under_way.conclude(&ok());
+        disk.set(|mood| mood.full = still_full);
+        log.close().await;
+        open(dir.path()).unwrap().close().await;
+        let expected: &[_] = if still_full {
+            &["genesis", "call", "gap", "stop"]
+        } else {
+            &["genesis", "call", "gap", "outcome", "stop", "stop"]
+        };
+        assert_eq!(kinds(dir.path()), expected);
+        sound(dir.path());
+    }
+}
+
+#[tokio::test]
 async fn a_failed_sync_retires_the_segment_though_the_next_sync_would_succeed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let disk = Faulty::default();
     let log = open_on(options(dir.path()), disk.clone());
     disk.set(|mood| mood.sync_fails = true);
@@ -129,7 +155,7 @@ async fn a_failed_sync_retires_the_segment_though_the_next_sync_would_succeed() 
 
 #[tokio::test]
 async fn a_stuck_disk_gives_no_permit_and_an_answer_within_the_deadline() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let disk = Faulty::default();
     let wait = Duration::from_millis(100);
     let log = open_on(Options { wait, ..options(dir.path()) }, disk.clone());

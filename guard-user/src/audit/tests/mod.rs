@@ -11,6 +11,12 @@ use super::disk::Disk;
 use super::{AuditLog, OpenError, Options, Outcome, OutcomeResult, Report, Verdict, verify};
 use crate::config::Durability;
 
+/// In memory where there is such a place: these tests sync thousands of times, and none is about the disk.
+fn tempdir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 fn options(dir: &Path) -> Options {
     Options {
         dir: dir.join("audit"),

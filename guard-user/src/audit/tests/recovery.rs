@@ -28,7 +28,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_torn_tail_behind_the_checkpoint_is_moved_aside_whatever_its_length() {
-    let made = tempfile::tempdir().unwrap();
+    let made = tempdir();
     closed(made.path()).await;
     let old = fs::read(segment(made.path())).unwrap();
     let checkpoint = fs::read(made.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
@@ -39,7 +39,7 @@ async fn a_torn_tail_behind_the_checkpoint_is_moved_aside_whatever_its_length() 
     let line_ends: Vec<_> = (old.len()..new.len()).filter(|&at| new[at] == b'\n').map(|at| at + 1).collect();
 
     for end in old.len()..=line_ends[1] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         copy(made.path(), dir.path());
         fs::write(segment(dir.path()), &new[..end]).unwrap();
         fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), &checkpoint).unwrap();
@@ -61,11 +61,11 @@ async fn a_torn_tail_behind_the_checkpoint_is_moved_aside_whatever_its_length() 
 
 #[tokio::test]
 async fn a_trail_that_lost_checkpointed_records_is_not_continued() {
-    let made = tempfile::tempdir().unwrap();
+    let made = tempdir();
     closed(made.path()).await;
     let whole = fs::read(segment(made.path())).unwrap();
     for end in 0..whole.len() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         copy(made.path(), dir.path());
         fs::write(segment(dir.path()), &whole[..end]).unwrap();
         let Err(OpenError::Rollback { checkpoint: 4, .. }) = open(dir.path()) else {
@@ -78,13 +78,13 @@ async fn a_trail_that_lost_checkpointed_records_is_not_continued() {
 
 #[tokio::test]
 async fn a_changed_byte_in_checkpointed_records_is_not_continued() {
-    let made = tempfile::tempdir().unwrap();
+    let made = tempdir();
     closed(made.path()).await;
     let whole = fs::read(segment(made.path())).unwrap();
     for at in (0..whole.len()).step_by(7) {
         let mut changed = whole.clone();
         changed[at] ^= 1;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         copy(made.path(), dir.path());
         fs::write(segment(dir.path()), changed).unwrap();
         assert!(open(dir.path()).is_err(), "byte {at}");
@@ -94,7 +94,7 @@ async fn a_changed_byte_in_checkpointed_records_is_not_continued() {
 #[tokio::test]
 async fn a_trail_without_its_checkpoint_or_key_is_not_continued() {
     for name in [CHECKPOINT_FILE, KEY_FILE, "verifier-key", "00000000000000000000.jsonl"] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         closed(dir.path()).await;
         fs::remove_file(dir.path().join("audit").join(name)).unwrap();
         assert!(open(dir.path()).is_err(), "without {name}");
@@ -103,13 +103,13 @@ async fn a_trail_without_its_checkpoint_or_key_is_not_continued() {
 
 #[tokio::test]
 async fn a_start_that_died_before_its_first_record_is_begun_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     closed(dir.path()).await;
     fs::remove_file(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
     let whole = fs::read(segment(dir.path())).unwrap();
     let genesis = whole.iter().position(|&byte| byte == b'\n').unwrap();
     for end in [0, 100, genesis, genesis + 1] {
-        let again = tempfile::tempdir().unwrap();
+        let again = tempdir();
         copy(dir.path(), again.path());
         fs::write(segment(again.path()), &whole[..end]).unwrap();
         closed(again.path()).await;
@@ -120,7 +120,7 @@ async fn a_start_that_died_before_its_first_record_is_begun_again() {
 #[tokio::test]
 async fn a_key_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     closed(dir.path()).await;
     let key = dir.path().join("audit").join(KEY_FILE);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();

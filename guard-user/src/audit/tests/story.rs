@@ -6,7 +6,7 @@ use crate::audit::{AuditError, Event, Refusal};
 
 #[tokio::test]
 async fn a_trail_tells_the_whole_life_of_a_guard() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     let start = Event::Start { version: "0.1.0", pid: 7, durability: Durability::Durable };
     assert_eq!(log.note(&start).await, Ok(1));
@@ -32,7 +32,7 @@ async fn a_trail_tells_the_whole_life_of_a_guard() {
 
 #[tokio::test]
 async fn a_permit_that_is_dropped_is_recorded_as_abandoned() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     drop(log.intend(&call(1)).await.unwrap());
     log.close().await;
@@ -40,9 +40,16 @@ async fn a_permit_that_is_dropped_is_recorded_as_abandoned() {
     sound(dir.path());
 }
 
+#[test]
+fn a_permit_can_go_into_a_response_body_on_another_thread() {
+    fn fits<T: Send + 'static>() {}
+    fits::<crate::audit::Permit>();
+    fits::<AuditLog>();
+}
+
 #[tokio::test]
 async fn an_outcome_is_recorded_though_the_waiting_task_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     let permit = log.intend(&call(1)).await.unwrap();
     // The task that served the client ends; the permit lives on in the one that reads the server's answer.
@@ -57,7 +64,7 @@ async fn an_outcome_is_recorded_though_the_waiting_task_is_gone() {
 
 #[tokio::test]
 async fn one_call_more_than_the_limit_is_refused_until_an_outcome_is_written() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = AuditLog::open(Options { calls_in_flight_max: 2, ..options(dir.path()) }).unwrap();
     let first = log.intend(&call(1)).await.unwrap();
     let _second = log.intend(&call(2)).await.unwrap();
@@ -70,7 +77,7 @@ async fn one_call_more_than_the_limit_is_refused_until_an_outcome_is_written() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_at_the_same_time_share_the_chain() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     let tasks: Vec<_> = (0..32)
         .map(|number| {
@@ -88,7 +95,7 @@ async fn calls_at_the_same_time_share_the_chain() {
 
 #[tokio::test]
 async fn a_long_trail_signs_itself_on_the_way() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = AuditLog::open(Options { durability: Durability::Os, ..options(dir.path()) }).unwrap();
     for number in 0..1100_u32 {
         log.refuse(&call(u8::try_from(number % 256).unwrap()), Refusal::Deny, 200).await.unwrap();
@@ -100,7 +107,7 @@ async fn a_long_trail_signs_itself_on_the_way() {
 
 #[tokio::test]
 async fn a_directory_has_one_guard() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     assert!(matches!(open(dir.path()), Err(OpenError::Locked(_))));
     log.close().await;
@@ -110,7 +117,7 @@ async fn a_directory_has_one_guard() {
 
 #[tokio::test]
 async fn a_closed_trail_gives_no_permit() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let log = open(dir.path()).unwrap();
     log.clone().close().await;
     assert_eq!(log.intend(&call(1)).await.err(), Some(AuditError::Stopped));
