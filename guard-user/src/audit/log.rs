@@ -80,7 +80,7 @@ pub struct Permit {
     open: Option<Ticket>,
 }
 
-/// A call that holds a slot. The slot is free again when the outcome is on disk.
+/// A call that holds a slot. The slot is free again when the outcome is written.
 pub(super) struct Ticket {
     id: DecisionId,
     slot: Arc<OwnedSemaphorePermit>,
@@ -129,7 +129,7 @@ impl AuditLog {
         &self.shared.verifier
     }
 
-    /// Records on disk so far.
+    /// Records written so far.
     pub fn records(&self) -> u64 {
         self.shared.health.records.load(Ordering::Relaxed)
     }
@@ -232,7 +232,7 @@ impl Permit {
         let Some(Ticket { slot, queue, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
             Ok(body) => {
-                let closing = Append { body, done: Done::Outcome { slot } };
+                let closing = Append { body, done: Done::Outcome { slot: Some(slot) } };
                 // Without a writer the guard is stopping; its next start names the call.
                 let _writer_gone = queue.send(Message::Append(closing));
             }
@@ -348,6 +348,8 @@ fn resume(
         disk,
         durability,
         key,
+        durable: position.clone(),
+        unsynced: Vec::new(),
         position,
         path,
         state: State::Good(segment),

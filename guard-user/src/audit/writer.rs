@@ -58,7 +58,7 @@ pub(super) enum Done {
     /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
     Outcome {
         #[expect(dead_code, reason = "it is held, not read")]
-        slot: Arc<OwnedSemaphorePermit>,
+        slot: Option<Arc<OwnedSemaphorePermit>>,
     },
 }
 
@@ -77,7 +77,13 @@ pub(super) struct Writer {
     pub(super) durability: Durability,
     pub(super) key: Arc<SigningKey>,
     pub(super) checkpointer: Checkpointer,
+    /// Behind the last record written.
     pub(super) position: Position,
+    /// Behind the last record that is safe: synced, or just written with durability `os`.
+    pub(super) durable: Position,
+    /// The records between the two. All are outcomes: nobody waits for one, so the next call's sync, or the next
+    /// checkpoint's, is theirs too.
+    pub(super) unsynced: Vec<Vec<u8>>,
     pub(super) path: PathBuf,
     pub(super) state: State,
     /// Calls forwarded and not concluded.
@@ -181,11 +187,11 @@ impl Writer {
             }
             return;
         }
-        let size = self.position.tree.size();
-        if size - self.embedded.0 >= CHECKPOINT_RECORD_EVERY_RECORDS
+        if self.position.tree.size().saturating_sub(self.embedded.0) >= CHECKPOINT_RECORD_EVERY_RECORDS
             || self.embedded.1 + CHECKPOINT_RECORD_EVERY <= now
         {
-            let note = self.key.checkpoint(size, self.position.tree.root());
+            self.sync();
+            let note = self.key.checkpoint(self.position.tree.size(), self.position.tree.root());
             self.write_own(text::encode(&Embedded { note: &note }));
             self.embedded = (self.position.tree.size(), now);
         }
@@ -195,6 +201,7 @@ impl Writer {
     }
 
     fn publish(&mut self) {
+        self.sync();
         let State::Good(segment) = &self.state else { return };
         let (size, root) = (self.position.tree.size(), self.position.tree.root());
         let unsynced = (self.durability == Durability::Os).then(|| Arc::clone(segment));
@@ -202,14 +209,26 @@ impl Writer {
         self.published = (size, Instant::now());
     }
 
+    /// Makes safe what was written.
+    fn sync(&mut self) {
+        if let State::Good(segment) = &self.state
+            && !self.unsynced.is_empty()
+        {
+            match segment.sync() {
+                Ok(()) => self.advance(self.position.clone(), true),
+                Err(error) => self.fail(&error, Vec::new()),
+            }
+        }
+    }
+
     /// Writes a record of the writer's own.
     fn write_own(&mut self, body: Result<Vec<u8>, serde_json::Error>) {
         let State::Good(segment) = &self.state else { return };
         let written = body.map_err(io::Error::other).and_then(|body| {
-            write(segment.as_ref(), self.durability, &self.position, std::iter::once(body.as_slice()))
+            write(segment.as_ref(), self.syncs(), &self.position, std::iter::once(body.as_slice()))
         });
         match written {
-            Ok(position) => self.advance(position),
+            Ok(position) => self.advance(position, true),
             Err(error) => self.fail(&error, Vec::new()),
         }
     }
@@ -227,9 +246,14 @@ impl Writer {
         };
         let bodies = batch.iter().map(|append| append.body.as_slice());
         let first = self.position.tree.size();
-        match write(segment.as_ref(), self.durability, &self.position, bodies) {
+        let awaited = batch.iter().any(|append| !matches!(append.done, Done::Outcome { .. }));
+        let later = self.syncs() && !awaited && self.unsynced.len() + batch.len() <= BATCH_RECORDS_MAX;
+        match write(segment.as_ref(), self.syncs() && !later, &self.position, bodies) {
             Ok(position) => {
-                self.advance(position);
+                self.advance(position, !later);
+                if later {
+                    self.unsynced.extend(batch.iter().map(|append| append.body.clone()));
+                }
                 for (append, seq) in batch.into_iter().zip(first..) {
                     match append.done {
                         Done::Call(..) => self.open_count += 1,
@@ -243,8 +267,17 @@ impl Writer {
         }
     }
 
-    fn advance(&mut self, position: Position) {
+    /// Whether records are synced at all.
+    fn syncs(&self) -> bool {
+        self.durability == Durability::Durable
+    }
+
+    fn advance(&mut self, position: Position, safe: bool) {
         self.health.records.store(position.tree.size(), Ordering::Relaxed);
+        if safe {
+            self.durable = position.clone();
+            self.unsynced.clear();
+        }
         self.position = position;
     }
 
@@ -260,8 +293,13 @@ impl Writer {
             let segment = Arc::clone(segment);
             self.set_failed(Some(&cause));
             let (mut refused, mut owed) = (0, Vec::new());
-            // Half a batch must not stand before the records of the next segment. A failure shows in `recover`.
+            // What is not safe, or half written, must not stand before the records of the next segment. If this
+            // fails, it shows in `recover`.
+            self.position = self.durable.clone();
             let _tried_again_there = segment.truncate(self.position.bytes);
+            self.open_count += self.unsynced.len();
+            let unsynced = std::mem::take(&mut self.unsynced).into_iter();
+            owed.extend(unsynced.map(|body| Append { body, done: Done::Outcome { slot: None } }));
             refuse(batch, &cause, &mut refused, &mut owed);
             self.state = State::Failed { cause, segment, refused, owed, retry: Instant::now() + RETRY_EVERY };
         }
@@ -283,12 +321,13 @@ impl Writer {
             torn_bytes: 0,
             torn_sha256: None,
         });
+        let sync = self.durability == Durability::Durable;
         let opened = segment.truncate(self.position.bytes).and_then(|()| {
             ends_with(&self.path, &self.position)?;
             let position = Position { bytes: 0, ..self.position.clone() };
             let body = gap.map_err(io::Error::other)?;
             let segment = self.disk.create(&path)?;
-            write(segment.as_ref(), self.durability, &position, std::iter::once(body.as_slice()))
+            write(segment.as_ref(), sync, &position, std::iter::once(body.as_slice()))
                 .and_then(|position| disk::sync_dir(&self.dir).map(|()| (segment, position)))
                 // Nothing in it has been answered for; the next attempt takes its name again.
                 .inspect_err(|_| drop(std::fs::remove_file(&path)))
@@ -297,7 +336,7 @@ impl Writer {
             Ok((segment, position)) => {
                 tracing::warn!(refused = *refused, segment = %path.display(), "the audit trail is written again");
                 let owed = std::mem::take(owed);
-                self.advance(position);
+                self.advance(position, true);
                 self.set_failed(None);
                 self.path = path;
                 self.state = State::Good(segment);
@@ -310,16 +349,16 @@ impl Writer {
     }
 }
 
-/// One write, one sync.
+/// One write and, if asked, one sync.
 fn write<'a>(
     segment: &dyn Segment,
-    durability: Durability,
+    sync: bool,
     position: &Position,
     bodies: impl Iterator<Item = &'a [u8]>,
 ) -> io::Result<Position> {
     let (lines, position) = lines(position, bodies, jiff::Timestamp::now());
     segment.append(&lines)?;
-    if durability == Durability::Durable {
+    if sync {
         segment.sync()?;
     }
     Ok(position)

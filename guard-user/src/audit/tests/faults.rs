@@ -138,6 +138,22 @@ async fn an_outcome_owed_when_the_guard_stops_is_written_if_the_disk_allows() {
 }
 
 #[tokio::test]
+async fn an_outcome_whose_sync_fails_later_is_written_again() {
+    let dir = tempdir();
+    let disk = Faulty::default();
+    let log = open_on(options(dir.path()), disk.clone());
+    let permit = log.intend(&call(1)).await.unwrap();
+    disk.set(|mood| mood.sync_fails = true);
+    permit.conclude(&ok());
+    assert!(matches!(log.intend(&call(2)).await, Err(AuditError::Failed(_))));
+    disk.set(|mood| mood.sync_fails = false);
+    until_written(&log, 3).await;
+    log.close().await;
+    assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
+    sound(dir.path());
+}
+
+#[tokio::test]
 async fn a_failed_sync_retires_the_segment_though_the_next_sync_would_succeed() {
     let dir = tempdir();
     let disk = Faulty::default();
