@@ -70,7 +70,8 @@ pub(super) struct Health {
 /// ```
 ///
 /// ```compile_fail
-/// let permit = mcp_guard::audit::Permit { open: None, seq: 0 };
+/// let id = mcp_guard::types::DecisionId([0; 16]);
+/// let permit = mcp_guard::audit::Permit { id, seq: 0, open: None };
 /// ```
 #[must_use = "a permit that is dropped records its call as abandoned"]
 pub struct Permit {
