@@ -29,13 +29,8 @@ impl Policy {
                 .with_hint("add one such as agents.yaml; without any, every call is denied")
                 .into());
         }
-        match Self::from_texts(&files, servers) {
-            Ok(policy) => problems.or(policy),
-            Err(found) => {
-                problems.append(found);
-                problems.or(()).and_then(|()| Err(Problems::default()))
-            }
-        }
+        problems.or(())?;
+        Self::from_texts(&files, servers)
     }
 
     /// The same from texts that are already in memory, each with its file's name.
