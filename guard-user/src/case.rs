@@ -10,8 +10,8 @@ use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
-use crate::respond::Asked;
-use crate::rpc::{Era, HeaderAgreement, Message, Target};
+use crate::respond::{Asked, View};
+use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::Rules;
 use crate::types::{DecisionId, IntentName};
 use crate::velocity::Exceeded;
@@ -60,6 +60,18 @@ impl<'a> Case<'a> {
         self.message.as_ref().map_or(Target::Method, Message::target)
     }
 
+    /// How `caller` sees the server's answer to this request.
+    pub fn view(&self, caller: &Caller) -> View {
+        let waits_for =
+            self.message.as_ref().filter(|message| matches!(message.kind(), Kind::Request { .. }));
+        View {
+            rules: Arc::clone(&self.rules),
+            agent: caller.agent().clone(),
+            server: Arc::clone(&self.connection.server),
+            waits_for: waits_for.and_then(Message::id).cloned(),
+        }
+    }
+
     fn reason_to_allow(&self) -> &'static str {
         let headers = &self.head.headers;
         match self.message.as_ref().map(|message| message.headers_agree(headers)) {
@@ -91,6 +103,7 @@ impl<'a> Case<'a> {
             client: caller.map(|caller| caller.client().as_str()),
             profile: caller.map(|caller| caller.profile().as_str()),
             evidence: caller.map(Caller::evidence),
+            credential: caller.map(|caller| caller.credential().as_str()),
             peer: self.connection.peer,
             original_dst: Some(self.connection.original_dst),
             local: local(&self.connection.origin),

@@ -17,7 +17,7 @@ use crate::identity::{Caller, Unidentified};
 use crate::policy::{Decision, Question, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Site};
-use crate::rpc::{self, Message};
+use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
 use crate::types::DecisionId;
 use crate::upstream::Upstream;
@@ -73,18 +73,25 @@ impl Pipeline {
         // Nothing goes on before its record is on disk: only that makes the permit.
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let reply = self.upstream.forward(permit, &case.connection.server, case.head, body).await?;
-        respond::relay(reply, case, &caller, &self.limits).await
+        respond::relay(reply, &case.asked, case.view(&caller), &self.limits).await
     }
 
     /// Policy first, then velocity, which counts only what the policy lets through.
     fn decide(&self, case: &mut Case<'_>, caller: &Caller) -> Result<(), Refusal> {
+        let message = case.message.as_ref();
         let question = Question {
             agent: caller.agent(),
             server: &case.connection.server.name,
-            method: judged_method(case.message.as_ref()),
+            method: judged_method(message),
             target: case.target(),
-            arguments: case.message.as_ref().and_then(Message::arguments),
+            arguments: message.and_then(Message::arguments),
         };
+        // One request of the newest revision may subscribe to many resources.
+        for target in message.map_or_else(Vec::new, subscribed) {
+            if let Decision::Deny(deny) = case.rules.policy.decide(&Question { target, ..question }) {
+                return Err(Refusal::Denied(deny));
+            }
+        }
         match case.rules.policy.decide(&question) {
             Decision::Allow(allow) => {
                 case.intent = allow.intents().first().cloned();
@@ -158,6 +165,10 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
         Method::POST | Method::GET | Method::DELETE => Ok(()),
         _ => Err(Refusal::Method),
     }
+}
+
+fn subscribed(message: &Message) -> Vec<Target<'_>> {
+    message.listened_resources().unwrap_or_else(|| vec![Target::Unnamed])
 }
 
 /// Streams (GET), their end (DELETE) and a client's answers to its server name no method. They belong to the

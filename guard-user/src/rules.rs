@@ -28,9 +28,7 @@ impl Rules {
     /// Which agent sent `headers`: its credential is known, and the policy still has it with that client and profile.
     pub fn identify(&self, headers: &HeaderMap) -> Result<Caller, Unidentified> {
         identify(headers, &self.credentials, |agent, client, profile| {
-            self.policy
-                .agent(agent)
-                .is_some_and(|entry| entry.client == *client && entry.profiles.contains(profile))
+            self.policy.has_entry(agent, client, profile)
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The daemon's log: human lines on standard error, filtered by `MCP_GUARD_LOG`.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 const FILTER_VARIABLE: &str = "MCP_GUARD_LOG";
@@ -12,5 +14,6 @@ pub fn init() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }

@@ -128,6 +128,7 @@ fn call(number: u8) -> CallRecord<'static> {
         client: None,
         profile: None,
         evidence: Some("secret"),
+        credential: None,
         peer: "127.0.0.1:4711".parse().unwrap(),
         original_dst: None,
         local: Local::Unknown,

@@ -186,7 +186,8 @@ async fn behind_the_inspector_no_hostile_request_is_served_and_without_it_many_a
             continue;
         }
         for piece_bytes in [1, 7, usize::MAX] {
-            let count = served(&bytes, piece_bytes, |io| Box::new(StrictIo::new(io, 32 * 1024, PATIENCE))).await;
+            let count =
+                served(&bytes, piece_bytes, |io| Box::new(StrictIo::new(io, 32 * 1024, PATIENCE))).await;
             // Of a smuggled pair the first is a good request and may be served.
             let first = usize::from(case.name.starts_with("smuggled"));
             assert!(count <= first, "{} in pieces of {piece_bytes}: {count} served", case.name);

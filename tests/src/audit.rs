@@ -13,6 +13,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         client: Some("support-agent"),
         profile: Some("production"),
         evidence: Some("secret"),
+        credential: None,
         peer: ([127, 0, 0, 1], 40712).into(),
         original_dst: Some(([127, 0, 0, 1], 3001).into()),
         local: Local::Unknown,

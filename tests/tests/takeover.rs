@@ -26,8 +26,17 @@ fn flows(world: &World) -> usize {
     flows.keys().flatten().count()
 }
 
+/// Ends the threads of a test also when it fails; otherwise it would wait for them for ever.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < end, "not in time: {what}");
         thread::sleep(Duration::from_millis(10));
@@ -66,12 +75,15 @@ fn the_next_guard_takes_over_and_the_port_is_never_open() {
         let stop = AtomicBool::new(false);
         let met: Mutex<Vec<Value>> = Mutex::default();
         thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             for (netns, ip) in [(&world.host, "127.0.0.1"), (&world.remote, HOST_V4)] {
                 let (stop, met) = (&stop, &met);
                 scope.spawn(move || {
                     netns.run(|| {
                         while !stop.load(Ordering::Relaxed) {
-                            met.lock().expect("no panic").push(connect(address(ip)));
+                            let now = connect(address(ip));
+                            met.lock().expect("no panic").push(now);
+                            thread::sleep(Duration::from_millis(1));
                         }
                     });
                 });
@@ -96,7 +108,6 @@ fn the_next_guard_takes_over_and_the_port_is_never_open() {
                 claims.as_array().expect("a list").iter().all(|claim| claim["holds"] == true),
                 "{claims:#}"
             );
-            stop.store(true, Ordering::Relaxed);
         });
         let met = met.into_inner().expect("no panic");
         let open: Vec<_> = met.iter().filter(|met| met["server"] == true).collect();

@@ -13,9 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use super::local::Local;
 use crate::config::Server;
-use crate::kernel::{Guard, Inner, canonical};
+use crate::kernel::{Guard, Inner, Local, canonical};
 use crate::types::LocalProcess;
 
 /// How long to wait after an `accept` that failed for want of files or memory.

@@ -1,6 +1,5 @@
 //! Takes steered connections from the kernel and says who connected to which server.
 
 mod acceptor;
-pub(crate) mod local;
 
 pub use acceptor::{Accepted, Acceptor, Origin, Slot};

@@ -31,6 +31,9 @@ pub struct CallRecord<'a> {
     /// What proves the agent's name, such as `secret`.
     #[serde(serialize_with = "text::name_opt")]
     pub evidence: Option<&'a str>,
+    /// Which credential, by its id in the guard's list.
+    #[serde(serialize_with = "text::name_opt")]
+    pub credential: Option<&'a str>,
     pub peer: SocketAddr,
     pub original_dst: Option<SocketAddr>,
     pub local: Local<'a>,
@@ -124,6 +127,8 @@ pub enum OutcomeResult {
     /// The tool ran and said `isError`.
     ToolError,
     RpcError,
+    /// The server answered with an HTTP error and no message.
+    HttpError,
     /// The client went away; the server may have finished.
     ClientGone,
     UpstreamFailed,
@@ -327,6 +332,7 @@ pub(super) mod tests {
             client: Some("support"),
             profile: Some("production"),
             evidence: Some("secret"),
+            credential: Some("c-1"),
             peer: "127.0.0.1:4711".parse().unwrap(),
             original_dst: Some("127.0.0.1:3001".parse().unwrap()),
             local: Local::Unknown,
@@ -373,6 +379,7 @@ pub(super) mod tests {
             client: Some(text),
             profile: Some(text),
             evidence: Some(text),
+            credential: Some(text),
             local: Local::Process(&process),
             era: Some(text),
             session: Some(text),

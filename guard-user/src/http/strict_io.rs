@@ -119,7 +119,7 @@ mod tests {
     /// Sends `pieces` one by one to a hyper server behind the inspector; gives what the client read, how many whole
     /// requests the server saw, and the fault.
     fn serve(pieces: &[&[u8]]) -> (String, usize, Option<FramingError>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let (mut client, server) = tokio::io::duplex(64 * 1024);
             let seen = Arc::new(AtomicUsize::new(0));
@@ -202,5 +202,32 @@ mod tests {
         let (answer, seen, fault) = serve(&[head, b"2\r\nhi\r\n", b"0\r\nMcp-Name: x\r\n\r\n"]);
         assert!(answer.ends_with("\r\n\r\ntrailer"), "{answer}");
         assert_eq!((seen, fault), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_is_given_up_and_answered() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut strict = StrictIo::new(server, 4096, PATIENCE);
+        let mut buffer = [0; 64];
+        client.write_all(b"POST /mcp HTTP/1.1\r\nHo").await.unwrap();
+        strict.read(&mut buffer).await.unwrap();
+        // One byte now and then keeps nothing alive.
+        tokio::time::advance(PATIENCE / 2).await;
+        client.write_all(b"s").await.unwrap();
+        strict.read(&mut buffer).await.unwrap();
+        let error = tokio::time::timeout(PATIENCE, strict.read(&mut buffer)).await.unwrap().unwrap_err();
+        assert_eq!(FramingError::find(&error), Some(FramingError::HeadSlow));
+        assert_eq!(strict.fault_in_head(), Some(FramingError::HeadSlow));
+        strict.write_all(b"HTTP/1.1 408 refused").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_has_no_head_to_wait_for() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut strict = StrictIo::new(server, 4096, PATIENCE);
+        let mut buffer = [0; 64];
+        client.write_all(b"GET /mcp HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        strict.read(&mut buffer).await.unwrap();
+        assert!(tokio::time::timeout(PATIENCE * 10, strict.read(&mut buffer)).await.is_err());
     }
 }

@@ -11,8 +11,7 @@ use serde::Serialize;
 
 use super::canary::{self, Attempt, Outcome};
 use super::guard::Inner;
-use super::{Dialer, address, diag, owner, sys};
-use crate::accept::local;
+use super::{Dialer, address, diag, local, owner, sys};
 
 /// How long the guard's own attempts may take.
 const ATTEMPT: Duration = Duration::from_secs(2);

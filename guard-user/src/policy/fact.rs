@@ -51,6 +51,12 @@ impl Condition {
         };
         let mut value = arguments;
         for name in &*source.path {
+            if value.is_some_and(|value| value.has_lookalike(name)) {
+                let path = source.path.join(".");
+                return Verdict::Unknown(format!(
+                    "{fact} is there twice, in two spellings (argument {path})"
+                ));
+            }
             value = value.and_then(|value| value.get(name));
         }
         let Some(value) = value else {

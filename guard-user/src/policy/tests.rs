@@ -34,7 +34,7 @@ fn ask(policy: &Policy, agent: &str, target: Target<'_>, arguments: Option<&Json
         Target::Tool(_) => "tools/call",
         Target::Resource(_) => "resources/read",
         Target::Prompt(_) => "prompts/get",
-        Target::Method => "completion/complete",
+        Target::Method | Target::Unnamed => "completion/complete",
     };
     let agent = AgentName::parse(agent).unwrap();
     let server = ServerName::parse("customer-ops").unwrap();

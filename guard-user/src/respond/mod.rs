@@ -7,3 +7,4 @@ mod view;
 
 pub use refuse::{Asked, Site, What, refuse};
 pub use relay::relay;
+pub use view::View;

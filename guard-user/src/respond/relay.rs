@@ -1,7 +1,5 @@
 //! Passes a server's reply on: a whole message, or a stream of events.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
@@ -9,43 +7,28 @@ use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
+use super::refuse::Asked;
 use super::stream::ReplyStream;
 use super::view::{Passed, View};
 use crate::audit::{Outcome, OutcomeResult};
-use crate::case::Case;
 use crate::config::Limits;
 use crate::http::Body;
-use crate::identity::Caller;
 use crate::refusal::Refusal;
-use crate::rpc::{Kind, Message};
 use crate::upstream::{Reply, end_to_end};
 
-/// Turns `reply` to `caller` into the client's answer. Every message in it is read on the way; the call is
-/// concluded when its last byte has gone by.
+/// Turns `reply` into the answer to what was `asked`. Every message in it is read on the way through `view`; the
+/// call is concluded when its last byte has gone by.
 pub async fn relay(
     reply: Reply,
-    case: &Case<'_>,
-    caller: &Caller,
+    asked: &Asked,
+    view: View,
     limits: &Limits,
 ) -> Result<Response<Body>, Refusal> {
     let Reply { head, body, permit, asked_at } = reply;
-    let view = View {
-        rules: Arc::clone(&case.rules),
-        agent: caller.agent().clone(),
-        server: Arc::clone(&case.connection.server),
-        waits_for: case.message.as_ref().and_then(waits_for).cloned(),
-    };
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
     if is(&head.headers, &CONTENT_TYPE, "text/event-stream") && !is_encoded(&head.headers) {
-        let stream = ReplyStream::new(
-            body,
-            view,
-            case.asked.clone(),
-            permit,
-            outcome,
-            asked_at,
-            limits.event_bytes_max,
-        );
+        let stream =
+            ReplyStream::new(body, view, asked.clone(), permit, &outcome, asked_at, limits.event_bytes_max);
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }
     let passed = match whole(&head, body, limits.event_bytes_max).await {
@@ -55,20 +38,14 @@ pub async fn relay(
     outcome.duration = asked_at.elapsed();
     outcome.result = OutcomeResult::UpstreamFailed;
     if let Ok(passed) = &passed {
-        outcome.result = passed.answer.map_or(OutcomeResult::Ok, |answer| answer.result);
+        let unanswered = if head.status.is_success() { OutcomeResult::Ok } else { OutcomeResult::HttpError };
+        outcome.result = passed.answer.map_or(unanswered, |answer| answer.result);
         outcome.error_code = passed.answer.and_then(|answer| answer.error_code);
         outcome.response_bytes = u64::try_from(passed.data.len()).unwrap_or(u64::MAX);
     }
     permit.conclude(&outcome);
     let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
     Ok(respond(&head, Body::whole(data)))
-}
-
-fn waits_for(message: &Message) -> Option<&crate::rpc::Id> {
-    match message.kind() {
-        Kind::Request { id } => Some(id),
-        Kind::Notification | Kind::Response { .. } => None,
-    }
 }
 
 async fn whole(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, &'static str> {

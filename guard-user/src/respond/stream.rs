@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use hyper::body::Incoming;
 
@@ -38,12 +38,12 @@ impl ReplyStream {
         view: View,
         asked: Asked,
         permit: Permit,
-        outcome: Outcome,
+        outcome: &Outcome,
         asked_at: Instant,
         event_bytes_max: usize,
     ) -> Self {
         let events = Events::new(event_bytes_max);
-        let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome };
+        let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
         Self { body, events, view, asked, outcome, asked_at, permit: Some(permit), ready: VecDeque::new() }
     }
 
@@ -73,8 +73,9 @@ impl ReplyStream {
     }
 
     fn pass(&mut self, piece: Piece) -> Result<Bytes, &'static str> {
-        // Comments, and the empty events by which servers make a stream resumable.
-        if piece.data.is_empty() {
+        // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
+        // a message.
+        if !piece.is_message() {
             return Ok(piece.raw);
         }
         self.outcome.events += 1;
@@ -83,7 +84,7 @@ impl ReplyStream {
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
         }
-        Ok(if passed.data == piece.data { piece.raw } else { rewritten(&piece, &passed.data) })
+        Ok(if passed.data == piece.data { piece.raw } else { piece.with_data(&passed.data) })
     }
 
     fn conclude(&mut self, result: OutcomeResult) {
@@ -130,27 +131,4 @@ impl Drop for ReplyStream {
     fn drop(&mut self) {
         self.conclude(OutcomeResult::ClientGone);
     }
-}
-
-/// An event like `piece`, with other data.
-fn rewritten(piece: &Piece, data: &[u8]) -> Bytes {
-    let mut event = BytesMut::with_capacity(data.len() + 64);
-    for (field, value) in [("event", &piece.event), ("id", &piece.id)] {
-        if let Some(value) = value {
-            put_line(&mut event, field, value);
-        }
-    }
-    // White space between JSON tokens may hold line ends; an event has one `data` line for each.
-    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        put_line(&mut event, "data", line);
-    }
-    event.put_u8(b'\n');
-    event.freeze()
-}
-
-fn put_line(event: &mut BytesMut, field: &str, value: &[u8]) {
-    event.put_slice(field.as_bytes());
-    event.put_slice(b": ");
-    event.put_slice(value);
-    event.put_u8(b'\n');
 }

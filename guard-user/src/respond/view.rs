@@ -13,7 +13,7 @@ use crate::rules::Rules;
 use crate::types::AgentName;
 
 /// Reads a server's messages on behalf of one request.
-pub(super) struct View {
+pub struct View {
     pub rules: Arc<Rules>,
     pub agent: AgentName,
     pub server: Arc<Server>,

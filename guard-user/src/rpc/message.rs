@@ -163,6 +163,19 @@ impl Message {
         }
     }
 
+    /// The resources that a `subscriptions/listen` asks for, each to be judged like a `resources/subscribe`. `None`:
+    /// they cannot be read, and nobody can say what they are.
+    pub fn listened_resources(&self) -> Option<Vec<Target<'_>>> {
+        let asked = self.param("notifications").and_then(|filter| filter.get("resourceSubscriptions"));
+        match (self.method.as_str(), asked) {
+            ("subscriptions/listen", Some(Json::Array(uris))) => {
+                uris.iter().map(|uri| uri.as_str().map(Target::Resource)).collect()
+            }
+            ("subscriptions/listen", Some(_)) => None,
+            _ => Some(Vec::new()),
+        }
+    }
+
     pub(super) fn param(&self, key: &str) -> Option<&Json> {
         self.params.as_ref()?.get(key)
     }

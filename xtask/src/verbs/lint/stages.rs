@@ -5,13 +5,29 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 13] = [
-    "types", "config", "kernel", "accept", "tls", "http", "rpc", "identity", "policy", "velocity", "audit",
-    "upstream", "respond",
+const ORDER: [&str; 18] = [
+    "types",
+    "config",
+    "kernel",
+    "accept",
+    "connection",
+    "tls",
+    "http",
+    "rpc",
+    "identity",
+    "policy",
+    "rules",
+    "velocity",
+    "audit",
+    "upstream",
+    "refusal",
+    "respond",
+    "case",
+    "pipeline",
 ];
 
 /// These put the stages together, so they may import any; no stage imports them.
-const FREE: [&str; 7] = ["admin", "app", "bin", "cli", "lib", "main", "pipeline"];
+const FREE: [&str; 7] = ["admin", "app", "bin", "cli", "lib", "main", "telemetry"];
 
 /// One line for each import against the flow.
 pub(super) fn check(sources: &[Source]) -> Vec<String> {
