@@ -121,7 +121,7 @@ impl Daemon {
                 bail!("mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
             }
             let status = self.status().ok();
-            Ok(status.filter(|status| status["protected"] == true))
+            Ok(status.filter(|status| status["kernel"]["protected"] == true))
         })?;
         protects.with_context(|| format!("mcp-guard does not protect; its log ends:\n{}", self.log_end()))?;
         self.process = Some(process);
@@ -228,12 +228,26 @@ impl Daemon {
         Ok(Verified { code: output.status.code(), report })
     }
 
-    /// Removes what a guard of this name left in the kernel.
+    /// Removes what a guard of this name left in the kernel; an error if something stays.
     pub fn unload(&mut self) -> anyhow::Result<()> {
-        let output = self.output("unload", &[])?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let unloaded = eventually(START_LIMIT, || {
+            let output = self.output("unload", &["--json"])?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let unloaded: Value = serde_json::from_slice(&output.stdout)?;
+            // The cgroup is busy for a moment after its last process died.
+            Ok((unloaded["left"] == json!([])).then_some(()))
+        })?;
         self.started = false;
-        Ok(())
+        unloaded.context("unload leaves something behind")
+    }
+
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(self.process.as_ref().context("no guard runs")?.signal(signal)?)
+    }
+
+    /// Everything that this guard has logged so far.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.log_file())?)
     }
 
     pub fn log_file(&self) -> PathBuf {

@@ -15,9 +15,9 @@ run)
     touch "$dir/up" "$dir/loaded"
     while :; do sleep 0.02; done
     ;;
-status) if [ -e "$dir/up" ]; then echo '{"protected":true}'; else exit 1; fi ;;
+status) if [ -e "$dir/up" ]; then echo '{"kernel":{"protected":true}}'; else exit 1; fi ;;
 tokens) echo '{"client_id":"c","profile":"p","secret":"'"for-$6"'"}' ;;
-unload) rm -f "$dir/loaded" ;;
+unload) rm -f "$dir/loaded"; echo '{"left":[]}' ;;
 *) echo "no verb $verb" >&2; exit 64 ;;
 esac
 "#;

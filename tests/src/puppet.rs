@@ -1,0 +1,167 @@
+//! An MCP server that does only what the test does: it hears a request and answers byte by byte, when the test wants.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+/// How long a test waits for a request. Only a failing test waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Listens until the process ends. One request a connection: its answers say `Connection: close`.
+#[derive(Debug)]
+pub struct Puppet {
+    heard: Receiver<Heard>,
+}
+
+/// A request that arrived, and the way back.
+#[derive(Debug)]
+pub struct Heard {
+    /// The request line and the headers.
+    pub head: String,
+    pub body: Vec<u8>,
+    stream: TcpStream,
+}
+
+impl Puppet {
+    /// Listens at the address in the network of the calling thread.
+    pub fn at(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self::on(TcpListener::bind(address)?))
+    }
+
+    /// Takes the connections of `listener`.
+    pub fn on(listener: TcpListener) -> Self {
+        let (tell, heard) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let tell = tell.clone();
+                thread::spawn(move || hear(stream, &tell));
+            }
+        });
+        Self { heard }
+    }
+
+    /// The next request.
+    pub fn hear(&self) -> anyhow::Result<Heard> {
+        self.heard.recv_timeout(PATIENCE).context("no request reached the server")
+    }
+
+    /// A request that has arrived already.
+    pub fn heard(&self) -> Option<Heard> {
+        self.heard.try_recv().ok()
+    }
+}
+
+/// Connections that end without a request, such as a canary's, are nothing to hear.
+fn hear(stream: TcpStream, tell: &Sender<Heard>) {
+    let Ok((head, body)) = read(&stream) else { return };
+    // The test may be over; then nobody wants it.
+    let _ = tell.send(Heard { head, body, stream });
+}
+
+fn read(mut stream: &TcpStream) -> anyhow::Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let mut some = [0; 4096];
+        let count = stream.read(&mut some)?;
+        ensure!(count > 0, "no request");
+        bytes.extend_from_slice(&some[..count]);
+    };
+    let mut body = bytes.split_off(end);
+    let head = String::from_utf8(bytes)?;
+    let length = head.lines().filter_map(|line| line.split_once(": "));
+    let length =
+        length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, n)| n.parse());
+    let length: usize = length.last().transpose()?.unwrap_or_default();
+    let have = body.len();
+    body.resize(length.max(have), 0);
+    stream.read_exact(&mut body[have..])?;
+    Ok((head, body))
+}
+
+impl Heard {
+    /// The message that was sent.
+    ///
+    /// # Panics
+    /// If it is no JSON.
+    pub fn message(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// A whole JSON answer.
+    pub fn answer(mut self, message: &Value) -> io::Result<()> {
+        let body = message.to_string();
+        self.write(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    /// Begins a stream of events, which ends when this is dropped.
+    pub fn stream(&mut self) -> io::Result<()> {
+        self.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+    }
+
+    pub fn event(&mut self, message: &Value) -> io::Result<()> {
+        self.write(format!("event: message\ndata: {message}\n\n"))
+    }
+
+    /// Waits until the other side is gone.
+    pub fn other_side_leaves(&mut self) -> anyhow::Result<()> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        match self.stream.read(&mut [0; 16]) {
+            Ok(0) => Ok(()),
+            Ok(_) => anyhow::bail!("it sent something else"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => anyhow::bail!("it is still there"),
+            Err(_reset) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        // It may be closed already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_request_is_heard_whole_and_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let puppet = Puppet::on(listener);
+        drop(TcpStream::connect(address).unwrap());
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 7\r\n\r\n{\"a\"").unwrap();
+        client.write_all(b":1}").unwrap();
+        let heard = puppet.hear().unwrap();
+        assert_eq!(heard.message(), json!({"a": 1}));
+        assert_eq!(heard.header("Content-Length"), Some("7"));
+        heard.answer(&json!({})).unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
+        assert!(reply.ends_with("\r\n\r\n{}"), "{reply}");
+        assert!(puppet.heard().is_none());
+    }
+}
