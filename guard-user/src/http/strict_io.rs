@@ -210,11 +210,11 @@ mod tests {
         let mut strict = StrictIo::new(server, 4096, PATIENCE);
         let mut buffer = [0; 64];
         client.write_all(b"POST /mcp HTTP/1.1\r\nHo").await.unwrap();
-        strict.read(&mut buffer).await.unwrap();
+        assert_ne!(strict.read(&mut buffer).await.unwrap(), 0);
         // One byte now and then keeps nothing alive.
         tokio::time::advance(PATIENCE / 2).await;
         client.write_all(b"s").await.unwrap();
-        strict.read(&mut buffer).await.unwrap();
+        assert_ne!(strict.read(&mut buffer).await.unwrap(), 0);
         let error = tokio::time::timeout(PATIENCE, strict.read(&mut buffer)).await.unwrap().unwrap_err();
         assert_eq!(FramingError::find(&error), Some(FramingError::HeadSlow));
         assert_eq!(strict.fault_in_head(), Some(FramingError::HeadSlow));
@@ -227,7 +227,7 @@ mod tests {
         let mut strict = StrictIo::new(server, 4096, PATIENCE);
         let mut buffer = [0; 64];
         client.write_all(b"GET /mcp HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-        strict.read(&mut buffer).await.unwrap();
+        assert_ne!(strict.read(&mut buffer).await.unwrap(), 0);
         assert!(tokio::time::timeout(PATIENCE * 10, strict.read(&mut buffer)).await.is_err());
     }
 }
