@@ -13,10 +13,11 @@ use super::framing::{FramingError, Inspector};
 
 /// Put between a connection and the HTTP/1 server (not HTTP/2, whose frames have one reading).
 ///
-/// On a violation a read fails with `InvalidData` around a [`FramingError`], and so does every later one; nothing of
-/// that read reaches the server. Writes go through, so that the client still gets an answer:
-/// - in a body, the request's service sees the failing body ([`FramingError::find`]) and answers;
-/// - in a head, hyper ends the connection, often without an error. The owner drives it with `poll_without_shutdown`,
+/// On a violation a read fails with `InvalidData` around a [`FramingError`], and nothing of that read reaches the
+/// server. Writes go through, so that the client still gets an answer. It depends on what the server had before:
+/// - a whole head: the request's service sees the failing body ([`FramingError::find`]) and answers. Later reads wait:
+///   another error would make hyper end the connection before that answer is out;
+/// - else hyper ends the connection, often without an error. The owner drives it with `poll_without_shutdown`,
 ///   takes the stream back with `into_parts`, asks [`Self::fault_in_head`], writes the answer and closes.
 #[derive(Debug)]
 pub struct StrictIo<S> {
@@ -25,17 +26,19 @@ pub struct StrictIo<S> {
     head_patience: Duration,
     /// Runs from the first bytes of a head that did not come whole; most do, and need no clock.
     head_clock: Option<Pin<Box<Sleep>>>,
+    /// The fault came within a body that a service was reading.
+    is_told: bool,
 }
 
 impl<S> StrictIo<S> {
     /// `head_bytes_max` and `head_patience` bound the request line and headers of one request.
     pub fn new(stream: S, head_bytes_max: usize, head_patience: Duration) -> Self {
-        Self { stream, inspector: Inspector::new(head_bytes_max), head_patience, head_clock: None }
+        Self { stream, inspector: Inspector::new(head_bytes_max), head_patience, head_clock: None, is_told: false }
     }
 
     /// Why reading ended, unless a request's service has been told by its body.
     pub fn fault_in_head(&self) -> Option<FramingError> {
-        self.inspector.fault().filter(|_| !self.inspector.is_in_body())
+        self.inspector.fault().filter(|_| !self.is_told)
     }
 
     pub fn stream(&self) -> &S {
@@ -50,6 +53,9 @@ impl<S> StrictIo<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for StrictIo<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_told {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
             let Some(clock) = &mut this.head_clock else { return Poll::Pending };
@@ -58,6 +64,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictIo<S> {
             return Poll::Ready(Err(FramingError::HeadSlow.into()));
         };
         read?;
+        let was_in_body = this.inspector.is_in_body();
         let verdict = this.inspector.inspect(buf.filled().get(before..).unwrap_or_default());
         if !this.inspector.is_in_head() {
             this.head_clock = None;
@@ -66,6 +73,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictIo<S> {
         }
         if verdict.is_err() {
             buf.set_filled(before);
+            this.is_told = was_in_body;
         }
         Poll::Ready(verdict.map_err(Into::into))
     }
@@ -140,7 +148,7 @@ mod tests {
                 })
             });
             let io = TokioIo::new(StrictIo::new(server, 4096, PATIENCE));
-            let mut connection = http1::Builder::new().half_close(true).serve_connection(io, service);
+            let mut connection = http1::Builder::new().half_close(false).serve_connection(io, service);
             let owner = async {
                 _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
                 let strict = connection.into_parts().io.into_inner();
@@ -186,6 +194,15 @@ mod tests {
         // The same, byte by byte.
         let bytes: Vec<&[u8]> = smuggled.chunks(1).collect();
         assert_eq!(serve(&bytes).1, 0);
+    }
+
+    #[test]
+    fn a_bad_body_in_the_same_bytes_as_its_head_is_answered_too() {
+        let request =
+            b"POST /mcp HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhi\r\n0\r\n\r\n";
+        let (answer, seen, fault) = serve(&[request]);
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert_eq!((seen, fault), (0, Some(FramingError::ChunkExtension)));
     }
 
     #[test]
