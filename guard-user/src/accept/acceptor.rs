@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use guard_common::Who;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,6 +20,9 @@ use crate::types::LocalProcess;
 
 /// How long to wait after an `accept` that failed for want of files or memory.
 const BACKOFF: Duration = Duration::from_millis(50);
+
+/// Between two keep-alive probes to a silent client.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A connection that was steered to the guard.
 #[derive(Debug)]
@@ -157,10 +161,20 @@ impl Sorter {
             None if self.local.is_local(peer.ip(), original_dst.ip(), Instant::now()) => Origin::UnknownLocal,
             None => Origin::Remote,
         };
-        // Without it small answers may wait; not a reason to refuse.
-        let _set = io.set_nodelay(true);
+        if let Err(error) = tune(&io, Duration::from_secs(self.inner.config.limits.stall_seconds)) {
+            // The client is gone, or the kernel lacks an option: not a reason to refuse.
+            tracing::debug!(%error, "a connection keeps its default options");
+        }
         Some(Accepted { io, peer, original_dst, server, origin, slot: Slot { _permit: permit } })
     }
+}
+
+/// Small answers leave at once; a client that stopped reading, or whose host is gone, does not hold its place for ever.
+fn tune(io: &TcpStream, stall: Duration) -> io::Result<()> {
+    io.set_nodelay(true)?;
+    let socket = SockRef::from(io);
+    socket.set_tcp_user_timeout(Some(stall))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(stall).with_interval(KEEPALIVE_INTERVAL))
 }
 
 fn answer_canary(mut io: TcpStream, nonce: [u8; crate::kernel::canary::NONCE_BYTES]) {

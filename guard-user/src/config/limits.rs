@@ -24,6 +24,8 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// An HTTP connection without a request under way.
     pub idle_seconds: u64,
+    /// A client that takes no byte of what is being sent to it, or does not answer its host's keep-alive.
+    pub stall_seconds: u64,
     /// Concurrent HTTP/2 streams of one connection.
     pub h2_streams_max: u32,
     /// Connecting to the protected server.
@@ -58,6 +60,7 @@ impl Default for Limits {
             body_seconds: 30,
             body_bytes_max: 4 * 1024 * 1024,
             idle_seconds: 300,
+            stall_seconds: 60,
             h2_streams_max: 100,
             upstream_connect_seconds: 5,
             upstream_head_seconds: 600,
