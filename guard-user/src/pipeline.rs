@@ -14,14 +14,17 @@ use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Unreadable, read};
 use crate::identity::{Caller, Unidentified};
-use crate::policy::{Decision, Question, VelocityRule};
+use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Site};
 use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
-use crate::types::DecisionId;
+use crate::types::{AgentName, DecisionId, IntentName};
 use crate::upstream::Upstream;
 use crate::velocity::{Admission, Velocity};
+
+/// What the record of an unreadable request has for its HTTP method.
+const UNREAD_METHOD: &[u8] = b"-";
 
 /// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
 pub struct Pipeline {
@@ -76,7 +79,7 @@ impl Pipeline {
         respond::relay(reply, &case.asked, case.view(&caller), &self.limits).await
     }
 
-    /// Policy first, then velocity, which counts only what the policy lets through.
+    /// What the rules say of this request; of one that subscribes to many resources, what they say of each.
     fn decide(&self, case: &mut Case<'_>, caller: &Caller) -> Result<(), Refusal> {
         let message = case.message.as_ref();
         let question = Question {
@@ -86,32 +89,35 @@ impl Pipeline {
             target: case.target(),
             arguments: message.and_then(Message::arguments),
         };
-        // One request of the newest revision may subscribe to many resources.
-        for target in message.map_or_else(Vec::new, subscribed) {
-            if let Decision::Deny(deny) = case.rules.policy.decide(&Question { target, ..question }) {
-                return Err(Refusal::Denied(deny));
-            }
-        }
-        match case.rules.policy.decide(&question) {
-            Decision::Allow(allow) => {
-                case.intent = allow.intents().first().cloned();
-                case.rule = Some(allow.rule().clone());
-                self.count(caller, allow.velocity())
-            }
-            Decision::Hold(hold) => {
-                case.intent = Some(hold.intent().clone());
-                self.count(caller, hold.velocity())?;
-                Err(Refusal::held(&hold))
-            }
+        let listened = message.map_or_else(Vec::new, listened).into_iter();
+        let judged = listened
+            .map(|target| self.judge(&case.rules, &Question { target, ..question }))
+            .find(|judged| judged.rule.is_err())
+            .unwrap_or_else(|| self.judge(&case.rules, &question));
+        case.intent = judged.intent;
+        case.rule = Some(judged.rule?);
+        Ok(())
+    }
+
+    /// Policy first, then velocity, which counts only what the policy lets through.
+    fn judge(&self, rules: &Rules, question: &Question<'_>) -> Judged {
+        match rules.policy.decide(question) {
+            Decision::Allow(allow) => Judged {
+                intent: allow.intents().first().cloned(),
+                rule: self.count(question.agent, allow.velocity()).map(|()| allow.rule().clone()),
+            },
+            Decision::Hold(hold) => Judged {
+                intent: Some(hold.intent().clone()),
+                rule: self.count(question.agent, hold.velocity()).and(Err(Refusal::held(&hold))),
+            },
             Decision::Deny(deny) => {
-                case.intent = deny.intent().cloned();
-                Err(Refusal::Denied(deny))
+                Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
             }
         }
     }
 
-    fn count(&self, caller: &Caller, rules: &[Arc<VelocityRule>]) -> Result<(), Refusal> {
-        match self.velocity.admit(self.now(), caller.agent(), rules) {
+    fn count(&self, agent: &AgentName, rules: &[Arc<VelocityRule>]) -> Result<(), Refusal> {
+        match self.velocity.admit(self.now(), agent, rules) {
             Admission::Within => Ok(()),
             Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),
         }
@@ -147,7 +153,8 @@ impl Pipeline {
 
     /// Records and answers what is no request, since nobody can tell where it ends.
     pub async fn refuse_framing(&self, connection: &Connection, fault: FramingError) -> Response<Body> {
-        let (head, ()) = Request::new(()).into_parts();
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = Method::from_bytes(UNREAD_METHOD).unwrap_or_default();
         let case = Case::open(DecisionId::random(), connection, self.rules.load_full(), &head);
         self.refuse(&case, fault.into()).await
     }
@@ -167,7 +174,13 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn subscribed(message: &Message) -> Vec<Target<'_>> {
+/// What was judged, and the rule that lets it pass.
+struct Judged {
+    intent: Option<IntentName>,
+    rule: Result<RuleName, Refusal>,
+}
+
+fn listened(message: &Message) -> Vec<Target<'_>> {
     message.listened_resources().unwrap_or_else(|| vec![Target::Unnamed])
 }
 

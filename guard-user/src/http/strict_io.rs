@@ -33,7 +33,13 @@ pub struct StrictIo<S> {
 impl<S> StrictIo<S> {
     /// `head_bytes_max` and `head_patience` bound the request line and headers of one request.
     pub fn new(stream: S, head_bytes_max: usize, head_patience: Duration) -> Self {
-        Self { stream, inspector: Inspector::new(head_bytes_max), head_patience, head_clock: None, is_told: false }
+        Self {
+            stream,
+            inspector: Inspector::new(head_bytes_max),
+            head_patience,
+            head_clock: None,
+            is_told: false,
+        }
     }
 
     /// Why reading ended, unless a request's service has been told by its body.
