@@ -37,7 +37,9 @@ impl Https {
         let tls = ClientConnection::new(self.tls.clone(), "localhost".try_into()?)?;
         let mut stream = StreamOwned::new(tls, tcp);
         stream.conn.complete_io(&mut stream.sock).context("the TLS handshake")?;
-        Ok(Line { stream: Box::new(stream), unread: Vec::new() })
+        let shown = stream.conn.peer_certificates().and_then(|chain| chain.first());
+        let certificate = shown.map(|leaf| leaf.to_vec());
+        Ok(Line { stream: Box::new(stream), unread: Vec::new(), certificate })
     }
 
     /// Sends one request on a connection of its own.
@@ -50,7 +52,7 @@ impl Https {
 
 /// Opens a connection without TLS.
 pub fn plain(address: SocketAddr) -> anyhow::Result<Line> {
-    Ok(Line { stream: Box::new(tcp(address)?), unread: Vec::new() })
+    Ok(Line { stream: Box::new(tcp(address)?), unread: Vec::new(), certificate: None })
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
@@ -131,6 +133,8 @@ pub struct Line {
     stream: Box<dyn Stream>,
     /// Came, but nobody asked for it yet.
     unread: Vec<u8>,
+    /// What the other side showed in the TLS handshake, in DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 trait Stream: Read + Write + Send {}

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
@@ -48,6 +50,21 @@ impl Puppet {
     /// The next request.
     pub fn hear(&self) -> anyhow::Result<Heard> {
         self.heard.recv_timeout(PATIENCE).context("no request reached the server")
+    }
+
+    /// Answers every request from now on with `answer` of its message. The count is of those that arrived.
+    pub fn answer_all(self, answer: fn(&Value) -> Value) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        thread::spawn(move || {
+            for heard in self.heard {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = answer(&heard.message());
+                // Whoever asked may be gone.
+                let _ = heard.answer(&answer);
+            }
+        });
+        count
     }
 
     /// A request that has arrived already.

@@ -16,7 +16,7 @@ pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::L
 
 /// `open` is allowed, `closed` is denied with a reason, `vetted` needs an approval; no rule names another tool for
 /// the agent `tester`. The agent `stranger` may do nothing.
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
 agents:
   tester: {client_id: test-client, profiles: [default, other]}
   stranger: {client_id: strange-client}
@@ -90,4 +90,9 @@ pub fn call(id: u64, tool: &str) -> Value {
 /// What a tool answers that went well.
 pub fn done(id: u64) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": "done"}], "isError": false}})
+}
+
+/// The same for any request.
+pub fn done_for(message: &Value) -> Value {
+    done(message["id"].as_u64().unwrap_or_default())
 }
