@@ -1,0 +1,139 @@
+//! The audit trail of a guard that is killed, left by its clients, or tampered with.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use guard_tests::https::Request;
+use guard_tests::ledger::segments;
+use guard_tests::process::{START_LIMIT, eventually};
+use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
+use serde_json::json;
+
+const KILLS: usize = 20;
+/// Calls that must have reached the server before the next kill.
+const CALLS_PER_LIFE: usize = 10;
+
+#[test]
+fn a_guard_killed_under_load_has_a_durable_record_of_each_call_that_reached_the_server() {
+    apart(|| {
+        let Scene { mut daemon, puppet, credential, https } = Scene::new(&json!({})).unwrap();
+        let reached = puppet.answer_all(done_for);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let request = Request::post(&call(1, "open")).by(&credential).bytes();
+                    while !over.load(Ordering::Relaxed) {
+                        // The guard dies at any point of this.
+                        let Ok(mut line) = https.line() else { continue };
+                        while line.send(&request).is_ok() && line.answer().is_ok() {
+                            if over.load(Ordering::Relaxed) {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+            let lives = (0..KILLS).try_for_each(|life| {
+                let before = reached.load(Ordering::SeqCst);
+                let busy = eventually(START_LIMIT, || {
+                    Ok((reached.load(Ordering::SeqCst) >= before + CALLS_PER_LIFE).then_some(()))
+                })?;
+                anyhow::ensure!(busy.is_some(), "life {life}: no calls");
+                daemon.kill()?;
+                let refused = TcpStream::connect(ADDRESS).map_err(|error| error.kind());
+                anyhow::ensure!(
+                    refused.as_ref().err() == Some(&ErrorKind::ConnectionRefused),
+                    "life {life}: {refused:?} while the guard is dead"
+                );
+                let durable = daemon.ledger()?.calls("allow", "open").count();
+                let reached = reached.load(Ordering::SeqCst);
+                anyhow::ensure!(reached <= durable, "life {life}: {reached} calls, {durable} records");
+                daemon.start()?;
+                let verified = daemon.verify()?;
+                anyhow::ensure!(verified.code == Some(0), "life {life}: {verified:?}");
+                Ok(())
+            });
+            over.store(true, Ordering::Relaxed);
+            lives.unwrap();
+        });
+        daemon.stop().unwrap();
+        let ledger = daemon.ledger().unwrap();
+        assert!(reached.load(Ordering::SeqCst) <= ledger.calls("allow", "open").count());
+        assert_eq!(ledger.of_kind("start").count(), KILLS + 1);
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_call_whose_client_goes_away_has_an_outcome() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        // Before the answer begins, and within a stream of events.
+        for streams in [false, true] {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+            let mut heard = scene.puppet.hear().unwrap();
+            if streams {
+                heard.stream().unwrap();
+                heard.event(&json!({"jsonrpc": "2.0", "method": "notifications/message"})).unwrap();
+                line.head().unwrap();
+                line.chunks_until("notifications/message").unwrap();
+            }
+            drop(line);
+            heard.other_side_leaves().unwrap();
+        }
+        let outcomes = eventually(START_LIMIT, || {
+            let ledger = scene.daemon.ledger()?;
+            let calls = ledger.calls("allow", "open").map(|call| ledger.outcome_of(call).cloned());
+            Ok(calls.collect::<Option<Vec<_>>>().filter(|outcomes| outcomes.len() == 2))
+        });
+        let outcomes = outcomes.unwrap().expect("both calls have an outcome");
+        let results: Vec<_> = outcomes.iter().map(|outcome| outcome["result"].as_str().unwrap()).collect();
+        assert_eq!(results, ["abandoned", "client_gone"]);
+    });
+}
+
+#[test]
+fn what_is_changed_in_a_guards_trail_is_found() {
+    apart(|| {
+        let Scene { mut daemon, puppet, credential, https } = Scene::new(&json!({})).unwrap();
+        puppet.answer_all(done_for);
+        for tool in ["open", "closed", "open", "vetted", "open"] {
+            https.ask(&Request::post(&call(1, tool)).by(&credential)).unwrap();
+        }
+        daemon.stop().unwrap();
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+        let trail = daemon.config.audit_dir();
+        let copy = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&trail).unwrap() {
+            let file = entry.unwrap().path();
+            fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+        }
+        let segment = segments(copy.path()).unwrap().pop().unwrap();
+        let text = fs::read_to_string(&segment).unwrap();
+        let lines: Vec<_> = text.split_inclusive('\n').collect();
+        let denied = lines.iter().position(|line| line.contains(r#""decision":"deny""#)).unwrap();
+        let mut swapped = lines.clone();
+        swapped.swap(denied, denied + 1);
+        for (what, changed, code) in [
+            (
+                "a refusal made an allowance",
+                text.replacen(r#""decision":"deny""#, r#""decision":"allow""#, 1),
+                1,
+            ),
+            ("a line left out", [&lines[..denied], &lines[denied + 1..]].concat().concat(), 1),
+            ("two lines swapped", swapped.concat(), 1),
+            ("the end cut off", lines[..denied].concat(), 2),
+        ] {
+            fs::write(&segment, changed).unwrap();
+            let verified = daemon.verify_copy(copy.path()).unwrap();
+            assert_eq!(verified.code, Some(code), "{what}: {}", verified.report);
+        }
+        fs::write(&segment, &text).unwrap();
+        assert_eq!(daemon.verify_copy(copy.path()).unwrap().code, Some(0));
+    });
+}
