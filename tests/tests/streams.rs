@@ -1,0 +1,239 @@
+//! Streams of events through the guard: as they come, judged one by one, and ended in order. The server is played by
+//! the test, which sends the next event only when the client has the one before.
+
+use guard_tests::https::{Line, Request};
+use guard_tests::process::{START_LIMIT, eventually};
+use guard_tests::puppet::Heard;
+use guard_tests::scene::{ADDRESS, PORT, Scene, apart, call, done};
+use serde_json::{Value, json};
+
+fn progress(step: u64) -> Value {
+    json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": step}})
+}
+
+/// Tools of every kind, in the order of the scene's policy.
+fn tools(id: u64) -> Value {
+    let tools = ["open", "closed", "vetted", "secret", "unknown"].map(|name| json!({"name": name}));
+    json!({"jsonrpc": "2.0", "id": id, "result": {"tools": tools}})
+}
+
+/// What the agent sees of them.
+fn seen_tools(id: u64) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "result": {"tools": [{"name": "open"}, {"name": "vetted"}]}})
+}
+
+/// Sends a call of `open`; it has reached the server.
+fn called(scene: &Scene) -> (Line, Heard) {
+    let mut line = scene.https.line().unwrap();
+    line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+    (line, scene.puppet.hear().unwrap())
+}
+
+/// The last outcome in the trail, when there are `count`.
+fn last_outcome(scene: &Scene, count: usize) -> Value {
+    let outcome = eventually(START_LIMIT, || {
+        let ledger = scene.daemon.ledger()?;
+        let outcomes: Vec<_> = ledger.of_kind("outcome").cloned().collect();
+        assert!(outcomes.len() <= count, "{outcomes:?}");
+        Ok(outcomes.into_iter().nth(count - 1))
+    });
+    outcome.unwrap().expect("an outcome")
+}
+
+#[test]
+fn each_event_passes_before_the_server_sends_the_next() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let (mut line, mut heard) = called(&scene);
+        heard.stream().unwrap();
+        let head = line.head().unwrap();
+        assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
+        for step in 1..=3 {
+            heard.event(&progress(step)).unwrap();
+            let event = line.chunks_until("\n\n").unwrap();
+            assert_eq!(event, format!("event: message\ndata: {}\n\n", progress(step)));
+        }
+        heard.write(": still there\n\n").unwrap();
+        assert_eq!(line.chunks_until("\n\n").unwrap(), ": still there\n\n");
+        heard.event(&done(1)).unwrap();
+        line.chunks_until("done").unwrap();
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None);
+        let outcome = last_outcome(&scene, 1);
+        assert_eq!((&outcome["result"], &outcome["events"]), (&json!("ok"), &json!(4)));
+    });
+}
+
+#[test]
+fn http2_clients_get_each_event_as_it_comes_too() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let mut tls = guard_tests::tls::client_config(Some(&scene.daemon.ca())).unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
+        let mut request = client.post(format!("https://localhost:{PORT}/mcp"));
+        for (name, value) in scene.post(&call(1, "open")).headers {
+            if name != "Host" {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(call(1, "open").to_string());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let answer = tokio::spawn(request.send());
+            let mut heard = scene.puppet.hear().unwrap();
+            assert_eq!(heard.header("Host"), Some(format!("localhost:{PORT}").as_str()));
+            heard.stream().unwrap();
+            let mut answer = answer.await.unwrap().unwrap();
+            assert_eq!((answer.version(), answer.status().as_u16()), (http::Version::HTTP_2, 200));
+            for step in 1..=3 {
+                heard.event(&progress(step)).unwrap();
+                let event = answer.chunk().await.unwrap().unwrap();
+                assert_eq!(event, format!("event: message\ndata: {}\n\n", progress(step)));
+            }
+            heard.event(&done(1)).unwrap();
+            assert!(answer.chunk().await.unwrap().is_some());
+            drop(heard);
+            assert_eq!(answer.text().await.unwrap(), "", "it ends in order, with no more");
+        });
+    });
+}
+
+#[test]
+fn the_servers_own_stream_a_resumed_one_and_the_end_of_a_session_pass() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let bare = |method| Request::bare(method).by(&scene.credential).with("Mcp-Session-Id", "s-1");
+        let mut line = scene.https.line().unwrap();
+        line.send(&bare("GET").bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        assert!(heard.head.starts_with("GET /mcp HTTP/1.1\r\n"), "{}", heard.head);
+        assert_eq!(heard.header("Mcp-Session-Id"), Some("s-1"));
+        assert_eq!(heard.header("Authorization"), None);
+        heard.stream().unwrap();
+        line.head().unwrap();
+        let asks = json!({"jsonrpc": "2.0", "id": 9, "method": "sampling/createMessage", "params": {}});
+        heard.event(&asks).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains(&asks.to_string()));
+        drop((heard, line));
+
+        // The answer to an earlier request comes on a resumed stream, and is no less filtered there.
+        let mut line = scene.https.line().unwrap();
+        line.send(&bare("GET").with("Last-Event-ID", "6").bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        assert_eq!(heard.header("Last-Event-ID"), Some("6"));
+        heard.stream().unwrap();
+        line.head().unwrap();
+        heard.write(format!("id: 7\nevent: message\ndata: {}\n\n", tools(3))).unwrap();
+        let event = line.chunks_until("\n\n").unwrap();
+        assert_eq!(event, format!("event: message\nid: 7\ndata: {}\n\n", seen_tools(3)));
+        drop((heard, line));
+
+        let mut line = scene.https.line().unwrap();
+        line.send(&bare("DELETE").bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        assert!(heard.head.starts_with("DELETE /mcp HTTP/1.1\r\n"), "{}", heard.head);
+        heard.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        assert_eq!(line.answer().unwrap().status, 204);
+    });
+}
+
+#[test]
+fn a_list_is_filtered_whether_it_comes_whole_or_as_an_event() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let list = json!({"jsonrpc": "2.0", "id": 5, "method": "tools/list"});
+        for streams in [false, true] {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&list).bytes()).unwrap();
+            let mut heard = scene.puppet.hear().unwrap();
+            if streams {
+                heard.stream().unwrap();
+                heard.event(&tools(5)).unwrap();
+                drop(heard);
+            } else {
+                heard.answer(&tools(5)).unwrap();
+            }
+            let text = line.answer().unwrap().text();
+            assert!(text.contains(&seen_tools(5).to_string()), "{text}");
+            assert!(!text.contains("closed") && !text.contains("secret"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
+    let head = |kind: &str, more: &str| {
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\n{more}\r\n")
+    };
+    let json = |body: &str| format!("{}{body}", head("application/json", ""));
+    let events = |data: &str| format!("{}event: message\ndata: {data}\n\n", head("text/event-stream", ""));
+    let other = done(2).to_string();
+    let twice = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"open","name":"secret"}]}}"#;
+    apart(|| {
+        let scene = Scene::new(&serde_json::json!({})).unwrap();
+        let answers = [
+            ("another id", json(&other)),
+            ("another id in an event", events(&other)),
+            ("compressed", head("application/json", "Content-Encoding: gzip\r\n") + "\u{1f}"),
+            ("a compressed stream", head("text/event-stream", "Content-Encoding: br\r\n") + "data"),
+            ("two readings of a list", json(twice)),
+            ("two readings of a list in an event", events(twice)),
+            ("no message", json("[]")),
+        ];
+        for (number, (what, bytes)) in answers.iter().enumerate() {
+            let (mut line, mut heard) = called(&scene);
+            heard.write(bytes).unwrap();
+            drop(heard);
+            let answer = line.answer().unwrap();
+            let text = answer.text();
+            assert_eq!(answer.status, 200, "{what}: {text}");
+            assert!(text.contains("the server's answer cannot be passed on"), "{what}: {text}");
+            assert!(
+                text.contains(r#""reason":"bad_answer""#) && text.contains(r#""isError":true"#),
+                "{what}: {text}"
+            );
+            assert!(!text.contains("secret") && !text.contains("done"), "{what}: {text}");
+            assert_eq!(last_outcome(&scene, number + 1)["result"], "upstream_failed", "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_server_that_goes_away_ends_the_stream_in_order() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let (mut line, mut heard) = called(&scene);
+        heard
+            .write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .unwrap();
+        let event = format!("data: {}\n\n", progress(1));
+        heard.write(format!("{:x}\r\n{event}\r\n", event.len())).unwrap();
+        line.head().unwrap();
+        assert_eq!(line.chunks_until("\n\n").unwrap(), event);
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None);
+        assert_eq!(last_outcome(&scene, 1)["result"], "upstream_failed");
+
+        // Nothing at all instead of an answer, and nobody there.
+        let (mut line, heard) = called(&scene);
+        drop(heard);
+        let answer = line.answer().unwrap().json();
+        assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_broke_off");
+        assert_eq!(last_outcome(&scene, 2)["result"], "upstream_failed");
+    });
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_from_a_refusal() {
+    apart(|| {
+        let mut daemon =
+            guard_tests::scene::guard("demo", &[("policy.yaml", guard_tests::scene::POLICY)]).unwrap();
+        let credential = daemon.issue("tester").unwrap();
+        daemon.start().unwrap();
+        let https = guard_tests::https::Https::new(ADDRESS, &daemon.ca()).unwrap();
+        let answer = https.ask(&Request::post(&call(1, "open")).by(&credential)).unwrap().json();
+        assert_eq!(answer["result"]["isError"], true);
+        assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_unreachable");
+    });
+}
