@@ -1,0 +1,179 @@
+//! Each bound on a connection, a request or an answer, set small, and reached.
+
+use std::net::TcpStream;
+
+use guard_tests::https::{Request, plain};
+use guard_tests::process::{START_LIMIT, eventually};
+use guard_tests::puppet::Heard;
+use guard_tests::scene::{ADDRESS, Scene, apart, call, done};
+use serde_json::{Value, json};
+
+/// Runs with these limits; one ordinary call works with them.
+fn with(limits: &Value, body: impl FnOnce(&Scene) + Send) {
+    apart(|| {
+        let scene = Scene::new(limits).unwrap();
+        assert_an_ordinary_call_works(&scene);
+        body(&scene);
+    });
+}
+
+fn assert_an_ordinary_call_works(scene: &Scene) {
+    let mut line = scene.https.line().unwrap();
+    line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+    scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
+    assert_eq!(line.answer().unwrap().json(), done(1));
+}
+
+/// The reason in a refusal, wherever it stands.
+fn reason(message: &Value) -> &str {
+    let places = ["/error/data", "/result/_meta"];
+    let found =
+        places.iter().find_map(|place| message.pointer(&format!("{place}/mcp-guard~1decision/reason")));
+    found.and_then(Value::as_str).unwrap_or_else(|| panic!("no refusal: {message}"))
+}
+
+#[test]
+fn a_head_may_be_so_long_so_slow_and_of_so_many_fields() {
+    let limits = json!({"header_bytes_max": 2000, "header_seconds": 2, "headers_max": 16});
+    with(&limits, |scene| {
+        let request = scene.post(&call(1, "open"));
+        let answer = scene.https.ask(&request.clone().with("X-Long", &"x".repeat(2000))).unwrap();
+        assert_eq!((answer.status, reason(&answer.json())), (431, "head_too_large"));
+
+        let many = (0..16).fold(request.clone(), |request, n| request.with(&format!("X-{n}"), "y"));
+        assert_eq!(scene.https.ask(&many).unwrap().status, 431);
+
+        let mut line = scene.https.line().unwrap();
+        line.send(b"POST /mcp HTTP/1.1\r\nHost: local").unwrap();
+        let answer = line.answer().unwrap();
+        assert_eq!((answer.status, reason(&answer.json())), (408, "head_slow"));
+        assert!(line.rest().unwrap().is_empty());
+        assert!(scene.puppet.heard().is_none());
+    });
+}
+
+#[test]
+fn a_body_may_take_so_long_and_be_so_deep() {
+    with(&json!({"body_seconds": 2, "json_depth_max": 4}), |scene| {
+        let request = scene.post(&call(1, "open"));
+        let bytes = request.bytes();
+        let mut line = scene.https.line().unwrap();
+        line.send(&bytes[..bytes.len() - 1]).unwrap();
+        let answer = line.answer().unwrap();
+        assert_eq!((answer.status, reason(&answer.json())), (408, "body_slow"));
+
+        let mut deep = call(1, "open");
+        deep["params"]["arguments"] = json!({"a": [[]]});
+        let answer = scene.https.ask(&scene.post(&deep)).unwrap();
+        assert_eq!((answer.status, reason(&answer.json())), (400, "json_too_deep"));
+        assert!(scene.puppet.heard().is_none());
+    });
+}
+
+#[test]
+fn who_says_nothing_is_closed() {
+    with(&json!({"idle_seconds": 3, "tls_handshake_seconds": 3}), |scene| {
+        // No TLS handshake, then no request, then no second request.
+        assert!(plain(ADDRESS).unwrap().rest().unwrap().is_empty());
+        let mut line = scene.https.line().unwrap();
+        assert!(line.rest().unwrap().is_empty());
+        let mut line = scene.https.line().unwrap();
+        line.send(&scene.post(&call(1, "secret")).bytes()).unwrap();
+        line.answer().unwrap();
+        assert!(line.rest().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn one_connection_too_many_is_closed_and_the_others_go_on() {
+    with(&json!({"connections_max": 1}), |scene| {
+        // The ordinary call's connection is counted until the guard has seen it close.
+        let held = eventually(START_LIMIT, || Ok(scene.https.line().ok())).unwrap();
+        let mut held = held.expect("a place is free again");
+        let tcp = TcpStream::connect(ADDRESS).unwrap();
+        drop(tcp);
+        assert!(scene.https.line().is_err());
+        held.send(&scene.post(&call(2, "open")).bytes()).unwrap();
+        scene.puppet.hear().unwrap().answer(&done(2)).unwrap();
+        assert_eq!(held.answer().unwrap().json(), done(2));
+        let over = scene.daemon.status().unwrap()["kernel"]["counters"]["over_limit"].as_u64();
+        assert!(over >= Some(2), "{over:?}");
+    });
+}
+
+#[test]
+fn one_call_too_many_in_flight_is_refused() {
+    with(&json!({"calls_in_flight_max": 1}), |scene| {
+        let mut first = scene.https.line().unwrap();
+        first.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+        let heard = scene.puppet.hear().unwrap();
+        let answer = scene.https.ask(&scene.post(&call(2, "open"))).unwrap().json();
+        assert_eq!(reason(&answer), "audit_unavailable");
+        heard.answer(&done(1)).unwrap();
+        assert_eq!(first.answer().unwrap().json(), done(1));
+        assert!(scene.puppet.heard().is_none());
+    });
+}
+
+#[test]
+fn a_server_may_be_silent_so_long_and_its_events_so_large() {
+    with(&json!({"upstream_head_seconds": 3, "event_bytes_max": 1000}), |scene| {
+        let ask = || {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+            (line, scene.puppet.hear().unwrap())
+        };
+        let (mut line, silent) = ask();
+        assert_eq!(reason(&line.answer().unwrap().json()), "server_silent");
+        drop(silent);
+
+        let mut long = done(1);
+        long["result"]["content"][0]["text"] = "x".repeat(1000).into();
+        let (mut line, heard) = ask();
+        heard.answer(&long).unwrap();
+        assert_eq!(reason(&line.answer().unwrap().json()), "bad_answer");
+
+        let (mut line, mut heard) = ask();
+        let whole = |heard: &mut Heard, message: &Value| heard.event(message).unwrap();
+        heard.stream().unwrap();
+        whole(&mut heard, &json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}}));
+        line.head().unwrap();
+        line.chunks_until("notifications/message").unwrap();
+        whole(&mut heard, &long);
+        let last = line.chunks_until("\n\n").unwrap();
+        assert!(last.contains("limits.event_bytes_max") && !last.contains("xxx"), "{last}");
+        assert_eq!(line.chunk().unwrap(), None);
+    });
+}
+
+#[test]
+fn a_stopping_guard_waits_so_long_for_calls_under_way() {
+    apart(|| {
+        let Scene { mut daemon, puppet, credential, https } =
+            Scene::new(&json!({"drain_seconds": 6})).unwrap();
+        let request = Request::post(&call(1, "open")).by(&credential).bytes();
+        let mut answered = https.line().unwrap();
+        answered.send(&request).unwrap();
+        let heard = puppet.hear().unwrap();
+        let mut open = https.line().unwrap();
+        open.send(&request).unwrap();
+        let mut endless = puppet.hear().unwrap();
+        endless.stream().unwrap();
+        open.head().unwrap();
+
+        daemon.signal(rustix::process::Signal::TERM).unwrap();
+        let stopping =
+            eventually(START_LIMIT, || Ok(daemon.log()?.contains("the ports stay closed").then_some(())));
+        stopping.unwrap().expect("the guard says that it stops");
+        heard.answer(&done(1)).unwrap();
+        assert_eq!(answered.answer().unwrap().json(), done(1));
+        daemon.stop().unwrap();
+        assert!(open.chunk().is_err(), "cut off, not ended in order");
+
+        let ledger = daemon.ledger().unwrap();
+        let results: Vec<_> =
+            ledger.of_kind("outcome").map(|outcome| outcome["result"].as_str().unwrap()).collect();
+        assert_eq!(results, ["ok", "client_gone"]);
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
