@@ -129,6 +129,27 @@ fn lengths_are_bounded() {
     assert_eq!(reason(&method(METHOD_BYTES_MAX + 1)), "text_too_long");
 }
 
+#[test]
+fn every_resource_of_a_listen_is_named_or_the_request_is_unnamed() {
+    let listened = |params: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{params}}}"#);
+        let message = read(&body).unwrap();
+        message
+            .listened_resources()
+            .map(|targets| targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>())
+    };
+    let filter = r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a://1","a://2"]}}"#;
+    assert_eq!(listened(filter).unwrap(), [r#"Resource("a://1")"#, r#"Resource("a://2")"#]);
+    assert_eq!(listened(r#"{"notifications":{"toolsListChanged":true}}"#).unwrap(), Vec::<String>::new());
+    assert_eq!(listened("{}").unwrap(), Vec::<String>::new());
+    for unreadable in [r#""a://1""#, r#"[1]"#, r#"{"0":"a://1"}"#, "null"] {
+        assert_eq!(
+            listened(&format!(r#"{{"notifications":{{"resourceSubscriptions":{unreadable}}}}}"#)),
+            None
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_forwarded_is_what_was_judged(name in ".{0,30}", space in "[ \t\r\n]{0,4}", id in any::<i32>()) {
