@@ -6,6 +6,7 @@ use http::request::Parts;
 
 use crate::accept::Origin;
 use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
+use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::policy::RuleName;
@@ -61,7 +62,7 @@ impl<'a> Case<'a> {
     }
 
     /// How `caller` sees the server's answer to this request.
-    pub fn view(&self, caller: &Caller) -> View {
+    pub fn view(&self, caller: &Caller, limits: &Limits) -> View {
         let waits_for =
             self.message.as_ref().filter(|message| matches!(message.kind(), Kind::Request { .. }));
         View {
@@ -69,6 +70,7 @@ impl<'a> Case<'a> {
             agent: caller.agent().clone(),
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
+            list_bytes_max: limits.list_bytes_max,
         }
     }
 

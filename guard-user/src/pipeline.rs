@@ -76,7 +76,7 @@ impl Pipeline {
         // Nothing goes on before its record is on disk: only that makes the permit.
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let reply = self.upstream.forward(permit, &case.connection.server, case.head, body).await?;
-        respond::relay(reply, &case.asked, case.view(&caller), &self.limits).await
+        respond::relay(reply, &case.asked, case.view(&caller, &self.limits), &self.limits).await
     }
 
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.

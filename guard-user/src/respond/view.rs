@@ -19,6 +19,7 @@ pub struct View {
     pub server: Arc<Server>,
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
+    pub list_bytes_max: usize,
 }
 
 /// A message that may go to the client.
@@ -63,6 +64,9 @@ impl View {
     }
 
     fn filter(&self, data: Bytes) -> Result<Bytes, &'static str> {
+        if data.len() > self.list_bytes_max {
+            return Err("its list is longer than limits.list_bytes_max");
+        }
         let may_see = |target: Target<'_>| self.rules.policy.may_see(&self.agent, &self.server.name, target);
         match list::filter(&data, may_see) {
             Ok(Filtered::Unchanged) => Ok(data),
