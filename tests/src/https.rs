@@ -24,6 +24,13 @@ pub struct Https {
 }
 
 impl Https {
+    /// Offers this protocol in the TLS handshake instead of HTTP/1.1.
+    #[must_use]
+    pub fn speaking(mut self, protocol: &str) -> Self {
+        Arc::make_mut(&mut self.tls).alpn_protocols = vec![protocol.into()];
+        self
+    }
+
     /// HTTP/1.1 by TLS, to whoever has a certificate of this CA for `localhost`.
     pub fn new(address: SocketAddr, ca: &Path) -> anyhow::Result<Self> {
         let mut tls = crate::tls::client_config(Some(ca))?;
@@ -251,7 +258,8 @@ impl Line {
         }
     }
 
-    fn take(&mut self, count: usize) -> anyhow::Result<Vec<u8>> {
+    /// The next bytes, this many.
+    pub fn take(&mut self, count: usize) -> anyhow::Result<Vec<u8>> {
         while self.unread.len() < count {
             ensure!(self.more()? > 0, "closed within a body: {:?}", String::from_utf8_lossy(&self.unread));
         }

@@ -71,6 +71,42 @@ fn a_body_may_take_so_long_and_be_so_deep() {
 }
 
 #[test]
+fn a_list_may_be_so_long() {
+    with(&json!({"list_bytes_max": 500}), |scene| {
+        let list = |tools: usize| {
+            let tools = vec![json!({"name": "open"}); tools];
+            json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
+        };
+        let request = scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+        let ask = |answer: &Value| {
+            let mut line = scene.https.line().unwrap();
+            line.send(&request.bytes()).unwrap();
+            scene.puppet.hear().unwrap().answer(answer).unwrap();
+            line.answer().unwrap().json()
+        };
+        assert_eq!(ask(&list(2)), list(2));
+        let refused = ask(&list(50));
+        assert_eq!(reason(&refused), "bad_answer");
+        assert!(refused["error"]["message"].as_str().unwrap().contains("limits.list_bytes_max"));
+    });
+}
+
+#[test]
+fn an_http2_connection_may_have_so_many_streams() {
+    const SETTINGS: u8 = 4;
+    const MAX_CONCURRENT_STREAMS: u8 = 3;
+    with(&json!({"h2_streams_max": 7}), |scene| {
+        let mut line = scene.https.clone().speaking("h2").line().unwrap();
+        line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        let head = line.take(9).unwrap();
+        assert_eq!(head[3], SETTINGS, "{head:?}");
+        let settings = line.take(usize::from(head[2])).unwrap();
+        let streams = settings.chunks(6).find(|setting| setting[..2] == [0, MAX_CONCURRENT_STREAMS]);
+        assert_eq!(streams.map(|setting| &setting[2..]), Some(&[0, 0, 0, 7][..]), "{settings:?}");
+    });
+}
+
+#[test]
 fn who_says_nothing_is_closed() {
     with(&json!({"idle_seconds": 3, "tls_handshake_seconds": 3}), |scene| {
         // No TLS handshake, then no request, then no second request.
