@@ -2,6 +2,7 @@
 //! beside an installed guard.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,8 @@ use crate::process::{Process, START_LIMIT, eventually, program};
 
 /// How long the guard may take to end after SIGTERM: its drain time and room for a busy machine.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long its cgroup may stay busy after its end.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(10);
 /// How much of the guard's log is shown when it fails.
 const LOG_SHOWN_BYTES_MAX: usize = 4000;
 
@@ -164,6 +167,8 @@ impl Daemon {
     pub fn output(&self, verb: &str, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = self.command(verb);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A Ctrl-C in this terminal must not end `unload` halfway.
+        command.process_group(0);
         Ok(crate::netns::spawn_in(self.netns.as_deref(), command)?.wait_with_output()?)
     }
 
@@ -228,19 +233,6 @@ impl Daemon {
         Ok(Verified { code: output.status.code(), report })
     }
 
-    /// Removes what a guard of this name left in the kernel; an error if something stays.
-    pub fn unload(&mut self) -> anyhow::Result<()> {
-        let unloaded = eventually(START_LIMIT, || {
-            let output = self.output("unload", &["--json"])?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let unloaded: Value = serde_json::from_slice(&output.stdout)?;
-            // The cgroup is busy for a moment after its last process died.
-            Ok((unloaded["left"] == json!([])).then_some(()))
-        })?;
-        self.started = false;
-        unloaded.context("unload leaves something behind")
-    }
-
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         Ok(self.process.as_ref().context("no guard runs")?.signal(signal)?)
     }
@@ -248,6 +240,32 @@ impl Daemon {
     /// Everything that this guard has logged so far.
     pub fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.log_file())?)
+    }
+
+    /// Removes what a guard of this name left in the kernel; returns what it said.
+    pub fn unload(&mut self) -> anyhow::Result<Value> {
+        let mut report = Value::Null;
+        // The cgroup is busy for a moment after its last process died.
+        let all_gone = eventually(UNLOAD_LIMIT, || {
+            let unloaded = self.json("unload", &[])?;
+            let is_done = unloaded["left"].as_array().is_none_or(Vec::is_empty);
+            if report.is_null() {
+                report = unloaded;
+            } else {
+                for member in ["cgroup", "left"] {
+                    report[member] = unloaded[member].clone();
+                }
+            }
+            Ok(is_done.then_some(()))
+        })?;
+        all_gone.with_context(|| format!("mcp-guard unload leaves {}", report["left"]))?;
+        self.started = false;
+        Ok(report)
+    }
+
+    /// The guard's own files: configuration, policies, state, log. Only root may look in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn log_file(&self) -> PathBuf {

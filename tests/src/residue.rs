@@ -44,14 +44,24 @@ impl Ids {
         programs.chain(maps.filter(|id| self.maps.contains(id)).map(|id| format!("map {id}"))).collect()
     }
 
+    pub fn count(&self) -> usize {
+        self.programs.len() + self.maps.len()
+    }
+
+    /// Which of them the kernel has not freed in time. It frees objects some time after their last user is gone.
+    ///
     /// Links keep programs, programs keep maps: with the programs gone, so are the links.
-    pub fn assert_gone(&self, world: &World) {
-        // The kernel frees objects some time after their last user is gone.
+    pub fn left(&self) -> Vec<String> {
         let end = Instant::now() + Duration::from_secs(10);
         while !self.alive().is_empty() && Instant::now() < end {
             thread::sleep(Duration::from_millis(20));
         }
-        assert!(self.alive().is_empty(), "left in the kernel: {:?}", self.alive());
+        self.alive()
+    }
+
+    pub fn assert_gone(&self, world: &World) {
+        let left = self.left();
+        assert!(left.is_empty(), "left in the kernel: {left:?}");
         assert!(!world.pins().exists(), "pins are left in {}", world.pins().display());
         let cgroup = cgroup2_root().join(&world.kernel.cgroup);
         assert!(!cgroup.exists(), "the cgroup {} is left", cgroup.display());

@@ -17,7 +17,7 @@ run)
     ;;
 status) if [ -e "$dir/up" ]; then echo '{"kernel":{"protected":true}}'; else exit 1; fi ;;
 tokens) echo '{"client_id":"c","profile":"p","secret":"'"for-$6"'"}' ;;
-unload) rm -f "$dir/loaded"; echo '{"left":[]}' ;;
+unload) rm -f "$dir/loaded"; echo '{"pins":[],"cgroup":null,"left":[]}' ;;
 *) echo "no verb $verb" >&2; exit 64 ;;
 esac
 "#;
