@@ -17,7 +17,12 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    fn dir(self) -> &'static str {
+    pub(crate) fn is_release(self) -> bool {
+        self.release
+    }
+
+    /// Its directory in cargo's target directory.
+    pub(crate) fn dir(self) -> &'static str {
         if self.release { "release" } else { "debug" }
     }
 }

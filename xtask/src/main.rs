@@ -41,6 +41,7 @@ macro_rules! verbs {
 
 // In the order in which a newcomer needs them; `--help` shows this order.
 verbs! {
+    Demo => demo,
     Doctor => doctor,
     Build => build,
     Run => run,

@@ -23,6 +23,13 @@ pub(crate) struct Options {
     ebpf_toolchain: Wanted,
 }
 
+impl Options {
+    /// Whether what is missing may be installed.
+    pub(crate) fn may_install(&self) -> bool {
+        !self.no_install
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Wanted {
     /// Debian's packages if they are here, else a nightly

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub(crate) mod build;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod lint;
 pub(crate) mod load;
