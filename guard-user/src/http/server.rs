@@ -117,7 +117,12 @@ where
         () = activity.idle_for(Duration::from_secs(limits.idle_seconds)) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ended = connection.await;
+    // hyper waits without end for a client that has not said its first words, and keep-alive pings begin only
+    // after those. What the client still has under way may end; then it has this long to take the farewell.
+    tokio::select! {
+        _ended = connection.as_mut() => {}
+        () = activity.idle_for(Duration::from_secs(limits.header_seconds)) => {}
+    }
 }
 
 /// Waits for `true`; forever if the sender is gone, as then nobody will ask for a drain.
@@ -182,5 +187,34 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for KeepOpen<'_, Io> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Handler for Nobody {
+        async fn answer(&self, _request: Request<Incoming>) -> Response<Body> {
+            Response::new(Body::empty())
+        }
+
+        async fn refuse(&self, _fault: FramingError) -> Response<Body> {
+            Response::new(Body::empty())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_speaks_its_http2_is_given_up() {
+        let (client, io) = tokio::io::duplex(1024);
+        let (_drain, draining) = watch::channel(false);
+        let limits = Limits::default();
+        let bound = Duration::from_secs(limits.idle_seconds + limits.header_seconds + 1);
+        let served = tokio::time::timeout(bound, serve_h2(io, &limits, draining, Nobody)).await;
+        assert!(served.is_ok(), "it holds its place among the connections for ever");
+        drop(client);
     }
 }
