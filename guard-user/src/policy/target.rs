@@ -206,7 +206,9 @@ pub(super) fn is_plain_uri(uri: &str) -> bool {
     let host_is_plain = !matches!(scheme, "http" | "https")
         || !rest.split('/').next().is_some_and(|host| host.bytes().any(|b| b.is_ascii_uppercase()));
     let path = rest.split(['?', '#']).next().unwrap_or(rest);
-    let segments_are_plain = !path.split('/').any(|segment| segment == "." || segment == "..");
+    // Servers that take the URI for a path do not stop at `?`, and some read `..;x` as `..`.
+    let segments_are_plain =
+        !rest.split(['/', '?', '#', ';']).any(|segment| segment == "." || segment == "..");
     let bytes_are_plain = uri.bytes().all(|b| b > b' ' && b != 0x7f && b != b'\\');
     scheme_is_plain
         && host_is_plain
@@ -278,6 +280,9 @@ mod tests {
             "file:///a\\b",
             "file:///a b",
             "file:///a%00",
+            "file:///a/x?/../../b",
+            "file:///a/x#/../../b",
+            "https://host/a/..;x/b",
         ] {
             assert!(!is_plain_uri(other), "{other}");
         }
