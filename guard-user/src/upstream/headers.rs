@@ -2,8 +2,9 @@
 
 use http::Uri;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 use crate::config::Server;
@@ -25,12 +26,39 @@ const PER_CONNECTION: [HeaderName; 9] = [
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 const PROFILE_ID: HeaderName = HeaderName::from_static("x-profile-id");
 
+/// What a server believes of a proxy that it trusts. To the server all calls come from the guard, on loopback, which
+/// many trust unasked (uvicorn does): a client must not speak to it in the guard's name. The method
+/// overrides and URLs at the end would make it answer another request than the one that was judged.
+const PROXY_SAYS: [HeaderName; 11] = [
+    FORWARDED,
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-forwarded"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
+/// `X-Forwarded-Host`, `-Proto`, `-Port`, `-Prefix` and what else frameworks made up.
+const PROXY_SAYS_PREFIX: &str = "x-forwarded-";
+
 /// The head that the server sees: the client's, less what was meant for this connection or for the guard.
 pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server) -> HeaderMap {
     let mut head = end_to_end(client);
     head.remove(CLIENT_ID);
     head.remove(PROFILE_ID);
     head.remove(EXPECT);
+    for name in PROXY_SAYS {
+        head.remove(name);
+    }
+    let prefixed: Vec<HeaderName> =
+        head.keys().filter(|name| name.as_str().starts_with(PROXY_SAYS_PREFIX)).cloned().collect();
+    for name in prefixed {
+        head.remove(name);
+    }
     if !server.forward_authorization {
         head.remove(AUTHORIZATION);
     }
@@ -110,6 +138,23 @@ mod tests {
             ("mcp-session-id", "s"),
         ]);
         assert_eq!(end_to_end(&client), head(&[("mcp-session-id", "s")]));
+    }
+
+    #[test]
+    fn what_only_a_trusted_proxy_may_say_ends_at_the_guard() {
+        let client = head(&[
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "a"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-http-method-override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("x-rewrite-url", "/admin"),
+            ("host", "h"),
+        ]);
+        let sent = to_server(&client, &Uri::from_static("/mcp"), &server(false));
+        assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
     }
 
     #[test]
