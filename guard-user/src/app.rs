@@ -38,6 +38,8 @@ pub struct App {
     tls: TlsEnd,
     kernel: kernel::Guard,
     connections: AtomicU64,
+    /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
+    reloading: tokio::sync::Mutex<()>,
 }
 
 impl App {
@@ -67,7 +69,14 @@ impl App {
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await?;
-        let app = Self { config, pipeline, tls, kernel, connections: AtomicU64::new(0) };
+        let app = Self {
+            config,
+            pipeline,
+            tls,
+            kernel,
+            connections: AtomicU64::new(0),
+            reloading: tokio::sync::Mutex::default(),
+        };
         Ok((Arc::new(app), acceptor))
     }
 
@@ -127,6 +136,7 @@ impl App {
 
     /// Reads policy, credentials and certificates again. On an error nothing changes.
     pub async fn reload(&self) -> Result<String, Problems> {
+        let _alone = self.reloading.lock().await;
         let rules = Rules::load(&self.config.policy_dir, &self.config.servers).inspect_err(|problems| {
             tracing::error!("the policy was not reloaded, the last good one stays in force:\n{problems}");
         })?;
