@@ -142,7 +142,7 @@ fn every_resource_of_a_listen_is_named_or_the_request_is_unnamed() {
     assert_eq!(listened(filter).unwrap(), [r#"Resource("a://1")"#, r#"Resource("a://2")"#]);
     assert_eq!(listened(r#"{"notifications":{"toolsListChanged":true}}"#).unwrap(), Vec::<String>::new());
     assert_eq!(listened("{}").unwrap(), Vec::<String>::new());
-    for unreadable in [r#""a://1""#, r#"[1]"#, r#"{"0":"a://1"}"#, "null"] {
+    for unreadable in [r#""a://1""#, r"[1]", r#"{"0":"a://1"}"#, "null"] {
         assert_eq!(
             listened(&format!(r#"{{"notifications":{{"resourceSubscriptions":{unreadable}}}}}"#)),
             None
