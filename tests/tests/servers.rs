@@ -1,5 +1,7 @@
 //! Which listening socket counts as the protected server.
 
+use std::net::TcpStream;
+
 use guard_tests::world::{NOBODY, Process, World, test};
 use serde_json::{Value, json};
 
@@ -42,6 +44,19 @@ fn a_restarted_server_is_pinned_again() {
         let server = world.server(&["127.0.0.1:3001", "[::1]:3001"]);
         wait_for_server(&mut guard, &server);
         assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+    });
+}
+
+#[test]
+fn the_guards_connections_do_not_keep_a_server_from_its_port() {
+    test(|world| {
+        let mut guard = world.guard();
+        let connect =
+            |ip: &str| world.host.run(|| TcpStream::connect((ip, 3001)).expect("steered to the guard"));
+        let open = [connect("127.0.0.1"), connect("::1")];
+        let server = world.server(&["127.0.0.1:3001", "[::1]:3001"]);
+        wait_for_server(&mut guard, &server);
+        drop(open);
     });
 }
 

@@ -55,6 +55,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    // Accepted connections have the server's port as their local one. Without this option, which they inherit, they
+    // would keep a restarted server from binding its port as long as one of them is open, and a minute longer.
+    // Set after `listen`: until then it would let a stranger share the port.
+    socket.set_reuse_address(true)?;
     Ok(socket.into())
 }
 
