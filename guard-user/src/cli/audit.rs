@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
-use crate::config::Config;
+use crate::config::Overrides;
 
 /// Read and verify the audit trail
 #[derive(Debug, clap::Args)]
@@ -37,22 +37,32 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The audit directory
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    /// The audit directory [default: the one that guard.yaml names]
+    #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The guard.yaml that says where the audit directory is
-    #[arg(long, value_name = "FILE", default_value = "/etc/mcp-guard/guard.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: Overrides,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
+/// Exit code of `verify` when it could not look.
+const UNREADABLE: u8 = 3;
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Verify { place, key } => {
-            let key = key.as_deref().map(read_key).transpose()?;
-            let report = verify(&place.dir()?, key.as_ref());
+            // Never 1 for a file that could not be read: that would accuse a sound trail.
+            let (dir, key) =
+                match place.dir().and_then(|dir| Ok((dir, key.as_deref().map(read_key).transpose()?))) {
+                    Ok(inputs) => inputs,
+                    Err(error) => {
+                        eprintln!("mcp-guard: {error:#}");
+                        return Ok(ExitCode::from(UNREADABLE));
+                    }
+                };
+            let report = verify(&dir, key.as_ref());
             if place.json {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
@@ -62,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Verdict::Sound => 0,
                 Verdict::Tampered => 1,
                 Verdict::Incomplete => 2,
-                Verdict::Unreadable => 3,
+                Verdict::Unreadable => UNREADABLE,
             }))
         }
         Command::List { place, last: count } => {
@@ -86,11 +96,7 @@ impl Place {
         if let Some(dir) = &self.dir {
             return Ok(dir.clone());
         }
-        let path = &self.config;
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!("cannot read {}; name the audit directory with --dir", path.display())
-        })?;
-        let config: Config = serde_saphyr::from_str(&text).with_context(|| path.display().to_string())?;
+        let config = self.config.load().context("--dir DIR names the audit directory without guard.yaml")?;
         Ok(config.audit_dir())
     }
 }
