@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Why the guard gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no guard is running here (nothing answers on {}): {source}", path.display())]
+    // The cause is printed after these words, with the chain of sources.
+    #[error("no guard is running here (nothing answers on {})", path.display())]
     NotRunning { path: PathBuf, source: io::Error },
     #[error("not allowed to ask the guard on {}; run this as root", path.display())]
     NotAllowed { path: PathBuf },

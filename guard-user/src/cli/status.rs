@@ -49,21 +49,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The pins tell whether the ports are closed, guard or no guard.
 fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
     let pins = config.kernel.bpffs.join(&config.kernel.pins);
-    let closed = pins.exists();
+    // Who may not look into bpffs must not be told "open".
+    let closed = pins.try_exists().ok();
     if json {
         println!("{}", json!({ "running": false, "closed": closed, "pins": pins }));
     } else {
         println!("{error}");
-        if closed {
-            println!(
+        match closed {
+            Some(true) => println!(
                 "A former guard's programs are still in the kernel ({}): the ports are CLOSED, and connections are refused.\n\
                  `mcp-guard run` takes over; `mcp-guard unload` opens the ports.",
                 pins.display()
-            );
-        } else {
-            println!(
+            ),
+            Some(false) => println!(
                 "Nothing of the guard is in the kernel: the ports are OPEN and unprotected. `mcp-guard run` protects them."
-            );
+            ),
+            None => println!(
+                "Whether the ports are closed cannot be seen ({} is not readable); run this as root.",
+                pins.display()
+            ),
         }
     }
     ExitCode::from(NOT_RUNNING)
