@@ -21,7 +21,7 @@ pub struct Overrides {
         default_value = "/etc/mcp-guard/guard.yaml"
     )]
     pub config: PathBuf,
-    /// Audit trail, keys, certificates
+    /// Audit trail, keys, certificates; not set here: `state_dir` of guard.yaml, else /var/lib/mcp-guard
     #[arg(
         long,
         global = true,
@@ -30,7 +30,7 @@ pub struct Overrides {
         value_name = "DIR"
     )]
     pub state_dir: Option<PathBuf>,
-    /// Admin socket and lock
+    /// Admin socket and lock; not set here: `runtime_dir` of guard.yaml, else /run/mcp-guard
     #[arg(
         long,
         global = true,
@@ -39,7 +39,7 @@ pub struct Overrides {
         value_name = "DIR"
     )]
     pub runtime_dir: Option<PathBuf>,
-    /// Policy files and credentials
+    /// Policy files and credentials; not set here: `policy_dir` of guard.yaml, else /etc/mcp-guard/policies
     #[arg(
         long,
         global = true,
@@ -48,10 +48,10 @@ pub struct Overrides {
         value_name = "DIR"
     )]
     pub policy_dir: Option<PathBuf>,
-    /// Directory of the guard's pins in bpffs
+    /// Directory of the guard's pins in bpffs; not set here: `kernel.pins` of guard.yaml, else mcp-guard
     #[arg(long, global = true, help_heading = "Configuration", env = "MCP_GUARD_PINS", value_name = "NAME")]
     pub pins: Option<String>,
-    /// The guard's own cgroup, below the cgroup2 root
+    /// The guard's own cgroup, below the cgroup2 root; not set here: `kernel.cgroup` of guard.yaml, else mcp-guard
     #[arg(
         long,
         global = true,

@@ -138,7 +138,7 @@ fn text(asked: &Asked, refusal: &Refusal, what: &str) -> String {
         (Advice::Approval, Refusal::NeedsApproval(approval)) if !approval.reviewers.is_empty() => {
             format!("It needs the approval of {}.", approval.reviewers.join(" or "))
         }
-        (Advice::Approval, _) => "It needs a person's approval.".to_owned(),
+        (Advice::Approval, _) => "Trying again will not help before a person has approved it.".to_owned(),
         (Advice::Mend, _) => "Tell the people who run this server; a later try may pass.".to_owned(),
     };
     let reason = refusal.to_string();
