@@ -65,6 +65,11 @@ impl Netns {
         })
     }
 
+    /// The namespace's file, good as long as this value.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
     fn ip(&self, arguments: &str) {
         self.run(|| {
             let output =
@@ -106,8 +111,7 @@ impl World {
         let name = format!("mg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let host = Netns::new();
         let remote = Netns::new();
-        let to = format!("/proc/{}/fd/{}", std::process::id(), remote.file.as_raw_fd());
-        host.ip(&format!("link add mg0 type veth peer name mg1 netns {to}"));
+        host.ip(&format!("link add mg0 type veth peer name mg1 netns {}", remote.path().display()));
         for (netns, link, v4, v6) in
             [(&host, "mg0", HOST_V4, HOST_V6), (&remote, "mg1", REMOTE_V4, REMOTE_V6)]
         {
