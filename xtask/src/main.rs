@@ -50,6 +50,7 @@ verbs! {
     Unload => unload,
     Test => test,
     Lint => lint,
+    Bench => bench,
 }
 
 fn main() -> ExitCode {
