@@ -12,12 +12,15 @@ use guard_tests::daemon::{Daemon, Programs};
 use guard_tests::process::{Fixture, Process, START_LIMIT, eventually, program};
 use guard_tests::world::Netns;
 use mcp_guard::config::Durability;
+use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::Kind;
 use crate::usage::Usage;
 
+/// How long nginx may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 3001;
 const NGINX_PORT: u16 = 3443;
 /// The tool that the load calls, and who may.
@@ -35,19 +38,32 @@ const POLICIES: [(&str, &str); 3] = [
 /// One cell, running.
 pub(crate) struct Cell {
     pub(crate) kind: Kind,
-    netns: Netns,
+    // Dropped in this order: a guard unloads itself inside of its namespace.
     proxy: Proxy,
     url: String,
     headers: Vec<String>,
     ca: Option<PathBuf>,
     dir: TempDir,
     _server: Fixture,
+    netns: Netns,
 }
 
 enum Proxy {
     None,
-    Nginx { master: Process, _ca: TestCa },
+    Nginx { master: Master, _ca: TestCa },
     Guard(Box<Daemon>),
+}
+
+/// nginx's first process. It ends its workers when it is asked to end, and leaves them behind when it is killed.
+struct Master(Process);
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // An error says that it has ended already; after the limit it is killed.
+        if self.0.signal(Signal::TERM).is_ok() {
+            let _ended = self.0.wait_for_end(STOP_LIMIT);
+        }
+    }
 }
 
 /// What the load generator is asked for.
@@ -94,9 +110,10 @@ impl Cell {
         command.stdin(Stdio::null());
         let netns = self.netns.path();
         let mut master = Process::spawn(Some(&netns), command)
+            .map(Master)
             .context("nginx is the yardstick: apt-get install nginx-light, or leave its cell out")?;
         let listens = eventually(START_LIMIT, || {
-            if let Some(status) = master.ended()? {
+            if let Some(status) = master.0.ended()? {
                 anyhow::bail!("nginx ended with {status}");
             }
             Ok(self.netns.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, NGINX_PORT))).ok())
@@ -131,7 +148,7 @@ impl Cell {
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
         let pid = match &self.proxy {
             Proxy::None => return Ok(None),
-            Proxy::Nginx { master, .. } => master.pid(),
+            Proxy::Nginx { master, .. } => master.0.pid(),
             Proxy::Guard(daemon) => daemon.pid().context("the guard has ended")?,
         };
         Usage::of_tree(pid).map(Some)
@@ -187,10 +204,9 @@ impl Cell {
 
 /// An ordinary TLS proxy: no buffering to disk, nothing logged per request, handshakes as rare as the load's.
 fn nginx_conf(dir: &Path, ca: &TestCa) -> String {
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("  {name}_temp_path {}/{name};\n", dir.display()))
-        .collect();
+        .concat();
     format!(
         "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\n\
          events {{ worker_connections 1024; }}\n\

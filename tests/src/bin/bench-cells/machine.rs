@@ -1,8 +1,10 @@
 //! What the figures depend on besides the programs.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
+use guard_tests::process::program;
 use serde_json::{Value, json};
 
 /// The machine at the start of a run.
@@ -26,7 +28,7 @@ impl Machine {
             processor: processor.map_or("unknown", |(_, model)| model).to_owned(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             nginx: nginx_version(),
-            profile: if cfg!(debug_assertions) { "debug (figures mean nothing)" } else { "release" },
+            profile: profile(),
             load: load(),
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])),
         })
@@ -53,6 +55,13 @@ impl Machine {
             "load_average": self.load,
         })
     }
+}
+
+/// How the measured programs were built, by the folder that they are in.
+fn profile() -> &'static str {
+    let guard = program("mcp-guard").unwrap_or_default();
+    let folder = guard.parent().and_then(Path::file_name).unwrap_or_default();
+    if folder == "release" { "release" } else { "debug (figures mean nothing)" }
 }
 
 /// The load averages over 1, 5 and 15 minutes.
