@@ -1,5 +1,6 @@
 //! The hostile requests of `corpus/`, as its README describes them.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
@@ -68,9 +69,10 @@ impl Case {
         let Some(headers) = &self.headers else { return behind_host(&self.bytes, extra) };
         let mut request = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\n{extra}");
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            // Writing to a string cannot fail.
+            let _ = write!(request, "{name}: {value}\r\n");
         }
-        request.push_str(&format!("content-length: {}\r\n\r\n", self.bytes.len()));
+        let _ = write!(request, "content-length: {}\r\n\r\n", self.bytes.len());
         [request.as_bytes(), &self.bytes].concat()
     }
 }

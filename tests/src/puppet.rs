@@ -93,10 +93,9 @@ fn read(mut stream: &TcpStream) -> anyhow::Result<(String, Vec<u8>)> {
     };
     let mut body = bytes.split_off(end);
     let head = String::from_utf8(bytes)?;
-    let length = head.lines().filter_map(|line| line.split_once(": "));
-    let length =
-        length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, n)| n.parse());
-    let length: usize = length.last().transpose()?.unwrap_or_default();
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = lengths.next().map_or(Ok(0), |(_, length)| length.parse::<usize>())?;
     let have = body.len();
     body.resize(length.max(have), 0);
     stream.read_exact(&mut body[have..])?;

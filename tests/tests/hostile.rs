@@ -8,14 +8,14 @@ use guard_tests::scene::{Scene, apart, call, done};
 use serde_json::{Value, json};
 
 /// What the healthy cases call.
-const POLICY: &str = r#"
+const POLICY: &str = r"
 agents:
   tester: {client_id: test-client}
 intents:
   demo.read: [{server: demo, tool: read_customer}, {server: demo, tool: a}, {server: demo, tool: open}]
 policies:
   - {intent: demo.read, agents: [tester], decision: allow}
-"#;
+";
 /// Healthy in form, but no call of a tool that the agent may use.
 const REFUSED_BY_POLICY: [&str; 2] = ["trailing space in the tool name", "call without name"];
 

@@ -46,8 +46,8 @@ fn each_event_passes_before_the_server_sends_the_next() {
         let scene = Scene::new(&json!({})).unwrap();
         let (mut line, mut heard) = called(&scene);
         heard.stream().unwrap();
-        let head = line.head().unwrap();
-        assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
+        let begun = line.head().unwrap();
+        assert_eq!((begun.status, begun.header("content-type")), (200, Some("text/event-stream")));
         for step in 1..=3 {
             heard.event(&progress(step)).unwrap();
             let event = line.chunks_until("\n\n").unwrap();
@@ -126,7 +126,7 @@ fn the_servers_own_stream_a_resumed_one_and_the_end_of_a_session_pass() {
         line.head().unwrap();
         heard.write(format!("id: 7\nevent: message\ndata: {}\n\n", tools(3))).unwrap();
         let event = line.chunks_until("\n\n").unwrap();
-        assert_eq!(event, format!("event: message\nid: 7\ndata: {}\n\n", seen_tools(3)));
+        assert_eq!(event, format!("id: 7\nevent: message\ndata: {}\n\n", seen_tools(3)));
         drop((heard, line));
 
         let mut line = scene.https.line().unwrap();
@@ -163,11 +163,11 @@ fn a_list_is_filtered_whether_it_comes_whole_or_as_an_event() {
 
 #[test]
 fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
-    let head = |kind: &str, more: &str| {
+    let top = |kind: &str, more: &str| {
         format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\n{more}\r\n")
     };
-    let json = |body: &str| format!("{}{body}", head("application/json", ""));
-    let events = |data: &str| format!("{}event: message\ndata: {data}\n\n", head("text/event-stream", ""));
+    let json = |body: &str| format!("{}{body}", top("application/json", ""));
+    let events = |data: &str| format!("{}event: message\ndata: {data}\n\n", top("text/event-stream", ""));
     let other = done(2).to_string();
     let twice = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"open","name":"secret"}]}}"#;
     apart(|| {
@@ -175,8 +175,8 @@ fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
         let answers = [
             ("another id", json(&other)),
             ("another id in an event", events(&other)),
-            ("compressed", head("application/json", "Content-Encoding: gzip\r\n") + "\u{1f}"),
-            ("a compressed stream", head("text/event-stream", "Content-Encoding: br\r\n") + "data"),
+            ("compressed", top("application/json", "Content-Encoding: gzip\r\n") + "\u{1f}"),
+            ("a compressed stream", top("text/event-stream", "Content-Encoding: br\r\n") + "data"),
             ("two readings of a list", json(twice)),
             ("two readings of a list in an event", events(twice)),
             ("no message", json("[]")),
