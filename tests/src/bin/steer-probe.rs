@@ -88,9 +88,9 @@ async fn guard(config: &str) -> anyhow::Result<()> {
     });
     println!("{}", json!({"ready": true}));
     let mut held = Vec::new();
-    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut lines) = tokio::sync::mpsc::channel(1);
     std::thread::spawn(move || {
-        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line))
     });
     while let Some(line) = lines.recv().await {
         let words: Vec<&str> = line.split(' ').collect();

@@ -94,13 +94,15 @@ impl Args {
     }
 }
 
+const NGINX_ADVICE: &str =
+    "nginx is the yardstick. Install it, or leave its cell out: cargo xtask bench --cells direct,guard-os";
+
 fn install_nginx() -> anyhow::Result<()> {
     if machine::find_program("nginx").is_some() {
         return Ok(());
     }
-    const ADVICE: &str = "nginx is the yardstick. Install it, or leave its cell out: cargo xtask bench --cells direct,guard-os";
     if !machine::is_debian() {
-        bail!("there is no nginx here.\n  {ADVICE}");
+        bail!("there is no nginx here.\n  {NGINX_ADVICE}");
     }
     println!("apt-get install nginx-light: the yardstick");
     for args in [&["update"][..], &["install", "-y", "--no-install-recommends", "nginx-light"]] {
@@ -110,7 +112,7 @@ fn install_nginx() -> anyhow::Result<()> {
             .env("RUNLEVEL", "1")
             .args(["-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=120"])
             .args(args)
-            .advice(ADVICE)
+            .advice(NGINX_ADVICE)
             .run()?;
     }
     Ok(())
