@@ -45,7 +45,7 @@ pub(crate) fn child_main() -> Option<ExitCode> {
     match result {
         Ok(answer) => met.answer = Some(answer),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            met.error = Some("ECONNREFUSED".into())
+            met.error = Some("ECONNREFUSED".into());
         }
         Err(error) => met.error = Some(error.to_string()),
     }

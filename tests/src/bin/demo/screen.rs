@@ -54,17 +54,17 @@ impl Screen {
             "",
             self.paint(colour, &format!("{came:<CAME$}")),
         );
-        self.hang(&start, INDENT + WHO + DOES + CAME, said);
+        Self::hang(&start, INDENT + WHO + DOES + CAME, said);
     }
 
     /// Something that the demo did, or that it knows.
     pub(crate) fn fact(&self, who: &str, said: &str) {
         let start = format!("{:INDENT$}{}", "", self.paint(CYAN, &format!("{who:<WHO$}")));
-        self.hang(&start, INDENT + WHO, said);
+        Self::hang(&start, INDENT + WHO, said);
     }
 
     /// Text as it is, below the facts.
-    pub(crate) fn line(&self, text: &str) {
+    pub(crate) fn line(text: &str) {
         println!("{:INDENT$}{text}", "");
     }
 
@@ -85,7 +85,7 @@ impl Screen {
     }
 
     /// `text` behind `start`, which takes `column` columns; further lines begin there too.
-    fn hang(&self, start: &str, column: usize, text: &str) {
+    fn hang(start: &str, column: usize, text: &str) {
         let lines = wrap(text, WIDTH - column);
         println!("{start}{}", lines.first().map_or("", String::as_str));
         for line in lines.iter().skip(1) {

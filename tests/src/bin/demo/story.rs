@@ -144,14 +144,14 @@ fn tools(agents: &[&Agent; 3], screen: &Screen) -> anyhow::Result<()> {
     let lists = agents.iter().map(|agent| agent.tools()).collect::<anyhow::Result<Vec<_>>>()?;
     let expected: [&[&str]; 3] =
         [&["read_customer"], &["read_customer", "process_refund", "send_email"], &["read_customer"]];
-    let header: String = agents.iter().map(|agent| format!("{:<12}", agent.name)).collect();
-    screen.line(&screen.paint("1", format!("{:<18}{header}", "tools/list shows").trim_end()));
+    let row = |name: &str, cells: [&str; 3]| {
+        let [first, second, third] = cells;
+        format!("{name:<18}{first:<12}{second:<12}{third:<12}").trim_end().to_owned()
+    };
+    Screen::line(&screen.paint("1", &row("tools/list shows", agents.map(|agent| agent.name.as_str()))));
     for tool in ["read_customer", "process_refund", "send_email", "update_account"] {
-        let cells: String = lists
-            .iter()
-            .map(|list| format!("{:<12}", if list.iter().any(|listed| listed == tool) { "yes" } else { "-" }))
-            .collect();
-        screen.line(format!("{tool:<18}{cells}").trim_end());
+        let mark = |place: usize| if lists[place].iter().any(|listed| listed == tool) { "yes" } else { "-" };
+        Screen::line(&row(tool, [mark(0), mark(1), mark(2)]));
     }
     for ((agent, list), expected) in agents.iter().zip(&lists).zip(expected) {
         let list: BTreeSet<&str> = list.iter().map(String::as_str).collect();

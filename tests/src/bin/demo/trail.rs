@@ -38,7 +38,7 @@ pub(crate) fn compare(stage: &Stage, before: usize, screen: &Screen) -> anyhow::
         "{executed} calls reached the server, but {allowed} are recorded as allowed"
     );
     for line in last(stage)? {
-        screen.line(&line);
+        Screen::line(&line);
     }
     screen
         .why("The counts are equal: no call goes on before its record is on disk. Refusals are in it, too.");
