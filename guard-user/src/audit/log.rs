@@ -17,7 +17,7 @@ use super::note::{SigningKey, VerifierKey};
 use super::record::{self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, OpenCall, Outcome, Refusal};
 use super::recover::{self, Recovered};
 use super::walk::{NO_PREV, Walk, segment_name};
-use super::writer::{Append, Done, Message, PREFIX_BYTES_MAX, Position, State, Writer, lines};
+use super::writer::{Append, Done, Message, Outcomes, PREFIX_BYTES_MAX, Position, State, Writer, lines};
 use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
 use crate::config::Durability;
 use crate::types::DecisionId;
@@ -43,6 +43,7 @@ pub struct AuditLog {
 
 struct Shared {
     queue: mpsc::Sender<Message>,
+    outcomes: Arc<Outcomes>,
     /// Calls and refusals have slots of their own: a flood of refusals must not use up those of calls.
     calls: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -84,8 +85,9 @@ pub struct Permit {
 /// A call that holds a slot. The slot is free again when the outcome is written.
 pub(super) struct Ticket {
     id: DecisionId,
-    slot: Arc<OwnedSemaphorePermit>,
+    slot: OwnedSemaphorePermit,
     queue: mpsc::Sender<Message>,
+    outcomes: Arc<Outcomes>,
 }
 
 // === impl AuditLog ===
@@ -114,6 +116,7 @@ impl AuditLog {
         let verifier = key.verifier().clone();
         let health = Arc::<Health>::default();
         let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock, &health)?;
+        let outcomes = Arc::clone(&writer.outcomes);
         let (queue, messages) = mpsc::channel();
         thread::Builder::new()
             .name("audit-writer".into())
@@ -121,7 +124,7 @@ impl AuditLog {
             .map_err(OpenError::io(&dir))?;
         let slots = calls_in_flight_max.min(Semaphore::MAX_PERMITS);
         let (calls, refusals) = (Arc::new(Semaphore::new(slots)), Arc::new(Semaphore::new(slots)));
-        let shared = Shared { queue, calls, refusals, calls_in_flight_max, wait, verifier, health };
+        let shared = Shared { queue, outcomes, calls, refusals, calls_in_flight_max, wait, verifier, health };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -150,7 +153,8 @@ impl AuditLog {
             .try_acquire_owned()
             .map_err(|_none_free| AuditError::Busy(shared.calls_in_flight_max))?;
         let body = bounded(record::allowed(call))?;
-        let ticket = Ticket { id: call.id, slot: Arc::new(slot), queue: shared.queue.clone() };
+        let (queue, outcomes) = (shared.queue.clone(), Arc::clone(&shared.outcomes));
+        let ticket = Ticket { id: call.id, slot, queue, outcomes };
         let (reply, answer) = oneshot::channel();
         shared.send(Append { body, done: Done::Call(ticket, reply) })?;
         shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
@@ -230,12 +234,17 @@ impl Permit {
     }
 
     fn close(&mut self, outcome: &Outcome) {
-        let Some(Ticket { slot, queue, .. }) = self.open.take() else { return };
+        let Some(Ticket { slot, queue, outcomes, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
             Ok(body) => {
+                let slots = Arc::clone(slot.semaphore());
                 let closing = Append { body, done: Done::Outcome { slot: Some(slot) } };
-                // Without a writer the guard is stopping; its next start names the call.
-                let _writer_gone = queue.send(Message::Append(closing));
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(closing);
+                // A later call finds a free slot, or wakes the writer itself.
+                if slots.available_permits() == 0 {
+                    // Without a writer the guard is stopping; its next start names the call.
+                    let _writer_gone = queue.send(Message::Outcomes);
+                }
             }
             Err(error) => tracing::error!(id = %self.id, %error, "an outcome could not be encoded"),
         }
@@ -355,6 +364,7 @@ fn resume(
         path,
         state: State::Good(segment),
         open_count: 0,
+        outcomes: Arc::default(),
         health: Arc::clone(health),
         published: (size, now),
         embedded: (size, now),

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -33,6 +33,8 @@ const CHECKPOINT_FILE_EVERY: Duration = Duration::from_millis(250);
 /// Most time, and most records, between two checkpoint records. On a quiet guard they are its heartbeat.
 const CHECKPOINT_RECORD_EVERY: Duration = Duration::from_secs(60);
 const CHECKPOINT_RECORD_EVERY_RECORDS: u64 = 1000;
+/// How long an outcome may wait for a record that somebody waits for: the two share one waking of the writer.
+const OUTCOME_WAIT: Duration = Duration::from_millis(20);
 /// Between two attempts to write again after an error.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Of `{"seq":…,"prev":"…","time":"…"` at its longest.
@@ -40,6 +42,8 @@ pub(super) const PREFIX_BYTES_MAX: usize = 160;
 
 pub(super) enum Message {
     Append(Append),
+    /// Write the outcomes now: calls need their slots.
+    Outcomes,
     /// Write the stop record and end; answered when everything is on disk and the directory is free.
     Stop(oneshot::Sender<()>),
 }
@@ -51,6 +55,9 @@ pub(super) struct Append {
     pub(super) done: Done,
 }
 
+/// Outcomes on their way. Nobody waits for them, so they do not wake the writer. Each holds its call's slot.
+pub(super) type Outcomes = Mutex<Vec<Append>>;
+
 /// Who waits for the record.
 pub(super) enum Done {
     Call(Ticket, oneshot::Sender<Result<Permit, AuditError>>),
@@ -58,7 +65,7 @@ pub(super) enum Done {
     /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
     Outcome {
         #[expect(dead_code, reason = "it is held, not read")]
-        slot: Option<Arc<OwnedSemaphorePermit>>,
+        slot: Option<OwnedSemaphorePermit>,
     },
 }
 
@@ -88,6 +95,7 @@ pub(super) struct Writer {
     pub(super) state: State,
     /// Calls forwarded and not concluded.
     pub(super) open_count: usize,
+    pub(super) outcomes: Arc<Outcomes>,
     pub(super) health: Arc<Health>,
     pub(super) published: (u64, Instant),
     pub(super) embedded: (u64, Instant),
@@ -131,22 +139,31 @@ pub(super) fn lines<'a>(
 impl Writer {
     /// Runs until it is told to stop or every handle is gone.
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
-        let mut batch = Vec::with_capacity(BATCH_RECORDS_MAX);
         let mut stop = None;
-        while stop.is_none() {
-            match queue.recv_timeout(self.until_due()) {
-                Ok(first) => {
-                    let rest = std::iter::from_fn(|| queue.try_recv().ok());
-                    for message in std::iter::once(first).chain(rest.take(BATCH_RECORDS_MAX - 1)) {
-                        match message {
-                            Message::Append(append) => batch.push(append),
-                            Message::Stop(done) => stop = Some(done),
-                        }
-                    }
-                    self.write(std::mem::take(&mut batch));
+        let mut connected = true;
+        while stop.is_none() && connected {
+            let first = match queue.recv_timeout(self.until_due()) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    connected = false;
+                    None
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let rest = std::iter::from_fn(|| queue.try_recv().ok());
+            let mut awaited = Vec::new();
+            for message in first.into_iter().chain(rest.take(BATCH_RECORDS_MAX - 1)) {
+                match message {
+                    Message::Append(append) => awaited.push(append),
+                    Message::Outcomes => {}
+                    Message::Stop(done) => stop = Some(done),
+                }
+            }
+            // Taken after the queue was: an outcome stands before every record that was sent after it.
+            let mut all = std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+            all.append(&mut awaited);
+            for batch in Batches(all.into_iter()) {
+                self.write(batch);
             }
             self.tick();
         }
@@ -172,7 +189,8 @@ impl Writer {
             }
             State::Good(_) => self.embedded.1 + CHECKPOINT_RECORD_EVERY,
         };
-        due.saturating_duration_since(Instant::now())
+        let due = due.saturating_duration_since(Instant::now());
+        if self.open_count > 0 { due.min(OUTCOME_WAIT) } else { due }
     }
 
     /// What is due besides the queue.
