@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,11 @@ use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
 use super::note::{SigningKey, VerifierKey};
+use super::queue::{Append, Done};
 use super::record::{self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, OpenCall, Outcome, Refusal};
 use super::recover::{self, Recovered};
 use super::walk::{NO_PREV, Walk, segment_name};
-use super::writer::{Append, Done, Message, Outcomes, PREFIX_BYTES_MAX, Position, State, Writer, lines};
+use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
 use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
 use crate::config::Durability;
 use crate::types::DecisionId;
@@ -42,8 +43,7 @@ pub struct AuditLog {
 }
 
 struct Shared {
-    queue: mpsc::Sender<Message>,
-    outcomes: Arc<Outcomes>,
+    desk: Arc<Desk>,
     /// Calls and refusals have slots of their own: a flood of refusals must not use up those of calls.
     calls: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -86,8 +86,7 @@ pub struct Permit {
 pub(super) struct Ticket {
     id: DecisionId,
     slot: OwnedSemaphorePermit,
-    queue: mpsc::Sender<Message>,
-    outcomes: Arc<Outcomes>,
+    shared: Arc<Shared>,
 }
 
 // === impl AuditLog ===
@@ -116,15 +115,16 @@ impl AuditLog {
         let verifier = key.verifier().clone();
         let health = Arc::<Health>::default();
         let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock, &health)?;
-        let outcomes = Arc::clone(&writer.outcomes);
-        let (queue, messages) = mpsc::channel();
+        let shared_desk = Arc::new(Desk::new(writer));
+        let theirs = Arc::clone(&shared_desk);
         thread::Builder::new()
             .name("audit-writer".into())
-            .spawn(move || writer.run(&messages))
+            .spawn(move || theirs.run())
             .map_err(OpenError::io(&dir))?;
         let slots = calls_in_flight_max.min(Semaphore::MAX_PERMITS);
         let (calls, refusals) = (Arc::new(Semaphore::new(slots)), Arc::new(Semaphore::new(slots)));
-        let shared = Shared { queue, outcomes, calls, refusals, calls_in_flight_max, wait, verifier, health };
+        let shared =
+            Shared { desk: shared_desk, calls, refusals, calls_in_flight_max, wait, verifier, health };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -153,8 +153,7 @@ impl AuditLog {
             .try_acquire_owned()
             .map_err(|_none_free| AuditError::Busy(shared.calls_in_flight_max))?;
         let body = bounded(record::allowed(call))?;
-        let (queue, outcomes) = (shared.queue.clone(), Arc::clone(&shared.outcomes));
-        let ticket = Ticket { id: call.id, slot, queue, outcomes };
+        let ticket = Ticket { id: call.id, slot, shared: Arc::clone(&self.shared) };
         let (reply, answer) = oneshot::channel();
         shared.send(Append { body, done: Done::Call(ticket, reply) })?;
         shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
@@ -193,21 +192,28 @@ impl AuditLog {
     /// way are lost; the next start names those calls.
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
-        if self.shared.queue.send(Message::Stop(done)).is_ok() {
-            let _writer_gone = closed.await;
-        }
+        self.shared.desk.queue.close(Some(done));
+        let _writer_gone = closed.await;
     }
 }
 
 impl Shared {
     fn send(&self, append: Append) -> Result<(), AuditError> {
-        self.queue.send(Message::Append(append)).map_err(|_writer_gone| AuditError::Stopped)
+        self.desk.queue.push(append)?;
+        self.desk.pushed();
+        Ok(())
     }
 
     /// What `work` gives, within the time that a call may wait for its record.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, AuditError>>) -> Result<T, AuditError> {
         let result = tokio::time::timeout(self.wait, work).await;
         result.unwrap_or(Err(AuditError::TimedOut(self.wait)))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.desk.queue.close(None);
     }
 }
 
@@ -234,16 +240,13 @@ impl Permit {
     }
 
     fn close(&mut self, outcome: &Outcome) {
-        let Some(Ticket { slot, queue, outcomes, .. }) = self.open.take() else { return };
+        let Some(Ticket { slot, shared, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
             Ok(body) => {
-                let slots = Arc::clone(slot.semaphore());
-                let closing = Append { body, done: Done::Outcome { slot: Some(slot) } };
-                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(closing);
-                // A later call finds a free slot, or wakes the writer itself.
-                if slots.available_permits() == 0 {
-                    // Without a writer the guard is stopping; its next start names the call.
-                    let _writer_gone = queue.send(Message::Outcomes);
+                shared.desk.queue.push_outcome(Append { body, done: Done::Outcome { slot: Some(slot) } });
+                // A later call finds a free slot, or has this one written along with its own record.
+                if shared.calls.available_permits() == 0 {
+                    shared.desk.queue.wake();
                 }
             }
             Err(error) => tracing::error!(id = %self.id, %error, "an outcome could not be encoded"),
@@ -364,7 +367,6 @@ fn resume(
         path,
         state: State::Good(segment),
         open_count: 0,
-        outcomes: Arc::default(),
         health: Arc::clone(health),
         published: (size, now),
         embedded: (size, now),

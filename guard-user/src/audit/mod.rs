@@ -10,7 +10,7 @@
 //! walk           reads lines, in order, and says which one is wrong
 //! disk           the few file operations, so that tests can make each of them fail
 //! key, recover   what stands in the directory when the guard starts
-//! writer         the one thread that owns the file; checkpoint: its helper
+//! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! log            the handle that the other stages hold
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! ```
@@ -26,6 +26,7 @@ mod last;
 mod log;
 mod merkle;
 mod note;
+mod queue;
 mod record;
 mod recover;
 mod text;

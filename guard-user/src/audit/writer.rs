@@ -1,26 +1,25 @@
-//! The one thread that owns the trail's file.
+//! The one owner of the trail's file.
 //!
-//! It takes what has gathered in the queue (while the disk was busy with the batch before), writes it at once,
-//! syncs once, then answers. An error of the disk retires the segment: a sync that is tried again may answer
-//! "done" for pages that were dropped. From then on every call is refused, and each second a new segment is
-//! tried, whose first record tells of the gap.
+//! With durability `durable` a thread of its own takes what has gathered in the queue (while the disk was busy with
+//! the batch before), writes it at once, syncs once, then answers. With `os` there is nothing to wait for, so whoever
+//! brings a record writes it, and what others brought meanwhile: a hand-over would cost more than the write. An error
+//! of the disk retires the segment: a sync that is tried again may answer "done" for pages that were dropped. From
+//! then on every call is refused, and each second a new segment is tried, whose first record tells of the gap.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::checkpoint::{Checkpointer, Head};
 use super::disk::{self, Disk, Segment};
 use super::error::AuditError;
-use super::log::{Health, Permit, Ticket};
+use super::log::Health;
 use super::merkle::{Hash, Tree, leaf_hash};
 use super::note::SigningKey;
+use super::queue::{Append, Done, Queue, Woken};
 use super::record::{Embedded, Gap, Stop};
 use super::walk::{Found, Lines, segment_name};
 use super::{LINE_BYTES_MAX, text};
@@ -39,35 +38,6 @@ const OUTCOME_WAIT: Duration = Duration::from_millis(20);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Of `{"seq":…,"prev":"…","time":"…"` at its longest.
 pub(super) const PREFIX_BYTES_MAX: usize = 160;
-
-pub(super) enum Message {
-    Append(Append),
-    /// Write the outcomes now: calls need their slots.
-    Outcomes,
-    /// Write the stop record and end; answered when everything is on disk and the directory is free.
-    Stop(oneshot::Sender<()>),
-}
-
-/// One record on its way to the disk.
-pub(super) struct Append {
-    /// A JSON object without `seq`, `prev` and `time`.
-    pub(super) body: Vec<u8>,
-    pub(super) done: Done,
-}
-
-/// Outcomes on their way. Nobody waits for them, so they do not wake the writer. Each holds its call's slot.
-pub(super) type Outcomes = Mutex<Vec<Append>>;
-
-/// Who waits for the record.
-pub(super) enum Done {
-    Call(Ticket, oneshot::Sender<Result<Permit, AuditError>>),
-    Note(Option<OwnedSemaphorePermit>, oneshot::Sender<Result<u64, AuditError>>),
-    /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
-    Outcome {
-        #[expect(dead_code, reason = "it is held, not read")]
-        slot: Option<OwnedSemaphorePermit>,
-    },
-}
 
 /// Where the next record goes.
 #[derive(Clone)]
@@ -95,7 +65,6 @@ pub(super) struct Writer {
     pub(super) state: State,
     /// Calls forwarded and not concluded.
     pub(super) open_count: usize,
-    pub(super) outcomes: Arc<Outcomes>,
     pub(super) health: Arc<Health>,
     pub(super) published: (u64, Instant),
     pub(super) embedded: (u64, Instant),
@@ -112,6 +81,71 @@ pub(super) enum State {
         owed: Vec<Append>,
         retry: Instant,
     },
+}
+
+/// A writer and its queue. Empty once the trail is closed.
+pub(super) struct Desk {
+    pub(super) queue: Queue,
+    writer: Mutex<Option<Writer>>,
+    durability: Durability,
+}
+
+impl Desk {
+    pub(super) fn new(writer: Writer) -> Self {
+        let durability = writer.durability;
+        Self { queue: Queue::default(), writer: Mutex::new(Some(writer)), durability }
+    }
+
+    /// Sees to it that what was pushed is written.
+    pub(super) fn pushed(&self) {
+        match self.durability {
+            Durability::Durable => self.queue.wake(),
+            Durability::Os => self.write_here(),
+        }
+    }
+
+    /// Writes what waits, unless somebody else does. Nobody's record is left behind: who holds the writer looks at the
+    /// queue again after he let go of it, and who could not get hold of it had pushed before.
+    fn write_here(&self) {
+        while self.queue.is_awaited() {
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::Poisoned(_)) => return self.queue.close(None),
+            };
+            let Some(writer) = writer.as_mut() else { return };
+            writer.work(&self.queue);
+            let due = writer.until_due();
+            self.queue.wake_within(due);
+        }
+    }
+
+    /// The thread's life: until it is told to stop, or every handle is gone.
+    pub(super) fn run(&self) {
+        let mut due = Duration::ZERO;
+        loop {
+            let woken = self.queue.wait(due);
+            let Ok(mut held) = self.writer.lock() else { return self.queue.close(None) };
+            let Some(writer) = held.as_mut() else { return };
+            writer.work(&self.queue);
+            writer.recover_if_due();
+            if let Woken::Stop(done) = woken {
+                // The checkpointer ends its work and the directory is unlocked before anybody is told.
+                if let Some(writer) = held.take() {
+                    writer.finish(done.is_some());
+                }
+                if let Some(done) = done {
+                    let _nobody_waits = done.send(());
+                }
+                return;
+            }
+            due = writer.until_due();
+            drop(held);
+            if self.durability == Durability::Os {
+                self.write_here();
+            }
+        }
+    }
 }
 
 /// `{"seq":…` of each of `bodies`, as lines; the position behind them.
@@ -137,48 +171,22 @@ pub(super) fn lines<'a>(
 }
 
 impl Writer {
-    /// Runs until it is told to stop or every handle is gone.
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
-        let mut stop = None;
-        let mut connected = true;
-        while stop.is_none() && connected {
-            let first = match queue.recv_timeout(self.until_due()) {
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    connected = false;
-                    None
-                }
-            };
-            let rest = std::iter::from_fn(|| queue.try_recv().ok());
-            let mut awaited = Vec::new();
-            for message in first.into_iter().chain(rest.take(BATCH_RECORDS_MAX - 1)) {
-                match message {
-                    Message::Append(append) => awaited.push(append),
-                    Message::Outcomes => {}
-                    Message::Stop(done) => stop = Some(done),
-                }
-            }
-            // Taken after the queue was: an outcome stands before every record that was sent after it.
-            let mut all = std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
-            all.append(&mut awaited);
-            for batch in Batches(all.into_iter()) {
-                self.write(batch);
-            }
-            self.tick();
+    /// Writes what waits, and what is due besides.
+    fn work(&mut self, queue: &Queue) {
+        for batch in Batches(queue.take().into_iter()) {
+            self.write(batch);
         }
-        if stop.is_some() {
+        self.tick();
+    }
+
+    fn finish(mut self, is_asked_to: bool) {
+        if is_asked_to {
             // Outcomes that are still owed get a last chance.
             self.recover();
             let body = text::encode(&Stop { open_count: self.open_count });
             self.write_own(body);
         }
         self.publish();
-        // The checkpointer ends its work and the directory is unlocked before anybody is told.
-        drop(self);
-        if let Some(done) = stop {
-            let _nobody_waits = done.send(());
-        }
     }
 
     fn until_due(&self) -> Duration {
@@ -193,16 +201,13 @@ impl Writer {
         if self.open_count > 0 { due.min(OUTCOME_WAIT) } else { due }
     }
 
-    /// What is due besides the queue.
+    /// What is due besides the queue, but for a new segment.
     fn tick(&mut self) {
         let now = Instant::now();
         if let Some(error) = self.checkpointer.sync_error() {
             self.fail(&error, Vec::new());
         }
-        if let State::Failed { retry, .. } = &self.state {
-            if *retry <= now {
-                self.recover();
-            }
+        if let State::Failed { .. } = &self.state {
             return;
         }
         if self.position.tree.size().saturating_sub(self.embedded.0) >= CHECKPOINT_RECORD_EVERY_RECORDS
@@ -323,6 +328,12 @@ impl Writer {
         }
     }
 
+    fn recover_if_due(&mut self) {
+        if matches!(&self.state, State::Failed { retry, .. } if *retry <= Instant::now()) {
+            self.recover();
+        }
+    }
+
     /// Tries to go on in a new segment.
     fn recover(&mut self) {
         let State::Failed { cause, segment, refused, owed, retry } = &mut self.state else { return };
@@ -426,16 +437,5 @@ impl<I: Iterator> Iterator for Batches<I> {
     fn next(&mut self) -> Option<Self::Item> {
         let batch: Vec<_> = self.0.by_ref().take(BATCH_RECORDS_MAX).collect();
         (!batch.is_empty()).then_some(batch)
-    }
-}
-
-impl Done {
-    fn written(self, seq: u64) {
-        match self {
-            // If nobody waits any more, the permit comes back and its drop says "abandoned".
-            Self::Call(ticket, reply) => drop(reply.send(Ok(Permit::new(ticket, seq)))),
-            Self::Note(_slot, reply) => drop(reply.send(Ok(seq))),
-            Self::Outcome { .. } => {}
-        }
     }
 }

@@ -16,6 +16,8 @@ struct Mood {
     torn_bytes: usize,
     sync_fails: bool,
     stuck: bool,
+    /// Writes that met a stuck disk.
+    held: usize,
 }
 
 #[derive(Clone, Default)]
@@ -47,7 +49,8 @@ struct FaultySegment {
 
 impl Segment for FaultySegment {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        let mood = self.disk.mood.0.lock().unwrap();
+        let mut mood = self.disk.mood.0.lock().unwrap();
+        mood.held += usize::from(mood.stuck);
         let mood = self.disk.mood.1.wait_while(mood, |mood| mood.stuck).unwrap();
         if mood.full {
             self.real.append(&bytes[..mood.torn_bytes.min(bytes.len())])?;
@@ -89,10 +92,11 @@ async fn until_written(log: &AuditLog, number: u8) -> u64 {
 
 #[tokio::test]
 async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
-    for torn_bytes in [0, 1, 300] {
+    let durable = [0, 1, 300].map(|torn_bytes| (Durability::Durable, torn_bytes));
+    for (durability, torn_bytes) in durable.into_iter().chain([(Durability::Os, 0), (Durability::Os, 300)]) {
         let dir = tempdir();
         let disk = Faulty::default();
-        let log = open_on(options(dir.path()), disk.clone());
+        let log = open_on(Options { durability, ..options(dir.path()) }, disk.clone());
         let under_way = log.intend(&call(1)).await.unwrap();
         disk.set(|mood| (mood.full, mood.torn_bytes) = (true, torn_bytes));
         assert!(matches!(log.intend(&call(2)).await, Err(AuditError::Failed(_))));
@@ -107,7 +111,8 @@ async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
 
         assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
         let gap = &records(dir.path())[2];
-        assert_eq!((&gap["reason"], &gap["durable_seq"]), (&"write_failed".into(), &1.into()));
+        let durable_seq = (durability == Durability::Durable).then_some(1);
+        assert_eq!((&gap["reason"], gap["durable_seq"].as_u64()), (&"write_failed".into(), durable_seq));
         assert!(gap["refused"].as_u64().unwrap() >= 2, "{gap}");
         assert_eq!(segments(dir.path()).len(), 2);
         sound(dir.path());
@@ -196,6 +201,26 @@ async fn a_stuck_disk_gives_no_permit_and_an_answer_within_the_deadline() {
     }
     let report = sound(dir.path());
     assert_eq!((report.counts.calls, report.counts.outcomes, report.counts.refusals), (2, 2, 1));
+}
+
+/// Without syncs a call writes its own record. One thread may be stuck with the disk; no other call waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_stuck_in_a_write_holds_one_call_and_refuses_the_others_in_time() {
+    let dir = tempdir();
+    let disk = Faulty::default();
+    let wait = Duration::from_millis(100);
+    let log = open_on(Options { wait, durability: Durability::Os, ..options(dir.path()) }, disk.clone());
+    disk.set(|mood| mood.stuck = true);
+    let theirs = log.clone();
+    let held = tokio::spawn(async move { theirs.refuse(&call(1), Refusal::Deny, 200).await });
+    while disk.mood.0.lock().unwrap().held == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(log.intend(&call(2)).await.err(), Some(AuditError::TimedOut(wait)));
+    disk.set(|mood| mood.stuck = false);
+    held.await.unwrap().unwrap();
+    log.close().await;
+    assert_eq!(kinds(dir.path()), ["genesis", "call", "call", "outcome", "stop"]);
 }
 
 /// Kinds of the whole lines so far.

@@ -77,20 +77,22 @@ async fn one_call_more_than_the_limit_is_refused_until_an_outcome_is_written() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_at_the_same_time_share_the_chain() {
-    let dir = tempdir();
-    let log = open(dir.path()).unwrap();
-    let tasks: Vec<_> = (0..32)
-        .map(|number| {
-            let log = log.clone();
-            tokio::spawn(async move { log.intend(&call(number)).await.unwrap().conclude(&ok()) })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
+    for durability in [Durability::Durable, Durability::Os] {
+        let dir = tempdir();
+        let log = AuditLog::open(Options { durability, ..options(dir.path()) }).unwrap();
+        let tasks: Vec<_> = (0..32)
+            .map(|number| {
+                let log = log.clone();
+                tokio::spawn(async move { log.intend(&call(number)).await.unwrap().conclude(&ok()) })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        log.close().await;
+        let report = sound(dir.path());
+        assert_eq!((report.counts.calls, report.counts.outcomes, report.records), (32, 32, 66));
     }
-    log.close().await;
-    let report = sound(dir.path());
-    assert_eq!((report.counts.calls, report.counts.outcomes, report.records), (32, 32, 66));
 }
 
 #[tokio::test]
