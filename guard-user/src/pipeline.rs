@@ -12,7 +12,7 @@ use crate::audit::{self, AuditLog};
 use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
-use crate::http::{Body, FramingError, Unreadable, read};
+use crate::http::{Body, FramingError, Memory, Unreadable, read};
 use crate::identity::{Caller, Unidentified};
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
@@ -33,6 +33,8 @@ pub struct Pipeline {
     pub audit: AuditLog,
     pub upstream: Upstream,
     pub limits: Limits,
+    /// What all requests under way may hold.
+    pub memory: Memory,
     pub site: Site,
     /// Where the clock of the velocity windows starts.
     pub started: Instant,
@@ -44,7 +46,7 @@ impl Pipeline {
         // One version of the rules judges all of this request, and the lists in its answer too.
         let rules = self.rules.load_full();
         let caller = rules.identify(request.headers());
-        let (head, body) = read(request, &self.limits, caller.is_ok()).await;
+        let (head, body, _held) = read(request, &self.limits, &self.memory, caller.is_ok()).await;
         let mut case = Case::open(DecisionId::random(), connection, rules, &head);
         match self.judge_and_forward(&mut case, caller, body).await {
             Ok(response) => response,
@@ -134,6 +136,11 @@ impl Pipeline {
             respond::refuse(&case.asked, refusal, &case.connection.server, &self.site, &case.head.headers)
         };
         let response = answer(&refusal);
+        if matches!(refusal, Refusal::Body(Unreadable::Busy)) {
+            // Like a connection too many. To wait for a record would hold more of what there is too little of.
+            tracing::debug!(decision = %case.asked.decision, %refusal, "not answered");
+            return response;
+        }
         if refusal.is_after_permit() || matches!(refusal, Refusal::Audit(_)) {
             tracing::warn!(decision = %case.asked.decision, reason = refusal.reason(), %refusal, "not answered");
             return response;

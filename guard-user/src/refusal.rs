@@ -161,6 +161,7 @@ impl Refusal {
                 Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds))
             }
             Self::NeedsApproval(_) => Advice::Approval,
+            Self::Body(Unreadable::Busy) => Advice::After(Duration::from_secs(1)),
             Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,
         }

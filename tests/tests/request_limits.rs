@@ -71,6 +71,34 @@ fn a_body_may_take_so_long_and_be_so_deep() {
 }
 
 #[test]
+fn requests_together_may_hold_so_much() {
+    with(&json!({"requests_bytes_max": 16_000}), |scene| {
+        // Without a credential there is an eighth of it for all, and this one holds most of that.
+        let unknown = Request::post(&call(1, "open"));
+        let long = unknown.clone().with("X-Long", &"x".repeat(1000)).bytes();
+        let mut held = scene.https.line().unwrap();
+        held.send(&long[..long.len() - 1]).unwrap();
+        let refused = eventually(START_LIMIT, || {
+            let answer = scene.https.ask(&unknown)?;
+            Ok((answer.status == 503).then_some(answer))
+        });
+        let refused = refused.unwrap().expect("no memory is left for the second one");
+        assert_eq!(reason(&refused.json()), "busy");
+        assert_an_ordinary_call_works(scene);
+        drop(held);
+        let served = eventually(START_LIMIT, || Ok((scene.https.ask(&unknown)?.status != 503).then_some(())));
+        served.unwrap().expect("it is given back");
+
+        let mut large = call(1, "open");
+        large["params"]["arguments"] = json!({"a": "x".repeat(16_000)});
+        let answer = scene.https.ask(&scene.post(&large)).unwrap();
+        assert_eq!((answer.status, reason(&answer.json())), (503, "busy"));
+        assert_an_ordinary_call_works(scene);
+        assert!(scene.puppet.heard().is_none());
+    });
+}
+
+#[test]
 fn a_list_may_be_so_long() {
     with(&json!({"list_bytes_max": 500}), |scene| {
         let list = |tools: usize| {

@@ -22,6 +22,9 @@ pub struct Limits {
     pub body_seconds: u64,
     /// A request's body.
     pub body_bytes_max: usize,
+    /// Heads and bodies of all requests under way, over all connections; what goes beyond is refused. Requests without
+    /// a known credential have an eighth of this on top for themselves.
+    pub requests_bytes_max: usize,
     /// An HTTP connection without a request under way.
     pub idle_seconds: u64,
     /// A client that takes no byte of what is being sent to it, or does not answer its host's keep-alive.
@@ -59,6 +62,7 @@ impl Default for Limits {
             headers_max: 64,
             body_seconds: 30,
             body_bytes_max: 4 * 1024 * 1024,
+            requests_bytes_max: 256 * 1024 * 1024,
             idle_seconds: 300,
             stall_seconds: 60,
             h2_streams_max: 100,

@@ -10,6 +10,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 
 use super::FramingError;
+use super::memory::{Held, Memory, cost};
 use crate::config::Limits;
 
 /// What a caller whose credential is not known may send: enough to answer it by its request's id.
@@ -20,6 +21,8 @@ const UNIDENTIFIED_BODY_BYTES_MAX: usize = 64 * 1024;
 pub enum Unreadable {
     #[error("the connection ended within the body")]
     Broken,
+    #[error("the requests under way hold as much memory as they may (limits.requests_bytes_max)")]
+    Busy,
     #[error("{0}")]
     Framing(FramingError),
     #[error("the body took longer than {0} s (limits.body_seconds)")]
@@ -33,6 +36,7 @@ impl Unreadable {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Broken => "body_broken",
+            Self::Busy => "busy",
             Self::Framing(fault) => fault.reason(),
             Self::Slow(_) => "body_slow",
             Self::TooLong(_) => "body_too_large",
@@ -42,6 +46,7 @@ impl Unreadable {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Broken => StatusCode::BAD_REQUEST,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Framing(fault) => fault.status(),
             Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -49,21 +54,51 @@ impl Unreadable {
     }
 }
 
-/// Reads the body to its end. The HTTP server has bounded the head already.
+/// Reads the body to its end. The HTTP server has bounded the head already. What is read may be held until `Held` is
+/// dropped.
 pub async fn read(
     request: Request<Incoming>,
     limits: &Limits,
+    memory: &Memory,
     is_identified: bool,
-) -> (Parts, Result<Bytes, Unreadable>) {
+) -> (Parts, Result<Bytes, Unreadable>, Held) {
     let identified = if is_identified { limits.body_bytes_max } else { UNIDENTIFIED_BODY_BYTES_MAX };
     let bytes_max = identified.min(limits.body_bytes_max);
     let (head, body) = request.into_parts();
-    let whole = Limited::new(body, bytes_max).collect();
-    let body = match tokio::time::timeout(Duration::from_secs(limits.body_seconds), whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLong(bytes_max)),
-        Ok(Err(error)) => Err(FramingError::find(&*error).map_or(Unreadable::Broken, Unreadable::Framing)),
-        Err(_elapsed) => Err(Unreadable::Slow(limits.body_seconds)),
-    };
-    (head, body)
+    let mut share = memory.open(is_identified);
+    if !share.take(cost(&head.headers)) {
+        return (head, Err(Unreadable::Busy), share);
+    }
+    let whole = collect(Limited::new(body, bytes_max), bytes_max, &mut share);
+    let body = tokio::time::timeout(Duration::from_secs(limits.body_seconds), whole).await;
+    (head, body.unwrap_or(Err(Unreadable::Slow(limits.body_seconds))), share)
+}
+
+async fn collect(
+    mut body: Limited<Incoming>,
+    bytes_max: usize,
+    held: &mut Held,
+) -> Result<Bytes, Unreadable> {
+    let mut first = Bytes::new();
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                return Unreadable::TooLong(bytes_max);
+            }
+            FramingError::find(&*error).map_or(Unreadable::Broken, Unreadable::Framing)
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if !held.take(data.len()) {
+            return Err(Unreadable::Busy);
+        }
+        // Most bodies come in one piece, which needs no copy.
+        if whole.is_empty() && first.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(if whole.is_empty() { first } else { whole.into() })
 }

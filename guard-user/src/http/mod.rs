@@ -4,10 +4,12 @@ mod activity;
 mod body;
 mod exchange;
 pub mod framing;
+mod memory;
 mod server;
 pub mod strict_io;
 
 pub use body::Body;
 pub use exchange::{Unreadable, read};
 pub use framing::FramingError;
+pub use memory::{Held, Memory};
 pub use server::{Handler, serve};
