@@ -110,8 +110,8 @@ impl<T> Targets<T> {
         match target {
             Target::Tool(name) => self.tools.get(name),
             Target::Prompt(name) => self.prompts.get(name),
-            Target::Resource(uri) => self.resources.find(uri, is_plain_uri(uri)),
-            Target::Method => self.methods.find(method, true),
+            Target::Resource(uri) => self.resources.find_uri(uri),
+            Target::Method => self.methods.find(method),
             // What it means is anybody's guess, so it means nothing that a rule could allow.
             Target::Unnamed => None,
         }
@@ -174,20 +174,30 @@ impl<T> Patterns<T> {
         }
     }
 
-    /// The exact entry, else the longest prefix. In text order, all prefixes of `text` stand before it, and the
-    /// nearest one before it is one of them or shares its own prefixes with it.
-    fn find(&self, text: &str, by_prefix: bool) -> Option<&T> {
-        if let Some(item) = self.exact.get(text) {
+    /// The exact entry, else the longest prefix.
+    fn find(&self, text: &str) -> Option<&T> {
+        self.exact.get(text).or_else(|| self.prefix_of(text).map(|prefix| &prefix.item))
+    }
+
+    /// The same for a URI, of which only a plain spelling has prefixes. Where a server may read it as another URI that
+    /// has an exact entry, that entry speaks, and not a prefix of both.
+    fn find_uri(&self, uri: &str) -> Option<&T> {
+        if let Some(item) = self.exact.get(uri) {
             return Some(item);
         }
-        if !by_prefix {
-            return None;
-        }
+        let prefix = self.prefix_of(uri).filter(|_| is_plain_uri(uri))?;
+        let mut read_as = stems(uri).filter(|stem| stem.starts_with(&*prefix.text));
+        Some(read_as.find_map(|stem| self.exact.get(stem)).unwrap_or(&prefix.item))
+    }
+
+    /// In text order, all prefixes of `text` stand before it, and the nearest one before it is one of them or shares
+    /// its own prefixes with it.
+    fn prefix_of(&self, text: &str) -> Option<&Prefix<T>> {
         let after = self.prefixes.partition_point(|prefix| &*prefix.text <= text);
         let mut at = after.checked_sub(1);
         while let Some(prefix) = at.and_then(|index| self.prefixes.get(index)) {
             if text.starts_with(&*prefix.text) {
-                return Some(&prefix.item);
+                return Some(prefix);
             }
             at = prefix.parent;
         }
@@ -216,6 +226,17 @@ pub(super) fn is_plain_uri(uri: &str) -> bool {
         && bytes_are_plain
         && !path.contains("//")
         && escapes_are_needed(uri)
+}
+
+/// `uri` without its fragment, its query, its parameters, and each of these without a `/` at its end. For a server that
+/// does not look at these, `file:///a/b#`, `file:///a/b?x` and `file:///a/b/` are `file:///a/b`: where that has an entry
+/// of its own, a prefix must not speak for it.
+fn stems(uri: &str) -> impl Iterator<Item = &str> {
+    let cut = |mark| uri.split(mark).next().unwrap_or(uri);
+    [uri, cut('#'), cut('?'), cut(';')]
+        .into_iter()
+        .flat_map(|stem| [stem, stem.trim_end_matches('/')])
+        .filter(move |stem| stem.len() < uri.len())
 }
 
 /// No percent-escape stands for a character that could stand there itself, for a separator or for a control.
@@ -249,6 +270,31 @@ mod tests {
         assert_eq!(find("file:///a"), None);
         assert_eq!(find("file:///b/"), None);
         assert_eq!(find("file:///zz"), None);
+    }
+
+    #[test]
+    fn what_a_server_may_cut_off_does_not_hide_an_exact_entry() {
+        let targets = resources(&[
+            "file:///a/*",
+            "file:///a/key",
+            "file:///a/key?q=*",
+            "db://x/*",
+            "db://x/t?rows=1",
+            "z://x",
+        ]);
+        let find = |uri| targets.find(Target::Resource(uri), "resources/read").map(String::as_str);
+        for uri in ["key", "key?", "key#", "key?a=b", "key;v=1", "key/", "key//?x", "key?#;", "key/;x#y"] {
+            let uri = format!("file:///a/{uri}");
+            let found = targets.find(Target::Resource(&uri), "resources/read");
+            assert!(found.is_none_or(|found| found == "file:///a/key"), "{uri}: {found:?}");
+        }
+        assert_eq!(find("file:///a/key#x"), Some("file:///a/key"));
+        assert_eq!(find("db://x/t?rows=1#x"), Some("db://x/t?rows=1"));
+        assert_eq!(find("db://x/t?rows=2"), Some("db://x/*"));
+        assert_eq!(find("file:///a/keys#key"), Some("file:///a/*"));
+        // Who wrote a prefix that goes on behind the mark meant it; and nothing is found where no prefix matches.
+        assert_eq!(find("file:///a/key?q=1"), Some("file:///a/key?q=*"));
+        assert_eq!(find("z://x?y"), None);
     }
 
     #[test]

@@ -244,7 +244,7 @@ policies:
     let policy = policy(&[("p.yaml", text)]).unwrap();
     let read = |uri| ask(&policy, "a", Target::Resource(uri), None);
     assert!(matches!(read("file:///data/x"), Decision::Allow(_)));
-    for uri in ["file:///data/secret/x", "file:///data/key"] {
+    for uri in ["file:///data/secret/x", "file:///data/key", "file:///data/key?x", "file:///data/key#"] {
         let deny = denied(read(uri));
         assert_eq!((deny.code(), deny.reason(), deny.intents().len()), (DenyCode::DeniedByRule, "secret", 2));
     }
