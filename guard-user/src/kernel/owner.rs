@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pub pid: u32,
+    /// Chosen by the process; without control characters, since it is shown to operators.
     pub comm: String,
     /// cgroup2 path, as `/proc/<pid>/cgroup` gives it.
     pub cgroup: String,
@@ -63,10 +64,16 @@ pub(super) fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result
 }
 
 fn process(pid: u32) -> Option<Process> {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(Process { pid, comm: comm.trim_end().to_owned(), cgroup: cgroup.to_owned() })
+    let comm = String::from_utf8_lossy(&comm);
+    Some(Process { pid, comm: printable(comm.trim_end()), cgroup: cgroup.to_owned() })
+}
+
+/// Escapes what could move a terminal's cursor or reorder its text.
+fn printable(text: &str) -> String {
+    text.escape_debug().to_string()
 }
 
 fn link(inode: u32) -> String {
@@ -108,5 +115,16 @@ mod tests {
         let handle = borrow_socket(process.pid, found.inode, cookie).unwrap();
         assert_eq!(socket_cookie(&handle).unwrap(), cookie);
         assert!(borrow_socket(process.pid, found.inode, cookie + 1).is_err());
+    }
+
+    #[test]
+    fn a_process_cannot_write_to_the_terminal_by_its_name() {
+        let name = "a\u{1b}[2J\u{9b}\n\u{202e}";
+        let shown = std::thread::spawn(move || {
+            fs::write("/proc/thread-self/comm", name).unwrap();
+            process(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()).unwrap().comm
+        });
+        let shown = shown.join().unwrap();
+        assert!(shown.starts_with("a\\u{1b}[2J") && !shown.contains(char::is_control), "{shown:?}");
     }
 }
