@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sha2::{Digest, Sha256};
+use socket2::{Protocol, SockRef};
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,12 @@ pub(super) fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result
         if socket_cookie(&socket).ok() == Some(cookie) {
             return Ok(socket);
         }
+        if SockRef::from(&socket).protocol().ok().flatten() == Some(Protocol::MPTCP) {
+            bail!(
+                "pid {pid} listens with Multipath TCP, whose sockets the kernel does not take as a target; let it use plain \
+                 TCP (a program in Go: GODEBUG=multipathtcp=0; for all: `sysctl net.mptcp.enabled=0`) and start it again"
+            );
+        }
     }
     bail!("pid {pid} does not hold it any more")
 }
@@ -101,6 +108,8 @@ fn links(pid: u32) -> impl Iterator<Item = (RawFd, String)> {
 mod tests {
     use std::net::TcpListener;
 
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
     use crate::kernel::diag;
 
@@ -126,5 +135,19 @@ mod tests {
         });
         let shown = shown.join().unwrap();
         assert!(shown.starts_with("a\\u{1b}[2J") && !shown.contains(char::is_control), "{shown:?}");
+    }
+
+    #[test]
+    fn a_multipath_listener_is_told_with_what_to_do() {
+        let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else {
+            return; // This kernel has none, so no server can have one.
+        };
+        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+        let found =
+            diag::listening().unwrap().into_iter().find(|socket| socket.local.port() == port).unwrap();
+        let error = borrow_socket(std::process::id(), found.inode, found.cookie).unwrap_err().to_string();
+        assert!(error.contains("Multipath TCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
     }
 }
