@@ -237,3 +237,38 @@ fn a_server_that_is_not_there_is_told_from_a_refusal() {
         assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_unreachable");
     });
 }
+
+#[test]
+fn an_answer_that_only_some_clients_would_read_is_refused() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let ask = |head: &str, body: &str| {
+            let mut line = scene.https.line().unwrap();
+            let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+            line.send(&scene.post(&list).bytes()).unwrap();
+            let mut heard = scene.puppet.hear().unwrap();
+            heard.write(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n{body}")).unwrap();
+            drop(heard);
+            line.answer().unwrap()
+        };
+        // Clients look for the first two words anywhere in the type, or at its beginning.
+        let event = format!("data: {}\n\n", tools(1));
+        let twice = tools(1).to_string().replacen("\"result\":", "\"result\":{},\"result\":", 1);
+        for (kind, body) in [
+            ("text/event-streams", &event),
+            ("text/plain; was=text/event-stream", &event),
+            ("application/json; also=text/event-stream", &event),
+            ("text/plain\r\nContent-Type: text/event-stream", &event),
+            ("application/jsonp", &twice),
+            ("text/plain; application/json", &twice),
+        ] {
+            let answer = ask(&format!("200 OK\r\nContent-Type: {kind}"), body);
+            let text = answer.text();
+            assert!(text.contains("bad_answer") && !text.contains("secret"), "{kind}: {answer:?}");
+        }
+        let switched = ask("101 Switching Protocols\r\nUpgrade: other", "");
+        assert!(switched.status == 200 && switched.text().contains("bad_answer"), "{switched:?}");
+        let plain = ask("200 OK\r\nContent-Type: application/json; charset=utf-8", &tools(1).to_string());
+        assert_eq!(plain.json(), seen_tools(1));
+    });
+}

@@ -16,6 +16,9 @@ use crate::http::Body;
 use crate::refusal::Refusal;
 use crate::upstream::{Reply, end_to_end};
 
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
 /// Turns `reply` into the answer to what was `asked`. Every message in it is read on the way through `view`; the
 /// call is concluded when its last byte has gone by.
 pub async fn relay(
@@ -26,13 +29,14 @@ pub async fn relay(
 ) -> Result<Response<Body>, Refusal> {
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
-    if is(&head.headers, &CONTENT_TYPE, "text/event-stream") && !is_encoded(&head.headers) {
+    let readable = check_kind(&head);
+    if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
         let stream =
             ReplyStream::new(body, view, asked.clone(), permit, &outcome, asked_at, limits.event_bytes_max);
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }
-    let passed = match whole(&head, body, limits.event_bytes_max).await {
-        Ok(body) => judge(&view, &head, body),
+    let passed = match readable {
+        Ok(()) => whole(&head, body, limits.event_bytes_max).await.and_then(|body| judge(&view, &head, body)),
         Err(fault) => Err(fault),
     };
     outcome.duration = asked_at.elapsed();
@@ -46,6 +50,23 @@ pub async fn relay(
     permit.conclude(&outcome);
     let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
     Ok(respond(&head, Body::whole(data)))
+}
+
+/// Clients differ on what they take for JSON and for events: by its beginning, or by these words anywhere in the type. An
+/// answer that some would read as messages, and the guard would not, could hold any list.
+fn check_kind(head: &Parts) -> Result<(), &'static str> {
+    if head.status.is_informational() {
+        return Err("it leaves HTTP, although the guard did not ask for that");
+    }
+    let mut kinds = head.headers.get_all(CONTENT_TYPE).iter();
+    let (kind, another) = (kinds.next(), kinds.next());
+    let Some(kind) = kind.filter(|_| head.status.is_success()) else { return Ok(()) };
+    let text = String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase();
+    let hides = |word, wanted| text.contains(word) && !is(&head.headers, &CONTENT_TYPE, wanted);
+    if another.is_some() || hides("json", JSON) || hides("event-stream", EVENTS) {
+        return Err("clients differ on what its Content-Type means");
+    }
+    Ok(())
 }
 
 async fn whole(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, &'static str> {
@@ -62,7 +83,7 @@ async fn whole(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, 
 /// A body that is JSON and answers a request is read like any other message. What else comes back (202 to a
 /// notification, a server's own HTTP error) holds no list and answers nothing, and goes on as it is.
 fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str> {
-    let is_json = is(&head.headers, &CONTENT_TYPE, "application/json");
+    let is_json = is(&head.headers, &CONTENT_TYPE, JSON);
     match view.pass(body.clone()) {
         Ok(passed) => Ok(passed),
         Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
