@@ -40,7 +40,8 @@ pub struct Issued {
 }
 
 impl Credentials {
-    /// Reads `credentials.yaml` in `dir`. No file: no credentials. Refused if others may write it.
+    /// Reads `credentials.yaml` in `dir`. No file: no credentials. Refused if anybody but root and the guard's
+    /// own user may write it.
     pub fn load(dir: &Path) -> Result<Self, Problems> {
         let path = dir.join(CREDENTIALS_FILE);
         let metadata = match fs::metadata(&path) {
@@ -48,11 +49,14 @@ impl Credentials {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(Problem::of_file(&path, format!("cannot be read: {error}")).into()),
         };
-        if metadata.mode() & 0o022 != 0 {
-            let what = "others than its owner may write this file, and so make credentials";
-            return Err(Problem::of_file(&path, what)
-                .with_hint(format!("run `chmod 600 {}`", path.display()))
-                .into());
+        let own = nix::unistd::geteuid().as_raw();
+        if let Some((what, mend)) = who_else_may_write(metadata.mode(), metadata.uid(), own) {
+            return Err(Problem::of_file(
+                &path,
+                format!("{what} may write this file, and so make credentials"),
+            )
+            .with_hint(format!("run `{mend} {}`", path.display()))
+            .into());
         }
         let bytes = read_bounded(&path, FILE_BYTES_MAX)
             .map_err(|error| Problem::of_file(&path, format!("cannot be read: {error}")))?;
@@ -60,6 +64,14 @@ impl Credentials {
             .map_err(|error| Problem::of_file(&path, format!("not UTF-8: {error}")))?;
         Self::from_text(&path, text)
     }
+}
+
+/// Who beside root and the user `own` may write a file of this mode and owner, and the command that ends it.
+pub(super) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
+    if owner != 0 && owner != own {
+        return Some((format!("its owner, uid {owner},"), "chown root"));
+    }
+    (mode & 0o022 != 0).then(|| ("others than its owner".to_owned(), "chmod 600"))
 }
 
 /// Makes a credential and adds it to the file in `dir`. A running guard knows it after its next reload.
