@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,10 @@ impl Authority {
         let (certificate, key) = (dir.join(CA_FILE), dir.join(CA_KEY_FILE));
         if !key.exists() {
             make(dir)?;
+        }
+        let unreadable = |source| Error::File { action: "look at", path: key.clone(), source };
+        if fs::metadata(&key).map_err(unreadable)?.permissions().mode() & 0o077 != 0 {
+            return Err(Error::Exposed(key));
         }
         let read = |path: &Path| {
             fs::read_to_string(path).map_err(|source| Error::File {
@@ -99,8 +103,6 @@ fn live(params: &mut CertificateParams, life: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -112,6 +114,18 @@ mod tests {
         assert_eq!(fs::read(dir.path().join(CA_FILE)).unwrap(), first);
         let mode = fs::metadata(dir.path().join(CA_KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::open(dir.path()).unwrap();
+        let key = dir.path().join(CA_KEY_FILE);
+        for mode in [0o640, 0o604, 0o622] {
+            fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+            let refused = Authority::open(dir.path()).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|words| words.contains("chmod 600")), "{mode:o}");
+        }
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub enum Error {
         path.display()
     )]
     Pem { path: PathBuf, what: &'static str },
+    #[error(
+        "{} may be read or written by others; `chmod 600` it, or remove it for a new CA if somebody may have it",
+        .0.display()
+    )]
+    Exposed(PathBuf),
     #[error("tls.certificate and tls.key belong together, but only one is set in guard.yaml")]
     HalfPair,
     #[error("the certificate and the private key cannot be used: {0}")]
