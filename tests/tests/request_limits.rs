@@ -166,6 +166,22 @@ fn one_connection_too_many_is_closed_and_the_others_go_on() {
 }
 
 #[test]
+fn there_is_room_for_the_files_of_all_connections() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    // What most programs start with.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 1024.min(hard), hard).unwrap();
+    with(&json!({"connections_max": 3000}), |scene| {
+        let limits =
+            std::fs::read_to_string(format!("/proc/{}/limits", scene.daemon.pid().unwrap())).unwrap();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let soft: u64 = files.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(soft >= hard.min(2 * 3000), "{files}");
+    });
+}
+
+#[test]
 fn one_call_too_many_in_flight_is_refused() {
     with(&json!({"calls_in_flight_max": 1}), |scene| {
         let mut first = scene.https.line().unwrap();

@@ -4,10 +4,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::app::{self, App, StopSignals};
-use crate::config::Overrides;
+use crate::config::{Limits, Overrides};
 use crate::telemetry;
+
+/// Open files that are no connections: maps, programs, the trail, the admin socket, pipes, and some to spare.
+const FILES_BESIDE_CONNECTIONS: u64 = 256;
 
 /// Protect the configured servers (the daemon)
 ///
@@ -22,6 +26,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::init();
     let config = args.config.load()?;
+    make_room_for_files(&config.limits);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = StopSignals::catch().context("cannot catch signals")?;
@@ -31,6 +36,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         app.run(acceptor, stop).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each client connection may need another one to the server. Many hosts start programs with room for 1,024 files: the
+/// limit on connections would never be reached, and a few idle clients would keep everybody out.
+fn make_room_for_files(limits: &Limits) {
+    let wanted = u64::try_from(limits.connections_max).unwrap_or(u64::MAX).saturating_mul(2);
+    let wanted = wanted.saturating_add(FILES_BESIDE_CONNECTIONS);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let most = soft.max(wanted.min(hard));
+        setrlimit(Resource::RLIMIT_NOFILE, most, hard).map(|()| most)
+    });
+    match raised {
+        Ok(files) if files < wanted => tracing::warn!(
+            files,
+            wanted,
+            "this process may not open as many files as limits.connections_max needs; raise LimitNOFILE (ulimit -n)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
+    }
 }
 
 fn announce(app: &Arc<App>, proven: bool) {
