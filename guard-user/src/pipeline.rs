@@ -33,7 +33,7 @@ pub struct Pipeline {
     pub audit: AuditLog,
     pub upstream: Upstream,
     pub limits: Limits,
-    /// What all requests under way may hold.
+    /// What all requests and answers under way may hold.
     pub memory: Memory,
     pub site: Site,
     /// Where the clock of the velocity windows starts.
@@ -78,7 +78,8 @@ impl Pipeline {
         // Nothing goes on before its record is on disk: only that makes the permit.
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let reply = self.upstream.forward(permit, &case.connection.server, case.head, body).await?;
-        respond::relay(reply, &case.asked, case.view(&caller, &self.limits), &self.limits).await
+        let view = case.view(&caller, &self.limits);
+        respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
     }
 
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.

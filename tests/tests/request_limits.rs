@@ -227,6 +227,49 @@ fn a_server_may_be_silent_so_long_and_its_events_so_large() {
 }
 
 #[test]
+fn answers_together_may_hold_so_much() {
+    with(&json!({"answers_bytes_max": 3_000_000}), |scene| {
+        let large = |bytes: usize| {
+            let mut message = done(1);
+            message["result"]["content"][0]["text"] = "x".repeat(bytes).into();
+            message
+        };
+        let ask = || {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+            (line, scene.puppet.hear().unwrap())
+        };
+        let (mut line, heard) = ask();
+        heard.answer(&large(2_000_000)).unwrap();
+        assert_eq!(line.answer().unwrap().json(), large(2_000_000), "in pieces, and whole in the end");
+
+        // An event that does not end holds most of it, until its client goes away.
+        let (mut open, mut endless) = ask();
+        endless.stream().unwrap();
+        open.head().unwrap();
+        endless.write([b"data: ".as_slice(), &vec![b'x'; 2_500_000]].concat()).unwrap();
+        let refused = eventually(START_LIMIT, || {
+            let (mut line, heard) = ask();
+            // The guard does not read on what it refuses.
+            let _broken_off = heard.answer(&large(1_000_000));
+            let answer = line.answer()?.json();
+            Ok((answer != large(1_000_000)).then_some(answer))
+        });
+        let refused = refused.unwrap().expect("no memory is left");
+        assert_eq!(reason(&refused), "bad_answer");
+        assert!(refused.to_string().contains("limits.answers_bytes_max"), "{refused}");
+        assert_an_ordinary_call_works(scene);
+        drop(open);
+        let passed = eventually(START_LIMIT, || {
+            let (mut line, heard) = ask();
+            let _broken_off = heard.answer(&large(1_000_000));
+            Ok((line.answer()?.json() == large(1_000_000)).then_some(()))
+        });
+        passed.unwrap().expect("it is given back");
+    });
+}
+
+#[test]
 fn a_stopping_guard_waits_so_long_for_calls_under_way() {
     apart(|| {
         let Scene { mut daemon, puppet, credential, https } =

@@ -43,6 +43,8 @@ pub struct Limits {
     pub list_bytes_max: usize,
     /// One server-sent event that the guard must hold to read it.
     pub event_bytes_max: usize,
+    /// All answers under way, over all connections, as far as the guard holds them; what goes beyond is refused.
+    pub answers_bytes_max: usize,
     /// JSON nesting of a request body.
     pub json_depth_max: usize,
     /// How long a call waits for its intent record to be on disk before it is refused.
@@ -72,6 +74,7 @@ impl Default for Limits {
             upstream_idle_seconds: 60,
             list_bytes_max: 8 * 1024 * 1024,
             event_bytes_max: 16 * 1024 * 1024,
+            answers_bytes_max: 256 * 1024 * 1024,
             json_depth_max: 64,
             audit_wait_milliseconds: 2000,
             drain_seconds: 10,

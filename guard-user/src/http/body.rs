@@ -6,11 +6,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::Full;
+
+use super::Held;
+
+/// Most bytes handed out at once. The HTTP library takes a piece as soon as the client has room for a byte, so more
+/// would be held where nobody counts it.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 /// A response body. It cannot fail: a stream whose server fails just ends, and its closing record says why.
 pub enum Body {
-    Whole(Full<Bytes>),
+    Whole(Whole),
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
 }
 
@@ -20,7 +25,25 @@ impl Body {
     }
 
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(Full::new(bytes.into()))
+        Self::Whole(Whole { rest: bytes.into(), _held: None })
+    }
+
+    /// The same, with the account of its memory.
+    pub fn holding(bytes: Bytes, held: Held) -> Self {
+        Self::Whole(Whole { rest: bytes, _held: Some(held) })
+    }
+}
+
+/// What the client has not taken yet.
+pub struct Whole {
+    rest: Bytes,
+    _held: Option<Held>,
+}
+
+impl Whole {
+    fn next_piece(&mut self) -> Option<Bytes> {
+        let length = self.rest.len().min(PIECE_BYTES_MAX);
+        (length > 0).then(|| self.rest.split_to(length))
     }
 }
 
@@ -33,22 +56,47 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(body) => Poll::Ready(body.next_piece().map(|piece| Ok(Frame::data(piece)))),
             Self::Stream(body) => body.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(body) => body.is_end_stream(),
+            Self::Whole(body) => body.rest.is_empty(),
             Self::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(body) => body.size_hint(),
+            Self::Whole(body) => SizeHint::with_exact(u64::try_from(body.rest.len()).unwrap_or(u64::MAX)),
             Self::Stream(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::http::Memory;
+
+    #[tokio::test]
+    async fn a_large_body_is_handed_out_in_pieces_and_holds_its_memory_to_the_end() {
+        let memory = Memory::new(0, 2 * PIECE_BYTES_MAX);
+        let mut held = memory.answer();
+        assert!(held.take(PIECE_BYTES_MAX + 1));
+        let mut body = Body::holding(vec![b'x'; PIECE_BYTES_MAX + 1].into(), held);
+        let mut lengths = Vec::new();
+        while !body.is_end_stream() {
+            assert!(!memory.answer().take(PIECE_BYTES_MAX), "given back too early");
+            let Ok(frame) = body.frame().await.unwrap();
+            lengths.push(frame.into_data().unwrap().len());
+        }
+        assert_eq!(lengths, [PIECE_BYTES_MAX, 1]);
+        drop(body);
+        assert!(memory.answer().take(2 * PIECE_BYTES_MAX));
     }
 }

@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::FramingError;
 use super::memory::{Held, Memory, cost};
+use super::{FramingError, Pieces};
 use crate::config::Limits;
 
 /// What a caller whose credential is not known may send: enough to answer it by its request's id.
@@ -79,8 +79,7 @@ async fn collect(
     bytes_max: usize,
     held: &mut Held,
 ) -> Result<Bytes, Unreadable> {
-    let mut first = Bytes::new();
-    let mut whole = Vec::new();
+    let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             if error.is::<LengthLimitError>() {
@@ -92,13 +91,7 @@ async fn collect(
         if !held.take(data.len()) {
             return Err(Unreadable::Busy);
         }
-        // Most bodies come in one piece, which needs no copy.
-        if whole.is_empty() && first.is_empty() {
-            first = data;
-        } else {
-            whole.extend_from_slice(&std::mem::take(&mut first));
-            whole.extend_from_slice(&data);
-        }
+        whole.push(data);
     }
-    Ok(if whole.is_empty() { first } else { whole.into() })
+    Ok(whole.into_bytes())
 }

@@ -1,4 +1,4 @@
-//! What the requests under way may hold together, over all connections.
+//! What the requests and the answers under way may hold together, over all connections.
 //!
 //! Each request and each connection has its own limits, but their product is far more than a host has: one connection
 //! may have a hundred streams with a body each.
@@ -15,11 +15,12 @@ const UNIDENTIFIED_PART: usize = 8;
 /// What a header field costs beside its name and value, in bytes.
 const FIELD_BYTES: usize = 96;
 
-/// The bytes that requests under way may hold. Cheap to clone.
+/// The bytes that requests and answers under way may hold. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Memory {
     identified: Arc<Pool>,
     unidentified: Arc<Pool>,
+    answers: Arc<Pool>,
 }
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ struct Pool {
     left: AtomicUsize,
 }
 
-/// The bytes that one request holds; given back when dropped.
+/// The bytes that one request or answer holds; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     pool: Arc<Pool>,
@@ -35,10 +36,19 @@ pub struct Held {
 }
 
 impl Memory {
-    /// `bytes_max`: what requests of known senders may hold; an eighth of it comes on top for the others.
-    pub fn new(bytes_max: usize) -> Self {
+    /// `requests_bytes_max`: what requests of known senders may hold; an eighth of it comes on top for the others.
+    pub fn new(requests_bytes_max: usize, answers_bytes_max: usize) -> Self {
         let pool = |bytes| Arc::new(Pool { left: AtomicUsize::new(bytes) });
-        Self { identified: pool(bytes_max), unidentified: pool(bytes_max / UNIDENTIFIED_PART) }
+        Self {
+            identified: pool(requests_bytes_max),
+            unidentified: pool(requests_bytes_max / UNIDENTIFIED_PART),
+            answers: pool(answers_bytes_max),
+        }
+    }
+
+    /// Begins the account of one answer.
+    pub fn answer(&self) -> Held {
+        Held { pool: Arc::clone(&self.answers), bytes: 0 }
     }
 
     /// Begins the account of one request, which holds nothing yet.
@@ -50,7 +60,7 @@ impl Memory {
 
 impl Held {
     /// Takes this much more; false if it is not there.
-    pub(super) fn take(&mut self, bytes: usize) -> bool {
+    pub fn take(&mut self, bytes: usize) -> bool {
         let taken = self
             .pool
             .left
@@ -60,6 +70,16 @@ impl Held {
             self.bytes = self.bytes.saturating_add(bytes);
         }
         taken
+    }
+
+    /// Holds this much from now on; false, and nothing changed, if it is not there.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            return self.take(more);
+        }
+        self.pool.left.fetch_add(self.bytes - bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+        true
     }
 }
 
@@ -80,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_given_back_and_senders_unknown_take_nothing_from_the_others() {
-        let memory = Memory::new(800);
+        let memory = Memory::new(800, 50);
         let mut unknown = memory.open(false);
         assert!(unknown.take(60) && unknown.take(40));
         assert!(!unknown.take(1));
@@ -91,5 +111,17 @@ mod tests {
         drop((unknown, known));
         assert!(memory.open(false).take(100));
         assert!(memory.open(true).take(800));
+    }
+
+    #[test]
+    fn an_answer_holds_what_it_says_last() {
+        let memory = Memory::new(0, 50);
+        let mut answer = memory.answer();
+        assert!(answer.hold(50) && answer.hold(10));
+        let mut other = memory.answer();
+        assert!(!other.hold(41) && other.hold(40));
+        assert!(!answer.hold(11));
+        drop(other);
+        assert!(answer.hold(50));
     }
 }

@@ -5,6 +5,7 @@ mod body;
 mod exchange;
 pub mod framing;
 mod memory;
+mod pieces;
 mod server;
 pub mod strict_io;
 
@@ -12,4 +13,5 @@ pub use body::Body;
 pub use exchange::{Unreadable, read};
 pub use framing::FramingError;
 pub use memory::{Held, Memory};
+pub use pieces::Pieces;
 pub use server::{Handler, serve};

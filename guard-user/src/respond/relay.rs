@@ -12,10 +12,12 @@ use super::stream::ReplyStream;
 use super::view::{Passed, View};
 use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
-use crate::http::Body;
+use crate::http::{Body, Held, Memory, Pieces};
 use crate::refusal::Refusal;
 use crate::upstream::{Reply, end_to_end};
 
+pub(super) const NO_MEMORY: &str =
+    "the answers under way hold as much memory as they may (limits.answers_bytes_max)";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
@@ -26,17 +28,28 @@ pub async fn relay(
     asked: &Asked,
     view: View,
     limits: &Limits,
+    memory: &Memory,
 ) -> Result<Response<Body>, Refusal> {
+    let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
     let readable = check_kind(&head);
     if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
-        let stream =
-            ReplyStream::new(body, view, asked.clone(), permit, &outcome, asked_at, limits.event_bytes_max);
+        let stream = ReplyStream::new(
+            body,
+            view,
+            asked.clone(),
+            permit,
+            &outcome,
+            asked_at,
+            (limits.event_bytes_max, share),
+        );
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }
     let passed = match readable {
-        Ok(()) => whole(&head, body, limits.event_bytes_max).await.and_then(|body| judge(&view, &head, body)),
+        Ok(()) => whole(&head, body, limits.event_bytes_max, &mut share)
+            .await
+            .and_then(|body| judge(&view, &head, body)),
         Err(fault) => Err(fault),
     };
     outcome.duration = asked_at.elapsed();
@@ -49,7 +62,7 @@ pub async fn relay(
     }
     permit.conclude(&outcome);
     let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
-    Ok(respond(&head, Body::whole(data)))
+    Ok(respond(&head, Body::holding(data, share)))
 }
 
 /// Clients differ on what they take for JSON and for events: by its beginning, or by these words anywhere in the type. An
@@ -69,15 +82,33 @@ fn check_kind(head: &Parts) -> Result<(), &'static str> {
     Ok(())
 }
 
-async fn whole(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, &'static str> {
+async fn whole(
+    head: &Parts,
+    body: Incoming,
+    bytes_max: usize,
+    share: &mut Held,
+) -> Result<Bytes, &'static str> {
     if is_encoded(&head.headers) {
         return Err("it is compressed, although the guard asked for it as it is");
     }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err("it is longer than limits.event_bytes_max"),
-        Err(_broken) => Err("the server broke off within it"),
+    let mut body = Limited::new(body, bytes_max);
+    let mut whole = Pieces::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let too_long = error.is::<LengthLimitError>();
+            if too_long {
+                "it is longer than limits.event_bytes_max"
+            } else {
+                "the server broke off within it"
+            }
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if !share.take(data.len()) {
+            return Err(NO_MEMORY);
+        }
+        whole.push(data);
     }
+    Ok(whole.into_bytes())
 }
 
 /// A body that is JSON and answers a request is read like any other message. What else comes back (202 to a

@@ -11,8 +11,10 @@ use http_body::{Body as HttpBody, Frame};
 use hyper::body::Incoming;
 
 use super::refuse::{self, Asked};
+use super::relay::NO_MEMORY;
 use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
+use crate::http::Held;
 use crate::refusal::Refusal;
 use crate::rpc::sse::{Events, Piece};
 
@@ -30,6 +32,8 @@ pub(super) struct ReplyStream {
     /// Whole pieces that the client has not taken yet: those of one chunk, so as many bytes as the server sent at
     /// once. Nothing more is read from the server meanwhile.
     ready: VecDeque<Bytes>,
+    /// The memory of the event under way and of the last chunk.
+    held: Held,
 }
 
 impl ReplyStream {
@@ -40,11 +44,21 @@ impl ReplyStream {
         permit: Permit,
         outcome: &Outcome,
         asked_at: Instant,
-        event_bytes_max: usize,
+        (event_bytes_max, held): (usize, Held),
     ) -> Self {
         let events = Events::new(event_bytes_max);
         let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
-        Self { body, events, view, asked, outcome, asked_at, permit: Some(permit), ready: VecDeque::new() }
+        Self {
+            body,
+            events,
+            view,
+            asked,
+            outcome,
+            asked_at,
+            permit: Some(permit),
+            ready: VecDeque::new(),
+            held,
+        }
     }
 
     /// Cuts what has come into pieces and reads each. On a fault the client gets an error for its request as the
@@ -63,13 +77,17 @@ impl ReplyStream {
                 Ok(None) => return,
                 Err(_too_large) => "an event is longer than limits.event_bytes_max",
             };
-            if let Some(message) = refuse::message(&self.asked, &Refusal::Answer(fault)) {
-                self.ready.push_back(format!("event: message\ndata: {message}\n\n").into());
-            }
-            tracing::warn!(decision = %self.asked.decision, fault, "a server's stream was cut off");
-            self.conclude(OutcomeResult::UpstreamFailed);
+            self.cut_off(fault);
             return;
         }
+    }
+
+    fn cut_off(&mut self, fault: &'static str) {
+        if let Some(message) = refuse::message(&self.asked, &Refusal::Answer(fault)) {
+            self.ready.push_back(format!("event: message\ndata: {message}\n\n").into());
+        }
+        tracing::warn!(decision = %self.asked.decision, fault, "a server's stream was cut off");
+        self.conclude(OutcomeResult::UpstreamFailed);
     }
 
     fn pass(&mut self, piece: Piece) -> Result<Bytes, &'static str> {
@@ -112,13 +130,17 @@ impl HttpBody for ReplyStream {
             if this.permit.is_none() {
                 return Poll::Ready(None);
             }
+            // Less than before, so it is there.
+            let _held = this.held.hold(this.events.rest().len());
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) if this.held.take(chunk.len()) => {
                         this.events.push(chunk);
                         this.read_events();
                     }
-                }
+                    Ok(_chunk) => this.cut_off(NO_MEMORY),
+                    Err(_trailers) => {}
+                },
                 // The client's stream ends in good order either way: it asks again, or resumes.
                 Some(Err(_broken)) => this.conclude(OutcomeResult::UpstreamFailed),
                 None => this.conclude(this.outcome.result),
