@@ -128,3 +128,20 @@ fn a_listener_on_one_address_is_reached_there() {
         }
     });
 }
+
+#[test]
+fn a_client_that_holds_every_port_does_not_keep_the_guard_from_its_server() {
+    test(|world| {
+        let server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        wait_for_server(&mut guard, &server);
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        world.host.run(|| std::fs::write(range, "40000 40031").expect("a setting"));
+        let held: Vec<TcpStream> = world
+            .host
+            .run(|| std::iter::from_fn(|| TcpStream::connect(("127.0.0.1", 3001)).ok()).take(100).collect());
+        assert!((1..=32).contains(&held.len()), "{} connections", held.len());
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+        assert_eq!(guard.ask("status")["counters"]["own"], 1);
+    });
+}

@@ -1,7 +1,7 @@
 //! Connects to a protected server as the guard.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustix::net::sockopt::socket_cookie;
@@ -33,14 +33,36 @@ impl Dialer {
         self.connect(pinned.target()).await
     }
 
+    /// A client of this host can take every port from which `target` is reached as usual: each of its connections keeps
+    /// one, also when the guard has closed it. IPv4 loopback has addresses enough to go on from another one.
     async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
+        match self.connect_from(None, target).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && target.is_ipv4() => {
+                self.connect_from(Some(any_loopback()?), target).await
+            }
+            result => result,
+        }
+    }
+
+    async fn connect_from(&self, source: Option<Ipv4Addr>, target: SocketAddr) -> io::Result<TcpStream> {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(source) = source {
+            socket.bind((source, 0).into())?;
+        }
         let registered = Registered::new(&self.inner, socket_cookie(&socket)?)?;
         let stream = socket.connect(target).await?;
         drop(registered);
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// One of the addresses of IPv4 loopback, but not one that is likely to be used.
+fn any_loopback() -> io::Result<Ipv4Addr> {
+    let mut random = [0; 2];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| io::Error::other("no random bytes"))?;
+    let [high, low] = random;
+    Ok(Ipv4Addr::new(127, 128 | high, low, 1))
 }
 
 /// A socket that may connect as the guard's; the permission ends with this value, also when the call is given up.
