@@ -138,21 +138,29 @@ impl App {
     /// Reads policy, credentials and certificates again. On an error nothing changes.
     pub async fn reload(&self) -> Result<String, Problems> {
         let _alone = self.reloading.lock().await;
-        let rules = Rules::load(&self.config.policy_dir, &self.config.servers).inspect_err(|problems| {
-            tracing::error!("the policy was not reloaded, the last good one stays in force:\n{problems}");
+        let digest = self.replace().await.inspect_err(|problems| {
+            tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
         })?;
-        let digest = rules.digest.clone();
-        if let Err(error) = self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await {
-            let words = format!("the policy was not reloaded, since the audit trail cannot say so: {error}");
-            tracing::error!("{words}");
-            let mut problems = Problems::default();
-            problems.push(Problem::of_file(&self.config.policy_dir, words));
-            return Err(problems);
-        }
-        self.pipeline.rules.store(Arc::new(rules));
-        self.pipeline.velocity.tidy(self.pipeline.now());
-        self.renew_certificate();
         tracing::info!(policy = digest, "reloaded");
+        Ok(digest)
+    }
+
+    /// What can fail comes first: the files, then the record that says so. What follows cannot.
+    async fn replace(&self) -> Result<String, Problems> {
+        let rules = Rules::load(&self.config.policy_dir, &self.config.servers);
+        let certificate = self.tls.prepare();
+        let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
+        if let Err(error) = &certificate {
+            problems.push(self.tls.problem(error));
+        }
+        let (Ok(rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
+        let digest = rules.digest.clone();
+        self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await.map_err(|error| {
+            Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
+        })?;
+        self.pipeline.rules.store(Arc::new(rules));
+        self.tls.install(certificate);
+        self.pipeline.velocity.tidy(self.pipeline.now());
         Ok(digest)
     }
 

@@ -19,8 +19,14 @@ pub struct Rules {
 impl Rules {
     /// Reads `policy_dir` whole, or says everything that is wrong with it.
     pub fn load(policy_dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
-        let policy = Policy::load(policy_dir, servers)?;
-        let credentials = Credentials::load(policy_dir)?;
+        let (policy, credentials) = match (Policy::load(policy_dir, servers), Credentials::load(policy_dir)) {
+            (Ok(policy), Ok(credentials)) => (policy, credentials),
+            (policy, credentials) => {
+                let mut problems = Problems::default();
+                policy.err().into_iter().chain(credentials.err()).for_each(|found| problems.append(found));
+                return Err(problems);
+            }
+        };
         let digest = policy.digest().to_string();
         Ok(Self { policy, credentials, digest })
     }

@@ -1,8 +1,10 @@
 //! A reload changes the rules between two calls, never within one, and a bad one changes nothing.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use guard_tests::daemon::Daemon;
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::scene::{Scene, apart, call, done, done_for};
 use mcp_guard::admin::{self, Ask};
@@ -104,7 +106,8 @@ fn a_bad_policy_is_refused_with_file_line_and_hint_and_the_last_good_one_stays()
         // Whoever reloads by a signal reads it in the log.
         scene.daemon.signal(Signal::HUP).unwrap();
         let told = eventually(START_LIMIT, || {
-            Ok((scene.daemon.log()?.matches("the last good one stays in force").count() >= 2).then_some(()))
+            Ok((scene.daemon.log()?.matches("the last good policy stays in force").count() >= 2)
+                .then_some(()))
         });
         told.unwrap().expect("the log tells of both");
         assert_eq!(scene.daemon.status().unwrap()["policy"], digest);
@@ -112,6 +115,39 @@ fn a_bad_policy_is_refused_with_file_line_and_hint_and_the_last_good_one_stays()
         line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
         scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
         assert_eq!(line.answer().unwrap().json(), done(1));
+    });
+}
+
+#[test]
+fn a_certificate_that_cannot_be_loaded_keeps_the_policy_too() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let digest = scene.daemon.status().unwrap()["policy"].clone();
+        let ca = fs::read(scene.daemon.ca()).unwrap();
+        fs::write(scene.daemon.ca(), "not a certificate").unwrap();
+        scene.daemon.write_policy("policy.yaml", &policy("deny")).unwrap();
+        fs::write(scene.daemon.config.policy_dir.join("credentials.yaml"), "credentals: []").unwrap();
+        let said = scene.daemon.reload().unwrap_err().to_string();
+        // All of it in one go.
+        for words in ["ca.pem: it holds no certificate", "credentials.yaml:1:1"] {
+            assert!(said.contains(words), "{words} is not in: {said}");
+        }
+        fs::write(scene.daemon.config.policy_dir.join("credentials.yaml"), "credentials: []").unwrap();
+        let said = scene.daemon.reload().unwrap_err().to_string();
+        assert!(said.contains("ca.pem"), "{said}");
+        assert_eq!(scene.daemon.status().unwrap()["policy"], digest);
+        let records = |daemon: &Daemon| daemon.ledger().unwrap().of_kind("policy").count();
+        assert_eq!(records(&scene.daemon), 1, "the trail tells of no policy that was not in force");
+        // The credential that was issued is known still.
+        let mut line = scene.https.line().unwrap();
+        line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+        scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
+        assert_eq!(line.answer().unwrap().json(), done(1));
+
+        fs::write(scene.daemon.ca(), ca).unwrap();
+        scene.daemon.reload().unwrap();
+        assert_ne!(scene.daemon.status().unwrap()["policy"], digest);
+        assert_eq!(records(&scene.daemon), 2);
     });
 }
 

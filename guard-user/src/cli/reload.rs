@@ -7,8 +7,8 @@ use crate::config::Overrides;
 
 /// Make the running guard read its policy, credentials and certificates again
 ///
-/// All or nothing: if a file is wrong, the last good policy stays in force and this says what is wrong. Exit code 0
-/// when the new policy is in force, 1 otherwise.
+/// All or nothing: if a file is wrong, everything stays as it was and this says what is wrong. Exit code 0 when the
+/// new policy, credentials and certificates are in force, 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

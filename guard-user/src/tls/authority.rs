@@ -47,7 +47,10 @@ impl Authority {
                 source,
             })
         };
-        let issuer = Issuer::from_ca_cert_pem(&read(&certificate)?, KeyPair::from_pem(&read(&key)?)?)?;
+        let pair = KeyPair::from_pem(&read(&key)?)
+            .map_err(|_no_key| Error::Pem { path: key.clone(), what: "private key" })?;
+        let issuer = Issuer::from_ca_cert_pem(&read(&certificate)?, pair)
+            .map_err(|_no_certificate| Error::Pem { path: certificate.clone(), what: "certificate" })?;
         Ok(Self { issuer })
     }
 

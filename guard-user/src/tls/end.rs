@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::authority::{Authority, CA_FILE};
 use super::{Error, names};
-use crate::config;
+use crate::config::{self, Problem};
 
 /// The first byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
@@ -28,6 +28,10 @@ pub struct TlsEnd {
     dir: PathBuf,
     current: ArcSwap<ServerConfig>,
 }
+
+/// A certificate that is good to use.
+#[must_use]
+pub struct Fresh(Arc<ServerConfig>);
 
 /// A connection whose first layer is settled.
 pub enum Secured {
@@ -43,10 +47,25 @@ impl TlsEnd {
         Ok(Self { settings: settings.clone(), dir: dir.to_owned(), current })
     }
 
-    /// Reads the files again, or issues a fresh certificate. On an error the old one stays in use.
+    /// Reads the files again, or issues a fresh certificate. Changes nothing yet.
+    pub fn prepare(&self) -> Result<Fresh, Error> {
+        Ok(Fresh(Arc::new(server_config(&self.settings, &self.dir)?)))
+    }
+
+    /// Later handshakes use what [`TlsEnd::prepare`] made.
+    pub fn install(&self, fresh: Fresh) {
+        self.current.store(fresh.0);
+    }
+
+    /// Both in one. On an error the old certificate stays in use.
     pub fn reload(&self) -> Result<(), Error> {
-        self.current.store(Arc::new(server_config(&self.settings, &self.dir)?));
+        self.install(self.prepare()?);
         Ok(())
+    }
+
+    /// `error` as a mistake in the operator's file, or in the local CA's directory.
+    pub fn problem(&self, error: &Error) -> Problem {
+        error.problem(self.settings.certificate.as_deref().unwrap_or(&self.dir))
     }
 
     /// The CA that clients must trust, if it is the guard's own.

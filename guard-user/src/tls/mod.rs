@@ -7,10 +7,12 @@ mod end;
 mod names;
 
 pub use authority::CA_FILE;
-pub use end::{Secured, TlsEnd};
+pub use end::{Fresh, Secured, TlsEnd};
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::config::Problem;
 
 /// Why the guard has no certificate to serve, or why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +20,7 @@ pub enum Error {
     #[error("cannot {action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{} holds no {what} in PEM form; tls.certificate takes the chain (leaf first), tls.key its private key",
+        "{} holds no {what} in PEM form; a certificate's file holds the chain (leaf first), a key's file its private key",
         path.display()
     )]
     Pem { path: PathBuf, what: &'static str },
@@ -37,4 +39,17 @@ pub enum Error {
     Slow,
     #[error("the handshake failed: {0}")]
     Handshake(#[source] io::Error),
+}
+
+impl Error {
+    /// The same as a mistake in a file: the one it names, or else `place`.
+    fn problem(&self, place: &Path) -> Problem {
+        match self {
+            Self::File { action, path, source } => {
+                Problem::of_file(path, format!("cannot {action} it: {source}"))
+            }
+            Self::Pem { path, what } => Problem::of_file(path, format!("it holds no {what} in PEM form")),
+            other => Problem::of_file(place, other.to_string()),
+        }
+    }
 }
