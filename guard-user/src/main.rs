@@ -11,11 +11,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == canary::ARGUMENT) {
         return canary::child_main();
     }
-    match mcp_guard::cli::Cli::parse().run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("mcp-guard: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    mcp_guard::cli::Cli::parse().run()
 }

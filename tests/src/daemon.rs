@@ -175,7 +175,8 @@ impl Daemon {
     /// The same with `--json`, which must succeed.
     pub fn json(&self, verb: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let output = self.output(verb, &[arguments, &["--json"]].concat())?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
+        let complaint =
+            String::from_utf8_lossy(&[&output.stderr[..], &output.stdout[..]].concat()).into_owned();
         ensure!(output.status.success(), "mcp-guard {verb} ended with {}: {complaint}", output.status);
         serde_json::from_slice(&output.stdout).with_context(|| format!("mcp-guard {verb} printed no JSON"))
     }

@@ -42,7 +42,7 @@ struct Place {
     dir: Option<PathBuf>,
     #[command(flatten)]
     config: Overrides,
-    /// JSON instead of text
+    /// Print JSON, also on an error: `verify` one object, `list` the records as they are, one a line
     #[arg(long)]
     json: bool,
 }
@@ -53,15 +53,8 @@ const UNREADABLE: u8 = 3;
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Verify { place, key } => {
-            // Never 1 for a file that could not be read: that would accuse a sound trail.
-            let (dir, key) =
-                match place.dir().and_then(|dir| Ok((dir, key.as_deref().map(read_key).transpose()?))) {
-                    Ok(inputs) => inputs,
-                    Err(error) => {
-                        eprintln!("mcp-guard: {error:#}");
-                        return Ok(ExitCode::from(UNREADABLE));
-                    }
-                };
+            let dir = place.dir()?;
+            let key = key.as_deref().map(read_key).transpose()?;
             let report = verify(&dir, key.as_ref());
             if place.json {
                 println!("{}", serde_json::to_string(&report)?);
@@ -87,6 +80,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 print_table(&lines);
             }
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Args {
+    pub(super) fn wants_json(&self) -> bool {
+        match &self.command {
+            Command::Verify { place, .. } | Command::List { place, .. } => place.json,
+        }
+    }
+
+    /// The exit code of an error. Never 1 for a trail that could not be read: that would accuse a sound one.
+    pub(super) fn failure(&self) -> u8 {
+        match self.command {
+            Command::Verify { .. } => UNREADABLE,
+            Command::List { .. } => 1,
         }
     }
 }

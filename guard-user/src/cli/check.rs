@@ -14,9 +14,9 @@ use crate::policy::{Effect, Grant, Policy};
 pub struct Args {
     #[command(flatten)]
     config: Overrides,
-    /// Print the result as JSON
+    /// Print one JSON object, also on an error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `--json` prints.

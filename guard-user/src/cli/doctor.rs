@@ -16,9 +16,9 @@ use crate::kernel::probe::{self, Found, Row};
 /// that it needs is missing, or this user may not find out.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// One JSON object instead of a table
+    /// Print one JSON object, also on an error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Where the audit trail will be, for its disk space
     #[arg(long, value_name = "DIR", default_value = "/var/lib/mcp-guard")]
     state_dir: PathBuf,

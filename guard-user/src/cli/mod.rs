@@ -15,6 +15,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// Host network guard for MCP servers.
+///
+/// Where a command has --json, its errors are JSON too: one object with "error" (text) and, for mistakes in files,
+/// "problems", on standard output. Exit code 1 means that it failed, 2 that its command line is wrong; `status` and
+/// `audit verify` tell more by theirs.
 #[derive(Debug, Parser)]
 #[command(name = "mcp-guard", version, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
@@ -35,9 +39,41 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command. An `Err` is for the operator's eyes: what happened, the likely cause, what to do next.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self.command {
+    /// Runs the command, and tells its error: what happened, the likely cause, what to do next.
+    pub fn run(self) -> ExitCode {
+        let (json, failure) = (self.command.wants_json(), self.command.failure());
+        self.command.run().unwrap_or_else(|error| {
+            output::print_error(&error, json);
+            ExitCode::from(failure)
+        })
+    }
+}
+
+impl Command {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(_) => false,
+            Self::Check(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Reload(args) => args.json,
+            Self::Unload(args) => args.json,
+            Self::Tokens(args) => args.json,
+            Self::Audit(args) => args.wants_json(),
+            Self::Doctor(args) => args.json,
+        }
+    }
+
+    /// The exit code of an error.
+    fn failure(&self) -> u8 {
+        match self {
+            Self::Status(_) => status::NOT_ASKED,
+            Self::Audit(args) => args.failure(),
+            _ => 1,
+        }
+    }
+
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
             Command::Run(args) => run::run(&args),
             Command::Check(args) => check::run(args),
             Command::Status(args) => status::run(&args),

@@ -13,9 +13,9 @@ use crate::config::Overrides;
 pub struct Args {
     #[command(flatten)]
     config: Overrides,
-    /// Print one JSON object
+    /// Print one JSON object, also on an error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {

@@ -14,10 +14,13 @@ const PROTECTED: u8 = 0;
 const UNPROVEN: u8 = 1;
 /// No guard runs.
 const NOT_RUNNING: u8 = 3;
+/// Nobody knows: this user may not ask, guard.yaml cannot be read, or the guard gave no answer.
+pub(super) const NOT_ASKED: u8 = 4;
 
 /// Show what the running guard protects and whether each claim is proven
 ///
 /// Exit code 0: protected, every claim holds. 1: a guard runs, but some claim does not hold. 3: no guard runs.
+/// 4: the guard could not be asked (no permission, guard.yaml not readable, no answer), so nothing is known.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -25,9 +28,9 @@ pub struct Args {
     /// Try every claim anew, with real connections, before answering
     #[arg(long)]
     prove: bool,
-    /// Print one JSON object
+    /// Print one JSON object, also on an error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {

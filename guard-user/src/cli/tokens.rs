@@ -20,9 +20,9 @@ pub struct Args {
     command: Command,
     #[command(flatten)]
     config: Overrides,
-    /// Print the result as JSON
+    /// Print JSON, also on an error
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

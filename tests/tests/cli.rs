@@ -1,0 +1,87 @@
+//! What the operator's commands say, and by which exit code, when there is nothing good to say.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use guard_tests::daemon::Daemon;
+use guard_tests::process::program;
+use guard_tests::scene::{POLICY, Scene, apart, guard};
+use serde_json::{Value, json};
+
+/// A guard that does not run, with its files in place.
+fn idle() -> Daemon {
+    let daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    daemon.write_config().unwrap();
+    daemon
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// Runs a command as an ordinary user, who may execute the program and read nothing of the guard's.
+fn as_nobody(arguments: &[&str]) -> Output {
+    // The checkout may be closed to other users.
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let copy = dir.path().join("mcp-guard");
+    std::fs::copy(program("mcp-guard").unwrap(), &copy).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy).args(arguments);
+    command.output().unwrap()
+}
+
+#[test]
+fn the_exit_code_of_status_tells_protected_from_not_running_and_from_not_known() {
+    apart(|| {
+        let mut scene = Scene::new(&json!({})).unwrap();
+        assert_eq!(scene.daemon.output("status", &[]).unwrap().status.code(), Some(0));
+
+        let file = scene.daemon.config_file();
+        let stranger = as_nobody(&["status", "--json", "--config", file.to_str().unwrap()]);
+        assert_eq!(stranger.status.code(), Some(4), "{}", said(&stranger));
+        let told: Value = serde_json::from_slice(&stranger.stdout).unwrap();
+        assert!(told["error"].as_str().unwrap().contains("run this as root"), "{told}");
+
+        scene.daemon.stop().unwrap();
+        let stopped = scene.daemon.output("status", &[]).unwrap();
+        assert_eq!(stopped.status.code(), Some(3));
+        assert!(said(&stopped).contains("CLOSED"), "{}", said(&stopped));
+
+        scene.daemon.unload().unwrap();
+        let unloaded = scene.daemon.output("status", &[]).unwrap();
+        assert_eq!(unloaded.status.code(), Some(3));
+        assert!(said(&unloaded).contains("OPEN"), "{}", said(&unloaded));
+    });
+}
+
+#[test]
+fn with_json_an_error_is_json_too() {
+    let daemon = idle();
+    let failed = |verb: &str, arguments: &[&str]| {
+        let output = daemon.output(verb, &[arguments, &["--json"]].concat()).unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{verb}: {error} in {}", said(&output)));
+        assert!(output.stderr.is_empty(), "{verb}: {}", said(&output));
+        (output.status.code(), told)
+    };
+    for (verb, arguments, words) in [
+        ("reload", &[][..], "no guard is running"),
+        ("tokens issue", &["--agent", "testr"], "did you mean \"tester\"?"),
+        ("tokens revoke", &["c-1"], "no credential has the id"),
+        ("audit list", &[], "cannot read the trail"),
+    ] {
+        let (code, told) = failed(verb, arguments);
+        assert_eq!(code, Some(1), "{verb}");
+        assert!(told["error"].as_str().is_some_and(|error| error.contains(words)), "{verb}: {told}");
+    }
+    let (code, told) = failed("audit verify", &["--key", "no such key"]);
+    assert_eq!(code, Some(3));
+    assert!(told["error"].is_string(), "{told}");
+
+    std::fs::write(daemon.config_file(), "servers:\n  - {name: a, prot: 3001}\n").unwrap();
+    for (verb, code) in [("reload", 1), ("unload", 1), ("tokens list", 1), ("status", 4)] {
+        let (ended, told) = failed(verb, &[]);
+        assert_eq!(ended, Some(code), "{verb}");
+        assert_eq!(told["problems"][0]["line"], 2, "{verb}: {told}");
+    }
+}
