@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::app::{self, App, StopSignals};
@@ -25,6 +25,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::init();
+    let user = nix::unistd::geteuid();
+    if !user.is_root() {
+        bail!("run it as root (this is uid {user}); `mcp-guard doctor` tells what else is missing");
+    }
     let config = args.config.load()?;
     make_room_for_files(&config.limits);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
