@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use guard_tests::daemon::Daemon;
 use guard_tests::process::program;
 use guard_tests::scene::{POLICY, Scene, apart, guard};
+use guard_tests::world::Netns;
 use serde_json::{Value, json};
 
 /// A guard that does not run, with its files in place.
@@ -47,11 +48,24 @@ fn the_exit_code_of_status_tells_protected_from_not_running_and_from_not_known()
         assert_eq!(stopped.status.code(), Some(3));
         assert!(said(&stopped).contains("CLOSED"), "{}", said(&stopped));
 
+        let elsewhere = Netns::new().run(|| scene.daemon.output("status", &[]).unwrap());
+        assert_eq!(elsewhere.status.code(), Some(3));
+        let words = said(&elsewhere);
+        assert!(words.contains("OPEN") && words.contains("another one closed"), "{words}");
+
         scene.daemon.unload().unwrap();
         let unloaded = scene.daemon.output("status", &[]).unwrap();
         assert_eq!(unloaded.status.code(), Some(3));
         assert!(said(&unloaded).contains("OPEN"), "{}", said(&unloaded));
     });
+}
+
+#[test]
+fn run_by_an_ordinary_user_says_that_root_is_needed() {
+    let output = as_nobody(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = said(&output);
+    assert!(words.contains("run it as root") && words.contains("`mcp-guard doctor`"), "{words}");
 }
 
 #[test]

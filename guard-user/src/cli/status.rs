@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Ask, ClientError};
 use crate::config::{Config, Overrides};
+use crate::kernel::{self, Remains};
 
 /// The guard runs and every claim holds.
 const PROTECTED: u8 = 0;
@@ -52,24 +53,33 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The pins tell whether the ports are closed, guard or no guard.
 fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
     let pins = config.kernel.bpffs.join(&config.kernel.pins);
-    // Who may not look into bpffs must not be told "open".
-    let closed = pins.try_exists().ok();
+    let remains = kernel::remains(&config.kernel);
+    // Who cannot find out must not be told "open".
+    let closed = match remains {
+        Remains::Here => Some(true),
+        Remains::Nothing | Remains::Elsewhere => Some(false),
+        Remains::Unknown => None,
+    };
     if json {
         println!("{}", json!({ "running": false, "closed": closed, "pins": pins }));
     } else {
-        println!("{error}");
-        match closed {
-            Some(true) => println!(
-                "A former guard's programs are still in the kernel ({}): the ports are CLOSED, and connections are refused.\n\
-                 `mcp-guard run` takes over; `mcp-guard unload` opens the ports.",
-                pins.display()
+        println!("{error}.");
+        let pins = pins.display();
+        match remains {
+            Remains::Here => println!(
+                "The ports are CLOSED: every connection to them is refused. However a guard ends, its programs stay in\n\
+                 the kernel ({pins}) and see to that. `mcp-guard run` serves again; `mcp-guard unload` opens the ports."
             ),
-            Some(false) => println!(
-                "Nothing of the guard is in the kernel: the ports are OPEN and unprotected. `mcp-guard run` protects them."
+            Remains::Nothing => println!(
+                "The ports are OPEN and unprotected: nothing of the guard is in the kernel. `mcp-guard run` protects them."
             ),
-            None => println!(
-                "Whether the ports are closed cannot be seen ({} is not readable); run this as root.",
-                pins.display()
+            Remains::Elsewhere => println!(
+                "The ports of this network namespace are OPEN and unprotected. The pins in {pins}\n\
+                 keep ports of another one closed; run this there (`ip netns exec`, `nsenter --net`)."
+            ),
+            Remains::Unknown => println!(
+                "Whether the ports are closed cannot be told: {pins} is not readable, or another version\n\
+                 of the guard made it. Run this as root, with the version that protected the ports."
             ),
         }
     }

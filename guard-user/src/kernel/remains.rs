@@ -1,0 +1,46 @@
+//! What a guard that does not run has left in the kernel, for who only looks.
+
+use aya::maps::{Array, Map, MapData};
+use guard_common::{ABI, Meta};
+
+use super::guard::pins_dir;
+use super::host;
+use crate::config::Kernel;
+
+/// What the pins tell of the ports of this network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    /// No guard's programs, or none that ever steered.
+    Nothing,
+    /// They refuse every connection to the ports that were protected here.
+    Here,
+    /// They do so in another network namespace, and nothing is protected in this one.
+    Elsewhere,
+    /// This user may not look, or another version of the guard made them.
+    Unknown,
+}
+
+/// Changes nothing and takes no lock, so a guard may start meanwhile.
+pub fn remains(config: &Kernel) -> Remains {
+    let path = pins_dir(config).join("maps").join("META");
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Remains::Nothing,
+        Err(_not_allowed) => return Remains::Unknown,
+    }
+    let meta = MapData::from_pin(&path)
+        .ok()
+        .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
+        .and_then(|array| array.get(&0, 0).ok());
+    match (meta, host::netns()) {
+        (Some(Meta { abi: 0, .. }), _) => Remains::Nothing,
+        (Some(meta), Ok((_file, netns))) if meta.abi == ABI => {
+            if meta.netns == netns {
+                Remains::Here
+            } else {
+                Remains::Elsewhere
+            }
+        }
+        _ => Remains::Unknown,
+    }
+}
