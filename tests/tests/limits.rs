@@ -82,6 +82,21 @@ fn the_words_of_the_kernel_programs_reach_the_log() {
 }
 
 #[test]
+fn the_guards_own_proof_warns_of_nothing() {
+    test(|world| {
+        let _server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        guard.ask("prove");
+        guard.ask("prove");
+        // The same from somebody else. The programs' words come in their order, so all of the proof's came before.
+        guard.ask("loop 3001");
+        wait_for_log(&guard, "WARN kernel: port 3001: an unregistered socket");
+        wait_for_log(&guard, "came back to it and was closed");
+        assert_eq!(guard.log().matches("WARN").count(), 2, "{}", guard.log());
+    });
+}
+
+#[test]
 fn a_host_without_ipv6_is_guarded_too() {
     test(|world| {
         world

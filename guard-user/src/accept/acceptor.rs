@@ -143,7 +143,11 @@ impl Sorter {
             // By cgroup, since process ids differ when the guard runs in a pid namespace.
             if who.cgroup == self.inner.cgroup {
                 bump(&seen.loops);
-                tracing::warn!(%peer, %original_dst, "a connection of the guard came back to it and was closed");
+                if self.inner.expected.take(Instant::now()) {
+                    tracing::debug!(%peer, %original_dst, "the guard's own proof came back to it");
+                } else {
+                    tracing::warn!(%peer, %original_dst, "a connection of the guard came back to it and was closed");
+                }
                 return None;
             }
             if self.inner.canaries.knows(who.pid) {

@@ -12,6 +12,7 @@ use guard_common::{ABI, MODE_GUARDED, MODE_PRIVATE, Meta, Port, Rule};
 
 use super::canary::Canaries;
 use super::events::{self, Events};
+use super::expected::Expected;
 use super::listeners::Listeners;
 use super::load::{self, Places, ProgramStatus};
 use super::maps::{self, Maps, lock};
@@ -44,6 +45,8 @@ pub(crate) struct Inner {
     pub programs: Vec<ProgramStatus>,
     pub canaries: Canaries,
     pub seen: Seen,
+    /// Warnings that the proof under way causes.
+    pub expected: Expected,
     pub claims: Mutex<Vec<Claim>>,
     /// Connections from before this start that were ended.
     pub ended: usize,
@@ -151,6 +154,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         programs,
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
+        expected: Expected::default(),
         claims: Mutex::default(),
         ended,
         _pins: pins,

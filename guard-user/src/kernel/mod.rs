@@ -8,6 +8,7 @@ pub mod canary;
 mod diag;
 mod dial;
 mod events;
+mod expected;
 mod guard;
 mod host;
 mod listeners;

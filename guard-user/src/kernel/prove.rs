@@ -35,6 +35,7 @@ impl Claim {
 }
 
 pub(super) async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
+    inner.expected.expect(warnings(inner), Instant::now());
     let mut claims = blocking(inner, |inner| vec![last(inner)]).await;
     claims.extend(blocking(inner, canary_claims).await);
     claims.extend(blocking(inner, loop_claims).await);
@@ -48,6 +49,11 @@ pub(super) async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
         tracing::error!(claim = claim.name, detail = claim.detail, "a claim does not hold");
     }
     claims
+}
+
+/// Each private port is addressed once; each port is reached once as a loop, which a program and the acceptor tell.
+fn warnings(inner: &Inner) -> usize {
+    inner.listeners.addresses().len() + 2 * inner.by_port.len()
 }
 
 async fn blocking(inner: &Arc<Inner>, f: fn(&Inner) -> Vec<Claim>) -> Vec<Claim> {
