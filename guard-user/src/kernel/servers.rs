@@ -56,9 +56,20 @@ pub struct PortStatus {
     pub pinned: Vec<Pinned>,
     /// Listeners on the port that were not pinned, and why.
     pub unrecognised: Vec<String>,
+    /// Cookies of the listeners that no process held at the last full look. A socket that is handed on, or whose
+    /// process was just starting or ending, looks so for a moment.
+    #[serde(skip)]
+    unheld: Vec<u64>,
     /// Cookies of the listeners at the last full look, and when that was.
     #[serde(skip)]
     looked: Option<(Vec<u64>, Instant)>,
+}
+
+impl PortStatus {
+    /// Another look would find the same.
+    fn is_settled(&self) -> bool {
+        self.unrecognised.is_empty() && self.unheld.is_empty() && !self.pinned.is_empty()
+    }
 }
 
 /// The servers of one network namespace.
@@ -102,10 +113,10 @@ impl Servers {
             });
             let mut cookies: Vec<u64> = listeners.iter().map(|socket| socket.cookie).collect();
             cookies.sort_unstable();
-            let fresh = status.looked.as_ref().is_some_and(|(seen, at)| {
-                *seen == cookies
-                    && (status.unrecognised.is_empty() && !status.pinned.is_empty() || at.elapsed() < RETRY)
-            });
+            let fresh = status
+                .looked
+                .as_ref()
+                .is_some_and(|(seen, at)| *seen == cookies && (status.is_settled() || at.elapsed() < RETRY));
             if listeners.is_empty() {
                 *status = PortStatus::default();
             } else if !fresh {
@@ -124,6 +135,7 @@ impl Servers {
         status: &mut PortStatus,
     ) -> anyhow::Result<()> {
         let before = std::mem::take(&mut status.unrecognised);
+        let unheld_before = std::mem::take(&mut status.unheld);
         let mut candidates = Vec::new();
         let processes = owner::of_sockets(listeners.iter().map(|socket| socket.inode));
         for socket in listeners {
@@ -131,7 +143,12 @@ impl Servers {
                 Some(process) => {
                     candidates.push(Candidate { socket: (*socket).clone(), process: process.clone() });
                 }
-                None => status.unrecognised.push(format!("{}: no process holds it", socket.local)),
+                None => {
+                    status.unheld.push(socket.cookie);
+                    if unheld_before.contains(&socket.cookie) {
+                        status.unrecognised.push(format!("{}: no process holds it", socket.local));
+                    }
+                }
             }
         }
         self.drop_untrusted(maps, port, &mut candidates, status)?;
