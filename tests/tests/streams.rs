@@ -235,6 +235,10 @@ fn a_server_that_is_not_there_is_told_from_a_refusal() {
         let answer = https.ask(&Request::post(&call(1, "open")).by(&credential)).unwrap().json();
         assert_eq!(answer["result"]["isError"], true);
         assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_unreachable");
+        let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+        for words in ["no server is running behind port 3001", "start the server", "`mcp-guard status`"] {
+            assert!(text.contains(words), "{words} is not in: {text}");
+        }
     });
 }
 

@@ -7,6 +7,7 @@ mod headers;
 
 pub use headers::end_to_end;
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,8 +26,16 @@ use connect::Connect;
 /// Why a server gave no answer. Whether it ran the call is not known unless the variant says so.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the server cannot be reached, so the call was not run: {0}")]
-    Unreachable(#[source] hyper_util::client::legacy::Error),
+    #[error(
+        "no server is running behind port {0} (the guard has none pinned), so the call was not run; \
+         start the server, and `mcp-guard status` shows it"
+    )]
+    Down(u16),
+    #[error(
+        "the server behind port {port} cannot be reached ({cause}), so the call was not run; \
+         `mcp-guard status` shows which process is pinned there"
+    )]
+    Unreachable { port: u16, cause: String },
     #[error("the server broke off before it answered; it may have run the call: {0}")]
     Broken(#[source] hyper_util::client::legacy::Error),
     #[error("the server gave no answer within upstream_head_seconds; it may still run the call")]
@@ -36,10 +45,23 @@ pub enum Error {
 }
 
 impl Error {
+    fn unreachable(port: u16, error: &hyper_util::client::legacy::Error) -> Self {
+        let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        match causes.find_map(|cause| cause.downcast_ref::<io::Error>()) {
+            // The dialer's word for: nothing to connect to.
+            Some(cause) if cause.kind() == io::ErrorKind::NotConnected => Self::Down(port),
+            Some(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+                Self::Unreachable { port, cause: "not within upstream_connect_seconds".into() }
+            }
+            Some(cause) => Self::Unreachable { port, cause: cause.to_string() },
+            None => Self::Unreachable { port, cause: error.to_string() },
+        }
+    }
+
     /// Its name in the guard's answers.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "server_unreachable",
+            Self::Down(_) | Self::Unreachable { .. } => "server_unreachable",
             Self::Broken(_) => "server_broke_off",
             Self::Silent => "server_silent",
             Self::Target(_) => "bad_target",
@@ -110,7 +132,7 @@ impl Upstream {
         let answer = self.client.request(request.body(Full::new(body))?);
         match tokio::time::timeout(self.head_patience, answer).await {
             Ok(Ok(answer)) => Ok(answer.into_parts()),
-            Ok(Err(error)) if error.is_connect() => Err(Error::Unreachable(error)),
+            Ok(Err(error)) if error.is_connect() => Err(Error::unreachable(server.port.get(), &error)),
             Ok(Err(error)) => Err(Error::Broken(error)),
             Err(_elapsed) => Err(Error::Silent),
         }
