@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask};
 use crate::audit::{AuditLog, Event, Options};
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::Connection;
 use crate::http::{Body, FramingError};
 use crate::pipeline::Pipeline;
@@ -178,6 +178,13 @@ impl App {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Servers that do not listen, or are not taken for those that were here first: calls to them are refused.
+    pub fn servers_down(&self) -> Vec<&Server> {
+        let ports = self.kernel.status().ports;
+        let is_down = |port: u16| ports.get(&port).is_none_or(|status| status.pinned.is_empty());
+        self.config.servers.iter().filter(|server| is_down(server.port.get())).collect()
     }
 
     /// The CA that clients must trust; none if the operator brought the certificate.

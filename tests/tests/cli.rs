@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use guard_tests::daemon::Daemon;
 use guard_tests::process::program;
-use guard_tests::scene::{POLICY, Scene, apart, guard};
+use guard_tests::scene::{POLICY, Scene, apart, call, guard};
 use guard_tests::world::Netns;
 use serde_json::{Value, json};
 
@@ -98,4 +98,40 @@ fn with_json_an_error_is_json_too() {
         assert_eq!(ended, Some(code), "{verb}");
         assert_eq!(told["problems"][0]["line"], 2, "{verb}: {told}");
     }
+}
+
+#[test]
+fn a_guard_without_its_server_protects_and_says_that_the_server_is_down() {
+    apart(|| {
+        let mut daemon = idle();
+        daemon.start().unwrap();
+        let status = daemon.output("status", &[]).unwrap();
+        assert_eq!(status.status.code(), Some(0));
+        let words = said(&status);
+        assert!(words.starts_with("PROTECTED"), "{words}");
+        assert!(words.contains("SERVER DOWN   demo: no server is pinned behind port 3001"), "{words}");
+        assert!(daemon.log().unwrap().contains("SERVER DOWN"), "{}", daemon.log().unwrap());
+    });
+}
+
+#[test]
+fn tables_are_at_most_a_hundred_columns_wide_and_json_has_the_whole_digest() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let stranger = call(1, &"long".repeat(60));
+        assert!(scene.https.ask(&scene.post(&stranger)).unwrap().json()["error"].is_object());
+        let digest = scene.daemon.status().unwrap()["policy"].as_str().unwrap().to_owned();
+        assert_eq!(digest.len(), 64);
+        for verb in ["status", "audit list", "check", "tokens list", "reload"] {
+            let output = scene.daemon.output(verb, &[]).unwrap();
+            let text = said(&output);
+            assert!(output.status.success(), "{verb}: {text}");
+            for line in text.lines() {
+                assert!(line.chars().count() <= 100, "{verb}: {} columns: {line}", line.chars().count());
+            }
+            if ["status", "check", "reload"].contains(&verb) {
+                assert!(text.contains(&digest[..12]), "{verb}: {text}");
+            }
+        }
+    });
 }

@@ -29,6 +29,9 @@ pub fn last(dir: &Path, count: usize) -> io::Result<Vec<String>> {
     Ok(kept.into())
 }
 
+/// Digits of a policy's digest; the record has them all.
+const DIGEST_SHOWN: usize = 12;
+
 /// One record in the columns of a table. Every text stays in the printable ASCII that the line has.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -51,7 +54,7 @@ impl Summary {
         let field = |name: &str| shown(record.get(name));
         let mut summary = Self {
             seq: field("seq"),
-            time: field("time"),
+            time: clock(&field("time")),
             kind: field("kind"),
             agent: field("agent"),
             server: field("server"),
@@ -69,7 +72,7 @@ impl Summary {
                 summary.result = field("result");
                 summary.why = format!("{} us", field("duration_micros"));
             }
-            "policy" => summary.what = field("digest"),
+            "policy" => summary.what = field("digest").chars().take(DIGEST_SHOWN).collect(),
             "gap" => {
                 summary.what = field("reason");
                 summary.why = field("cause");
@@ -88,6 +91,11 @@ impl Summary {
     }
 }
 
+/// Day and time to the millisecond, of an RFC 3339 time in UTC.
+fn clock(time: &str) -> String {
+    time.get(5..23).map_or_else(|| time.to_owned(), |clock| clock.replacen('T', " ", 1))
+}
+
 fn shown(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
@@ -103,6 +111,16 @@ fn first_of(texts: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_and_digests_are_short() {
+        let line = format!(
+            r#"{{"seq":3,"time":"2026-11-21T05:11:34.786123Z","kind":"policy","digest":"{}"}}"#,
+            "ab".repeat(32)
+        );
+        let columns = Summary::of(&line).columns();
+        assert_eq!((columns[1].as_str(), columns[5].as_str()), ("11-21 05:11:34.786", "abababababab"));
+    }
 
     #[test]
     fn an_attackers_text_reaches_the_table_as_printable_ascii() {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use comfy_table::ColumnConstraint;
 
+use super::output;
 use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
 use crate::config::Overrides;
 
@@ -147,9 +149,13 @@ fn print_report(report: &Report) {
 }
 
 fn print_table(lines: &[String]) {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT", "WHY"]);
+    let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT", "WHY"]);
+    // What people look for first stays in one piece.
+    for column in 0..3 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
     for line in lines {
         table.add_row(Summary::of(line).columns());
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::output::print;
+use super::output::{self, print};
 use crate::config::{Config, Overrides, Problem, Problems};
 use crate::identity::Credentials;
 use crate::policy::{Effect, Grant, Policy};
@@ -112,7 +112,7 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
         some(policy.agents().count(), "agent"),
         some(policy.rule_count(), "rule"),
         some(credentials.len(), "credential"),
-        digest.get(..12).unwrap_or(&digest),
+        output::short(&digest),
     );
     Report {
         ok: true,
@@ -138,10 +138,8 @@ fn table(grants: &[Grant]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
     let heading = ["server".to_owned(), "tool".to_owned()];
-    table.set_header(heading.into_iter().chain(agents.iter().map(ToString::to_string)));
+    let mut table = output::table(heading.into_iter().chain(agents.iter().map(ToString::to_string)));
     for (server, tool) in rows {
         let effects = agents.iter().map(|agent| {
             let found = grants.iter().find(|g| g.agent == **agent && g.server == *server && g.tool == *tool);

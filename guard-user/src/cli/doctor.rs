@@ -4,8 +4,9 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Table, presets};
 
+use super::output;
 use crate::kernel;
 use crate::kernel::probe::{self, Found, Row};
 
@@ -24,9 +25,6 @@ pub struct Args {
     state_dir: PathBuf,
 }
 
-/// Width of the table where the terminal does not tell, in columns.
-const WIDTH: u16 = 110;
-
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { json, state_dir } = args;
     let mut rows = probe::probe(&state_dir);
@@ -44,13 +42,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn table(rows: &[Row]) -> Table {
-    let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(WIDTH);
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width);
-    table.set_header(["what", "found", "seen, and what follows"]);
+    let mut table = output::table(["what", "found", "seen, and what follows"]);
+    table.load_style(presets::UTF8_BORDERS_ONLY);
     for row in rows {
         let detail = match row.found {
             Found::Yes | Found::NeedsRoot => row.detail.clone(),

@@ -2,9 +2,32 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use comfy_table::{Cell, ContentArrangement, Table, presets};
 use serde_json::json;
 
 use crate::config::Problems;
+
+/// Columns of a table where the terminal does not tell.
+const WIDTH: u16 = 100;
+/// Digits of a digest in a text; the whole of it is in the JSON.
+const DIGEST_SHOWN: usize = 12;
+
+/// A table that wraps its cells to stay within the terminal's width.
+pub(super) fn table(header: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
+    let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(WIDTH);
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width)
+        .set_header(header.into_iter().map(Into::into).collect::<Vec<Cell>>());
+    table
+}
+
+/// The beginning of a digest, enough to tell two versions apart.
+pub(super) fn short(digest: &str) -> &str {
+    digest.get(..DIGEST_SHOWN).unwrap_or(digest)
+}
 
 /// Prints `text` and a line's end. A reader that stopped reading (`| head`) is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {

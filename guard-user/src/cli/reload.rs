@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output;
 use crate::admin::{self, Ask};
 use crate::config::Overrides;
 
@@ -25,7 +26,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("{answer}");
     } else {
         let policy = answer.get("policy").and_then(serde_json::Value::as_str).unwrap_or_default();
-        println!("reloaded; calls are judged by policy {policy} from now on");
+        println!("reloaded; calls are judged by policy {} from now on", output::short(policy));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -70,6 +70,12 @@ fn announce(app: &Arc<App>, proven: bool) {
     if let Some(ca) = app.ca_file() {
         println!("Clients trust the CA in {} (NODE_EXTRA_CA_CERTS, SSL_CERT_FILE).", ca.display());
     }
+    for server in app.servers_down() {
+        println!(
+            "SERVER DOWN: nothing is pinned behind port {} ({}) yet; start it.",
+            server.port, server.name
+        );
+    }
     if proven {
         println!("protected: every claim was tried with a real connection and holds.");
     } else {

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
+use super::output;
 use crate::admin::{self, Ask, ClientError};
 use crate::config::{Config, Overrides};
 use crate::kernel::{self, Remains};
@@ -94,10 +94,20 @@ fn show(status: &Value, protected: bool) {
     };
     let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
     println!("{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"));
-    println!("policy {}, {} agents, audit {}", text("/policy"), text("/agents"), text("/durability"));
+    for server in array(status, "/servers") {
+        let port = &server["port"];
+        if array(status, &format!("/kernel/ports/{port}/pinned")).is_empty() {
+            println!(
+                "SERVER DOWN   {}: no server is pinned behind port {port}; start it",
+                plain(&server["name"])
+            );
+        }
+    }
+    let policy = text("/policy");
+    println!("policy {}, {} agents, audit {}", output::short(&policy), text("/agents"), text("/durability"));
     println!("CA {}\n", text("/ca"));
 
-    let mut servers = table(&["server", "port", "endpoint", "pinned listener"]);
+    let mut servers = output::table(["SERVER", "PORT", "ENDPOINT", "PINNED LISTENER"]);
     for server in array(status, "/servers") {
         let port = server["port"].to_string();
         let listener = status.pointer(&format!("/kernel/ports/{port}")).map_or("-".to_owned(), listener);
@@ -105,14 +115,14 @@ fn show(status: &Value, protected: bool) {
     }
     println!("{servers}");
 
-    let mut claims = table(&["claim", "holds", "seen"]);
+    let mut claims = output::table(["CLAIM", "HOLDS", "SEEN"]);
     for claim in array(status, "/kernel/claims") {
         let holds = if claim["holds"] == true { "yes" } else { "NO" };
         claims.add_row([plain(&claim["name"]), holds.to_owned(), plain(&claim["detail"])]);
     }
     println!("{claims}");
 
-    let mut counters = table(&["counter", "connections"]);
+    let mut counters = output::table(["COUNTER", "CONNECTIONS"]);
     let counted = status.pointer("/kernel/counters").and_then(Value::as_object);
     for (name, count) in counted.into_iter().flatten().filter(|(_, count)| **count != 0) {
         counters.add_row([name.clone(), count.to_string()]);
@@ -120,7 +130,7 @@ fn show(status: &Value, protected: bool) {
     println!("{counters}");
 }
 
-/// Who holds the server's socket, in words.
+/// Who holds the server's socket, in words; or who listens and is not taken for the server.
 fn listener(port: &Value) -> String {
     let pinned: Vec<String> = array(port, "/pinned")
         .iter()
@@ -128,7 +138,11 @@ fn listener(port: &Value) -> String {
             format!("{} pid {} ({})", plain(&pinned["address"]), pinned["pid"], plain(&pinned["comm"]))
         })
         .collect();
-    if pinned.is_empty() { "none: calls get \"server unavailable\"".to_owned() } else { pinned.join(", ") }
+    if !pinned.is_empty() {
+        return pinned.join(", ");
+    }
+    let others = array(port, "/unrecognised").iter().map(|words| format!("; not taken: {}", plain(words)));
+    format!("none: calls are refused{}", others.collect::<String>())
 }
 
 fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
@@ -137,11 +151,4 @@ fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header.iter().map(|name| name.to_uppercase()));
-    table
 }

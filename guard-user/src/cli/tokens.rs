@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::print;
+use super::output::{self, print};
 use crate::config::problem::suggest;
 use crate::config::{Config, Overrides};
 use crate::identity::{self, Credential, Credentials, Issued};
@@ -148,9 +148,7 @@ fn print_list(credentials: &Credentials, as_json: bool) -> anyhow::Result<()> {
     if list.is_empty() {
         return print("No credentials yet; `mcp-guard tokens issue --agent NAME` makes one.");
     }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["id", "agent", "client", "profile", "issued"]);
+    let mut table = output::table(["id", "agent", "client", "profile", "issued"]);
     for c in list {
         table.add_row([
             c.id().as_str(),
