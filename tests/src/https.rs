@@ -103,9 +103,14 @@ impl Request {
 
     /// With another value for a header that it has.
     #[must_use]
-    pub fn instead(mut self, name: &str, value: &str) -> Self {
+    pub fn instead(self, name: &str, value: &str) -> Self {
+        self.without(name).with(name, value)
+    }
+
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
-        self.with(name, value)
+        self
     }
 
     #[must_use]

@@ -72,7 +72,7 @@ fn a_refused_call_is_a_tool_result_that_says_why() {
         let answer = scene.https.ask(&scene.post(&call(3, "vetted"))).unwrap();
         let message = answer.json();
         let text = message["result"]["content"][0]["text"].as_str().unwrap();
-        assert!(text.contains("It needs the approval of role:lead."), "{text}");
+        assert_eq!(text.matches("needs the approval of role:lead.").count(), 1, "{text}");
         let id = decision(&scene, &answer);
         let meta = json!({"id": id, "reason": "needs_approval", "rule": "four-eyes"});
         assert_json(&answer, 200, &refused(3, text, &meta));
@@ -125,6 +125,8 @@ fn who_cannot_prove_a_name_is_told_what_is_missing() {
         for (request, reason, words) in [
             (Request::post(&message), "no_credential", "the request has no Authorization header"),
             (known.clone().instead("Authorization", "Basic YTpi"), "malformed_credential", "must be `Bearer"),
+            (known.clone().without("X-Client-ID"), "missing_header", "has no X-Client-ID header; send"),
+            (known.clone().without("X-Profile-ID"), "missing_header", "has no X-Profile-ID header; send"),
             (known.clone().instead("Authorization", &unknown), "unknown_credential", "is not known"),
             (Request::post(&message).by(&stranger), "unknown_credential", "not been reloaded since"),
             (known.clone().instead("X-Profile-ID", "other"), "wrong_client_or_profile", "another client"),

@@ -98,7 +98,7 @@ fn each_agent_may_do_what_the_sample_policy_says_and_nothing_else() {
         let (refused, text) = call(&support, "send_email", emails(11)).await;
         assert!(refused && text.contains("10") && text.contains("recipients"), "{text}");
         let (refused, text) = call(&support, "process_refund", refund.clone()).await;
-        assert!(refused && text.contains("It needs the approval of role:support-lead."), "{text}");
+        assert!(refused && text.contains("needs the approval of role:support-lead."), "{text}");
 
         let analytics = story.connect(&story.analytics).await;
         assert_eq!(analytics.tools().await.unwrap(), ["read_customer"]);

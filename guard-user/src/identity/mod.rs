@@ -60,6 +60,8 @@ pub enum Unidentified {
     NoCredential,
     #[error("{0}")]
     Malformed(&'static str),
+    #[error("the request has no {0} header; send the one that its credential was issued with")]
+    MissingHeader(&'static str),
     #[error(
         "the credential is not known; it may have been revoked, or the guard has not been reloaded since it was issued"
     )]
@@ -78,6 +80,7 @@ impl Unidentified {
         match self {
             Self::NoCredential => "no_credential",
             Self::Malformed(_) => "malformed_credential",
+            Self::MissingHeader(_) => "missing_header",
             Self::UnknownCredential => "unknown_credential",
             Self::WrongClientOrProfile => "wrong_client_or_profile",
             Self::UnknownAgent => "unknown_agent",
@@ -96,9 +99,9 @@ pub fn identify(
     let secret =
         bearer(authorization).ok_or(Unidentified::Malformed("Authorization must be `Bearer mcpg_...`"))?;
     let client = single(headers, CLIENT_HEADER, "X-Client-ID is there more than once")?
-        .ok_or(Unidentified::Malformed("the request has no X-Client-ID header"))?;
+        .ok_or(Unidentified::MissingHeader("X-Client-ID"))?;
     let profile = single(headers, PROFILE_HEADER, "X-Profile-ID is there more than once")?
-        .ok_or(Unidentified::Malformed("the request has no X-Profile-ID header"))?;
+        .ok_or(Unidentified::MissingHeader("X-Profile-ID"))?;
     let credential = credentials.find(&secret).ok_or(Unidentified::UnknownCredential)?;
     if credential.client().as_str().as_bytes() != client
         || credential.profile().as_str().as_bytes() != profile

@@ -35,7 +35,7 @@ type Case<'c> = (Vec<(&'static str, &'c str)>, Result<(), Unidentified>);
 
 #[test]
 fn the_three_headers_make_a_caller_or_a_told_reason() {
-    use Unidentified::{Malformed, NoCredential, UnknownCredential, WrongClientOrProfile};
+    use Unidentified::{Malformed, MissingHeader, NoCredential, UnknownCredential, WrongClientOrProfile};
     let world = world();
     let other = issue_in(world.dir.path(), "lookup-agent", "lookup-assistant", "default");
     let credentials = Credentials::load(world.dir.path()).unwrap();
@@ -65,8 +65,8 @@ fn the_three_headers_make_a_caller_or_a_told_reason() {
             vec![("authorization", &bearer), ("authorization", &bearer), client, profile],
             Err(Malformed("Authorization is there more than once")),
         ),
-        (vec![("authorization", &bearer), profile], Err(Malformed("the request has no X-Client-ID header"))),
-        (vec![("authorization", &bearer), client], Err(Malformed("the request has no X-Profile-ID header"))),
+        (vec![("authorization", &bearer), profile], Err(MissingHeader("X-Client-ID"))),
+        (vec![("authorization", &bearer), client], Err(MissingHeader("X-Profile-ID"))),
         (
             vec![("authorization", &bearer), client, client, profile],
             Err(Malformed("X-Client-ID is there more than once")),

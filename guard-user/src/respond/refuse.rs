@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::config::Server;
 use crate::http::Body;
-use crate::refusal::{Advice, Refusal};
+use crate::refusal::{Advice, Approval, Refusal};
 use crate::rpc::{Era, Id, Kind, Message, Target};
 use crate::types::DecisionId;
 
@@ -135,7 +135,7 @@ fn text(asked: &Asked, refusal: &Refusal, what: &str) -> String {
     let advice = match (refusal.advice(), refusal) {
         (Advice::Final, _) => "Trying again will not help.".to_owned(),
         (Advice::After(wait), _) => format!("It may be tried again in {} s.", whole_seconds(wait)),
-        (Advice::Approval, Refusal::NeedsApproval(approval)) if !approval.reviewers.is_empty() => {
+        (Advice::Approval, Refusal::NeedsApproval(approval)) if leaves_reviewers_unnamed(approval) => {
             format!("It needs the approval of {}.", approval.reviewers.join(" or "))
         }
         (Advice::Approval, _) => "Trying again will not help before a person has approved it.".to_owned(),
@@ -144,6 +144,11 @@ fn text(asked: &Asked, refusal: &Refusal, what: &str) -> String {
     let reason = refusal.to_string();
     let reason = reason.trim_end_matches('.');
     format!("mcp-guard refused {what}: {reason}. {advice} (decision {})", asked.decision)
+}
+
+/// Without a reason of its own, a rule's reason is who must approve; once is enough.
+fn leaves_reviewers_unnamed(approval: &Approval) -> bool {
+    !approval.reviewers.is_empty() && !approval.reviewers.iter().all(|name| approval.reason.contains(name))
 }
 
 fn decision(asked: &Asked, refusal: &Refusal) -> Value {

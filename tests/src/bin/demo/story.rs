@@ -185,7 +185,7 @@ fn calls(agents: &Agents, screen: &Screen) -> anyhow::Result<()> {
         screen,
         "refund of 25 EUR",
         ("process_refund", &refund),
-        ("refused", "It needs the approval of role:support-lead"),
+        ("refused", "financial.refund.process needs the approval of role:support-lead"),
     )?;
     support.shows(screen, "e-mail to 10 recipients", ("send_email", &mail(10)), ("ok", "\"accepted\":10"))?;
     support.shows(screen, "e-mail to 11 recipients", ("send_email", &mail(11)), ("refused", ""))?;
