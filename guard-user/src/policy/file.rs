@@ -1,5 +1,6 @@
 //! The shape of a policy file: what each key means, and where everything stands, for messages.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +49,11 @@ impl Place {
     pub(super) fn short(&self) -> String {
         let name = self.file.file_name().unwrap_or(self.file.as_os_str());
         format!("{}:{}", name.to_string_lossy(), self.line)
+    }
+
+    /// `seed.yaml:14:5`, where `seed.yaml:14` is two places.
+    fn exact(&self) -> String {
+        format!("{}:{}", self.short(), self.column)
     }
 }
 
@@ -123,7 +129,7 @@ pub(super) fn read(file: &Path, text: &str, document: &mut Document) -> Problems
     if node.value == Value::Null {
         return Problems::default();
     }
-    let mut reader = File { reader: Reader::new(file), file: file.into() };
+    let mut reader = File { reader: Reader::new(file), file: file.into(), crowded: HashSet::new() };
     reader.document(&node, document);
     reader.reader.finish()
 }
@@ -131,6 +137,8 @@ pub(super) fn read(file: &Path, text: &str, document: &mut Document) -> Problems
 struct File<'f> {
     reader: Reader<'f>,
     file: Arc<Path>,
+    /// Lines on which several rules begin, so that a line alone names none of them.
+    crowded: HashSet<u64>,
 }
 
 impl File<'_> {
@@ -143,10 +151,15 @@ impl File<'_> {
         for (key, name, value) in self.section(&fields, "intents") {
             document.intents.extend(self.intent(key, name, value));
         }
-        for node in self.items(&fields, "policies") {
+        let (policies, velocity_rules) =
+            (self.items(&fields, "policies"), self.items(&fields, "velocity_rules"));
+        let mut lines = HashSet::new();
+        let all = policies.iter().chain(velocity_rules).map(|node| node.line);
+        self.crowded = all.filter(|line| !lines.insert(*line)).collect();
+        for node in policies {
             document.policies.extend(self.policy(node));
         }
-        for node in self.items(&fields, "velocity_rules") {
+        for node in velocity_rules {
             document.velocity.extend(self.velocity(node));
         }
     }
@@ -539,6 +552,7 @@ impl File<'_> {
                 }
                 Some(RuleName::new(text))
             }
+            None if self.crowded.contains(&place.line) => Some(RuleName::new(&place.exact())),
             None => Some(RuleName::new(&place.short())),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::types::{AgentName, IntentName, NameError};
 
-/// The rule that decided: its `name`, or where it stands (`seed.yaml:14`).
+/// The rule that decided: its `name`, or where it stands (`seed.yaml:14`; `seed.yaml:14:5` if others begin there too).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleName(Arc<str>);
 
