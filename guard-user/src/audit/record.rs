@@ -129,10 +129,10 @@ pub enum OutcomeResult {
     RpcError,
     /// The server answered with an HTTP error and no message.
     HttpError,
-    /// The client went away; the server may have finished.
+    /// Nobody takes the server's events any more; the server may have finished.
     ClientGone,
     UpstreamFailed,
-    /// The guard gave the call up; the server may have seen it or not.
+    /// The client left, or the guard stopped, before the server's answer was there; it may have run the call or not.
     Abandoned,
     /// A stream of events ended without an answer to wait for.
     StreamEnded,
