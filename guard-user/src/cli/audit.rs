@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use comfy_table::ColumnConstraint;
+use comfy_table::{ColumnConstraint, Table};
 
 use super::output;
 use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
@@ -75,11 +75,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let lines =
                 last(&dir, count).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
             if place.json {
-                for line in &lines {
-                    println!("{line}");
-                }
+                output::print(&lines.join("\n"))?;
             } else {
-                print_table(&lines);
+                output::print(&table(&lines).to_string())?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -148,7 +146,7 @@ fn print_report(report: &Report) {
     );
 }
 
-fn print_table(lines: &[String]) {
+fn table(lines: &[String]) -> Table {
     let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT", "WHY"]);
     // What people look for first stays in one piece.
     for column in 0..3 {
@@ -159,5 +157,5 @@ fn print_table(lines: &[String]) {
     for line in lines {
         table.add_row(Summary::of(line).columns());
     }
-    println!("{table}");
+    table
 }

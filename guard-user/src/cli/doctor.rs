@@ -1,6 +1,5 @@
 //! `mcp-guard doctor`
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,12 +30,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let object = kernel::object().map(<[u8]>::len);
     rows.push(probe::embedded_object(object.map_err(|none| none.to_string())));
     let fatal = rows.iter().filter(|row| row.is_fatal()).count();
-    let mut out = io::stdout().lock();
     if json {
-        let report = serde_json::json!({ "ready": fatal == 0, "rows": rows });
-        writeln!(out, "{report:#}")?;
+        output::print(&format!("{:#}", serde_json::json!({ "ready": fatal == 0, "rows": rows })))?;
     } else {
-        writeln!(out, "{}\n{}", table(&rows), summary(&rows, fatal))?;
+        output::print(&format!("{}\n{}", table(&rows), summary(&rows, fatal)))?;
     }
     Ok(if fatal == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

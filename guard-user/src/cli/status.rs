@@ -1,5 +1,6 @@
 //! `mcp-guard status`
 
+use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -43,9 +44,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let protected = status.pointer("/kernel/protected").and_then(Value::as_bool).unwrap_or_default();
     if args.json {
-        println!("{status}");
+        output::print(&status.to_string())?;
     } else {
-        show(&status, protected);
+        output::print(&show(&status, protected)?)?;
     }
     Ok(ExitCode::from(if protected { PROTECTED } else { UNPROVEN }))
 }
@@ -86,26 +87,34 @@ fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
     ExitCode::from(NOT_RUNNING)
 }
 
-fn show(status: &Value, protected: bool) {
+fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
+    let mut out = String::new();
     let text = |pointer: &str| match status.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
         None => "-".to_owned(),
     };
     let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
-    println!("{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"));
+    writeln!(out, "{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"))?;
     for server in array(status, "/servers") {
         let port = &server["port"];
         if array(status, &format!("/kernel/ports/{port}/pinned")).is_empty() {
-            println!(
+            writeln!(
+                out,
                 "SERVER DOWN   {}: no server is pinned behind port {port}; start it",
                 plain(&server["name"])
-            );
+            )?;
         }
     }
     let policy = text("/policy");
-    println!("policy {}, {} agents, audit {}", output::short(&policy), text("/agents"), text("/durability"));
-    println!("CA {}\n", text("/ca"));
+    writeln!(
+        out,
+        "policy {}, {} agents, audit {}",
+        output::short(&policy),
+        text("/agents"),
+        text("/durability")
+    )?;
+    writeln!(out, "CA {}\n", text("/ca"))?;
 
     let mut servers = output::table(["SERVER", "PORT", "ENDPOINT", "PINNED LISTENER"]);
     for server in array(status, "/servers") {
@@ -113,21 +122,22 @@ fn show(status: &Value, protected: bool) {
         let listener = status.pointer(&format!("/kernel/ports/{port}")).map_or("-".to_owned(), listener);
         servers.add_row([plain(&server["name"]), port, plain(&server["path"]), listener]);
     }
-    println!("{servers}");
+    writeln!(out, "{servers}")?;
 
     let mut claims = output::table(["CLAIM", "HOLDS", "SEEN"]);
     for claim in array(status, "/kernel/claims") {
         let holds = if claim["holds"] == true { "yes" } else { "NO" };
         claims.add_row([plain(&claim["name"]), holds.to_owned(), plain(&claim["detail"])]);
     }
-    println!("{claims}");
+    writeln!(out, "{claims}")?;
 
     let mut counters = output::table(["COUNTER", "CONNECTIONS"]);
     let counted = status.pointer("/kernel/counters").and_then(Value::as_object);
     for (name, count) in counted.into_iter().flatten().filter(|(_, count)| **count != 0) {
         counters.add_row([name.clone(), count.to_string()]);
     }
-    println!("{counters}");
+    writeln!(out, "{counters}")?;
+    Ok(out.trim_end().to_owned())
 }
 
 /// Who holds the server's socket, in words; or who listens and is not taken for the server.
