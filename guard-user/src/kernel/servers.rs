@@ -139,16 +139,13 @@ impl Servers {
         let mut candidates = Vec::new();
         let processes = owner::of_sockets(listeners.iter().map(|socket| socket.inode));
         for socket in listeners {
-            match processes.get(&socket.inode) {
-                Some(process) => {
-                    candidates.push(Candidate { socket: (*socket).clone(), process: process.clone() });
-                }
-                None => {
-                    status.unheld.push(socket.cookie);
-                    if unheld_before.contains(&socket.cookie) {
-                        status.unrecognised.push(format!("{}: no process holds it", socket.local));
-                    }
-                }
+            if let Some(process) = processes.get(&socket.inode) {
+                candidates.push(Candidate { socket: (*socket).clone(), process: process.clone() });
+                continue;
+            }
+            status.unheld.push(socket.cookie);
+            if unheld_before.contains(&socket.cookie) {
+                status.unrecognised.push(format!("{}: no process holds it", socket.local));
             }
         }
         self.drop_untrusted(maps, port, &mut candidates, status)?;

@@ -129,14 +129,14 @@ pub(super) fn read(file: &Path, text: &str, document: &mut Document) -> Problems
     if node.value == Value::Null {
         return Problems::default();
     }
-    let mut reader = File { reader: Reader::new(file), file: file.into(), crowded: HashSet::new() };
+    let mut reader = File { reader: Reader::new(file), path: file.into(), crowded: HashSet::new() };
     reader.document(&node, document);
     reader.reader.finish()
 }
 
 struct File<'f> {
     reader: Reader<'f>,
-    file: Arc<Path>,
+    path: Arc<Path>,
     /// Lines on which several rules begin, so that a line alone names none of them.
     crowded: HashSet<u64>,
 }
@@ -570,7 +570,7 @@ impl File<'_> {
     }
 
     fn place(&self, node: &Node) -> Place {
-        Place { file: self.file.clone(), line: node.line, column: node.column }
+        Place { file: self.path.clone(), line: node.line, column: node.column }
     }
 
     fn at<T>(&self, node: &Node, value: T) -> At<T> {

@@ -116,11 +116,11 @@ fn support_sends_e_mail_to_ten_recipients_and_not_to_eleven() {
 
 #[test]
 fn rules_that_begin_on_one_line_have_names_of_their_own() {
-    let text = r#"
+    let text = r"
 agents: {a: {client_id: a}}
 intents: {one: [{server: customer-ops, tool: one}], two: [{server: customer-ops, tool: two}]}
 policies: [{intent: one, agents: [a], decision: allow}, {intent: two, agents: [a], decision: allow}]
-"#;
+";
     let policy = policy(&[("line.yaml", text)]).unwrap();
     let names = ["one", "two"].map(|tool| {
         let Decision::Allow(allow) = ask(&policy, "a", Target::Tool(tool), None) else {
