@@ -242,16 +242,20 @@ impl http::Handler for Requests {
 }
 
 async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
+    let options = audit_options(config);
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(options)).await?;
+    audit.context("cannot open the audit trail, and without one nothing is let through")
+}
+
+fn audit_options(config: &Config) -> Options {
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
-    let options = Options {
+    Options {
         dir: config.audit_dir(),
         host: host.unwrap_or_default(),
         durability: config.audit.durability,
         wait: Duration::from_millis(config.limits.audit_wait_milliseconds),
         calls_in_flight_max: config.limits.calls_in_flight_max,
-    };
-    let audit = tokio::task::spawn_blocking(move || AuditLog::open(options)).await?;
-    audit.context("cannot open the audit trail, and without one nothing is let through")
+    }
 }
 
 /// Listens for operators on the admin socket, for as long as the runtime lives.
@@ -282,5 +286,20 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_trail_has_the_limits_of_the_configuration() {
+        let text = "{servers: [{name: a, port: 1}], audit: {dir: /trail, durability: os}, \
+                    limits: {audit_wait_milliseconds: 123, calls_in_flight_max: 7}}";
+        let config = crate::config::Overrides::default().load_text("/etc/guard.yaml".as_ref(), text).unwrap();
+        let options = audit_options(&config);
+        assert_eq!((options.wait, options.calls_in_flight_max), (Duration::from_millis(123), 7));
+        assert_eq!((options.dir, options.durability), ("/trail".into(), crate::config::Durability::Os));
     }
 }

@@ -76,6 +76,8 @@ impl Puppet {
 /// Connections that end without a request, such as a canary's, are nothing to hear.
 fn hear(stream: TcpStream, tell: &Sender<Heard>) {
     let Ok((head, body)) = read(&stream) else { return };
+    // A test that fills every buffer on the way fails instead of hanging.
+    let Ok(()) = stream.set_write_timeout(Some(PATIENCE)) else { return };
     // The test may be over; then nobody wants it.
     let _ = tell.send(Heard { head, body, stream });
 }
@@ -122,11 +124,27 @@ impl Heard {
 
     /// A whole JSON answer.
     pub fn answer(mut self, message: &Value) -> io::Result<()> {
+        self.json("Connection: close\r\n", message)
+    }
+
+    /// A whole JSON answer on a connection that may be used again.
+    pub fn answer_and_stay(&mut self, message: &Value) -> io::Result<()> {
+        self.json("", message)
+    }
+
+    fn json(&mut self, headers: &str, message: &Value) -> io::Result<()> {
         let body = message.to_string();
         self.write(format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         ))
+    }
+
+    /// The next request on the same connection takes this one's place.
+    pub fn hear_again(&mut self) -> anyhow::Result<()> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        (self.head, self.body) = read(&self.stream)?;
+        Ok(())
     }
 
     /// Begins a stream of events, which ends when this is dropped.
