@@ -63,9 +63,12 @@ impl Summary {
         match summary.kind.as_str() {
             "call" => {
                 let target = record.get("target").and_then(|target| target.get("name"));
-                summary.what = [field("rpc_method"), shown(target)].join(" ");
+                let (method, target) = (field("rpc_method"), shown(target));
+                summary.what = if target == method { method } else { [method, target].join(" ") };
                 summary.result = field("decision");
-                summary.why = first_of(&[field("text"), field("reason")]);
+                if summary.result != "allow" {
+                    summary.why = first_of(&[field("text"), field("reason")]);
+                }
             }
             "outcome" => {
                 summary.what = format!("of {}", field("call_seq"));
@@ -85,9 +88,11 @@ impl Summary {
         summary
     }
 
-    /// Sequence number, time, kind, agent, server, what, result, why.
-    pub fn columns(self) -> [String; 8] {
-        [self.seq, self.time, self.kind, self.agent, self.server, self.what, self.result, self.why]
+    /// Sequence number, time, kind, agent, server, what, result and why.
+    pub fn columns(self) -> [String; 7] {
+        let separator = if self.result.is_empty() || self.why.is_empty() { "" } else { ": " };
+        let result = [self.result.as_str(), self.why.as_str()].join(separator);
+        [self.seq, self.time, self.kind, self.agent, self.server, self.what, result]
     }
 }
 
@@ -130,10 +135,7 @@ mod tests {
             columns.iter().all(|column| column.bytes().all(|byte| (0x20..0x7f).contains(&byte))),
             "{columns:?}"
         );
-        assert_eq!(
-            (columns[5].as_str(), columns[6].as_str(), columns[7].as_str()),
-            ("tools/call x\\ny", "deny", "default_deny")
-        );
+        assert_eq!((columns[5].as_str(), columns[6].as_str()), ("tools/call x\\ny", "deny: default_deny"));
         assert_eq!(Summary::of("{").columns()[5], "(not a record)");
     }
 }

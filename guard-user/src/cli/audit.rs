@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use comfy_table::{ColumnConstraint, Table};
+use comfy_table::{ColumnConstraint, Table, Width};
 
 use super::output;
 use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
@@ -48,6 +48,11 @@ struct Place {
     #[arg(long)]
     json: bool,
 }
+
+/// Columns of an agent's or a server's name in the table before it is wrapped.
+const NAME_SHOWN: usize = 16;
+/// Blanks around each cell of a table.
+const PADDING: u16 = 2;
 
 /// Exit code of `verify` when it could not look.
 const UNREADABLE: u8 = 3;
@@ -147,15 +152,27 @@ fn print_report(report: &Report) {
 }
 
 fn table(lines: &[String]) -> Table {
-    let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT", "WHY"]);
-    // What people look for first stays in one piece.
+    let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT"]);
+    // What people look for first stays in one piece; names do if they are not very long.
     for column in 0..3 {
         if let Some(column) = table.column_mut(column) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
+    let mut names = [0; 2];
     for line in lines {
-        table.add_row(Summary::of(line).columns());
+        let columns = Summary::of(line).columns();
+        for (name, column) in names.iter_mut().zip([&columns[3], &columns[4]]) {
+            *name = column.len().max(*name);
+        }
+        table.add_row(columns);
+    }
+    for (column, longest) in [3, 4].into_iter().zip(names) {
+        if let (Some(column), Ok(longest)) =
+            (table.column_mut(column), u16::try_from(longest.min(NAME_SHOWN)))
+        {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(longest + PADDING)));
+        }
     }
     table
 }
