@@ -9,7 +9,10 @@ use crate::config::{Config, Overrides, Problem, Problems};
 use crate::identity::Credentials;
 use crate::policy::{Effect, Grant, Policy};
 
-/// Check guard.yaml and the policy files, and say everything that is wrong with them
+/// Check guard.yaml and the policy files, and say what is wrong with them
+///
+/// guard.yaml comes first: a key or a value in it that cannot be read hides what stands behind it. When it is good,
+/// all mistakes in the policy files and the credentials are told at once. Exit code 0: no mistake, 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -63,7 +63,8 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// The configuration that holds for this command.
+    /// The configuration that holds for this command. A value that does not fit its type is told alone; mistakes that
+    /// only a second look finds, all together.
     pub fn load(&self) -> Result<Config, Problems> {
         let file = absolute(&self.config);
         let text = read(&file)?;
