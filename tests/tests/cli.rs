@@ -43,6 +43,11 @@ fn the_exit_code_of_status_tells_protected_from_not_running_and_from_not_known()
         let told: Value = serde_json::from_slice(&stranger.stdout).unwrap();
         assert!(told["error"].as_str().unwrap().contains("run this as root"), "{told}");
 
+        let here = scene.daemon.output("status", &[]).unwrap();
+        assert!(!said(&here).contains("NOT HERE"), "{}", said(&here));
+        let elsewhere = Netns::new().run(|| scene.daemon.output("status", &[]).unwrap());
+        assert!(said(&elsewhere).contains("NOT HERE"), "{}", said(&elsewhere));
+
         scene.daemon.stop().unwrap();
         let stopped = scene.daemon.output("status", &[]).unwrap();
         assert_eq!(stopped.status.code(), Some(3));

@@ -96,6 +96,10 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     };
     let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
     writeln!(out, "{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"))?;
+    let protected_netns = status.pointer("/kernel/netns").and_then(Value::as_u64);
+    if kernel::this_netns().is_some_and(|here| protected_netns != Some(here)) {
+        writeln!(out, "NOT HERE   it protects ports of another network namespace, none of this one")?;
+    }
     for server in array(status, "/servers") {
         let port = &server["port"];
         if array(status, &format!("/kernel/ports/{port}/pinned")).is_empty() {

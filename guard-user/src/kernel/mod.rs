@@ -36,7 +36,7 @@ pub(crate) use local::Local;
 pub use maps::Named;
 pub use object::{NoObject, object};
 pub use prove::Claim;
-pub use remains::{Remains, remains};
+pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{Seen, Status};
 pub use unload::{Unloaded, unload};

@@ -20,6 +20,11 @@ pub enum Remains {
     Unknown,
 }
 
+/// Cookie of the network namespace of this process; none if the kernel does not tell it.
+pub fn this_netns() -> Option<u64> {
+    host::netns().ok().map(|(_file, cookie)| cookie)
+}
+
 /// Changes nothing and takes no lock, so a guard may start meanwhile.
 pub fn remains(config: &Kernel) -> Remains {
     let path = pins_dir(config).join("maps").join("META");
@@ -32,9 +37,9 @@ pub fn remains(config: &Kernel) -> Remains {
         .ok()
         .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
         .and_then(|array| array.get(&0, 0).ok());
-    match (meta, host::netns()) {
+    match (meta, this_netns()) {
         (Some(Meta { abi: 0, .. }), _) => Remains::Nothing,
-        (Some(meta), Ok((_file, netns))) if meta.abi == ABI => {
+        (Some(meta), Some(netns)) if meta.abi == ABI => {
             if meta.netns == netns {
                 Remains::Here
             } else {
