@@ -127,6 +127,8 @@ impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.route {
             Route::Debian { rustc, version } => {
+                // Less the commit and where it was built.
+                let version = version.split(" (").next().unwrap_or(version);
                 write!(f, "Debian packages ({version} at {}), ", rustc.display())?;
             }
             Route::Nightly { name } => write!(f, "rustup {name} with rust-src, ")?,
