@@ -12,7 +12,7 @@ pub struct Limits {
     pub calls_in_flight_max: usize,
     /// From the connection's first byte to the end of the TLS handshake.
     pub tls_handshake_seconds: u64,
-    /// From a request's first byte to the end of its head.
+    /// From a request's first byte to the end of its head; for a connection's first request, from the beginning.
     pub header_seconds: u64,
     /// A request's head.
     pub header_bytes_max: usize,
@@ -25,7 +25,7 @@ pub struct Limits {
     /// Heads and bodies of all requests under way, over all connections; what goes beyond is refused. Requests without
     /// a known credential have an eighth of this on top for themselves.
     pub requests_bytes_max: usize,
-    /// An HTTP connection without a request under way.
+    /// An HTTP connection without a request under way, once it had one.
     pub idle_seconds: u64,
     /// A client that takes no byte of what is being sent to it, or does not answer its host's keep-alive.
     pub stall_seconds: u64,

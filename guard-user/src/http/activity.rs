@@ -13,31 +13,33 @@ use super::Body;
 
 /// Counts the exchanges under way on one connection.
 pub(super) struct Activity {
-    underway: watch::Sender<usize>,
+    /// `None` before the first.
+    underway: watch::Sender<Option<usize>>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { underway: watch::Sender::new(0) }
+        Self { underway: watch::Sender::new(None) }
     }
 }
 
 impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> Underway {
-        self.underway.send_modify(|count| *count += 1);
+        self.underway.send_modify(|count| *count = Some(count.unwrap_or(0) + 1));
         Underway(self.clone())
     }
 
-    /// Ends when nothing has been under way for `patience`.
-    pub(super) async fn idle_for(&self, patience: Duration) {
+    /// Ends when nothing has been under way for `patience`, or nothing ever for `first`.
+    pub(super) async fn idle_for(&self, first: Duration, patience: Duration) {
         let mut underway = self.underway.subscribe();
         loop {
-            let idle = *underway.borrow_and_update() == 0;
-            let changed = underway.changed();
-            if !idle {
-                // The sender lives in `self`, so this cannot fail.
-                let _changed = changed.await;
-            } else if tokio::time::timeout(patience, changed).await.is_err() {
+            let patience = match *underway.borrow_and_update() {
+                None => first,
+                Some(0) => patience,
+                Some(_) => Duration::MAX,
+            };
+            // The sender lives in `self`, so waiting for a change cannot fail.
+            if tokio::time::timeout(patience, underway.changed()).await.is_err() {
                 return;
             }
         }
@@ -49,7 +51,7 @@ pub(super) struct Underway(Arc<Activity>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        self.0.underway.send_modify(|count| *count -= 1);
+        self.0.underway.send_modify(|count| *count = count.map(|count| count.saturating_sub(1)));
     }
 }
 
@@ -91,11 +93,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn the_first_exchange_has_a_time_of_its_own() {
+        let activity = Arc::new(Activity::default());
+        let (first, patience) = (Duration::from_secs(10), Duration::from_secs(300));
+        assert!(tokio::time::timeout(first * 2, activity.idle_for(first, patience)).await.is_ok());
+        drop(activity.begin());
+        assert!(tokio::time::timeout(first * 2, activity.idle_for(first, patience)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_only_when_no_answer_is_still_being_sent() {
         let activity = Arc::new(Activity::default());
         let patience = Duration::from_secs(300);
         let body = activity.begin().until_end_of(Body::empty());
-        let idle = activity.idle_for(patience);
+        let idle = activity.idle_for(patience, patience);
         tokio::pin!(idle);
         assert!(tokio::time::timeout(patience * 10, &mut idle).await.is_err());
         drop(body);

@@ -92,6 +92,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let activity = Arc::new(Activity::default());
+    let header_patience = Duration::from_secs(limits.header_seconds);
     let service = service_fn(|request| {
         let underway = activity.begin();
         let handler = handler.clone();
@@ -114,14 +115,14 @@ where
     tokio::select! {
         _ended = connection.as_mut() => return,
         () = turned_true(&mut drain) => {}
-        () = activity.idle_for(Duration::from_secs(limits.idle_seconds)) => {}
+        () = activity.idle_for(header_patience, Duration::from_secs(limits.idle_seconds)) => {}
     }
     connection.as_mut().graceful_shutdown();
     // hyper waits without end for a client that has not said its first words, and keep-alive pings begin only
     // after those. What the client still has under way may end; then it has this long to take the farewell.
     tokio::select! {
         _ended = connection.as_mut() => {}
-        () = activity.idle_for(Duration::from_secs(limits.header_seconds)) => {}
+        () = activity.idle_for(header_patience, header_patience) => {}
     }
 }
 
@@ -212,7 +213,7 @@ mod tests {
         let (client, io) = tokio::io::duplex(1024);
         let (_drain, draining) = watch::channel(false);
         let limits = Limits::default();
-        let bound = Duration::from_secs(limits.idle_seconds + limits.header_seconds + 1);
+        let bound = Duration::from_secs(2 * limits.header_seconds + 1);
         let served = tokio::time::timeout(bound, serve_h2(io, &limits, draining, Nobody)).await;
         assert!(served.is_ok(), "it holds its place among the connections for ever");
         drop(client);

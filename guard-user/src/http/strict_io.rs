@@ -24,8 +24,11 @@ pub struct StrictIo<S> {
     stream: S,
     inspector: Inspector,
     head_patience: Duration,
-    /// Runs from the first bytes of a head that did not come whole; most do, and need no clock.
+    /// Runs from the first bytes of a head that did not come whole; most do, and need no clock. For a connection's
+    /// first head it runs from the beginning: who has proven nothing yet may not hold a place for `idle_seconds`.
     head_clock: Option<Pin<Box<Sleep>>>,
+    /// No byte has come.
+    is_fresh: bool,
     /// The fault came within a body that a service was reading.
     is_told: bool,
 }
@@ -37,7 +40,8 @@ impl<S> StrictIo<S> {
             stream,
             inspector: Inspector::new(head_bytes_max),
             head_patience,
-            head_clock: None,
+            head_clock: Some(Box::pin(tokio::time::sleep(head_patience))),
+            is_fresh: true,
             is_told: false,
         }
     }
@@ -66,10 +70,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictIo<S> {
         let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
             let Some(clock) = &mut this.head_clock else { return Poll::Pending };
             ready!(clock.as_mut().poll(cx));
+            if this.is_fresh {
+                // Nothing was asked, so nothing is refused: the connection ends as if the client had ended it.
+                return Poll::Ready(Ok(()));
+            }
             this.inspector.fail(FramingError::HeadSlow);
             return Poll::Ready(Err(FramingError::HeadSlow.into()));
         };
         read?;
+        this.is_fresh &= buf.filled().len() == before;
         let was_in_body = this.inspector.is_in_body();
         let verdict = this.inspector.inspect(buf.filled().get(before..).unwrap_or_default());
         if !this.inspector.is_in_head() {
@@ -242,6 +251,16 @@ mod tests {
         assert_eq!(FramingError::find(&error), Some(FramingError::HeadSlow));
         assert_eq!(strict.fault_in_head(), Some(FramingError::HeadSlow));
         strict.write_all(b"HTTP/1.1 408 refused").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_first_request_never_comes_is_ended_without_an_answer() {
+        let (client, server) = tokio::io::duplex(1024);
+        let mut strict = StrictIo::new(server, 4096, PATIENCE);
+        let read = tokio::time::timeout(PATIENCE * 2, strict.read(&mut [0; 64])).await;
+        assert_eq!(read.unwrap().unwrap(), 0);
+        assert_eq!(strict.fault_in_head(), None);
+        drop(client);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::measure::Measured;
@@ -155,7 +155,7 @@ async fn connection(target: Arc<Target>, sender: SendRequest<Full<Bytes>>, turns
     let mut sender = Some(sender);
     while let Some((number, due)) = turns.take() {
         if let Some(due) = due {
-            sleep_until(due).await;
+            wait_until(due).await;
         }
         // In the open loop, a late start is part of the latency.
         let since = due.unwrap_or_else(Instant::now);
@@ -165,6 +165,13 @@ async fn connection(target: Arc<Target>, sender: SendRequest<Full<Bytes>>, turns
         }
     }
     measured
+}
+
+/// The runtime's own timer counts whole milliseconds, which is longer than a call takes.
+async fn wait_until(due: Instant) {
+    let sleep = move || std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    // Cut short only when the runtime ends.
+    let _slept = tokio::task::spawn_blocking(sleep).await;
 }
 
 /// Sends the request on the connection, or on a new one if that is spent.
