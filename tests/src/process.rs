@@ -18,6 +18,14 @@ pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Copies a program, to be run from there. By a process of its own: a file that this one writes may still be open in
+/// what another test's thread starts at this moment, and the kernel runs no such file.
+pub fn copy_program(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let status = Command::new("cp").arg(from).arg(to).status().context("cp does not run")?;
+    anyhow::ensure!(status.success(), "{} cannot be copied to {}", from.display(), to.display());
+    Ok(())
+}
+
 /// A program of this workspace: in `MCP_GUARD_BIN_DIR`, or where this test was built.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let dir = if let Some(dir) = std::env::var_os("MCP_GUARD_BIN_DIR") {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::process::copy_program;
 use crate::residue::Ids;
 use mcp_guard::config::Kernel;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -229,7 +230,7 @@ impl World {
         if !path.exists() {
             fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755))
                 .expect("opening the directory");
-            fs::copy(probe(), &path).expect("copying the probe");
+            copy_program(probe(), &path).expect("copying the probe");
         }
         path
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use guard_tests::daemon::Daemon;
-use guard_tests::process::program;
+use guard_tests::process::{copy_program, program};
 use guard_tests::scene::{POLICY, Scene, apart, call, guard};
 use guard_tests::world::Netns;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn as_nobody(arguments: &[&str]) -> Output {
     // The checkout may be closed to other users.
     let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let copy = dir.path().join("mcp-guard");
-    std::fs::copy(program("mcp-guard").unwrap(), &copy).unwrap();
+    copy_program(&program("mcp-guard").unwrap(), &copy).unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy).args(arguments);
     command.output().unwrap()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use guard_tests::process::copy_program;
 use serde_json::Value;
 
 /// The daemon, built next to this test.
@@ -77,7 +78,7 @@ fn doctor_tells_an_unprivileged_user_that_root_is_needed() {
         .tempdir()
         .expect("a directory");
     let copy = dir.path().join("mcp-guard");
-    std::fs::copy(guard(), &copy).expect("copying the daemon");
+    copy_program(&guard(), &copy).expect("copying the daemon");
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(copy)

@@ -203,6 +203,20 @@ fn an_unregistered_socket_of_the_guard_is_steered_and_found_out() {
     });
 }
 
+/// A signal is only on its way when `kill` returns, to each thread.
+fn wait_until_stopped(pid: u32) {
+    let is_stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the guard lives");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
+        })
+    };
+    while !is_stopped() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_local_client_whose_record_is_lost_is_unknown_and_not_remote() {
     use aya::maps::{HashMap, Map, MapData};
@@ -213,6 +227,7 @@ fn a_local_client_whose_record_is_lost_is_unknown_and_not_remote() {
         let guard = world.guard();
         let pid = Pid::from_raw(i32::try_from(guard.pid()).expect("a pid"));
         kill(pid, Signal::SIGSTOP).expect("stopping the guard");
+        wait_until_stopped(guard.pid());
         // The kernel completes the handshake; the guard has not looked yet.
         let mut stream = world.host.run(|| TcpStream::connect(("127.0.0.1", PORT)).expect("steered"));
         let data = MapData::from_pin(world.pins().join("maps/WHO")).expect("the pinned map");

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use guard_tests::client::Endpoint;
 use guard_tests::daemon::{Daemon, Programs};
 use guard_tests::journal;
-use guard_tests::process::{Fixture, program};
+use guard_tests::process::{Fixture, copy_program, program};
 use guard_tests::residue::Ids;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ impl Stage {
         let public = tempfile::Builder::new().prefix("mcp-guard-demo-").tempdir()?;
         fs::set_permissions(public.path(), Permissions::from_mode(0o755))?;
         let client = public.path().join("mcp-agent");
-        fs::copy(program("mcp-agent")?, &client).context("copying mcp-agent")?;
+        copy_program(&program("mcp-agent")?, &client)?;
 
         let server = serde_json::from_value(json!({"name": "customer-ops", "port": port}))?;
         let daemon = Daemon::new(Programs::built()?, None, &[server], &POLICIES)?;
