@@ -29,6 +29,19 @@ fn an_idle_connection_to_the_server_is_used_again_and_kept_so_long() {
 }
 
 #[test]
+fn a_connection_that_the_server_closed_while_it_was_idle_costs_no_call() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        for _ in 0..20 {
+            let (mut line, mut heard) = ask(&scene);
+            heard.answer_and_stay(&done(1)).unwrap();
+            assert_eq!(line.answer().unwrap().json(), done(1));
+            // And it closes.
+        }
+    });
+}
+
+#[test]
 fn so_many_idle_connections_to_the_server_are_kept() {
     apart(|| {
         let limits = json!({"upstream_idle_connections_max": 1, "upstream_idle_seconds": 3600});

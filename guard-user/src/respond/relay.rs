@@ -5,7 +5,6 @@ use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::refuse::Asked;
 use super::stream::ReplyStream;
@@ -14,7 +13,7 @@ use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
 use crate::refusal::Refusal;
-use crate::upstream::{Reply, end_to_end};
+use crate::upstream::{Reply, ReplyBody, end_to_end};
 
 pub(super) const NO_MEMORY: &str =
     "the answers under way hold as much memory as they may (limits.answers_bytes_max)";
@@ -84,7 +83,7 @@ fn check_kind(head: &Parts) -> Result<(), &'static str> {
 
 async fn whole(
     head: &Parts,
-    body: Incoming,
+    body: ReplyBody,
     bytes_max: usize,
     share: &mut Held,
 ) -> Result<Bytes, &'static str> {

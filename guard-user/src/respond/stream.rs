@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
-use hyper::body::Incoming;
 
 use super::refuse::{self, Asked};
 use super::relay::NO_MEMORY;
@@ -17,11 +16,12 @@ use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::http::Held;
 use crate::refusal::Refusal;
 use crate::rpc::sse::{Events, Piece};
+use crate::upstream::ReplyBody;
 
 /// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
 /// connection to the server: that is how both eras tell a server that nobody listens any more.
 pub(super) struct ReplyStream {
-    body: Incoming,
+    body: ReplyBody,
     events: Events,
     view: View,
     asked: Asked,
@@ -38,7 +38,7 @@ pub(super) struct ReplyStream {
 
 impl ReplyStream {
     pub(super) fn new(
-        body: Incoming,
+        body: ReplyBody,
         view: View,
         asked: Asked,
         permit: Permit,

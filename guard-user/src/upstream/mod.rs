@@ -2,26 +2,28 @@
 //!
 //! Owns the connections to the servers and what the guard changes in a request's head. Never looks into a body.
 
-mod connect;
 mod headers;
+mod leg;
+mod pool;
 
 pub use headers::end_to_end;
+pub use leg::ReplyBody;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Uri, response};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri, response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::config::{Limits, Server};
 use crate::kernel::Dialer;
-use connect::Connect;
+use pool::Pool;
 
 /// Why a server gave no answer. Whether it ran the call is not known unless the variant says so.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ pub enum Error {
     )]
     Unreachable { port: u16, cause: String },
     #[error("the server broke off before it answered; it may have run the call: {0}")]
-    Broken(#[source] hyper_util::client::legacy::Error),
+    Broken(#[source] hyper::Error),
     #[error("the server gave no answer within upstream_head_seconds; it may still run the call")]
     Silent,
     #[error("the request's target is not one the server can be asked: {0}")]
@@ -45,16 +47,14 @@ pub enum Error {
 }
 
 impl Error {
-    fn unreachable(port: u16, error: &hyper_util::client::legacy::Error) -> Self {
-        let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-        match causes.find_map(|cause| cause.downcast_ref::<io::Error>()) {
+    fn unreachable(port: u16, cause: &io::Error) -> Self {
+        match cause.kind() {
             // The dialer's word for: nothing to connect to.
-            Some(cause) if cause.kind() == io::ErrorKind::NotConnected => Self::Down(port),
-            Some(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+            io::ErrorKind::NotConnected => Self::Down(port),
+            io::ErrorKind::TimedOut => {
                 Self::Unreachable { port, cause: "not within upstream_connect_seconds".into() }
             }
-            Some(cause) => Self::Unreachable { port, cause: cause.to_string() },
-            None => Self::Unreachable { port, cause: error.to_string() },
+            _ => Self::Unreachable { port, cause: cause.to_string() },
         }
     }
 
@@ -71,28 +71,25 @@ impl Error {
 
 /// The connections to all protected servers.
 pub struct Upstream {
-    client: Client<Connect, Full<Bytes>>,
+    pool: Arc<Pool>,
     head_patience: Duration,
 }
 
 /// A server's answer. Its call is still open: whoever reads the body concludes `permit`.
 pub struct Reply {
     pub head: response::Parts,
-    pub body: Incoming,
+    pub body: ReplyBody,
     pub permit: Permit,
     pub asked_at: Instant,
 }
 
 impl Upstream {
+    /// Must be called in a runtime.
     pub fn new(dialer: Dialer, limits: &Limits) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(limits.upstream_idle_seconds))
-            .pool_max_idle_per_host(limits.upstream_idle_connections_max)
-            // The client's own `Host` goes on unchanged: servers check it against DNS rebinding.
-            .set_host(false)
-            .build(Connect::new(dialer, Duration::from_secs(limits.upstream_connect_seconds)));
-        Self { client, head_patience: Duration::from_secs(limits.upstream_head_seconds) }
+        Self {
+            pool: Pool::new(dialer, limits),
+            head_patience: Duration::from_secs(limits.upstream_head_seconds),
+        }
     }
 
     /// Sends the request whose intent `permit` stands for, with exactly the `body` that was judged.
@@ -123,24 +120,40 @@ impl Upstream {
         server: &Server,
         head: &Parts,
         body: Bytes,
-    ) -> Result<(response::Parts, Incoming), Error> {
-        let mut request = Request::builder().method(head.method.clone()).uri(address(server, &head.uri)?);
+    ) -> Result<(response::Parts, ReplyBody), Error> {
+        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let mut request = Request::builder().method(head.method.clone()).uri(Uri::from(path));
         if let Some(fields) = request.headers_mut() {
+            // The client's own `Host` goes on unchanged: servers check it against DNS rebinding.
             *fields = headers::to_server(&head.headers, &head.uri, server);
         }
         let body = if head.method == Method::POST { body } else { Bytes::new() };
-        let answer = self.client.request(request.body(Full::new(body))?);
-        match tokio::time::timeout(self.head_patience, answer).await {
-            Ok(Ok(answer)) => Ok(answer.into_parts()),
-            Ok(Err(error)) if error.is_connect() => Err(Error::unreachable(server.port.get(), &error)),
-            Ok(Err(error)) => Err(Error::Broken(error)),
-            Err(_elapsed) => Err(Error::Silent),
+        let answer = self.ask(server.port.get(), request.body(Full::new(body))?);
+        tokio::time::timeout(self.head_patience, answer).await.unwrap_or(Err(Error::Silent))
+    }
+
+    async fn ask(
+        &self,
+        port: u16,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(response::Parts, ReplyBody), Error> {
+        let answered = |answer: Response<Incoming>, leg| {
+            let (head, body) = answer.into_parts();
+            (head, ReplyBody::new(body, leg, port, Arc::clone(&self.pool)))
+        };
+        while let Some(mut leg) = self.pool.take(port) {
+            let mut error = match leg.ask(request).await {
+                Ok(answer) => return Ok(answered(answer, leg)),
+                Err(error) => error,
+            };
+            // The server closed the connection while it was idle; another one takes the request.
+            let Some(unsent) = error.take_message() else { return Err(Error::Broken(error.into_error())) };
+            request = unsent;
+        }
+        let mut leg = self.pool.open(port).await.map_err(|error| Error::unreachable(port, &error))?;
+        match leg.ask(request).await {
+            Ok(answer) => Ok(answered(answer, leg)),
+            Err(error) => Err(Error::Broken(error.into_error())),
         }
     }
-}
-
-/// The pool's key is the port: the dialer knows where the server behind it really listens.
-fn address(server: &Server, asked: &Uri) -> Result<Uri, http::Error> {
-    let path = asked.path_and_query().map_or("/", |path| path.as_str());
-    Uri::builder().scheme("http").authority(format!("127.0.0.1:{}", server.port)).path_and_query(path).build()
 }
