@@ -208,7 +208,7 @@ fn nginx_conf(dir: &Path, ca: &TestCa) -> String {
         .map(|name| format!("  {name}_temp_path {}/{name};\n", dir.display()))
         .concat();
     format!(
-        "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\n\
+        "user root;\nworker_processes auto;\ndaemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\n\
          events {{ worker_connections 1024; }}\n\
          http {{\n{temporary}\
          \x20 access_log off;\n  keepalive_requests 10000000;\n\

@@ -45,7 +45,7 @@ struct Options {
 enum Kind {
     /// No proxy: the load generator speaks to the server in plain HTTP
     Direct,
-    /// Debian's nginx: TLS 1.3, one worker, kept-alive connections to the server, no access log
+    /// Debian's nginx: TLS 1.3, a worker for each core, kept-alive connections to the server, no access log
     Nginx,
     /// The guard; a record is written before its call goes on, but not synced
     GuardOs,
