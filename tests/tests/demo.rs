@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use guard_tests::process::program;
 use guard_tests::world::cgroup2_root;
@@ -14,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// What a demo's names begin with.
 const PREFIX: &str = "mcp-guard-";
+
+/// Each test looks at what the host has, so there may be one at a time.
+static HOST: Mutex<()> = Mutex::new(());
 
 /// Pins, cgroups and files of demos and of other guards.
 fn present() -> BTreeSet<PathBuf> {
@@ -29,6 +33,7 @@ fn is_ours(name: &OsStr) -> bool {
 
 #[test]
 fn the_story_passes_from_the_build_to_the_clean_up() {
+    let _alone = HOST.lock().unwrap_or_else(PoisonError::into_inner);
     let before = present();
     let xtask = program("xtask").expect("xtask is built");
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a folder above");
@@ -63,6 +68,7 @@ fn the_story_passes_from_the_build_to_the_clean_up() {
 
 #[test]
 fn ctrl_c_in_the_middle_leaves_nothing() {
+    let _alone = HOST.lock().unwrap_or_else(PoisonError::into_inner);
     let before = present();
     let mut demo = Command::new(program("demo").expect("the demo is built"))
         .stdin(Stdio::null())
