@@ -114,7 +114,7 @@ impl App {
     }
 
     async fn serve(self: Arc<Self>, accepted: Accepted, drain: watch::Receiver<bool>) {
-        let Accepted { io, peer, original_dst, server, origin, slot: _slot } = accepted;
+        let Accepted { io, peer, original_dst, server, door, origin, slot: _slot } = accepted;
         let patience = Duration::from_secs(self.config.limits.tls_handshake_seconds);
         let secured = match self.tls.secure(io, patience).await {
             Ok(secured) => secured,
@@ -128,6 +128,7 @@ impl App {
             peer,
             original_dst,
             server,
+            door,
             origin,
             is_tls: matches!(secured, Secured::Tls(_)),
         });
@@ -172,8 +173,8 @@ impl App {
 
     /// Tries every claim with real connections; true if all hold.
     pub async fn prove(&self) -> bool {
-        let claims = self.kernel.prove().await;
-        !claims.is_empty() && claims.iter().all(|claim| claim.holds)
+        self.kernel.prove().await;
+        self.kernel.status().protected
     }
 
     pub fn config(&self) -> &Config {
@@ -182,9 +183,12 @@ impl App {
 
     /// Servers that do not listen, or are not taken for those that were here first: calls to them are refused.
     pub fn servers_down(&self) -> Vec<&Server> {
-        let ports = self.kernel.status().ports;
-        let is_down = |port: u16| ports.get(&port).is_none_or(|status| status.pinned.is_empty());
-        self.config.servers.iter().filter(|server| is_down(server.port.get())).collect()
+        let namespaces = self.kernel.status().namespaces;
+        self.config
+            .servers
+            .iter()
+            .filter(|server| !namespaces.iter().any(|there| there.runs(server)))
+            .collect()
     }
 
     /// The CA that clients must trust; none if the operator brought the certificate.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::accept::Origin;
 use crate::config::{Plaintext, Server};
+use crate::kernel::Door;
 
 /// One client connection, after its first layer is settled.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Connection {
     /// The address that the client meant.
     pub original_dst: SocketAddr,
     pub server: Arc<Server>,
+    /// Where the server is reached.
+    pub door: Door,
     pub origin: Origin,
     pub is_tls: bool,
 }

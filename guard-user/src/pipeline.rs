@@ -77,7 +77,8 @@ impl Pipeline {
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let reply = self.upstream.forward(permit, &case.connection.server, case.head, body).await?;
+        let Connection { server, door, .. } = case.connection;
+        let reply = self.upstream.forward(permit, server, *door, case.head, body).await?;
         let view = case.view(&caller, &self.limits);
         respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
     }

@@ -45,6 +45,23 @@ pub fn connect(address: SocketAddr) -> Value {
     met
 }
 
+/// Panics unless the other side, or the kernel, has ended the connection.
+pub fn assert_ended(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    let ended = stream.write_all(b"y").and_then(|()| {
+        loop {
+            // What came before the end may still be there.
+            match stream.read(&mut [0; 64]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    let hangs = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!hangs, "the connection lives on, or hangs instead of ending");
+}
+
 fn answer(stream: &TcpStream) -> Value {
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
     let mut line = String::new();

@@ -1,6 +1,7 @@
 //! Checks that a guard left nothing in the kernel.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,17 @@ use aya::programs::loaded_programs;
 use serde_json::Value;
 
 use crate::world::{World, cgroup2_root};
+
+/// Every file below `dir`; none if it is not there.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files(&entry.path()),
+            _ => vec![entry.path()],
+        })
+        .collect()
+}
 
 /// Kernel objects of guards, by the ids that their `status` told.
 #[derive(Debug, Default)]

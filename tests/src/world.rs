@@ -24,7 +24,8 @@ pub const PORT: u16 = 3001;
 /// Addresses of the host namespace on the link to the remote one.
 pub const HOST_V4: &str = "10.77.0.1";
 pub const HOST_V6: &str = "fd77::1";
-const REMOTE_V4: &str = "10.77.0.2";
+/// Address of the remote namespace on that link.
+pub const REMOTE_V4: &str = "10.77.0.2";
 const REMOTE_V6: &str = "fd77::2";
 /// An ordinary user.
 pub const NOBODY: u32 = 65_534;
@@ -130,6 +131,16 @@ impl World {
         }
     }
 
+    /// A directory that goes with the world.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Adds what a guard loaded after its start to what must be gone in the end.
+    pub fn note(&self, status: &Value) {
+        self.ids.lock().expect("no test thread panicked").add(status);
+    }
+
     pub fn pins(&self) -> PathBuf {
         self.kernel.bpffs.join(&self.kernel.pins)
     }
@@ -154,18 +165,22 @@ impl World {
         self.start_guard(netns)
     }
 
+    /// Starts a guard for these `servers` of guard.yaml.
+    pub fn guard_for(&self, servers: &Value) -> Process {
+        self.start_guard_with(&self.host, servers, &json!({})).expect("the guard starts")
+    }
+
     fn start_guard(&self, netns: &Netns) -> Result<Process, String> {
-        self.start_guard_with(netns, &json!({}))
+        self.start_guard_with(netns, &one_server(), &json!({}))
     }
 
     /// Starts a guard with `limits`.
     pub fn guard_with(&self, limits: &Value) -> Process {
-        self.start_guard_with(&self.host, limits).expect("the guard starts")
+        self.start_guard_with(&self.host, &one_server(), limits).expect("the guard starts")
     }
 
-    fn start_guard_with(&self, netns: &Netns, limits: &Value) -> Result<Process, String> {
-        let config =
-            json!({"servers": [{"name": "demo", "port": PORT}], "kernel": self.kernel, "limits": limits});
+    fn start_guard_with(&self, netns: &Netns, servers: &Value, limits: &Value) -> Result<Process, String> {
+        let config = json!({"servers": servers, "kernel": self.kernel, "limits": limits});
         let path = self.dir.path().join("guard.json");
         fs::write(&path, config.to_string()).expect("writing the configuration");
         let mut guard = netns.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))?;
@@ -198,10 +213,19 @@ impl World {
         self.server_kind("server", uid, addresses)
     }
 
+    /// As `server`, in another namespace.
+    pub fn server_in(&self, netns: &Netns, addresses: &[&str]) -> Process {
+        self.start_server(netns, "server", NOBODY, addresses)
+    }
+
     /// `kind`: `server`, `shared` or `shadow`, see steer-probe.
     pub fn server_kind(&self, kind: &str, uid: u32, addresses: &[&str]) -> Process {
+        self.start_server(&self.host, kind, uid, addresses)
+    }
+
+    fn start_server(&self, netns: &Netns, kind: &str, uid: u32, addresses: &[&str]) -> Process {
         let program = self.public_probe();
-        self.host
+        netns
             .run(|| Process::start(Command::new(program).arg(kind).args(addresses).uid(uid)))
             .expect("the server starts")
     }
@@ -251,6 +275,10 @@ impl Drop for World {
             eprintln!("cleaning up after the failed test: {error:#}");
         }
     }
+}
+
+fn one_server() -> Value {
+    json!([{"name": "demo", "port": PORT}])
 }
 
 /// Where cgroup2 is mounted.

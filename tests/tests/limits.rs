@@ -104,7 +104,7 @@ fn a_host_without_ipv6_is_guarded_too() {
             .run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("a setting"));
         let _server = world.server(&["0.0.0.0:3001"]);
         let mut guard = world.guard();
-        assert_eq!(guard.ask("status")["listeners"].as_array().map(Vec::len), Some(1));
+        assert_eq!(guard.ask("status")["namespaces"][0]["listeners"].as_array().map(Vec::len), Some(1));
         let claims = guard.ask("prove");
         assert!(claims.as_array().expect("a list").iter().all(|claim| claim["holds"] == true), "{claims:#}");
         assert_eq!(world.client(&world.host, "127.0.0.1".parse().expect("an address"))["guard"], true);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const OTHER_USER: u32 = 65_533;
 
 fn pinned_pid(status: &Value) -> Option<u64> {
-    status["ports"]["3001"]["pinned"][0]["pid"].as_u64()
+    status["namespaces"][0]["ports"]["3001"]["pinned"][0]["pid"].as_u64()
 }
 
 fn wait_for_server(guard: &mut Process, server: &Process) {
@@ -27,7 +27,7 @@ fn a_server_may_start_after_the_guard() {
         let server = world.server(&["0.0.0.0:3001"]);
         wait_for_server(&mut guard, &server);
         assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
-        let pinned = guard.ask("status")["ports"]["3001"]["pinned"][0].clone();
+        let pinned = guard.ask("status")["namespaces"][0]["ports"]["3001"]["pinned"][0].clone();
         assert_eq!((&pinned["uid"], &pinned["comm"]), (&json!(NOBODY), &json!("steer-probe")));
     });
 }
@@ -69,10 +69,12 @@ fn another_users_listener_is_not_pinned_in_the_servers_place() {
         server.kill();
         let impostor = world.server_as(OTHER_USER, &["0.0.0.0:3001"]);
         let status = guard.ask_until("status", |status| {
-            status["ports"]["3001"]["unrecognised"].as_array().is_some_and(|list| !list.is_empty())
+            status["namespaces"][0]["ports"]["3001"]["unrecognised"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty())
         });
         assert_eq!(pinned_pid(&status), None, "{status:#}");
-        let words = status["ports"]["3001"]["unrecognised"][0].as_str().expect("words");
+        let words = status["namespaces"][0]["ports"]["3001"]["unrecognised"][0].as_str().expect("words");
         assert!(words.contains("uid 65533") && words.contains("unload"), "{words}");
         assert_eq!(dial_kind(&mut guard), "NotConnected");
         // Not after a new start of the guard either.
@@ -112,7 +114,10 @@ fn with_two_owners_from_the_start_none_is_taken() {
         let mut guard = world.guard();
         let status = guard.ask("status");
         assert_eq!(pinned_pid(&status), None);
-        assert!(status["ports"]["3001"]["unrecognised"].to_string().contains("several owners"), "{status:#}");
+        assert!(
+            status["namespaces"][0]["ports"]["3001"]["unrecognised"].to_string().contains("several owners"),
+            "{status:#}"
+        );
         assert_eq!(dial_kind(&mut guard), "NotConnected");
     });
 }

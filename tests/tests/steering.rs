@@ -187,7 +187,7 @@ fn connections_from_before_the_guard_are_ended() {
             let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
             assert!(!timed_out, "the connection hangs instead of ending");
         }
-        assert_eq!(guard.ask("status")["ended_at_start"], 3);
+        assert_eq!(guard.ask("status")["namespaces"][0]["ended_at_start"], 3);
     });
 }
 

@@ -75,7 +75,7 @@ fn connecting_to_the_server_may_take_so_long() {
         server.listen(0).unwrap();
 
         let pinned = || {
-            let pinned = &daemon.status()?["kernel"]["ports"]["3001"]["pinned"];
+            let pinned = &daemon.status()?["kernel"]["namespaces"][0]["ports"]["3001"]["pinned"];
             Ok(pinned.as_array().is_some_and(|list| !list.is_empty()).then_some(()))
         };
         eventually(START_LIMIT, pinned).unwrap().expect("the server is pinned");

@@ -1,5 +1,7 @@
 //! The accept loop. It runs in a task of its own, so that canaries are answered whatever the rest of the guard does.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::Server;
-use crate::kernel::{Guard, Inner, Local, canonical};
+use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, canonical};
 use crate::types::LocalProcess;
 
 /// How long to wait after an `accept` that failed for want of files or memory.
@@ -34,6 +36,8 @@ pub struct Accepted {
     pub original_dst: SocketAddr,
     /// The protected server on that port.
     pub server: Arc<Server>,
+    /// The port, and the namespace that it is in.
+    pub door: Door,
     pub origin: Origin,
     /// To be kept as long as the connection lives: one of `limits.connections_max`.
     pub slot: Slot,
@@ -60,7 +64,7 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Acceptor {
     accepted: mpsc::Receiver<Accepted>,
-    tasks: Vec<AbortHandle>,
+    follower: AbortHandle,
 }
 
 impl Acceptor {
@@ -70,20 +74,24 @@ impl Acceptor {
         let max = inner.config.limits.connections_max;
         // A queued connection holds a slot, so the queue is never full.
         let (sender, accepted) = mpsc::channel(max.max(1));
-        let slots = Arc::new(Semaphore::new(max));
-        let mut tasks = Vec::new();
-        for listener in [Some(&inner.listeners.v4), inner.listeners.v6.as_ref()].into_iter().flatten() {
-            let listener = listener.try_clone().context("cannot copy a listener")?;
-            let listener = TcpListener::from_std(listener).context("cannot wait on a listener")?;
-            let sorter = Sorter {
-                inner: Arc::clone(inner),
-                local: Local::default(),
-                slots: Arc::clone(&slots),
-                sender: sender.clone(),
-            };
-            tasks.push(tokio::spawn(sorter.run(listener)).abort_handle());
-        }
-        Ok(Self { accepted, tasks })
+        let mut doors = Doors {
+            inner: Arc::clone(inner),
+            slots: Arc::new(Semaphore::new(max)),
+            sender,
+            open: BTreeMap::new(),
+        };
+        let mut realms = inner.realms.subscribe();
+        let now = Arc::clone(&realms.borrow_and_update());
+        doors.follow(&now)?;
+        let follower = tokio::spawn(async move {
+            while realms.changed().await.is_ok() {
+                let now = Arc::clone(&realms.borrow_and_update());
+                if let Err(error) = doors.follow(&now) {
+                    tracing::error!("connections to a namespace are not accepted: {error:#}");
+                }
+            }
+        });
+        Ok(Self { accepted, follower: follower.abort_handle() })
     }
 
     /// The next connection. `None`: the accept loop has ended.
@@ -94,12 +102,50 @@ impl Acceptor {
 
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.follower.abort();
     }
 }
 
+/// The accept loops of all namespaces.
+struct Doors {
+    inner: Arc<Inner>,
+    slots: Arc<Semaphore>,
+    sender: mpsc::Sender<Accepted>,
+    /// By the namespace's cookie. An entry's end is the end of its loops.
+    open: BTreeMap<u64, JoinSet<()>>,
+}
+
+impl Doors {
+    /// Opens what is new and closes what is gone.
+    fn follow(&mut self, realms: &Realms) -> anyhow::Result<()> {
+        self.open.retain(|netns, _| realms.contains_key(netns));
+        for (netns, realm) in realms.iter() {
+            if let Entry::Vacant(vacant) = self.open.entry(*netns) {
+                let mut loops = JoinSet::new();
+                for listener in [Some(&realm.listeners.v4), realm.listeners.v6.as_ref()].into_iter().flatten()
+                {
+                    let listener = listener.try_clone().context("cannot copy a listener")?;
+                    let listener = TcpListener::from_std(listener).context("cannot wait on a listener")?;
+                    let sorter = Sorter {
+                        inner: Arc::clone(&self.inner),
+                        realm: Arc::clone(realm),
+                        local: Local::default(),
+                        slots: Arc::clone(&self.slots),
+                        sender: self.sender.clone(),
+                    };
+                    loops.spawn(sorter.run(listener));
+                }
+                vacant.insert(loops);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Accepts what comes to one listener.
 struct Sorter {
     inner: Arc<Inner>,
+    realm: Arc<Realm>,
     local: Local,
     slots: Arc<Semaphore>,
     sender: mpsc::Sender<Accepted>,
@@ -129,16 +175,13 @@ impl Sorter {
     fn sort(&mut self, io: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let seen = &self.inner.seen;
         let peer = canonical(peer);
-        let Some((original_dst, server)) = io
-            .local_addr()
-            .ok()
-            .map(canonical)
-            .and_then(|dst| Some((dst, Arc::clone(self.inner.by_port.get(&dst.port())?))))
+        let Some((original_dst, server)) =
+            io.local_addr().ok().map(canonical).and_then(|dst| Some((dst, self.realm.server(dst.port())?)))
         else {
             bump(&seen.stray);
             return None;
         };
-        let who = self.inner.maps.take_who(self.inner.netns, peer, original_dst);
+        let who = self.inner.maps.take_who(self.realm.netns.cookie, peer, original_dst);
         if let Some(who) = who {
             // By cgroup, since process ids differ when the guard runs in a pid namespace.
             if who.cgroup == self.inner.cgroup {
@@ -162,14 +205,20 @@ impl Sorter {
         };
         let origin = match who {
             Some(who) => Origin::Local(process(&who)),
-            None if self.local.is_local(peer.ip(), original_dst.ip(), Instant::now()) => Origin::UnknownLocal,
+            None if self.is_local(peer, original_dst) => Origin::UnknownLocal,
             None => Origin::Remote,
         };
         if let Err(error) = tune(&io, Duration::from_secs(self.inner.config.limits.stall_seconds)) {
             // The client is gone, or the kernel lacks an option: not a reason to refuse.
             tracing::debug!(%error, "a connection keeps its default options");
         }
-        Some(Accepted { io, peer, original_dst, server, origin, slot: Slot { _permit: permit } })
+        let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
+        Some(Accepted { io, peer, original_dst, server, door, origin, slot: Slot { _permit: permit } })
+    }
+
+    fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {
+        let Self { local, realm, .. } = self;
+        local.is_local(peer.ip(), own.ip(), Instant::now(), || realm.addresses())
     }
 }
 

@@ -100,13 +100,17 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     if kernel::this_netns().is_some_and(|here| protected_netns != Some(here)) {
         writeln!(out, "NOT HERE   it protects ports of another network namespace, none of this one")?;
     }
+    for words in array(status, "/kernel/failed") {
+        writeln!(out, "NOT PROTECTED   {}", plain(words))?;
+    }
     for server in array(status, "/servers") {
-        let port = &server["port"];
-        if array(status, &format!("/kernel/ports/{port}/pinned")).is_empty() {
+        if !doors(status, server).any(|(_, port)| !array(port, "/pinned").is_empty()) {
             writeln!(
                 out,
-                "SERVER DOWN   {}: no server is pinned behind port {port}; start it",
-                plain(&server["name"])
+                "SERVER DOWN   {}: no server is pinned behind port {}{}; start it",
+                plain(&server["name"]),
+                server["port"],
+                place(server)
             )?;
         }
     }
@@ -120,11 +124,19 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     )?;
     writeln!(out, "CA {}\n", text("/ca"))?;
 
-    let mut servers = output::table(["SERVER", "PORT", "ENDPOINT", "PINNED LISTENER"]);
+    let mut servers = output::table(["SERVER", "WHERE", "PORT", "ENDPOINT", "PINNED LISTENER"]);
     for server in array(status, "/servers") {
-        let port = server["port"].to_string();
-        let listener = status.pointer(&format!("/kernel/ports/{port}")).map_or("-".to_owned(), listener);
-        servers.add_row([plain(&server["name"]), port, plain(&server["path"]), listener]);
+        let mut row = |place: String, listener: String| {
+            let (name, port) = (plain(&server["name"]), server["port"].to_string());
+            servers.add_row([name, place, port, plain(&server["path"]), listener]);
+        };
+        let mut found = doors(status, server).peekable();
+        if found.peek().is_none() {
+            row(place(server), "its place is not there; protected as soon as it is".into());
+        }
+        for (namespace, port) in found {
+            row(plain(&namespace["place"]), listener(port));
+        }
     }
     writeln!(out, "{servers}")?;
 
@@ -142,6 +154,25 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     writeln!(out, "{counters}")?;
     Ok(out.trim_end().to_owned())
+}
+
+/// The namespaces in which a server's port is protected, each with what is known of the port.
+fn doors<'a>(status: &'a Value, server: &'a Value) -> impl Iterator<Item = (&'a Value, &'a Value)> {
+    let port = server["port"].to_string();
+    array(status, "/kernel/namespaces")
+        .iter()
+        .filter(move |namespace| namespace["servers"][&port] == server["name"])
+        .map(move |namespace| (namespace, &namespace["ports"][server["port"].to_string()]))
+}
+
+/// Where `guard.yaml` says that a server is.
+fn place(server: &Value) -> String {
+    match &server["in"] {
+        Value::Object(place) => {
+            place.iter().map(|(kind, which)| format!(" in {kind} {}", plain(which))).collect()
+        }
+        _ => String::new(),
+    }
 }
 
 /// Who holds the server's socket, in words; or who listens and is not taken for the server.

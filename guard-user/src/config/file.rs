@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
+use super::{Limits, Place};
 use crate::types::ServerName;
 
 /// `guard.yaml`, complete: what a file leaves out stands here with its default.
@@ -40,6 +40,9 @@ pub struct Server {
     pub name: ServerName,
     /// The TCP port that the server listens on and that agents go on using.
     pub port: NonZeroU16,
+    /// The network namespace of that port. Servers in containers need it; more than one may be found for it.
+    #[serde(default, rename = "in", skip_serializing_if = "is_host")]
+    pub place: Place,
     /// The MCP endpoint; any other path on the port is refused.
     #[serde(default = "default_path")]
     pub path: String,
@@ -128,6 +131,10 @@ impl Config {
     pub fn admin_socket(&self) -> PathBuf {
         self.runtime_dir.join("admin.sock")
     }
+}
+
+fn is_host(place: &Place) -> bool {
+    *place == Place::Host
 }
 
 fn default_path() -> String {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::problem::{Problem, Problems};
 use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
-use super::{Config, read_bounded};
+use super::{Config, Place, read_bounded};
 use Step::{Item, Key};
 
 /// Where the configuration is, and what of it this one command sees differently. A flag wins over the
@@ -193,9 +193,17 @@ fn servers(config: &Config, places: &Places<'_>, problems: &mut Problems) {
             let problem = places.problem(&at("name"), format!("another server is called {}", server.name));
             problems.push(problem.with_hint("policies name servers by this name, so each has its own"));
         }
-        if let Some(first) = ports.insert(server.port, &server.name) {
+        if let Some(first) = ports.insert((&server.place, server.port), &server.name) {
             let what = format!("port {} is already that of {first}", server.port);
-            problems.push(places.problem(&at("port"), what).with_hint("one port is one server"));
+            let problem = places.problem(&at("port"), what);
+            problems.push(problem.with_hint("one port is one server; one in a container says so with `in:`"));
+        }
+        if let Place::Netns(path) = &server.place
+            && !path.is_absolute()
+        {
+            let what = format!("{} is not an absolute path", path.display());
+            let problem = places.problem(&at("in"), what);
+            problems.push(problem.with_hint("name the namespace's file, such as /run/netns/blue"));
         }
         if let Some((what, hint)) = endpoint(&server.path) {
             let problem = places.problem(&at("path"), format!("path {:?} {what}", server.path));

@@ -5,6 +5,7 @@ mod file;
 pub(crate) mod golden;
 mod limits;
 mod load;
+mod place;
 pub mod problem;
 pub mod reader;
 pub mod yaml;
@@ -12,6 +13,7 @@ pub mod yaml;
 pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls};
 pub use limits::Limits;
 pub use load::Overrides;
+pub use place::{ContainerId, Place, PlaceError, UnitName};
 pub use problem::{Problem, Problems};
 
 use std::fs::File;

@@ -8,6 +8,7 @@ use rustix::net::sockopt::socket_cookie;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::guard::Inner;
+use super::realm::{Door, Realm};
 
 /// Makes the guard's own connections. Cheap to clone.
 #[derive(Clone)]
@@ -20,32 +21,40 @@ impl Dialer {
         Self { inner }
     }
 
-    /// Connects to the pinned server on `port`, with `TCP_NODELAY`. The time limit is the caller's.
+    /// Connects to the pinned server behind `door`, with `TCP_NODELAY`. The time limit is the caller's.
     ///
     /// `NotConnected`: no recognised server listens there. `ConnectionRefused`: it stopped just now.
-    pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
-        let pinned = self.inner.servers.pinned(port).ok_or_else(|| {
+    pub async fn dial(&self, door: Door) -> io::Result<TcpStream> {
+        let realm = self.inner.realm(door.netns);
+        let found = realm.and_then(|realm| Some((realm.servers.pinned(door.port)?, realm)));
+        let (pinned, realm) = found.ok_or_else(|| {
+            let port = door.port;
             io::Error::new(
                 io::ErrorKind::NotConnected,
                 format!("no recognised server listens on port {port}; `mcp-guard status` tells which listeners are there"),
             )
         })?;
-        self.connect(pinned.target()).await
+        self.connect(&realm, pinned.target()).await
     }
 
     /// A client of this host can take every port from which `target` is reached as usual: each of its connections keeps
     /// one, also when the guard has closed it. IPv4 loopback has addresses enough to go on from another one.
-    async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
-        match self.connect_from(None, target).await {
+    async fn connect(&self, realm: &Arc<Realm>, target: SocketAddr) -> io::Result<TcpStream> {
+        match self.connect_from(realm, None, target).await {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && target.is_ipv4() => {
-                self.connect_from(Some(any_loopback()?), target).await
+                self.connect_from(realm, Some(any_loopback()?), target).await
             }
             result => result,
         }
     }
 
-    async fn connect_from(&self, source: Option<Ipv4Addr>, target: SocketAddr) -> io::Result<TcpStream> {
-        let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    async fn connect_from(
+        &self,
+        realm: &Arc<Realm>,
+        source: Option<Ipv4Addr>,
+        target: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let socket = socket_in(realm, target).await?;
         if let Some(source) = source {
             socket.bind((source, 0).into())?;
         }
@@ -55,6 +64,16 @@ impl Dialer {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// A socket is for ever in the namespace in which it was made.
+async fn socket_in(realm: &Arc<Realm>, target: SocketAddr) -> io::Result<TcpSocket> {
+    let make = move || if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    if realm.netns.is_own {
+        return make();
+    }
+    let realm = Arc::clone(realm);
+    tokio::task::spawn_blocking(move || realm.netns.run(make)).await.map_err(io::Error::other)??
 }
 
 /// One of the addresses of IPv4 loopback, but not one that is likely to be used.

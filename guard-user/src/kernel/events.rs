@@ -1,22 +1,19 @@
 //! What the kernel programs report: new listeners, and words for the log.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use tokio::time::MissedTickBehavior;
 
 use super::guard::Inner;
 use super::sys;
 
-/// How often the servers' listeners are looked for when no event tells of one.
-const SCAN_EVERY: Duration = Duration::from_millis(500);
-/// The least time between two looks.
-const SCAN_PAUSE: Duration = Duration::from_millis(20);
+/// How long a wait for the programs' words lasts at most, so that its task ends with the guard.
+const WAIT: Duration = Duration::from_millis(500);
 /// Lines per second that the programs may write to the log: a client that is refused can make one per connection.
 const LINES_PER_SECOND_MAX: u64 = 20;
 
@@ -31,7 +28,7 @@ pub(super) fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()
     tokio::spawn(async move {
         while inner.strong_count() > 0 {
             // The wait has an end so that the task ends.
-            let ready = tokio::time::timeout(SCAN_EVERY, logger.readable_mut()).await;
+            let ready = tokio::time::timeout(WAIT, logger.readable_mut()).await;
             if let Ok(Ok(mut ready)) = ready {
                 ready.get_inner_mut().flush();
                 ready.clear_ready();
@@ -39,43 +36,6 @@ pub(super) fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()
         }
     });
     Ok(())
-}
-
-/// Starts to look for servers: at once when a program tells of a listener, and from time to time.
-pub(super) fn spawn_watch(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
-    let mut events = sys::wait_for(events).context("cannot wait for kernel events")?;
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(SCAN_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                ready = events.readable_mut() => match ready {
-                    Ok(mut ready) => {
-                        while ready.get_inner_mut().next().is_some() {}
-                        ready.clear_ready();
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "cannot wait for kernel events; servers are found more slowly");
-                        tokio::time::sleep(SCAN_EVERY).await;
-                    }
-                },
-            }
-            let Some(inner) = inner.upgrade() else { return };
-            scan(inner).await;
-            // Whoever listens in a loop does not keep us busy.
-            tokio::time::sleep(SCAN_PAUSE).await;
-        }
-    });
-    Ok(())
-}
-
-async fn scan(inner: Arc<Inner>) {
-    // Reading /proc can take a while on a busy host.
-    let result = tokio::task::spawn_blocking(move || inner.servers.scan(&inner.maps)).await;
-    if let Ok(Err(error)) = result {
-        tracing::error!("cannot look for the protected servers: {error:#}");
-    }
 }
 
 /// Gives log records of the programs to `tracing`, up to a rate.

@@ -1,16 +1,13 @@
-//! What the host must have ready: bpffs, a cgroup of our own, the name of our network namespace.
+//! What the host must have ready: bpffs, and a cgroup of our own.
 
 use std::fs::{self, File};
 use std::io;
-use std::net::UdpSocket;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-
-use super::sys;
 
 /// Makes sure that bpffs is mounted at `dir`. Two guards that start at the same time mount it once.
 pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
@@ -94,14 +91,6 @@ pub(super) fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// This process's network namespace.
-pub(super) fn netns() -> anyhow::Result<(File, u64)> {
-    let file = File::open("/proc/thread-self/ns/net").context("cannot open this network namespace")?;
-    let socket = UdpSocket::bind("127.0.0.1:0").context("cannot make a socket on loopback; is `lo` up?")?;
-    let cookie = sys::netns_cookie(&socket).context("this kernel has no SO_NETNS_COOKIE (Linux 5.14 has)")?;
-    Ok((file, cookie))
 }
 
 #[cfg(test)]

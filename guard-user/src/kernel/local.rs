@@ -32,7 +32,14 @@ pub(crate) struct Local {
 
 impl Local {
     /// `peer` and `own` are the two ends of a connection, v4-mapped addresses made plain.
-    pub(crate) fn is_local(&mut self, peer: IpAddr, own: IpAddr, now: Instant) -> bool {
+    /// `addresses` lists what the namespace of the connection has.
+    pub(crate) fn is_local(
+        &mut self,
+        peer: IpAddr,
+        own: IpAddr,
+        now: Instant,
+        addresses: impl FnOnce() -> io::Result<Vec<IpAddr>>,
+    ) -> bool {
         if peer.is_loopback() || peer == own {
             return true;
         }
@@ -57,11 +64,17 @@ mod tests {
         let mut local = Local::default();
         let now = Instant::now();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert!(local.is_local(ip("127.0.0.9"), ip("127.0.0.1"), now));
-        assert!(local.is_local(ip("::1"), ip("::1"), now));
-        assert!(local.is_local(ip("192.0.2.1"), ip("192.0.2.1"), now), "a connection to the own address");
-        assert!(!local.is_local(ip("192.0.2.1"), ip("192.0.2.2"), now));
+        assert!(local.is_local(ip("127.0.0.9"), ip("127.0.0.1"), now, addresses));
+        assert!(local.is_local(ip("::1"), ip("::1"), now, addresses));
+        assert!(
+            local.is_local(ip("192.0.2.1"), ip("192.0.2.1"), now, addresses),
+            "a connection to the own address"
+        );
+        assert!(!local.is_local(ip("192.0.2.1"), ip("192.0.2.2"), now, addresses));
         local.known.insert(ip("192.0.2.7"));
-        assert!(local.is_local(ip("192.0.2.7"), ip("192.0.2.8"), now), "from one own address to another");
+        assert!(
+            local.is_local(ip("192.0.2.7"), ip("192.0.2.8"), now, addresses),
+            "from one own address to another"
+        );
     }
 }

@@ -111,6 +111,13 @@ impl Maps {
         clear(&self.own)
     }
 
+    /// Forgets whose servers the ports of a namespace were.
+    pub(crate) fn forget_owners(&self, netns: u64) -> Result<(), MapError> {
+        let mut trust = lock(&self.trust);
+        let keys: Vec<Port> = trust.keys().filter_map(Result::ok).filter(|key| key.netns == netns).collect();
+        keys.into_iter().try_for_each(|key| gone(trust.remove(&key)))
+    }
+
     /// Live upstream flows.
     pub(crate) fn flows_len(&self) -> usize {
         lock(&self.flows).keys().flatten().count()

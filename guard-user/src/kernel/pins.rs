@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <bpffs>/<pins>/maps/POLICY ...        one layout version, written in META
-//! <bpffs>/<pins>/links/<generation>/steer ...
+//! <bpffs>/<pins>/links/<generation>/tie ...             of the programs that serve all namespaces
+//! <bpffs>/<pins>/links/<generation>/steer-<cookie> ...  one for each protected namespace
 //! ```
 
 use std::fs::{self, File};
@@ -13,6 +14,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use aya::maps::{Array, Map, MapData};
 use guard_common::{ABI, Meta};
+
+use super::sys;
+
+/// Begins the name of each link by which a namespace is steered.
+const STEER: &str = "steer-";
 
 /// The pins of one guard, locked for one process.
 #[derive(Debug)]
@@ -113,55 +119,139 @@ impl Pins {
 
     /// Makes the directory for the links of one start.
     pub(super) fn make_generation(&self, generation: u32) -> anyhow::Result<PathBuf> {
-        make_dir(&self.dir.join("links"))?;
-        let dir = self.dir.join("links").join(generation.to_string());
+        make_dir(&self.links())?;
+        let dir = self.links().join(generation.to_string());
         make_dir(&dir)?;
         Ok(dir)
     }
 
     /// A number for the links of the next start, above those of all before it, whether they got to their end or not.
     pub(super) fn next_generation(&self, last: u32) -> anyhow::Result<u32> {
-        let dirs = children(&self.dir.join("links"))?;
+        let dirs = children(&self.links())?;
         let used = dirs.iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
         Ok(used.fold(last, u32::max).saturating_add(1))
     }
 
-    /// Undoes a start that failed over the pins of a former guard. As soon as the former guard's steering is gone, ours
-    /// must stay: the ports are closed in either case.
-    pub(super) fn undo_takeover(&self, former: u32, ours: u32) -> anyhow::Result<()> {
-        let links = self.dir.join("links");
-        if links.join(former.to_string()).join("steer").exists() {
-            remove_tree(&links.join(ours.to_string()))?;
+    /// Undoes a start that failed over the pins of a former guard. Where the former guard's program is still attached, ours
+    /// goes; where it is gone, ours must stay: the ports are closed in either case.
+    pub(super) fn undo_takeover(&self, ours: u32) -> anyhow::Result<()> {
+        let older = self.older(ours)?;
+        let ours = self.links().join(ours.to_string());
+        for link in children(&ours)? {
+            let Some(name) = link.file_name() else { continue };
+            if older.iter().any(|dir| dir.join(name).exists()) {
+                remove_pin(&link)?;
+            }
+        }
+        remove_if_empty(&ours)
+    }
+
+    /// Removes former guards' links of the programs that serve all namespaces.
+    pub(super) fn remove_older_shared(&self, ours: u32) -> anyhow::Result<()> {
+        for dir in self.older(ours)? {
+            for link in children(&dir)? {
+                if steered_by(&link).is_none() {
+                    remove_pin(&link)?;
+                }
+            }
+            remove_if_empty(&dir)?;
         }
         Ok(())
+    }
+
+    /// Removes former guards' steering of one namespace.
+    pub(super) fn remove_older_steering(&self, netns: u64, ours: u32) -> anyhow::Result<()> {
+        for dir in self.older(ours)? {
+            remove_pin(&dir.join(steer_name(netns)))?;
+            remove_if_empty(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all steering of one namespace.
+    pub(super) fn remove_steering(&self, netns: u64) -> anyhow::Result<()> {
+        for dir in children(&self.links())? {
+            remove_pin(&dir.join(steer_name(netns)))?;
+            remove_if_empty(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Cookies of the namespaces that have steering, dead ones too.
+    pub(super) fn steered(&self) -> Vec<u64> {
+        let dirs = children(&self.links()).unwrap_or_default();
+        let mut cookies: Vec<u64> = dirs
+            .iter()
+            .flat_map(|dir| children(dir).unwrap_or_default())
+            .filter_map(|link| steered_by(&link))
+            .collect();
+        cookies.sort_unstable();
+        cookies.dedup();
+        cookies
+    }
+
+    /// Whether a namespace that has steering is still there. What cannot be told counts as there.
+    pub(super) fn is_steered_alive(&self, netns: u64) -> bool {
+        let links: Vec<PathBuf> = children(&self.links())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|dir| dir.join(steer_name(netns)))
+            .filter(|link| link.exists())
+            .collect();
+        let is_alive = |link: &PathBuf| sys::netns_of_link(link).map_or(true, |inode| inode != 0);
+        !links.is_empty() && links.iter().any(is_alive)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
+    /// The directories of starts before this one.
+    fn older(&self, ours: u32) -> anyhow::Result<Vec<PathBuf>> {
+        let ours = ours.to_string();
+        let mut dirs = children(&self.links())?;
+        dirs.retain(|dir| dir.file_name().is_none_or(|name| name != ours.as_str()));
+        Ok(dirs)
     }
 
     /// Removes the links and maps that are there, and keeps the (locked) directory.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
-        self.remove_generations(None)?;
-        remove_tree(&self.dir.join("links"))?;
+        remove_tree(&self.links())?;
         remove_tree(&self.dir.join("maps"))?;
         Ok(())
     }
 
-    /// Removes the links of every start but `keep`. Returns what was removed.
-    pub(super) fn remove_generations(&self, keep: Option<u32>) -> anyhow::Result<Vec<PathBuf>> {
-        let keep = keep.map(|generation| generation.to_string());
-        let mut removed = Vec::new();
-        for dir in children(&self.dir.join("links"))? {
-            if dir.file_name().and_then(|name| name.to_str()) != keep.as_deref() || keep.is_none() {
-                removed.extend(remove_tree(&dir)?);
-            }
-        }
-        Ok(removed)
-    }
-
     /// Removes everything, the directory too. The links go first.
     pub(super) fn remove_all(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut removed = self.remove_generations(None)?;
+        let mut removed = remove_tree(&self.links())?;
         removed.extend(remove_tree(&self.dir)?);
         Ok(removed)
     }
+}
+
+/// The name of the link by which a namespace is steered. By cookie, since inodes are reused.
+pub(super) fn steer_name(netns: u64) -> String {
+    format!("{STEER}{netns}")
+}
+
+fn steered_by(link: &Path) -> Option<u64> {
+    link.file_name()?.to_str()?.strip_prefix(STEER)?.parse().ok()
+}
+
+fn remove_pin(pin: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_if_empty(dir: &Path) -> anyhow::Result<()> {
+    if children(dir)?.is_empty() {
+        remove_tree(dir)?;
+    }
+    Ok(())
 }
 
 fn make_dir(dir: &Path) -> anyhow::Result<()> {

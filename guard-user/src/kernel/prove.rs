@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::canary::{self, Attempt, Outcome};
 use super::guard::Inner;
+use super::maps::lock;
+use super::realm::{Door, Realm};
 use super::{Dialer, address, diag, local, owner, sys};
 
 /// How long the guard's own attempts may take.
@@ -34,64 +36,74 @@ impl Claim {
     }
 }
 
-pub(super) async fn prove(inner: &Arc<Inner>) -> Vec<Claim> {
-    inner.expected.expect(warnings(inner), Instant::now());
-    let mut claims = blocking(inner, |inner| vec![last(inner)]).await;
-    claims.extend(blocking(inner, canary_claims).await);
-    claims.extend(blocking(inner, loop_claims).await);
-    for port in inner.by_port.keys() {
-        if inner.servers.pinned(*port).is_some() {
-            let result = upstream(inner, *port).await;
+/// Tries every claim about one namespace and remembers the answers.
+pub(super) async fn prove(inner: &Arc<Inner>, realm: &Arc<Realm>) -> Vec<Claim> {
+    inner.expected.expect(warnings(realm), Instant::now());
+    let mut claims = blocking(inner, realm, |_inner, realm| vec![last(realm)]).await;
+    claims.extend(blocking(inner, realm, canary_claims).await);
+    claims.extend(blocking(inner, realm, loop_claims).await);
+    for &port in realm.ports().keys() {
+        if realm.servers.pinned(port).is_some() {
+            let result = upstream(inner, realm, port).await;
             claims.push(Claim::new(format!("port {port}: the guard reaches the server itself"), result));
         }
+    }
+    for claim in claims.iter_mut().filter(|_| !realm.netns.is_own) {
+        claim.name = format!("{}: {}", realm.name, claim.name);
     }
     for claim in claims.iter().filter(|claim| !claim.holds) {
         tracing::error!(claim = claim.name, detail = claim.detail, "a claim does not hold");
     }
+    lock(&realm.claims).clone_from(&claims);
     claims
 }
 
 /// Each private port is addressed once; each port is reached once as a loop, which a program and the acceptor tell.
-fn warnings(inner: &Inner) -> usize {
-    inner.listeners.addresses().len() + 2 * inner.by_port.len()
+fn warnings(realm: &Realm) -> usize {
+    realm.listeners.addresses().len() + 2 * realm.ports().len()
 }
 
-async fn blocking(inner: &Arc<Inner>, f: fn(&Inner) -> Vec<Claim>) -> Vec<Claim> {
-    let inner = Arc::clone(inner);
-    tokio::task::spawn_blocking(move || f(&inner)).await.unwrap_or_else(|error| {
-        vec![Claim { name: "the proof runs to its end".into(), holds: false, detail: error.to_string() }]
-    })
+/// Runs `f` in the namespace, on a thread that may wait.
+async fn blocking(inner: &Arc<Inner>, realm: &Arc<Realm>, f: fn(&Inner, &Realm) -> Vec<Claim>) -> Vec<Claim> {
+    let (inner, realm) = (Arc::clone(inner), Arc::clone(realm));
+    let tried = tokio::task::spawn_blocking(move || realm.netns.run(|| f(&inner, &realm))).await;
+    let failure = match tried {
+        Ok(Ok(claims)) => return claims,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    vec![Claim { name: "the proof runs to its end".into(), holds: false, detail: failure }]
 }
 
 /// A program that runs after ours could undo our choice.
-fn last(inner: &Inner) -> Claim {
+fn last(realm: &Realm) -> Claim {
     let look = || {
-        let running = sys::sk_lookup_programs(&inner.netns_file)
-            .context("cannot list the programs of this namespace")?;
-        let ours = inner.programs.iter().find(|program| program.name == "steer").map(|program| program.id);
+        let running =
+            sys::sk_lookup_programs(&realm.netns).context("cannot list the programs of this namespace")?;
+        let ours = realm.steer.id;
         ensure!(
-            running.last().copied() == ours,
-            "programs {running:?} run here, ours is {ours:?}; another one may undo its choice"
+            running.last().copied() == Some(ours),
+            "programs {running:?} run here, ours is {ours}; another one may undo its choice"
         );
-        Ok(format!("{} sk_lookup program(s), ours ({}) last", running.len(), ours.unwrap_or_default()))
+        Ok(format!("{} sk_lookup program(s), ours ({ours}) last", running.len()))
     };
     Claim::new("our program has the last word".into(), look())
 }
 
 /// What the canary tries and what must come of it.
-fn canary_claims(inner: &Inner) -> Vec<Claim> {
+fn canary_claims(inner: &Inner, realm: &Realm) -> Vec<Claim> {
     let mut wanted = Vec::new();
-    for &port in inner.by_port.keys() {
-        for ip in spellings(inner) {
+    for &port in realm.ports().keys() {
+        for ip in spellings(realm) {
             let target = SocketAddr::new(ip, port);
             wanted.push((format!("{target} leads to the guard"), Attempt::Tcp(target), true));
         }
-        for ip in loopbacks(inner) {
+        for ip in loopbacks(realm) {
             let target = SocketAddr::new(ip, port);
             wanted.push((format!("UDP to {target} is refused"), Attempt::Udp(target), false));
         }
     }
-    for target in inner.listeners.addresses() {
+    for target in realm.listeners.addresses() {
         wanted.push((format!("the guard's private port {target} is refused"), Attempt::Tcp(target), false));
     }
     let attempts: Vec<_> = wanted.iter().map(|(_, attempt, _)| *attempt).collect();
@@ -118,18 +130,18 @@ fn judge(steered: bool, nonce: &str, outcome: Outcome) -> anyhow::Result<String>
     }
 }
 
-fn loopbacks(inner: &Inner) -> Vec<IpAddr> {
+fn loopbacks(realm: &Realm) -> Vec<IpAddr> {
     let mut ips = vec![Ipv4Addr::LOCALHOST.into()];
-    if inner.listeners.v6.is_some() {
+    if realm.listeners.v6.is_some() {
         ips.push(Ipv6Addr::LOCALHOST.into());
     }
     ips
 }
 
 /// The ways to write "this host".
-fn spellings(inner: &Inner) -> Vec<IpAddr> {
-    let mut ips = loopbacks(inner);
-    if inner.listeners.v6.is_some() {
+fn spellings(realm: &Realm) -> Vec<IpAddr> {
+    let mut ips = loopbacks(realm);
+    if realm.listeners.v6.is_some() {
         ips.push(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into());
     }
     ips.push(Ipv4Addr::new(127, 0, 0, 9).into());
@@ -150,7 +162,7 @@ fn link_local(ip: IpAddr) -> bool {
 
 /// A socket of our own that is not registered must be steered like any other, and the acceptor must see that it is
 /// our own.
-fn loop_claims(inner: &Inner) -> Vec<Claim> {
+fn loop_claims(inner: &Inner, realm: &Realm) -> Vec<Claim> {
     let try_port = |port: u16| {
         let before = inner.seen.loops.load(Ordering::Relaxed);
         let target = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
@@ -166,21 +178,24 @@ fn loop_claims(inner: &Inner) -> Vec<Claim> {
         Ok("seen by the acceptor and closed".into())
     };
     let name = |port| format!("port {port}: an unregistered socket of the guard is steered and found out");
-    inner.by_port.keys().map(|&port| Claim::new(name(port), try_port(port))).collect()
+    realm.ports().keys().map(|&port| Claim::new(name(port), try_port(port))).collect()
 }
 
 /// A connection of the guard must end at a socket of the very process whose listener is pinned.
-async fn upstream(inner: &Arc<Inner>, port: u16) -> anyhow::Result<String> {
-    let pinned = inner.servers.pinned(port).context("no server is pinned")?;
-    let stream = tokio::time::timeout(ATTEMPT, Dialer::new(Arc::clone(inner)).dial(port))
-        .await
-        .context("no connection in time")?
-        .context("cannot connect")?;
+async fn upstream(inner: &Arc<Inner>, realm: &Realm, port: u16) -> anyhow::Result<String> {
+    let pinned = realm.servers.pinned(port).context("no server is pinned")?;
+    let stream = tokio::time::timeout(
+        ATTEMPT,
+        Dialer::new(Arc::clone(inner)).dial(Door { netns: realm.netns.cookie, port }),
+    )
+    .await
+    .context("no connection in time")?
+    .context("cannot connect")?;
     let own = address::canonical(stream.local_addr()?);
     let end = Instant::now() + ATTEMPT;
     loop {
-        let found =
-            diag::connections(port)?.into_iter().find(|socket| address::canonical(socket.remote) == own);
+        let met = realm.netns.run(|| diag::connections(port))??;
+        let found = met.into_iter().find(|socket| address::canonical(socket.remote) == own);
         match found {
             Some(socket) if socket.inode != 0 => {
                 let found = owner::of_sockets([socket.inode]).remove(&socket.inode);

@@ -4,7 +4,7 @@ use aya::maps::{Array, Map, MapData};
 use guard_common::{ABI, Meta};
 
 use super::guard::pins_dir;
-use super::host;
+use super::netns::Netns;
 use crate::config::Kernel;
 
 /// What the pins tell of the ports of this network namespace.
@@ -22,7 +22,7 @@ pub enum Remains {
 
 /// Cookie of the network namespace of this process; none if the kernel does not tell it.
 pub fn this_netns() -> Option<u64> {
-    host::netns().ok().map(|(_file, cookie)| cookie)
+    Netns::own().ok().map(|netns| netns.cookie)
 }
 
 /// Changes nothing and takes no lock, so a guard may start meanwhile.

@@ -12,6 +12,7 @@ use guard_common::{FAMILY_V4, FAMILY_V6, Owner, Port, Slot};
 use serde::Serialize;
 
 use super::maps::{Maps, lock};
+use super::netns::Netns;
 use super::owner::{self, Process};
 use super::{address, diag};
 
@@ -74,8 +75,8 @@ impl PortStatus {
 
 /// The servers of one network namespace.
 pub(crate) struct Servers {
+    /// Cookie of the namespace.
     netns: u64,
-    ports: Vec<u16>,
     state: Mutex<BTreeMap<u16, PortStatus>>,
 }
 
@@ -86,9 +87,17 @@ struct Candidate {
 }
 
 impl Servers {
-    pub(crate) fn new(netns: u64, ports: Vec<u16>) -> Self {
-        let state = ports.iter().map(|port| (*port, PortStatus::default())).collect();
-        Self { netns, ports, state: Mutex::new(state) }
+    pub(crate) fn new(netns: u64) -> Self {
+        Self { netns, state: Mutex::default() }
+    }
+
+    /// From now on, servers on these ports are looked for, and on no others.
+    pub(crate) fn set_ports(&self, ports: &[u16]) {
+        let mut state = lock(&self.state);
+        state.retain(|port, _| ports.contains(port));
+        for port in ports {
+            state.entry(*port).or_default();
+        }
     }
 
     pub(crate) fn status(&self) -> BTreeMap<u16, PortStatus> {
@@ -101,9 +110,8 @@ impl Servers {
     }
 
     /// Looks which servers listen and pins new ones. Cheap when nothing has changed.
-    pub(crate) fn scan(&self, maps: &Maps) -> anyhow::Result<()> {
-        let mut all = diag::listening().context("cannot list listening sockets")?;
-        all.retain(|socket| self.ports.contains(&socket.local.port()));
+    pub(crate) fn scan(&self, maps: &Maps, netns: &Netns) -> anyhow::Result<()> {
+        let all = netns.run(diag::listening)?.context("cannot list listening sockets")?;
         let mut state = lock(&self.state);
         for (&port, status) in state.iter_mut() {
             let listeners: Vec<_> = all.iter().filter(|socket| socket.local.port() == port).collect();

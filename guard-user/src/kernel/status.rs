@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use guard_common::Stat;
@@ -11,7 +12,10 @@ use super::guard::Inner;
 use super::load::ProgramStatus;
 use super::maps::{Named, lock};
 use super::prove::Claim;
+use super::realm::Realm;
 use super::servers::PortStatus;
+use crate::config::Server;
+use crate::types::ServerName;
 
 /// A picture of one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -19,22 +23,36 @@ pub struct Status {
     /// All claims were tried and all hold.
     pub protected: bool,
     pub claims: Vec<Claim>,
-    /// By protected port.
-    pub ports: BTreeMap<u16, PortStatus>,
+    pub namespaces: Vec<NamespaceStatus>,
+    /// Namespaces that could not be protected, and why.
+    pub failed: Vec<String>,
     /// By reason; see `docs/kernel.md`.
     pub counters: BTreeMap<&'static str, u64>,
     /// Upstream connections that are open.
     pub upstream_flows: usize,
-    /// Connections from before the guard that it ended at its start.
-    pub ended_at_start: usize,
     /// Starts on these pins; more than 1 means that this guard took over from one that was killed.
     pub generation: u32,
-    /// Where steered connections go; not reachable by address.
-    pub listeners: Vec<SocketAddr>,
-    /// Cookie of the protected network namespace.
+    /// Cookie of the network namespace in which the guard lives.
     pub netns: u64,
     pub programs: Vec<ProgramStatus>,
     pub maps: Vec<Named>,
+}
+
+/// One protected network namespace.
+#[derive(Debug, Clone, Serialize)]
+pub struct NamespaceStatus {
+    /// For people: how `guard.yaml` names the place.
+    pub place: String,
+    /// Cookie of the namespace.
+    pub netns: u64,
+    /// By protected port.
+    pub ports: BTreeMap<u16, PortStatus>,
+    /// Names of the servers by port.
+    pub servers: BTreeMap<u16, ServerName>,
+    /// Where steered connections go; not reachable by address.
+    pub listeners: Vec<SocketAddr>,
+    /// Connections from before the guard that it ended.
+    pub ended_at_start: usize,
 }
 
 /// What the acceptor counts.
@@ -52,7 +70,10 @@ pub struct Seen {
 
 impl Status {
     pub(super) fn of(inner: &Inner) -> Self {
-        let claims = lock(&inner.claims).clone();
+        let realms = inner.realms();
+        let claims: Vec<Claim> = realms.values().flat_map(|realm| lock(&realm.claims).clone()).collect();
+        let unproven = realms.values().any(|realm| lock(&realm.claims).is_empty());
+        let failed: Vec<String> = lock(&inner.failed).values().cloned().collect();
         let mut counters: BTreeMap<_, _> =
             Stat::ALL.iter().map(|(stat, name)| (*name, inner.maps.count(*stat))).collect();
         let seen = &inner.seen;
@@ -64,18 +85,40 @@ impl Status {
         ] {
             counters.insert(name, count.load(Ordering::Relaxed));
         }
+        let mut programs = inner.programs.clone();
+        programs.extend(realms.values().map(|realm| realm.steer.clone()));
         Self {
-            protected: !claims.is_empty() && claims.iter().all(|claim| claim.holds),
+            protected: !unproven && failed.is_empty() && claims.iter().all(|claim| claim.holds),
             claims,
-            ports: inner.servers.status(),
+            namespaces: realms.values().map(|realm| NamespaceStatus::of(realm)).collect(),
+            failed,
             counters,
             upstream_flows: inner.maps.flows_len(),
-            ended_at_start: inner.ended,
             generation: inner.generation,
-            listeners: inner.listeners.addresses(),
-            netns: inner.netns,
-            programs: inner.programs.clone(),
+            netns: inner.own.cookie,
+            programs,
             maps: inner.maps.ids().to_vec(),
+        }
+    }
+}
+
+impl NamespaceStatus {
+    /// Whether the server is up here: its listener is pinned.
+    pub fn runs(&self, server: &Server) -> bool {
+        let port = &server.port.get();
+        self.servers.get(port) == Some(&server.name)
+            && self.ports.get(port).is_some_and(|status| !status.pinned.is_empty())
+    }
+
+    fn of(realm: &Realm) -> Self {
+        let name = |(port, server): (&u16, &Arc<Server>)| (*port, server.name.clone());
+        Self {
+            place: realm.name.clone(),
+            netns: realm.netns.cookie,
+            ports: realm.servers.status(),
+            servers: realm.ports().iter().map(name).collect(),
+            listeners: realm.listeners.addresses(),
+            ended_at_start: realm.ended.load(Ordering::Relaxed),
         }
     }
 }

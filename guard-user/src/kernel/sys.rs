@@ -1,8 +1,11 @@
 //! The raw kernel calls that no library at hand offers.
 #![expect(unsafe_code, reason = "two system calls and one registration without a safe wrapper")]
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
@@ -10,6 +13,10 @@ use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// `BPF_OBJ_GET` in `bpf(2)`.
+const BPF_OBJ_GET: libc::c_long = 7;
+/// `BPF_OBJ_GET_INFO_BY_FD` in `bpf(2)`.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 /// `BPF_PROG_QUERY` in `bpf(2)`.
 const BPF_PROG_QUERY: libc::c_long = 16;
 /// `enum bpf_attach_type`.
@@ -50,6 +57,62 @@ pub(super) fn sk_lookup_programs(netns: impl AsFd) -> io::Result<Vec<u32>> {
     }
     ids.truncate(attr.prog_cnt as usize);
     Ok(ids)
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+#[repr(C)]
+#[derive(Default)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of a link to a network namespace.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    zero: u32,
+    netns_inode: u32,
+    attach_type: u32,
+}
+
+/// Inode of the network namespace that the pinned link is attached to; 0 once it is dead.
+pub(super) fn netns_of_link(pin: &Path) -> io::Result<u32> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, ..ObjectAttr::default() };
+    // SAFETY: `attr` is a valid attribute of the stated size, and the path it points to ends with a zero and outlives
+    // the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut attr, size_of::<ObjectAttr>()) };
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+        info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: `attr` is a valid attribute of the stated size; the kernel writes at most `info_len` bytes to `info`, which
+    // outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.netns_inode) }
 }
 
 /// `SO_NETNS_COOKIE`: the cookie of the network namespace of a socket (Linux 5.14).

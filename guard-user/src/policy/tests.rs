@@ -14,6 +14,7 @@ pub(super) fn server(name: &str) -> Server {
     Server {
         name: ServerName::parse(name).unwrap(),
         port: std::num::NonZeroU16::new(3001).unwrap(),
+        place: crate::config::Place::Host,
         path: "/mcp".into(),
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,

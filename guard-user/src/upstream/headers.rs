@@ -99,6 +99,7 @@ mod tests {
         Server {
             name: ServerName::parse("crm").unwrap(),
             port: 3001.try_into().unwrap(),
+            place: crate::config::Place::Host,
             path: "/mcp".into(),
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,

@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::pool::Pool;
+use crate::kernel::Door;
 
 type Wire = Connection<TokioIo<TcpStream>, Full<Bytes>>;
 
@@ -70,13 +71,13 @@ impl Leg {
 pub struct ReplyBody {
     incoming: Incoming,
     leg: Option<Leg>,
-    port: u16,
+    door: Door,
     pool: Arc<Pool>,
 }
 
 impl ReplyBody {
-    pub(super) fn new(incoming: Incoming, leg: Leg, port: u16, pool: Arc<Pool>) -> Self {
-        Self { incoming, leg: Some(leg), port, pool }
+    pub(super) fn new(incoming: Incoming, leg: Leg, door: Door, pool: Arc<Pool>) -> Self {
+        Self { incoming, leg: Some(leg), door, pool }
     }
 
     fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -106,7 +107,7 @@ impl Body for ReplyBody {
             Some(Err(_broken)) => this.leg = None,
             None => {
                 if let Some(leg) = this.leg.take() {
-                    this.pool.put(this.port, leg);
+                    this.pool.put(this.door, leg);
                 }
             }
         }

@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::config::{Limits, Server};
-use crate::kernel::Dialer;
+use crate::kernel::{Dialer, Door};
 use pool::Pool;
 
 /// Why a server gave no answer. Whether it ran the call is not known unless the variant says so.
@@ -98,11 +98,12 @@ impl Upstream {
         &self,
         permit: Permit,
         server: &Server,
+        door: Door,
         head: &Parts,
         body: Bytes,
     ) -> Result<Reply, Error> {
         let asked_at = Instant::now();
-        match self.exchange(server, head, body).await {
+        match self.exchange(server, door, head, body).await {
             Ok((head, body)) => Ok(Reply { head, body, permit, asked_at }),
             Err(error) => {
                 permit.conclude(&Outcome {
@@ -118,6 +119,7 @@ impl Upstream {
     async fn exchange(
         &self,
         server: &Server,
+        door: Door,
         head: &Parts,
         body: Bytes,
     ) -> Result<(response::Parts, ReplyBody), Error> {
@@ -128,20 +130,20 @@ impl Upstream {
             *fields = headers::to_server(&head.headers, &head.uri, server);
         }
         let body = if head.method == Method::POST { body } else { Bytes::new() };
-        let answer = self.ask(server.port.get(), request.body(Full::new(body))?);
+        let answer = self.ask(door, request.body(Full::new(body))?);
         tokio::time::timeout(self.head_patience, answer).await.unwrap_or(Err(Error::Silent))
     }
 
     async fn ask(
         &self,
-        port: u16,
+        door: Door,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(response::Parts, ReplyBody), Error> {
         let answered = |answer: Response<Incoming>, leg| {
             let (head, body) = answer.into_parts();
-            (head, ReplyBody::new(body, leg, port, Arc::clone(&self.pool)))
+            (head, ReplyBody::new(body, leg, door, Arc::clone(&self.pool)))
         };
-        while let Some(mut leg) = self.pool.take(port) {
+        while let Some(mut leg) = self.pool.take(door) {
             let mut error = match leg.ask(request).await {
                 Ok(answer) => return Ok(answered(answer, leg)),
                 Err(error) => error,
@@ -150,7 +152,7 @@ impl Upstream {
             let Some(unsent) = error.take_message() else { return Err(Error::Broken(error.into_error())) };
             request = unsent;
         }
-        let mut leg = self.pool.open(port).await.map_err(|error| Error::unreachable(port, &error))?;
+        let mut leg = self.pool.open(door).await.map_err(|error| Error::unreachable(door.port, &error))?;
         match leg.ask(request).await {
             Ok(answer) => Ok(answered(answer, leg)),
             Err(error) => Err(Error::Broken(error.into_error())),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::leg::Leg;
 use crate::config::Limits;
-use crate::kernel::Dialer;
+use crate::kernel::{Dialer, Door};
 
 /// How often idle connections are looked at: for those that the server closed, and those that are too old.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -15,8 +15,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     dialer: Dialer,
     connect_patience: Duration,
-    /// For each server's port, the one used last at the end.
-    idle: Mutex<HashMap<u16, Vec<Idle>>>,
+    /// For each protected port, the one used last at the end.
+    idle: Mutex<HashMap<Door, Vec<Idle>>>,
     idle_max: usize,
     idle_patience: Duration,
 }
@@ -41,9 +41,9 @@ impl Pool {
     }
 
     /// An open connection, if there is one.
-    pub(super) fn take(&self, port: u16) -> Option<Leg> {
+    pub(super) fn take(&self, door: Door) -> Option<Leg> {
         loop {
-            let mut idle = self.lock().get_mut(&port)?.pop()?;
+            let mut idle = self.lock().get_mut(&door)?.pop()?;
             if self.is_fit(&mut idle) {
                 return Some(idle.leg);
             }
@@ -51,18 +51,18 @@ impl Pool {
     }
 
     /// A new connection. The kernel lets only these through. `NotConnected`: no server is there.
-    pub(super) async fn open(&self, port: u16) -> io::Result<Leg> {
-        let io = tokio::time::timeout(self.connect_patience, self.dialer.dial(port)).await??;
+    pub(super) async fn open(&self, door: Door) -> io::Result<Leg> {
+        let io = tokio::time::timeout(self.connect_patience, self.dialer.dial(door)).await??;
         Leg::new(io).await
     }
 
     /// Keeps `leg` for another call, if there is room.
-    pub(super) fn put(&self, port: u16, mut leg: Leg) {
+    pub(super) fn put(&self, door: Door, mut leg: Leg) {
         if !leg.is_ready() {
             return;
         }
         let mut idle = self.lock();
-        let legs = idle.entry(port).or_default();
+        let legs = idle.entry(door).or_default();
         if legs.len() < self.idle_max {
             legs.push(Idle { leg, since: Instant::now() });
         }
@@ -72,7 +72,7 @@ impl Pool {
         idle.since.elapsed() < self.idle_patience && idle.leg.is_ready()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Vec<Idle>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Door, Vec<Idle>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,8 +81,10 @@ async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let Some(pool) = pool.upgrade() else { return };
-        for legs in pool.lock().values_mut() {
+        pool.lock().retain(|_, legs| {
             legs.retain_mut(|idle| pool.is_fit(idle));
-        }
+            // Namespaces come and go.
+            !legs.is_empty()
+        });
     }
 }

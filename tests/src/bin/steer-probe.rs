@@ -17,7 +17,7 @@ use anyhow::Context;
 use guard_tests::probe::{connect, serve};
 use mcp_guard::accept::{Acceptor, Origin};
 use mcp_guard::config::Config;
-use mcp_guard::kernel::{Guard, canary};
+use mcp_guard::kernel::{Door, Guard, canary};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -98,7 +98,7 @@ async fn guard(config: &str) -> anyhow::Result<()> {
             ["status"] => serde_json::to_value(guard.status())?,
             ["prove"] => serde_json::to_value(guard.prove().await)?,
             ["dial", port] => dial(&guard, port.parse()?).await,
-            ["hold", port] => match guard.dialer().dial(port.parse()?).await {
+            ["hold", port] => match guard.dialer().dial(door(&guard, port.parse()?)).await {
                 Ok(stream) => {
                     held.push(stream);
                     json!({"held": held.len()})
@@ -136,8 +136,15 @@ async fn answer(mut accepted: mcp_guard::accept::Accepted) {
     let _ended = accepted.io.read(&mut [0; 64]).await;
 }
 
+/// A protected port in the first namespace that has it.
+fn door(guard: &Guard, port: u16) -> Door {
+    let namespaces = guard.status().namespaces;
+    let first = namespaces.iter().find(|namespace| namespace.ports.contains_key(&port));
+    Door { netns: first.map_or(0, |namespace| namespace.netns), port }
+}
+
 async fn dial(guard: &Guard, port: u16) -> Value {
-    match guard.dialer().dial(port).await {
+    match guard.dialer().dial(door(guard, port)).await {
         Ok(mut stream) => {
             let mut text = [0; 6];
             match tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut text)).await {

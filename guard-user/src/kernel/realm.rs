@@ -1,0 +1,191 @@
+//! One protected network namespace: its steering, its listeners, its servers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use guard_common::{MODE_GUARDED, MODE_PRIVATE, Port, Rule};
+
+use super::listeners::Listeners;
+use super::load::{self, ProgramStatus};
+use super::maps::{self, Maps, lock};
+use super::netns::Netns;
+use super::pins::Pins;
+use super::places::Wanted;
+use super::prove::Claim;
+use super::servers::Servers;
+use super::{local, sweep};
+use crate::config::Server;
+
+/// A protected port of one network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Door {
+    /// Cookie of the namespace.
+    pub netns: u64,
+    pub port: u16,
+}
+
+/// Dropping it leaves its ports closed, until [`Realm::release`] or `unload`.
+pub(crate) struct Realm {
+    /// For people: the place that its first server has in `guard.yaml`.
+    pub name: String,
+    pub netns: Netns,
+    pub listeners: Listeners,
+    pub servers: Servers,
+    pub steer: ProgramStatus,
+    /// Connections from before the protection that were ended.
+    pub ended: AtomicUsize,
+    pub claims: Mutex<Vec<Claim>>,
+    /// When it was last scanned for servers.
+    pub scanned: Mutex<Instant>,
+    by_port: ArcSwap<BTreeMap<u16, Arc<Server>>>,
+}
+
+/// What all namespaces share.
+pub(super) struct Ground<'a> {
+    pub maps: &'a Maps,
+    pub pins: &'a Pins,
+    pub generation: u32,
+}
+
+impl Realm {
+    /// Closes the ports of `wanted` and serves them from here on. The order matters: each step leaves the ports as closed
+    /// as they were, or more; so does an error.
+    pub(super) fn raise(wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let name = name_of(wanted);
+        Self::build(&name, wanted, ground).with_context(|| format!("cannot protect {name}"))
+    }
+
+    fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let Ground { maps, pins, generation } = ground;
+        let netns = Netns::open(&wanted.path)?;
+        let cookie = netns.cookie;
+        let listeners =
+            netns.run(Listeners::open)?.context("cannot open the guard's listeners; is `lo` up there?")?;
+        let private = private_ports(&listeners)?;
+        let ports: Vec<u16> = wanted.servers.keys().copied().collect();
+        set_rules(maps, cookie, *generation, MODE_PRIVATE, &private)?;
+
+        // Old and new programs run side by side on the same maps until the old link goes.
+        let links = pins.make_generation(*generation)?;
+        let steer = load::steer(pins, &links, &netns)?;
+        pins.remove_older_steering(cookie, *generation)?;
+
+        let servers = Servers::new(cookie);
+        servers.set_ports(&ports);
+        servers.scan(maps, &netns)?;
+        set_rules(maps, cookie, *generation, MODE_GUARDED, &ports)?;
+        forget_rules(maps, cookie, &[ports.as_slice(), &private].concat())?;
+        // Nothing is served yet, so every live connection on the ports is one from before.
+        let ended = netns.run(|| sweep::sweep(&ports))??;
+        // A server may have started to listen while its port was not protected yet.
+        servers.scan(maps, &netns)?;
+        listeners.install(maps, cookie).context("cannot hand the guard's listeners to the kernel")?;
+        Ok(Self {
+            name: name.to_owned(),
+            netns,
+            listeners,
+            servers,
+            steer,
+            ended: AtomicUsize::new(ended),
+            claims: Mutex::default(),
+            scanned: Mutex::new(Instant::now()),
+            by_port: ArcSwap::from_pointee(wanted.servers.clone()),
+        })
+    }
+
+    /// The protected server on a port.
+    pub(crate) fn server(&self, port: u16) -> Option<Arc<Server>> {
+        self.by_port.load().get(&port).cloned()
+    }
+
+    /// Its protected ports.
+    pub(crate) fn ports(&self) -> Arc<BTreeMap<u16, Arc<Server>>> {
+        self.by_port.load_full()
+    }
+
+    /// The addresses of this namespace's interfaces that are up.
+    pub(crate) fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        self.netns.run(local::addresses)?
+    }
+
+    /// Protects what came to this namespace since, and leaves alone what went: a unit that is not running has its port
+    /// closed all the same. `Ok(true)`: there was something new.
+    pub(super) fn extend(&self, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<bool> {
+        let before = self.ports();
+        let mut all = before.as_ref().clone();
+        for (port, server) in &wanted.servers {
+            all.entry(*port).or_insert_with(|| Arc::clone(server));
+        }
+        let new: Vec<u16> = all.keys().copied().filter(|port| !before.contains_key(port)).collect();
+        if new.is_empty() {
+            return Ok(false);
+        }
+        let cookie = self.netns.cookie;
+        // Closed to all while what is older is ended: the guard's own connections must not be among it.
+        set_rules(ground.maps, cookie, ground.generation, MODE_PRIVATE, &new)?;
+        let ended = self.netns.run(|| sweep::sweep(&new))??;
+        self.ended.fetch_add(ended, Ordering::Relaxed);
+        self.servers.set_ports(&all.keys().copied().collect::<Vec<_>>());
+        self.servers.scan(ground.maps, &self.netns)?;
+        // The acceptor knows them before the kernel steers the first connection.
+        self.by_port.store(Arc::new(all));
+        set_rules(ground.maps, cookie, ground.generation, MODE_GUARDED, &new)?;
+        Ok(true)
+    }
+
+    /// Opens the ports of a namespace whose servers are gone, and lets go of it.
+    pub(super) fn release(&self, ground: &Ground<'_>) -> anyhow::Result<()> {
+        release(self.netns.cookie, ground)
+    }
+}
+
+/// Removes everything of the namespace with this cookie, dead or alive.
+pub(super) fn release(cookie: u64, ground: &Ground<'_>) -> anyhow::Result<()> {
+    ground.pins.remove_steering(cookie)?;
+    forget_rules(ground.maps, cookie, &[])?;
+    ground.maps.forget_owners(cookie).context("cannot forget whose servers they were")
+}
+
+/// Every port that has a rule in the kernel, with its namespace.
+pub(super) fn ruled(maps: &Maps) -> Vec<(u64, u16)> {
+    lock(&maps.policy).keys().filter_map(Result::ok).map(|key| (key.netns, key.port)).collect()
+}
+
+fn name_of(wanted: &Wanted) -> String {
+    wanted.servers.values().next().map_or_else(String::new, |server| server.place.to_string())
+}
+
+fn private_ports(listeners: &Listeners) -> anyhow::Result<Vec<u16>> {
+    let listener = |listener: &TcpListener| Ok(listener.local_addr()?.port());
+    [Some(&listeners.v4), listeners.v6.as_ref()].into_iter().flatten().map(listener).collect()
+}
+
+fn set_rules(maps: &Maps, netns: u64, generation: u32, mode: u32, ports: &[u16]) -> anyhow::Result<()> {
+    let mut policy = lock(&maps.policy);
+    for port in ports {
+        policy
+            .insert(Port::new(netns, *port), Rule { mode, generation }, 0)
+            .with_context(|| format!("cannot protect port {port}"))?;
+    }
+    Ok(())
+}
+
+/// Drops a namespace's rules of ports that are configured no more, and of former private ports.
+fn forget_rules(maps: &Maps, netns: u64, keep: &[u16]) -> anyhow::Result<()> {
+    let mut policy = lock(&maps.policy);
+    let stale: Vec<Port> = policy
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|key| key.netns == netns && !keep.contains(&key.port))
+        .collect();
+    for key in stale {
+        maps::gone(policy.remove(&key)).with_context(|| format!("cannot release port {}", key.port))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Servers in other network namespaces: containers, units, and what publishes their ports.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, REMOTE_V4, World, cgroup2_root, test};
+use nix::mount::MsFlags;
+use serde_json::{Value, json};
+
+/// A guard in `host` for a server in `remote`.
+fn guard_of_remote(world: &World) -> Process {
+    world.guard_for(&json!([{"name": "demo", "port": PORT, "in": {"netns": world.remote.path()}}]))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn all_hold(claims: &Value) -> bool {
+    claims
+        .as_array()
+        .is_some_and(|claims| !claims.is_empty() && claims.iter().all(|claim| claim["holds"] == true))
+}
+
+#[test]
+fn a_server_in_another_namespace_is_reached_through_the_guard_alone() {
+    test(|world| {
+        let _server = world.server_in(&world.remote, &["0.0.0.0:3001", "[::1]:3001"]);
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["server"], true, "without a guard");
+        let mut guard = guard_of_remote(world);
+        for (from, to) in [(&world.remote, "127.0.0.1"), (&world.remote, REMOTE_V4), (&world.host, REMOTE_V4)]
+        {
+            let met = world.client(from, ip(to));
+            assert_eq!(met["guard"], true, "to {to}: {met}");
+            assert_eq!(met["original_dst"], format!("{to}:{PORT}"));
+        }
+        let inside = world.client(&world.remote, ip("::1"));
+        assert_eq!((&inside["guard"], &inside["origin"]["uid"]), (&json!(true), &json!(NOBODY)), "{inside}");
+        let claims = guard.ask("prove");
+        assert!(all_hold(&claims), "{claims:#}");
+        assert_eq!(guard.ask("dial 3001")["answer"], "server");
+        guard.kill();
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["refused"], true, "a dead guard's port");
+        assert_eq!(world.client(&world.remote, ip("127.0.0.1"))["refused"], true, "a dead guard's port");
+        let _next = guard_of_remote(world);
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["guard"], true, "the next guard");
+    });
+}
+
+#[test]
+fn the_same_port_of_two_namespaces_is_two_servers() {
+    test(|world| {
+        let _here = world.server(&["0.0.0.0:3001"]);
+        let _there = world.server_in(&world.remote, &["0.0.0.0:3001"]);
+        let mut guard = world.guard_for(&json!([
+            {"name": "here", "port": PORT},
+            {"name": "there", "port": PORT, "in": {"netns": world.remote.path()}},
+        ]));
+        assert_eq!(world.client(&world.remote, ip(HOST_V4))["server"], "here");
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["server"], "there");
+        let claims = guard.ask("prove");
+        assert!(all_hold(&claims), "{claims:#}");
+    });
+}
+
+#[test]
+fn connections_of_a_namespace_from_before_the_guard_are_ended() {
+    test(|world| {
+        let _server = world.server_in(&world.remote, &["0.0.0.0:3001"]);
+        let mut old =
+            world.host.run(|| std::net::TcpStream::connect((REMOTE_V4, PORT)).expect("no guard yet"));
+        let mut guard = guard_of_remote(world);
+        assert_eq!(guard.ask("status")["namespaces"][0]["ended_at_start"], 1);
+        guard_tests::probe::assert_ended(&mut old);
+    });
+}
+
+/// A container as engines make them: a cgroup with its id in its name, a network namespace, a server in both.
+struct Container<'w> {
+    cgroup: PathBuf,
+    netns: Netns,
+    world: &'w World,
+}
+
+impl<'w> Container<'w> {
+    fn new(world: &'w World, id: &str) -> Self {
+        let cgroup = cgroup2_root().join(format!("docker-{id}.scope"));
+        fs::create_dir(&cgroup).expect("a cgroup");
+        Self { cgroup, netns: Netns::new(), world }
+    }
+
+    fn server(&self) -> Process {
+        let server = self.world.server_in(&self.netns, &["0.0.0.0:3001"]);
+        fs::write(self.cgroup.join("cgroup.procs"), server.pid().to_string()).expect("moved");
+        server
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while fs::remove_dir(&self.cgroup).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+            assert!(Instant::now() < end || std::thread::panicking(), "{} stays busy", self.cgroup.display());
+            if Instant::now() > end {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_container_is_protected_when_it_comes_and_let_go_when_it_is_gone() {
+    test(|world| {
+        let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0xc0ffee);
+        let mut guard =
+            world.guard_for(&json!([{"name": "boxed", "port": PORT, "in": {"container": &id[..48]}}]));
+        assert_eq!(guard.ask("status")["namespaces"], json!([]), "nothing is there yet");
+        for round in 0..2 {
+            let container = Container::new(world, &id);
+            let server = container.server();
+            let status = guard.ask_until("status", |status| {
+                status["protected"] == true && status["namespaces"] != json!([])
+            });
+            world.note(&status);
+            assert_eq!(status["namespaces"][0]["place"], format!("container {}", &id[..12]), "round {round}");
+            assert_eq!(world.client(&container.netns, ip("127.0.0.1"))["server"], "boxed");
+            // The server starts again in the same namespace.
+            drop(server);
+            let server = container.server();
+            guard.ask_until("dial 3001", |met| met["answer"] == "server");
+            drop(server);
+            drop(container);
+            let status = guard.ask_until("status", |status| status["namespaces"] == json!([]));
+            assert_eq!(status["failed"], json!([]));
+        }
+        let links: Vec<_> = guard_tests::residue::files(&world.pins().join("links"));
+        assert!(!links.iter().any(|link| link.to_string_lossy().contains("steer-")), "{links:?}");
+    });
+}
+
+#[test]
+fn a_namespace_whose_name_is_gone_stays_closed_while_a_process_lives_in_it() {
+    test(|world| {
+        // What `ip netns add` does, without leaving a name on this host.
+        let name = world.dir().join("named");
+        fs::write(&name, "").expect("a file to mount over");
+        let none = None::<&str>;
+        nix::mount::mount(Some(&world.remote.path()), &name, none, MsFlags::MS_BIND, none).expect("a name");
+        let _server = world.server_in(&world.remote, &["0.0.0.0:3001"]);
+        let mut guard = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": {"netns": name}}]));
+        nix::mount::umount(&name).expect("without a name");
+        // Longer than a deserted namespace is kept.
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["guard"], true);
+        assert_eq!(guard.ask("status")["namespaces"].as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn a_dead_namespace_of_a_former_guard_is_cleared_away() {
+    test(|world| {
+        let netns = Netns::new();
+        let place = json!({"netns": netns.path()});
+        world.guard_for(&json!([{"name": "demo", "port": PORT, "in": place}])).kill();
+        let steered = || {
+            let links = guard_tests::residue::files(&world.pins().join("links"));
+            links.iter().filter(|link| link.to_string_lossy().contains("steer-")).count()
+        };
+        assert_eq!(steered(), 1, "the dead guard's port is closed");
+        drop(netns);
+        let _next = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": place}]));
+        let end = Instant::now() + Duration::from_secs(10);
+        while steered() > 0 {
+            assert!(Instant::now() < end, "the pin of a dead namespace stays");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+}
