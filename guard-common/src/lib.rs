@@ -5,136 +5,40 @@
 #![no_std]
 #![deny(missing_docs)]
 
+mod block;
+mod cgroup;
+mod event;
 mod flow;
+mod limits;
+mod policy;
+mod slot;
 mod stat;
 mod who;
 
+pub use block::{BLOCK_AGENT, BLOCK_ALL, BLOCK_CGROUP, BLOCK_SERVER, Block, Blocked};
+pub use cgroup::{
+    EGRESS_ALLOW, EGRESS_DENY, Egress, EgressTally, Lock, PREFIX_BITS_FIXED, WATCH_DENY, WATCH_REPORT, Watch,
+};
+pub use event::{DENIED_BIND, DENIED_BLOCKED, DENIED_CONNECT, DENIED_SEND, Denied, Listening};
 pub use flow::{Address, Flow};
+pub use limits::*;
+pub use policy::{
+    FLAG_BLOCKED, FLAG_PENDING, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Port, Rule, SWITCH_BLOCK_ALL,
+    SWITCH_WALL, SWITCHES, Tally, WALL_COUNT, WALL_ENFORCE, WALL_OFF,
+};
+pub use slot::{FAMILY_V4, FAMILY_V6, Meta, Owner, ROLE_GUARD, ROLE_SERVER, Slot};
 pub use stat::Stat;
-pub use who::{Listening, Who};
+pub use who::Who;
 
 /// Version of every layout in this crate. Pins of another version are not taken over.
-pub const ABI: u32 = 1;
-
-/// Entries of POLICY: protected ports and the guard's private ports.
-pub const POLICY_ENTRIES_MAX: u32 = 4096;
-/// Entries of SOCKS: the guard's listeners and the servers' listeners.
-pub const SOCKS_ENTRIES_MAX: u32 = 4096;
-/// Entries of FLOWS and OWN: live upstream connections of the guard.
-pub const FLOWS_ENTRIES_MAX: u32 = 65_536;
-/// Entries of WHO and WHO_CK: local clients between their `connect` and the guard's `accept`.
-pub const WHO_ENTRIES_MAX: u32 = 65_536;
-/// Bytes of the ring buffer EVENTS.
-pub const EVENTS_BYTES: u32 = 64 * 1024;
-
-/// `Rule::mode`: only the guard's own flows reach the server, everything else is steered to the guard.
-pub const MODE_GUARDED: u32 = 1;
-/// `Rule::mode`: a listener of the guard that is reached by steering only, never by address.
-pub const MODE_PRIVATE: u32 = 2;
-
-/// `Slot::role`: a listener of the guard.
-pub const ROLE_GUARD: u8 = 1;
-/// `Slot::role`: the listener of the protected server on `Slot::port`.
-pub const ROLE_SERVER: u8 = 2;
-
-/// `Slot::family` for IPv4 packets.
-pub const FAMILY_V4: u8 = 4;
-/// `Slot::family` for IPv6 packets.
-pub const FAMILY_V6: u8 = 6;
-
-/// Key of POLICY.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Port {
-    /// Network namespace cookie (`SO_NETNS_COOKIE`).
-    pub netns: u64,
-    /// Port, host byte order.
-    pub port: u16,
-    /// Always zero.
-    pub zero: [u16; 3],
-}
-
-impl Port {
-    /// The key of `port` in the namespace with this cookie.
-    #[inline(always)]
-    pub const fn new(netns: u64, port: u16) -> Self {
-        Self { netns, port, zero: [0; 3] }
-    }
-}
-
-/// Value of POLICY.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
-    /// [`MODE_GUARDED`] or [`MODE_PRIVATE`].
-    pub mode: u32,
-    /// Which start of the guard wrote it.
-    pub generation: u32,
-}
-
-/// Key of SOCKS.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Slot {
-    /// Network namespace cookie.
-    pub netns: u64,
-    /// The protected port for [`ROLE_SERVER`]; zero for [`ROLE_GUARD`].
-    pub port: u16,
-    /// [`ROLE_GUARD`] or [`ROLE_SERVER`].
-    pub role: u8,
-    /// Family of the packets it takes: [`FAMILY_V4`] or [`FAMILY_V6`].
-    pub family: u8,
-    /// Always zero.
-    pub zero: u32,
-}
-
-impl Slot {
-    /// Where the guard's listener for packets of `family` is.
-    #[inline(always)]
-    pub const fn guard(netns: u64, family: u8) -> Self {
-        Self { netns, port: 0, role: ROLE_GUARD, family, zero: 0 }
-    }
-
-    /// Where the pinned listener of the server on `port` is.
-    #[inline(always)]
-    pub const fn server(netns: u64, family: u8, port: u16) -> Self {
-        Self { netns, port, role: ROLE_SERVER, family, zero: 0 }
-    }
-}
-
-/// The one value of META.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// [`ABI`] of the guard that made the pins; zero while they are being made.
-    pub abi: u32,
-    /// Counts the starts on these pins.
-    pub generation: u32,
-    /// Cookie of the protected network namespace.
-    pub netns: u64,
-}
-
-/// Value of TRUST (key: [`Port`]): who ran the first server that was pinned on a port.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// SHA-256 of the cgroup2 path of the process.
-    pub cgroup: [u8; 32],
-    /// Its user id.
-    pub uid: u32,
-    /// Always zero.
-    pub zero: u32,
-}
-
-const _: () = assert!(size_of::<Port>() == 16);
-const _: () = assert!(size_of::<Rule>() == 8);
-const _: () = assert!(size_of::<Slot>() == 16);
-const _: () = assert!(size_of::<Meta>() == 16);
-const _: () = assert!(size_of::<Owner>() == 40);
+pub const ABI: u32 = 2;
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Flow, Listening, Meta, Owner, Port, Rule, Slot, Who};
+    use super::{
+        Block, Blocked, Denied, Egress, EgressTally, Flow, Listening, Lock, Meta, Owner, Port, Rule, Slot,
+        Tally, Watch, Who,
+    };
 
     macro_rules! pod {
         ($($Type:ty),*) => {$(
@@ -143,5 +47,22 @@ mod pod {
         )*};
     }
 
-    pod!(Flow, Listening, Meta, Owner, Port, Rule, Slot, Who);
+    pod!(
+        Block,
+        Blocked,
+        Denied,
+        Egress,
+        EgressTally,
+        Flow,
+        Listening,
+        Lock,
+        Meta,
+        Owner,
+        Port,
+        Rule,
+        Slot,
+        Tally,
+        Watch,
+        Who
+    );
 }

@@ -24,11 +24,29 @@ pub enum Stat {
     WhoLost = 9,
     /// A listener's event could not be sent; the periodic scan finds it.
     EventLost = 10,
+    /// Refused by the kill switch.
+    Blocked = 11,
+    /// Refused: nobody has approved the listener.
+    Pending = 12,
+    /// A packet that the second wall dropped.
+    Dropped = 13,
+    /// A packet that the second wall would have dropped.
+    Counted = 14,
+    /// A bind that was refused: another cgroup holds the port.
+    Bind = 15,
+    /// A `connect` from a blocked cgroup that was refused.
+    BlockedCgroup = 16,
+    /// A `connect`, datagram or packet that a server's lock-down refused.
+    Egress = 17,
+    /// The event of a refusal could not be sent; it is counted all the same.
+    DeniedLost = 18,
+    /// A listener in a watched cgroup could not be closed: POLICY is full.
+    PolicyFull = 19,
 }
 
 impl Stat {
     /// Every counter with the name that `status` shows.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::Steered, "steered"),
         (Self::Own, "own"),
         (Self::NoGuard, "refused_no_guard"),
@@ -40,9 +58,18 @@ impl Stat {
         (Self::FlowsFull, "flows_full"),
         (Self::WhoLost, "who_lost"),
         (Self::EventLost, "event_lost"),
+        (Self::Blocked, "refused_blocked"),
+        (Self::Pending, "refused_pending"),
+        (Self::Dropped, "wall_dropped"),
+        (Self::Counted, "wall_counted"),
+        (Self::Bind, "bind_refused"),
+        (Self::BlockedCgroup, "refused_cgroup"),
+        (Self::Egress, "egress_refused"),
+        (Self::DeniedLost, "denied_lost"),
+        (Self::PolicyFull, "policy_full"),
     ];
     /// Entries of STATS.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 20;
 }
 
 const _: () = assert!(Stat::ALL.len() == Stat::COUNT as usize);

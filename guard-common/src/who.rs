@@ -20,19 +20,4 @@ pub struct Who {
     pub comm: [u8; 16],
 }
 
-/// Sent over EVENTS: somebody listens on a protected port.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listening {
-    /// Cookie of the network namespace.
-    pub netns: u64,
-    /// Cookie of the listening socket.
-    pub cookie: u64,
-    /// The protected port, host byte order.
-    pub port: u32,
-    /// Thread-group id of who called `listen`.
-    pub pid: u32,
-}
-
 const _: () = assert!(size_of::<Who>() == 56);
-const _: () = assert!(size_of::<Listening>() == 24);

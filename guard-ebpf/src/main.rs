@@ -9,6 +9,8 @@
 #![no_std]
 #![no_main]
 
+mod address;
+mod caller;
 mod maps;
 mod mine;
 mod ops;

@@ -1,15 +1,19 @@
 //! The maps that all programs share, and counting.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
+use core::ptr::{addr_of, read_volatile};
 use guard_common::{
-    EVENTS_BYTES, FLOWS_ENTRIES_MAX, Flow, Meta, Owner, POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX,
-    Slot, Stat, WHO_ENTRIES_MAX, Who,
+    BLOCKS_ENTRIES_MAX, Block, Blocked, CGROUPS_ENTRIES_MAX, CLOSING_ENTRIES_MAX, DENIED_BYTES,
+    EGRESS_ENTRIES_MAX, EVENTS_BYTES, Egress, EgressTally, FLOWS_ENTRIES_MAX, Flow, Lock, Meta, Owner,
+    POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX, SWITCHES as SWITCHES_ENTRIES, Slot, Stat, Tally,
+    WHO_ENTRIES_MAX, Watch, Who,
 };
 
-/// Protected ports and the guard's private ports. Written by the guard.
+/// Protected ports and the guard's private ports. Written by the guard; `tie` adds what nobody has approved.
 #[map]
-pub static POLICY: HashMap<Port, Rule> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, 0);
+pub static POLICY: HashMap<Port, Rule> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
 
 /// Listening sockets of the guard and of the servers. An entry goes away with its socket.
 #[map]
@@ -18,6 +22,10 @@ pub static SOCKS: SockHash<Slot> = SockHash::with_max_entries(SOCKS_ENTRIES_MAX,
 /// The guard's live upstream flows → socket cookie. Not an LRU: a live flow must not be forgotten.
 #[map]
 pub static FLOWS: HashMap<Flow, u64> = HashMap::with_max_entries(FLOWS_ENTRIES_MAX, 0);
+
+/// The guard's upstream flows that ended lately → when (nanoseconds since boot), for the last packets of a connection.
+#[map]
+pub static CLOSING: LruHashMap<Flow, u64> = LruHashMap::with_max_entries(CLOSING_ENTRIES_MAX, 0);
 
 /// Cookies of sockets with which the guard is about to connect.
 #[map]
@@ -31,13 +39,26 @@ pub static WHO_CK: LruHashMap<u64, Who> = LruHashMap::with_max_entries(WHO_ENTRI
 #[map]
 pub static WHO: LruHashMap<Flow, Who> = LruHashMap::with_max_entries(WHO_ENTRIES_MAX, 0);
 
-/// New listeners on protected ports.
+/// New listeners on protected ports and in watched cgroups.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// System calls that were refused.
+#[map]
+pub static DENIED: RingBuf = RingBuf::with_byte_size(DENIED_BYTES, 0);
 
 /// Counters, see [`Stat`].
 #[map]
 pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stat::COUNT, 0);
+
+/// What came to each port.
+#[map]
+pub static TALLY: PerCpuHashMap<Port, Tally> =
+    PerCpuHashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// What holds for all ports, see the `SWITCH_` constants.
+#[map]
+pub static SWITCHES: Array<u32> = Array::with_max_entries(SWITCHES_ENTRIES, 0);
 
 /// Layout version and the protected namespace. Only the daemon reads it.
 #[map]
@@ -45,7 +66,37 @@ pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// Whose server a port belongs to. Only the daemon reads it.
 #[map]
-pub static TRUST: HashMap<Port, Owner> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, 0);
+pub static TRUST: HashMap<Port, Owner> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// The cgroup whose processes alone may bind a port.
+#[map]
+pub static HOLDERS: HashMap<Port, u64> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Cgroups whose new listeners are told of or closed.
+#[map]
+pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(CGROUPS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Who and what is blocked, and why. Only the daemon and the operator's commands read it.
+#[map]
+pub static BLOCKS: HashMap<Block, Blocked> = HashMap::with_max_entries(BLOCKS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Cgroups whose processes may connect to no protected port.
+#[map]
+pub static BLOCKED_CGROUPS: HashMap<u64, u32> =
+    HashMap::with_max_entries(BLOCKS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Cgroups of servers that may not connect as they like.
+#[map]
+pub static LOCKS: HashMap<u64, Lock> = HashMap::with_max_entries(CGROUPS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Destinations of locked servers; the longest prefix counts.
+#[map]
+pub static EGRESS: LpmTrie<Egress, u32> = LpmTrie::with_max_entries(EGRESS_ENTRIES_MAX, 0);
+
+/// What locked servers were refused, by cgroup id.
+#[map]
+pub static REFUSED: PerCpuHashMap<u64, EgressTally> =
+    PerCpuHashMap::with_max_entries(CGROUPS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]
@@ -57,9 +108,42 @@ pub fn count(stat: Stat) {
     }
 }
 
-/// The rule of a port, by value.
+/// This CPU's tally of a port; none if the map is full.
 #[inline(always)]
-pub fn rule(port: &Port) -> Option<u32> {
-    // SAFETY: the value is one aligned word that is read once.
-    POLICY.get_ptr(port).map(|rule| unsafe { (*rule).mode })
+pub fn tally(port: &Port, add: impl FnOnce(&mut Tally)) {
+    let slot = TALLY.get_ptr_mut(port).or_else(|| {
+        let _full = TALLY.insert(port, &Tally::ZERO, 0);
+        TALLY.get_ptr_mut(port)
+    });
+    if let Some(slot) = slot {
+        // SAFETY: as in `count`.
+        add(unsafe { &mut *slot });
+    }
+}
+
+/// What POLICY says of a port, by value.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub mode: u32,
+    pub flags: u32,
+}
+
+/// The rule of a port.
+#[inline(always)]
+pub fn rule(port: &Port) -> Option<Found> {
+    let rule = POLICY.get_ptr(port)?;
+    // SAFETY: a valid map value; each field is one aligned word that is read once.
+    unsafe {
+        Some(Found {
+            mode: read_volatile(addr_of!((*rule).mode)),
+            flags: read_volatile(addr_of!((*rule).flags)),
+        })
+    }
+}
+
+/// The value of a switch, one of the `SWITCH_` constants.
+#[inline(always)]
+pub fn switch(index: u32) -> u32 {
+    // SAFETY: a valid map value, one aligned word that is read once.
+    SWITCHES.get_ptr(index).map_or(0, |value| unsafe { read_volatile(value) })
 }

@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
 };
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use guard_common::{Port, Stat};
 
-use crate::maps::{FLOWS, OWN, count, rule};
+use crate::maps::{CLOSING, FLOWS, OWN, count, rule};
 use crate::ops;
 
 #[sock_ops]
@@ -46,6 +47,11 @@ fn connect(ctx: &SockOpsContext) {
 #[inline(always)]
 fn state(ctx: &SockOpsContext) {
     if ops::argument1(ctx) == BPF_TCP_CLOSE {
-        let _ = FLOWS.remove(ops::flow(ctx, ops::netns(ctx)));
+        let flow = ops::flow(ctx, ops::netns(ctx));
+        // The last packets come after this: an acknowledgement from TIME_WAIT, or a reset. The second wall lets them
+        // pass, else the server would wait for them for minutes.
+        // SAFETY: a helper without arguments.
+        let _full = CLOSING.insert(&flow, unsafe { bpf_ktime_get_boot_ns() }, 0);
+        let _gone = FLOWS.remove(&flow);
     }
 }

@@ -6,14 +6,17 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::warn;
 use core::ptr::{addr_of, read_volatile};
-use guard_common::{FAMILY_V4, FAMILY_V6, Flow, MODE_GUARDED, MODE_PRIVATE, Port, Slot, Stat};
+use guard_common::{
+    FAMILY_V4, FAMILY_V6, FLAG_BLOCKED, FLAG_PENDING, Flow, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Port,
+    SWITCH_BLOCK_ALL, Slot, Stat,
+};
 
-use crate::maps::{FLOWS, SOCKS, count, rule};
+use crate::maps::{FLOWS, SOCKS, count, rule, switch, tally};
 
 /// Cookie of the namespace that this instance is attached to; no helper tells it to this program type. The guard
-/// sets it before it loads the program.
+/// writes it into the object before it loads the program.
 #[unsafe(no_mangle)]
-static NETNS: Global<u64> = Global::new(0);
+static NETNS: Global<u64> = Global::new(NETNS_UNSET);
 
 const TCP: u32 = 6;
 const AF_INET: u32 = 2;
@@ -34,28 +37,42 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         (read_volatile(addr_of!((*ctx.lookup).local_port)), read_volatile(addr_of!((*ctx.lookup).protocol)))
     };
 
-    let Some(mode) = rule(&Port::new(netns, port as u16)) else { return pass };
+    let key = Port::new(netns, port as u16);
+    let Some(rule) = rule(&key) else { return pass };
     if protocol != TCP {
-        if mode == MODE_PRIVATE {
+        if rule.mode == MODE_PRIVATE {
             return pass;
         }
         count(Stat::Udp);
+        tally(&key, |tally| tally.udp += 1);
         return drop;
     }
-    if mode != MODE_GUARDED {
+    if rule.mode != MODE_GUARDED {
         count(Stat::Private);
         warn!(&ctx, "private port {} was addressed directly: refused", port);
+        return drop;
+    }
+    if rule.flags & FLAG_BLOCKED != 0 || switch(SWITCH_BLOCK_ALL) != 0 {
+        count(Stat::Blocked);
+        tally(&key, |tally| tally.blocked += 1);
+        return drop;
+    }
+    if rule.flags & FLAG_PENDING != 0 {
+        count(Stat::Pending);
+        tally(&key, |tally| tally.pending += 1);
         return drop;
     }
 
     let Some((flow, family)) = flow(&ctx, netns, port as u16) else {
         count(Stat::Assign);
+        tally(&key, |tally| tally.refused += 1);
         return drop;
     };
     if FLOWS.get_ptr(&flow).is_some() {
         return match SOCKS.redirect_sk_lookup(&ctx, Slot::server(netns, family, port as u16), ASSIGN) {
             Ok(()) => {
                 count(Stat::Own);
+                tally(&key, |tally| tally.own += 1);
                 pass
             }
             Err(error) => {
@@ -64,6 +81,7 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
                 } else {
                     count(Stat::Assign);
                 }
+                tally(&key, |tally| tally.refused += 1);
                 warn!(&ctx, "port {}: no server for the guard's own flow ({}): refused", port, error);
                 drop
             }
@@ -72,6 +90,7 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     match SOCKS.redirect_sk_lookup(&ctx, Slot::guard(netns, family), ASSIGN) {
         Ok(()) => {
             count(Stat::Steered);
+            tally(&key, |tally| tally.steered += 1);
             pass
         }
         Err(error) => {
@@ -80,6 +99,7 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
             } else {
                 count(Stat::Assign);
             }
+            tally(&key, |tally| tally.refused += 1);
             warn!(&ctx, "port {}: no guard ({}): refused", port, error);
             drop
         }

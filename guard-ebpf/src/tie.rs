@@ -1,14 +1,15 @@
-//! Ties the identity that `who4`/`who6` noted to the flow that it became, and tells of listeners on protected ports.
+//! Ties the identity that `who4`/`who6` noted to the flow that it became, tells of listeners on protected ports and in
+//! watched cgroups, and closes those that nobody has approved.
 
-use aya_ebpf::bindings::{BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB};
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use guard_common::{Listening, MODE_GUARDED, Port, Stat};
+use guard_common::{FLAG_PENDING, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
 
-use crate::maps::{EVENTS, WHO, WHO_CK, count, rule};
-use crate::ops;
+use crate::maps::{EVENTS, POLICY, WATCHED, WHO, WHO_CK, count, rule};
+use crate::{caller, ops};
 
 #[sock_ops]
 pub fn tie(ctx: SockOpsContext) -> u32 {
@@ -47,12 +48,31 @@ fn connect(ctx: &SockOpsContext) {
 fn listen(ctx: &SockOpsContext) {
     let netns = ops::netns(ctx);
     let port = ops::local_port(ctx);
-    if rule(&Port::new(netns, port)) != Some(MODE_GUARDED) {
+    let key = Port::new(netns, port);
+    let rule = rule(&key);
+    if rule.is_some_and(|rule| rule.mode != MODE_GUARDED) {
         return;
+    }
+    let watch = caller::nearest(|id| {
+        // SAFETY: the fields that are used are one word each.
+        unsafe { WATCHED.get(&id) }.map(|watch| (watch.action, watch.server))
+    });
+    if rule.is_none() {
+        let Some((_, (action, server))) = watch else { return };
+        if action == WATCH_DENY {
+            // The socket listens already, but its `listen` has not returned yet.
+            let pending = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server };
+            if POLICY.insert(&key, &pending, BPF_NOEXIST.into()).is_err() {
+                count(Stat::PolicyFull);
+                warn!(ctx, "port {}: a new listener could not be closed", port);
+            }
+        }
     }
     let event = Listening {
         netns,
         cookie: ops::cookie(ctx),
+        cgroup: caller::cgroup(),
+        watched: watch.map_or(0, |(id, _)| id),
         port: u32::from(port),
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
     };

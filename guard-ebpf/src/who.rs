@@ -1,46 +1,54 @@
-//! Notes which process connects to a protected port. Never refuses: that is the guard's work.
+//! Notes which process connects to a protected port. Refuses only who is in a blocked cgroup; all else is the
+//! guard's work.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_netns_cookie, bpf_get_socket_cookie,
-    bpf_ktime_get_boot_ns,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_socket_cookie, bpf_ktime_get_boot_ns};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
-use core::ptr::{addr_of, read_volatile};
-use guard_common::{Port, Stat, Who};
+use guard_common::{DENIED_BLOCKED, MODE_GUARDED, Port, Stat, Who};
 
-use crate::maps::{WHO_CK, count, rule};
+use crate::address::{self, SOCK_STREAM};
+use crate::caller::{self, Place};
+use crate::maps::{BLOCKED_CGROUPS, WHO_CK, count, rule};
 
 const ALLOW: i32 = 1;
-const SOCK_STREAM: u32 = 1;
+/// The call ends with EPERM.
+const REFUSE: i32 = 0;
 
 #[cgroup_sock_addr(connect4)]
 pub fn who4(ctx: SockAddrContext) -> i32 {
-    note(&ctx);
-    ALLOW
+    who::<false>(&ctx)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn who6(ctx: SockAddrContext) -> i32 {
-    note(&ctx);
+    who::<true>(&ctx)
+}
+
+#[inline(always)]
+fn who<const V6: bool>(ctx: &SockAddrContext) -> i32 {
+    let (netns, port) = (address::netns(ctx), address::port(ctx));
+    if address::kind(ctx) != SOCK_STREAM {
+        return ALLOW;
+    }
+    let Some(rule) = rule(&Port::new(netns, port)) else { return ALLOW };
+    if rule.mode == MODE_GUARDED
+        && let Some((because, ())) = caller::nearest(|id| BLOCKED_CGROUPS.get_ptr(&id).map(|_| ()))
+    {
+        count(Stat::BlockedCgroup);
+        let place =
+            Place { netns, address: address::address::<V6>(ctx), port, protocol: address::protocol(ctx) };
+        caller::denied(DENIED_BLOCKED, &place, because);
+        return REFUSE;
+    }
+    note(ctx, port);
     ALLOW
 }
 
 #[inline(always)]
-fn note(ctx: &SockAddrContext) {
-    // SAFETY: the kernel gives a valid context; single volatile loads, see `steer`.
-    let (port, kind) = unsafe {
-        (read_volatile(addr_of!((*ctx.sock_addr).user_port)), read_volatile(addr_of!((*ctx.sock_addr).type_)))
-    };
-    let port = u16::from_be(port as u16);
-    // SAFETY: both helpers take this context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    if kind != SOCK_STREAM || rule(&Port::new(netns, port)).is_none() {
-        return;
-    }
+fn note(ctx: &SockAddrContext, port: u16) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
     let mut who = Who {
@@ -48,8 +56,8 @@ fn note(ctx: &SockAddrContext) {
         uid: uid_gid as u32,
         gid: (uid_gid >> 32) as u32,
         zero: 0,
+        cgroup: caller::cgroup(),
         // SAFETY: helpers without arguments, or with this context.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
         cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         at: unsafe { bpf_ktime_get_boot_ns() },
         comm: [0; 16],

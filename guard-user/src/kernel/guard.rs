@@ -13,7 +13,7 @@ use super::canary::Canaries;
 use super::events::{self, Events};
 use super::expected::Expected;
 use super::keeper::{self, Absences};
-use super::load::{self, ProgramStatus};
+use super::load::{self, Places, ProgramStatus, Steers};
 use super::maps::{Maps, lock};
 use super::netns::{Netns, NetnsId};
 use super::pins::{Found, Pins};
@@ -43,6 +43,7 @@ pub(crate) struct Inner {
     pub cgroup: u64,
     pub generation: u32,
     pub maps: Maps,
+    steers: Steers,
     /// Programs that serve all namespaces.
     pub programs: Vec<ProgramStatus>,
     pub canaries: Canaries,
@@ -107,7 +108,7 @@ impl Inner {
     }
 
     pub(super) fn ground(&self) -> Ground<'_> {
-        Ground { maps: &self.maps, pins: &self.pins, generation: self.generation }
+        Ground { maps: &self.maps, pins: &self.pins, steers: &self.steers, generation: self.generation }
     }
 }
 
@@ -153,7 +154,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, bpf, events, programs, realms, failed } = built;
+    let Built { maps, steers, bpf, events, programs, realms, failed } = built;
     let inner = Inner {
         servers,
         own,
@@ -161,6 +162,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         cgroup,
         generation,
         maps,
+        steers,
         programs,
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
@@ -177,6 +179,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
 
 struct Built {
     maps: Maps,
+    steers: Steers,
     bpf: aya::Ebpf,
     events: Events,
     programs: Vec<ProgramStatus>,
@@ -196,20 +199,21 @@ fn build(
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     host::enter_cgroup(&cgroup)?;
     let links = pins.make_generation(generation)?;
-    let mut bpf = load::shared(pins, &links)?;
+    let mut bpf = load::load(pins, &links)?;
     let programs = load::verify(&mut bpf)?;
     let maps = Maps::take(&mut bpf)?;
     let events = bpf.take_map("EVENTS").context("the kernel object has no map EVENTS; build it again")?;
     let events = Events::try_from(events).context("EVENTS is no ring buffer")?;
 
     // Old and new programs run side by side on the same maps until the old links go.
-    load::attach(&mut bpf, cgroup_root, &cgroup, &links)?;
+    load::attach(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
     maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie }).context("cannot write META")?;
     pins.remove_older_shared(generation)?;
     // Nothing dials yet, and the former guard is dead.
     maps.clear_flows().context("cannot forget the flows of a former guard")?;
 
-    let ground = Ground { maps: &maps, pins, generation };
+    let steers = Steers::new(pins, &links)?;
+    let ground = Ground { maps: &maps, pins, steers: &steers, generation };
     let (mut realms, mut failed) = (BTreeMap::new(), BTreeMap::new());
     for (id, wanted) in places::find(servers, cgroup_root) {
         match Realm::raise(&wanted, &ground) {
@@ -224,7 +228,7 @@ fn build(
             Err(error) => return Err(error),
         }
     }
-    Ok(Built { maps, bpf, events, programs, realms, failed })
+    Ok(Built { maps, steers, bpf, events, programs, realms, failed })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

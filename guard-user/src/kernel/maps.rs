@@ -6,13 +6,40 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
-use guard_common::{Flow, Meta, Owner, Port, Rule, Slot, Stat, Who};
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SockHash};
+use guard_common::{
+    Block, Blocked, Egress, EgressTally, Flow, Lock, Meta, Owner, Port, Rule, Slot, Stat, Tally, Watch, Who,
+};
 use serde::Serialize;
 
-/// Maps that are pinned, so that they outlive the guard. (The log's buffer is not: each start has its own.)
-pub(super) const PINNED: [&str; 10] =
-    ["POLICY", "SOCKS", "FLOWS", "OWN", "WHO_CK", "WHO", "EVENTS", "STATS", "META", "TRUST"];
+/// Maps that are pinned, so that they outlive the guard.
+pub(super) const PINNED: [&str; 21] = [
+    "POLICY",
+    "SOCKS",
+    "FLOWS",
+    "CLOSING",
+    "OWN",
+    "WHO_CK",
+    "WHO",
+    "EVENTS",
+    "DENIED",
+    "STATS",
+    "TALLY",
+    "SWITCHES",
+    "META",
+    "TRUST",
+    "HOLDERS",
+    "WATCHED",
+    "BLOCKS",
+    "BLOCKED_CGROUPS",
+    "LOCKS",
+    "EGRESS",
+    "REFUSED",
+];
+/// The buffer of the programs' words. All instances that one start loads write to one, so it is pinned too, beside the
+/// links of that start.
+pub(super) const LOGS: &str = "AYA_LOGS";
 
 type Hash<K, V> = Mutex<HashMap<MapData, K, V>>;
 
@@ -20,11 +47,24 @@ pub(crate) struct Maps {
     pub policy: Hash<Port, Rule>,
     pub flows: Hash<Flow, u64>,
     pub trust: Hash<Port, Owner>,
+    /// The cgroup whose processes alone may bind a port.
+    pub holders: Hash<Port, u64>,
+    /// By cgroup id.
+    pub watched: Hash<u64, Watch>,
+    pub blocks: Hash<Block, Blocked>,
+    /// By cgroup id; the value says nothing.
+    pub blocked_cgroups: Hash<u64, u32>,
+    /// By cgroup id.
+    pub locks: Hash<u64, Lock>,
+    pub egress: Mutex<LpmTrie<MapData, Egress, u32>>,
     own: Hash<u64, u32>,
     who: Hash<Flow, Who>,
     meta: Mutex<Array<MapData, Meta>>,
     socks: Mutex<SockHash<MapData, Slot>>,
     stats: Mutex<PerCpuArray<MapData, u64>>,
+    tally: Mutex<PerCpuHashMap<MapData, Port, Tally>>,
+    refused: Mutex<PerCpuHashMap<MapData, u64, EgressTally>>,
+    switches: Mutex<Array<MapData, u32>>,
     ids: Vec<Named>,
 }
 
@@ -49,11 +89,20 @@ impl Maps {
             policy: typed(bpf, "POLICY")?,
             flows: typed(bpf, "FLOWS")?,
             trust: typed(bpf, "TRUST")?,
+            holders: typed(bpf, "HOLDERS")?,
+            watched: typed(bpf, "WATCHED")?,
+            blocks: typed(bpf, "BLOCKS")?,
+            blocked_cgroups: typed(bpf, "BLOCKED_CGROUPS")?,
+            locks: typed(bpf, "LOCKS")?,
+            egress: typed(bpf, "EGRESS")?,
             own: typed(bpf, "OWN")?,
             who: typed(bpf, "WHO")?,
             meta: typed(bpf, "META")?,
             socks: typed(bpf, "SOCKS")?,
             stats: typed(bpf, "STATS")?,
+            tally: typed(bpf, "TALLY")?,
+            refused: typed(bpf, "REFUSED")?,
+            switches: typed(bpf, "SWITCHES")?,
             ids,
         })
     }
@@ -103,6 +152,37 @@ impl Maps {
     /// One counter, over all CPUs.
     pub(crate) fn count(&self, stat: Stat) -> u64 {
         lock(&self.stats).get(&(stat as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// What came to a port, over all CPUs; zeros if nothing did.
+    pub(crate) fn tally(&self, port: Port) -> Tally {
+        let mut sum = Tally::default();
+        if let Ok(values) = lock(&self.tally).get(&port, 0) {
+            values.iter().for_each(|of_cpu| sum.add(of_cpu));
+        }
+        sum
+    }
+
+    /// What the processes of a locked cgroup were refused, over all CPUs.
+    pub(crate) fn egress_refused(&self, cgroup: u64) -> EgressTally {
+        let mut sum = EgressTally::default();
+        if let Ok(values) = lock(&self.refused).get(&cgroup, 0) {
+            for of_cpu in values.iter() {
+                sum.connects += of_cpu.connects;
+                sum.sends += of_cpu.sends;
+                sum.packets += of_cpu.packets;
+            }
+        }
+        sum
+    }
+
+    /// Sets one of the switches, a `SWITCH_` constant.
+    pub(crate) fn set_switch(&self, index: u32, value: u32) -> Result<(), MapError> {
+        lock(&self.switches).set(index, value, 0)
+    }
+
+    pub(crate) fn switch(&self, index: u32) -> Result<u32, MapError> {
+        lock(&self.switches).get(&index, 0)
     }
 
     /// Forgets upstream flows and registrations of guards that are gone. Only before the first `dial`.
@@ -164,6 +244,8 @@ fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuHashMap(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::RingBuf(data)

@@ -12,10 +12,10 @@ use arc_swap::ArcSwap;
 use guard_common::{MODE_GUARDED, MODE_PRIVATE, Port, Rule};
 
 use super::listeners::Listeners;
-use super::load::{self, ProgramStatus};
+use super::load::{ProgramStatus, Steers};
 use super::maps::{self, Maps, lock};
 use super::netns::Netns;
-use super::pins::Pins;
+use super::pins::{Pins, steer_name};
 use super::places::Wanted;
 use super::prove::Claim;
 use super::servers::Servers;
@@ -50,6 +50,7 @@ pub(crate) struct Realm {
 pub(super) struct Ground<'a> {
     pub maps: &'a Maps,
     pub pins: &'a Pins,
+    pub steers: &'a Steers,
     pub generation: u32,
 }
 
@@ -62,7 +63,7 @@ impl Realm {
     }
 
     fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { maps, pins, generation } = ground;
+        let Ground { maps, pins, steers, generation } = ground;
         let netns = Netns::open(&wanted.path)?;
         let cookie = netns.cookie;
         let listeners =
@@ -73,7 +74,7 @@ impl Realm {
 
         // Old and new programs run side by side on the same maps until the old link goes.
         let links = pins.make_generation(*generation)?;
-        let steer = load::steer(pins, &links, &netns)?;
+        let steer = steers.attach(cookie, &netns, &links.join(steer_name(cookie)))?;
         pins.remove_older_steering(cookie, *generation)?;
 
         let servers = Servers::new(cookie);
@@ -170,7 +171,7 @@ fn set_rules(maps: &Maps, netns: u64, generation: u32, mode: u32, ports: &[u16])
     let mut policy = lock(&maps.policy);
     for port in ports {
         policy
-            .insert(Port::new(netns, *port), Rule { mode, generation }, 0)
+            .insert(Port::new(netns, *port), Rule { mode, flags: 0, generation, zero: 0, server: 0 }, 0)
             .with_context(|| format!("cannot protect port {port}"))?;
     }
     Ok(())
