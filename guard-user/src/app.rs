@@ -1,5 +1,7 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
+mod upkeep;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +23,10 @@ use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::Connection;
 use crate::http::{Body, FramingError};
 use crate::pipeline::Pipeline;
+use crate::privilege::Privileges;
 use crate::respond::Site;
 use crate::rules::Rules;
+use crate::service::{Manager, Word};
 use crate::tls::{Secured, TlsEnd};
 use crate::upstream::Upstream;
 use crate::velocity::Velocity;
@@ -40,12 +44,14 @@ pub struct App {
     connections: AtomicU64,
     /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
     reloading: tokio::sync::Mutex<()>,
+    manager: Manager,
 }
 
 impl App {
     /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
     /// closed to all but the guard, also if the rest fails.
-    pub async fn start(config: Config) -> anyhow::Result<(Arc<Self>, Acceptor)> {
+    pub async fn start(config: Config, manager: Manager) -> anyhow::Result<(Arc<Self>, Acceptor)> {
+        manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
@@ -77,14 +83,15 @@ impl App {
             kernel,
             connections: AtomicU64::new(0),
             reloading: tokio::sync::Mutex::default(),
+            manager,
         };
         Ok((Arc::new(app), acceptor))
     }
 
     /// Serves until SIGTERM or SIGINT, then lets calls under way end. The ports stay closed.
-    pub async fn run(self: Arc<Self>, mut acceptor: Acceptor, mut stop: StopSignals) -> anyhow::Result<()> {
+    pub async fn run(self: Arc<Self>, mut acceptor: Acceptor, mut signals: Signals) -> anyhow::Result<()> {
+        let _upkeep = upkeep::spawn(&self, &acceptor);
         let (drain, draining) = watch::channel(false);
-        let mut hangups = signal(SignalKind::hangup())?;
         let mut renewal = tokio::time::interval(CERTIFICATE_RENEWAL);
         renewal.reset();
         let mut connections = JoinSet::new();
@@ -95,12 +102,16 @@ impl App {
                     connections.spawn(self.clone().serve(accepted, draining.clone()));
                 }
                 Some(_ended) = connections.join_next() => {}
-                _ = hangups.recv() => { drop(self.reload().await); }
                 _ = renewal.tick() => self.renew_certificate(),
-                () = stop.received() => break,
+                wish = signals.next() => match wish {
+                    Wish::Reload => drop(self.reload().await),
+                    Wish::Stop => break,
+                },
             }
         }
         drop(acceptor);
+        self.manager
+            .tell(&[Word::Stopping, Word::Status("stopping: calls under way end, the ports stay closed")]);
         tracing::info!(connections = connections.len(), "stopping; the ports stay closed");
         drain.send_replace(true);
         let patience = Duration::from_secs(self.config.limits.drain_seconds);
@@ -139,9 +150,13 @@ impl App {
     /// Reads policy, credentials and certificates again. On an error nothing changes.
     pub async fn reload(&self) -> Result<String, Problems> {
         let _alone = self.reloading.lock().await;
-        let digest = self.replace().await.inspect_err(|problems| {
+        self.manager.tell(&[Word::Reloading]);
+        let result = self.replace().await.inspect_err(|problems| {
             tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
-        })?;
+        });
+        // Whatever came of it, the guard serves.
+        self.manager.tell(&[Word::Ready, Word::Status(&self.in_a_line())]);
+        let digest = result?;
         tracing::info!(policy = digest, "reloaded");
         Ok(digest)
     }
@@ -175,6 +190,14 @@ impl App {
     pub async fn prove(&self) -> bool {
         self.kernel.prove().await;
         self.kernel.status().protected
+    }
+
+    /// The guard in one line, for the service manager.
+    fn in_a_line(&self) -> String {
+        let down = self.servers_down().len();
+        let down = if down > 0 { format!(", {down} of them down") } else { String::new() };
+        let protected = if self.kernel.status().protected { "protected" } else { "NOT PROVEN" };
+        format!("{protected}: {} server(s){down}", self.config.servers.len())
     }
 
     pub fn config(&self) -> &Config {
@@ -218,6 +241,7 @@ impl App {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
+            "privileges": Privileges::now().ok(),
             "kernel": self.kernel.status(),
             "policy": rules.digest,
             "agents": rules.policy.agents().count(),
@@ -274,21 +298,35 @@ pub fn serve_admin(app: &Arc<App>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT, caught from the first moment so that none is lost while the guard starts.
-pub struct StopSignals {
+/// SIGTERM, SIGINT and SIGHUP, caught from the first moment: none is lost while the guard starts, and none ends it
+/// half started.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
-impl StopSignals {
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    Reload,
+}
+
+impl Signals {
     pub fn catch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn received(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
         }
     }
 }

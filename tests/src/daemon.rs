@@ -1,6 +1,7 @@
 //! The real `mcp-guard`, with files, names and a network namespace of its own, so that tests run side by side and
 //! beside an installed guard.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Daemon {
     dir: TempDir,
     pub config: Config,
     netns: Option<PathBuf>,
+    /// Variables of the next start.
+    pub environment: BTreeMap<String, String>,
     programs: Programs,
     process: Option<Process>,
     /// Whether a guard was started, so that there may be something to unload.
@@ -88,7 +91,8 @@ impl Daemon {
         });
         let config = serde_json::from_value(config)?;
         let netns = netns.map(Path::to_owned);
-        let daemon = Self { config, netns, programs, process: None, started: false, dir };
+        let environment = BTreeMap::new();
+        let daemon = Self { config, netns, environment, programs, process: None, started: false, dir };
         fs::create_dir(&daemon.config.policy_dir)?;
         for (name, text) in policies {
             daemon.write_policy(name, text)?;
@@ -116,7 +120,7 @@ impl Daemon {
         self.write_config()?;
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut command = self.command("run");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
         let mut process = Process::spawn(self.netns.as_deref(), command)?;
         self.started = true;
         let protects = eventually(START_LIMIT, || {

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod https;
 pub mod journal;
 pub mod ledger;
+pub mod manager;
 pub mod netns;
 pub mod peers;
 pub mod probe;

@@ -180,10 +180,29 @@ impl World {
     }
 
     fn start_guard_with(&self, netns: &Netns, servers: &Value, limits: &Value) -> Result<Process, String> {
+        self.start_guard_by(netns, servers, limits, Command::new(probe()))
+    }
+
+    /// Starts a guard that has these capabilities (`sys_admin`, ...) and no others; or what it said.
+    pub fn guard_with_capabilities(&self, names: &[&str]) -> Result<Process, String> {
+        // The root of the tree is open to nobody without CAP_DAC_OVERRIDE; the daemon makes this before it gives that up.
+        fs::create_dir_all(cgroup2_root().join(&self.kernel.cgroup)).map_err(|error| error.to_string())?;
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all,+{}", names.join(",+"))).arg(probe());
+        self.start_guard_by(&self.host, &one_server(), &json!({}), command)
+    }
+
+    fn start_guard_by(
+        &self,
+        netns: &Netns,
+        servers: &Value,
+        limits: &Value,
+        mut probe: Command,
+    ) -> Result<Process, String> {
         let config = json!({"servers": servers, "kernel": self.kernel, "limits": limits});
         let path = self.dir.path().join("guard.json");
         fs::write(&path, config.to_string()).expect("writing the configuration");
-        let mut guard = netns.run(|| Process::start(Command::new(probe()).arg("guard").arg(&path)))?;
+        let mut guard = netns.run(|| Process::start(probe.arg("guard").arg(&path)))?;
         self.ids.lock().expect("no test thread panicked").add(&guard.ask("status"));
         Ok(guard)
     }

@@ -15,13 +15,18 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Server;
 use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, canonical};
+use crate::service::Beat;
 use crate::types::LocalProcess;
 
 /// How long to wait after an `accept` that failed for want of files or memory.
 const BACKOFF: Duration = Duration::from_millis(50);
+
+/// How often the acceptor without connections comes round, to show that it would take one.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Between two keep-alive probes to a silent client.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -65,6 +70,7 @@ pub struct Slot {
 pub struct Acceptor {
     accepted: mpsc::Receiver<Accepted>,
     follower: AbortHandle,
+    beat: Beat,
 }
 
 impl Acceptor {
@@ -83,15 +89,29 @@ impl Acceptor {
         let mut realms = inner.realms.subscribe();
         let now = Arc::clone(&realms.borrow_and_update());
         doors.follow(&now)?;
+        let beat = Beat::default();
+        let moving = beat.clone();
         let follower = tokio::spawn(async move {
-            while realms.changed().await.is_ok() {
+            let mut turn = tokio::time::interval(TURN);
+            turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                moving.beat();
+                tokio::select! {
+                    _ = turn.tick() => continue,
+                    changed = realms.changed() => if changed.is_err() { return },
+                }
                 let now = Arc::clone(&realms.borrow_and_update());
                 if let Err(error) = doors.follow(&now) {
                     tracing::error!("connections to a namespace are not accepted: {error:#}");
                 }
             }
         });
-        Ok(Self { accepted, follower: follower.abort_handle() })
+        Ok(Self { accepted, follower: follower.abort_handle(), beat })
+    }
+
+    /// Moves at least every [`TURN`] while connections can be accepted.
+    pub fn beat(&self) -> &Beat {
+        &self.beat
     }
 
     /// The next connection. `None`: the accept loop has ended.

@@ -21,6 +21,7 @@ use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
 use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
 use crate::config::Durability;
+use crate::service::Beat;
 use crate::types::DecisionId;
 
 /// What a trail needs to know to begin or to go on.
@@ -136,6 +137,16 @@ impl AuditLog {
     /// Records written so far.
     pub fn records(&self) -> u64 {
         self.shared.health.records.load(Ordering::Relaxed)
+    }
+
+    /// Moves with each turn of the writer, which takes one soon after [`AuditLog::poke`] unless it is stuck.
+    pub fn beat(&self) -> Beat {
+        self.shared.desk.beat.clone()
+    }
+
+    /// Makes the writer take a turn.
+    pub fn poke(&self) {
+        self.shared.desk.queue.wake();
     }
 
     /// Why calls are refused now, if the trail cannot be written.

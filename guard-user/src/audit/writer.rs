@@ -24,6 +24,7 @@ use super::record::{Embedded, Gap, Stop};
 use super::walk::{Found, Lines, segment_name};
 use super::{LINE_BYTES_MAX, text};
 use crate::config::Durability;
+use crate::service::Beat;
 
 /// Records in one write.
 const BATCH_RECORDS_MAX: usize = 64;
@@ -88,12 +89,14 @@ pub(super) struct Desk {
     pub(super) queue: Queue,
     writer: Mutex<Option<Writer>>,
     durability: Durability,
+    /// One turn of the thread, with all that was due done.
+    pub(super) beat: Beat,
 }
 
 impl Desk {
     pub(super) fn new(writer: Writer) -> Self {
         let durability = writer.durability;
-        Self { queue: Queue::default(), writer: Mutex::new(Some(writer)), durability }
+        Self { queue: Queue::default(), writer: Mutex::new(Some(writer)), durability, beat: Beat::default() }
     }
 
     /// Sees to it that what was pushed is written.
@@ -141,6 +144,7 @@ impl Desk {
             }
             due = writer.until_due();
             drop(held);
+            self.beat.beat();
             if self.durability == Durability::Os {
                 self.write_here();
             }

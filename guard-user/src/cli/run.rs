@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 
-use crate::app::{self, App, StopSignals};
+use crate::app::{self, App, Signals};
 use crate::config::{Limits, Overrides};
-use crate::telemetry;
+use crate::service::Manager;
+use crate::{kernel, privilege, telemetry};
 
 /// Open files that are no connections: maps, programs, the trail, the admin socket, pipes, and some to spare.
 const FILES_BESIDE_CONNECTIONS: u64 = 256;
@@ -29,15 +31,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !user.is_root() {
         bail!("run it as root (this is uid {user}); `mcp-guard doctor` tells what else is missing");
     }
+    // A reload that is asked for too early waits instead of ending the guard; the other signals may end it here.
+    let mut too_early = SigSet::empty();
+    too_early.add(Signal::SIGHUP);
+    too_early.thread_block().context("cannot hold signals back")?;
     let config = args.config.load()?;
     make_room_for_files(&config.limits);
+    kernel::prepare(&config.kernel)?;
+    privilege::settle()?;
+    let manager = Manager::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let stop = StopSignals::catch().context("cannot catch signals")?;
-        let (app, acceptor) = App::start(config).await?;
+        let signals = Signals::catch().context("cannot catch signals")?;
+        too_early.thread_unblock().context("cannot let signals in")?;
+        let (app, acceptor) = App::start(config, manager).await?;
         app::serve_admin(&app)?;
         announce(&app, app.prove().await);
-        app.run(acceptor, stop).await
+        app.run(acceptor, signals).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -71,6 +71,8 @@ pub enum Outcome {
 pub fn send_out(canaries: &Canaries, cgroup: &Path, attempts: &[Attempt]) -> anyhow::Result<Vec<Outcome>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
+        // Nothing that was meant for the guard alone, such as the service manager's socket.
+        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

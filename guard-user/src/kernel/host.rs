@@ -58,17 +58,19 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 }
 
+/// Makes the guard's cgroup, if it is not there.
+pub(super) fn make_cgroup(dir: &Path) -> anyhow::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error)
+            .with_context(|| format!("cannot make the guard's cgroup {} (root is needed)", dir.display())),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the guard's cgroup, moves this process into it, and makes sure that nobody else is in it: a socket made
 /// in it can be registered as the guard's own.
 pub(super) fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| {
-                format!("cannot make the guard's cgroup {} (root is needed)", dir.display())
-            });
-        }
-        _ => {}
-    }
+    make_cgroup(dir)?;
     let owner = fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?.uid();
     if owner != 0 {
         bail!(

@@ -46,3 +46,10 @@ pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};
 pub use unload::{Unloaded, unload};
+
+/// Makes ready what needs more of root's power than the running guard keeps: bpffs, and a cgroup below the root of
+/// the tree, where not even its owner may write.
+pub fn prepare(config: &crate::config::Kernel) -> anyhow::Result<()> {
+    host::mount_bpffs(&config.bpffs)?;
+    host::make_cgroup(&host::cgroup2_root()?.join(&config.cgroup))
+}

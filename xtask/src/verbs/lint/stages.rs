@@ -5,9 +5,11 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 20] = [
     "types",
     "config",
+    "privilege",
+    "service",
     "kernel",
     "accept",
     "connection",

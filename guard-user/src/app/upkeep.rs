@@ -1,0 +1,83 @@
+//! What the running guard does beside serving: it tells the service manager how it is, and shows that it lives.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::App;
+use crate::accept::Acceptor;
+use crate::service::{Pulse, Word};
+
+/// Between two proofs of a guard that is not proven yet, so not ready.
+const PROVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Looks between two signs of life, so that a part that is slow once delays a sign and does not cost it.
+const LOOKS: u32 = 8;
+
+/// The tasks; they end with this value.
+pub(super) struct Upkeep(Vec<AbortHandle>);
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Starts the tasks of a guard that serves.
+pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
+    let mut tasks = vec![tokio::spawn(tell_when_ready(Arc::clone(app))).abort_handle()];
+    if let Some(interval) = app.manager.watchdog_interval() {
+        let pulse = pulse(app, acceptor);
+        tasks.push(tokio::spawn(show_life(Arc::clone(app), pulse, interval)).abort_handle());
+    }
+    Upkeep(tasks)
+}
+
+/// A service is ready when its protection is proven, and not before.
+async fn tell_when_ready(app: Arc<App>) {
+    if !app.manager.is_there() {
+        return;
+    }
+    while !app.kernel.status().protected {
+        app.manager.tell(&[Word::Status(&app.in_a_line())]);
+        tokio::time::sleep(PROVE_AGAIN).await;
+        app.prove().await;
+    }
+    app.manager.tell(&[Word::Ready, Word::Status(&app.in_a_line())]);
+}
+
+fn pulse(app: &App, acceptor: &Acceptor) -> Pulse {
+    let mut pulse = Pulse::default();
+    pulse.watch("the acceptor", acceptor.beat().clone());
+    pulse.watch("the audit writer", app.pipeline.audit.beat());
+    pulse
+}
+
+/// A sign of life each time that every part has moved. Whoever stands still for the manager's whole patience has the
+/// guard started anew; until then the ports refuse.
+async fn show_life(app: Arc<App>, mut pulse: Pulse, interval: Duration) {
+    let mut tick = tokio::time::interval(interval / LOOKS);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    let mut is_told = false;
+    loop {
+        app.pipeline.audit.poke();
+        tick.tick().await;
+        if last.elapsed() < interval {
+            continue;
+        }
+        let standing = pulse.standing();
+        if standing.is_empty() {
+            app.manager.tell(&[Word::Watchdog]);
+            (last, is_told) = (Instant::now(), false);
+        } else if !is_told && last.elapsed() > interval * 3 / 2 {
+            tracing::error!(
+                ?standing,
+                "no sign of life for the service manager, which will start the guard anew"
+            );
+            is_told = true;
+        }
+    }
+}
