@@ -116,6 +116,11 @@ impl Daemon {
 
     /// Starts the guard and waits until it says that it protects. An error holds the end of its log.
     pub fn start(&mut self) -> anyhow::Result<()> {
+        self.start_within(START_LIMIT)
+    }
+
+    /// The same, of a guard that has more to do.
+    pub fn start_within(&mut self, limit: Duration) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "this guard runs already");
         self.write_config()?;
         let log = File::options().create(true).append(true).open(self.log_file())?;
@@ -123,7 +128,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
         let mut process = Process::spawn(self.netns.as_deref(), command)?;
         self.started = true;
-        let protects = eventually(START_LIMIT, || {
+        let protects = eventually(limit, || {
             if let Some(status) = process.ended()? {
                 bail!("mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
             }

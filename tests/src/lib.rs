@@ -10,6 +10,7 @@ pub mod https;
 pub mod journal;
 pub mod ledger;
 pub mod manager;
+pub mod many;
 pub mod netns;
 pub mod peers;
 pub mod probe;

@@ -50,15 +50,15 @@ pub(super) fn listening() -> io::Result<Vec<Socket>> {
     dump(1 << LISTEN, 0)
 }
 
-/// Connections with this local port that are alive in any state.
-pub(super) fn connections(local_port: u16) -> io::Result<Vec<Socket>> {
+/// Connections that are alive in any state; with this local port, if one is given.
+pub(super) fn connections(local_port: Option<u16>) -> io::Result<Vec<Socket>> {
     let mut states = 0;
     for state in ESTABLISHED..=NEW_SYN_RECV {
         if ![LISTEN, TIME_WAIT, CLOSE].contains(&state) {
             states |= 1 << state;
         }
     }
-    dump(states, local_port)
+    dump(states, local_port.unwrap_or_default())
 }
 
 /// Aborts a connection; both ends see a reset. `Ok(false)`: it was gone already.
@@ -200,7 +200,7 @@ mod tests {
         let cookie = rustix::net::sockopt::socket_cookie(&listener).unwrap();
         let found = listening().unwrap().into_iter().find(|socket| socket.cookie == cookie).unwrap();
         assert_eq!((found.local, found.state, found.v6), (address, LISTEN, false));
-        let found = connections(address.port()).unwrap();
+        let found = connections(Some(address.port())).unwrap();
         assert_eq!(
             found.iter().map(|socket| socket.remote).collect::<Vec<_>>(),
             [client.local_addr().unwrap()]

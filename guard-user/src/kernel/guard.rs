@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use guard_common::{ABI, Meta};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::canary::Canaries;
 use super::events::{self, Events};
 use super::expected::Expected;
-use super::keeper::{self, Absences};
+use super::keeper;
 use super::load::{self, Places, ProgramStatus, Steers};
 use super::maps::{Maps, lock};
 use super::netns::{Netns, NetnsId};
@@ -23,6 +24,9 @@ use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::{Dialer, host};
 use crate::config::{Config, Kernel, Server};
+
+/// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
+const PROOFS_AT_ONCE_MAX: usize = 8;
 
 /// The protected namespaces by their cookies.
 pub(crate) type Realms = Arc<BTreeMap<u64, Arc<Realm>>>;
@@ -87,9 +91,15 @@ impl Guard {
     /// exist, since it answers them. Takes some 100 ms for each namespace.
     pub async fn prove(&self) -> Vec<Claim> {
         let mut all = Vec::new();
-        for realm in self.inner.realms().values() {
-            all.extend(prove::prove(&self.inner, realm).await);
+        let mut proofs = JoinSet::new();
+        for realm in self.inner.realms().values().cloned() {
+            if proofs.len() >= PROOFS_AT_ONCE_MAX {
+                all.extend(proofs.join_next().await.and_then(Result::ok).unwrap_or_default());
+            }
+            let inner = Arc::clone(&self.inner);
+            proofs.spawn(async move { prove::prove(&inner, &realm).await });
         }
+        all.extend(proofs.join_all().await.into_iter().flatten());
         all
     }
 
@@ -172,8 +182,6 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         pins,
         config,
     };
-    // What a former guard protected and nobody wants any more.
-    keeper::collect(&inner, &mut Absences::default());
     Ok(Started { inner, bpf, events })
 }
 

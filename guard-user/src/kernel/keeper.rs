@@ -16,6 +16,7 @@ use super::netns::NetnsId;
 use super::places::{self, Wanted};
 use super::realm::{self, Realm};
 use super::{diag, prove, sys};
+use crate::config::Place;
 
 /// How often is looked for servers and namespaces when no event tells of one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -28,8 +29,10 @@ const OFTEN_LOOKED_AT_MAX: usize = 50;
 
 /// Since when each namespace has had nothing to protect.
 #[derive(Debug, Default)]
-pub(super) struct Absences {
+struct Absences {
     since: BTreeMap<u64, Instant>,
+    /// Nothing is left of a former guard, or of a namespace that is gone.
+    is_tidy: bool,
 }
 
 impl Absences {
@@ -99,24 +102,27 @@ fn look(inner: &Inner, told: bool, absences: &mut Absences) -> Vec<Arc<Realm>> {
         }
     }
     lock(&inner.failed).retain(|id, _| wanted.contains_key(id));
+    let slots = inner.maps.sockets();
     let patience = LOOK_EVERY.mul_f64(1.0_f64.max(ratio(known.len(), OFTEN_LOOKED_AT_MAX)));
     for (id, realm) in &known {
         if wanted.contains_key(id) || !is_deserted(realm) {
             absences.end(realm.netns.cookie);
         } else if absences.is_over(realm.netns.cookie, Instant::now()) {
-            give_up(inner, realm);
+            absences.is_tidy &= give_up(inner, realm);
             absences.end(realm.netns.cookie);
             continue;
         }
         let is_due = told || lock(&realm.scanned).elapsed() >= patience;
         if is_due {
             *lock(&realm.scanned) = Instant::now();
-            if let Err(error) = realm.servers.scan(&inner.maps, &realm.netns) {
+            if let Err(error) = realm.servers.scan(&inner.maps, &realm.netns, &slots) {
                 tracing::error!(place = realm.name, "cannot look for the protected servers: {error:#}");
             }
         }
     }
-    collect(inner, absences);
+    if !absences.is_tidy {
+        absences.is_tidy = collect(inner, absences);
+    }
     raised
 }
 
@@ -175,20 +181,23 @@ fn processes() -> impl Iterator<Item = PathBuf> {
     })
 }
 
-fn give_up(inner: &Inner, realm: &Realm) {
+/// False: something of it is left.
+fn give_up(inner: &Inner, realm: &Realm) -> bool {
     tracing::info!(place = realm.name, netns = realm.netns.cookie, "deserted; the guard lets go of it");
     // First nobody takes connections there, then the way is open; with no process there, nobody could use it.
     publish(inner, |realms| {
         realms.remove(&realm.netns.cookie);
     });
-    if let Err(error) = realm.release(&inner.ground()) {
+    let released = realm.release(&inner.ground());
+    if let Err(error) = &released {
         tracing::error!(place = realm.name, "cannot let go of a deserted namespace: {error:#}; trying again");
     }
+    released.is_ok()
 }
 
 /// Lets go of what a former guard protected: namespaces that are dead, and those whose ports nobody has configured. The
-/// rest stays closed until its place is found again.
-pub(super) fn collect(inner: &Inner, absences: &mut Absences) {
+/// rest stays closed until its place is found again. True: nothing is left.
+fn collect(inner: &Inner, absences: &mut Absences) -> bool {
     let realms = inner.realms();
     let is_old = |cookie: &u64| !realms.contains_key(cookie);
     let mut rules: BTreeMap<u64, Vec<u16>> = BTreeMap::new();
@@ -204,6 +213,7 @@ pub(super) fn collect(inner: &Inner, absences: &mut Absences) {
             entry.insert(Vec::new());
         }
     }
+    let mut is_tidy = true;
     for (cookie, ports) in rules {
         let elsewhere = |server: &Arc<crate::config::Server>| server.place != crate::config::Place::Host;
         let is_configured =
@@ -211,14 +221,19 @@ pub(super) fn collect(inner: &Inner, absences: &mut Absences) {
         let alive = inner.ground().pins.is_steered_alive(cookie);
         // Twice, since a place may not have been found for a moment.
         if alive && (is_configured || !absences.is_over(cookie, Instant::now())) {
+            is_tidy = false;
             continue;
         }
         absences.end(cookie);
         match realm::release(cookie, &inner.ground()) {
             Ok(()) => tracing::info!(netns = cookie, "what a former guard protected there is given up"),
-            Err(error) => tracing::error!(netns = cookie, "cannot give up a namespace: {error:#}"),
+            Err(error) => {
+                is_tidy = false;
+                tracing::error!(netns = cookie, "cannot give up a namespace: {error:#}; trying again");
+            }
         }
     }
+    is_tidy
 }
 
 #[cfg(test)]

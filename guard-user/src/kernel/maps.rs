@@ -1,5 +1,6 @@
 //! Handles of the pinned maps. Each map has its own lock, held for one system call at a time.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -120,9 +121,9 @@ impl Maps {
         lock(&self.socks).insert(slot, socket.as_raw_fd(), 0)
     }
 
-    /// Whether a live socket is in the slot.
-    pub(crate) fn has_socket(&self, slot: Slot) -> bool {
-        lock(&self.socks).keys().any(|key| key.is_ok_and(|key| key == slot))
+    /// The slots that hold a live socket.
+    pub(crate) fn sockets(&self) -> HashSet<Slot> {
+        lock(&self.socks).keys().filter_map(Result::ok).collect()
     }
 
     /// Empties a slot. It may be empty already.

@@ -1,10 +1,11 @@
 //! Which process holds a socket, and a handle of that very socket.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
+use std::{fs, iter};
 
 use anyhow::{Context, bail};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,8 @@ use socket2::{Protocol, SockRef};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pub pid: u32,
+    /// The number under which it holds the socket.
+    fd: RawFd,
     /// Chosen by the process; without control characters, since it is shown to operators.
     pub comm: String,
     /// cgroup2 path, as `/proc/<pid>/cgroup` gives it.
@@ -30,18 +33,21 @@ impl Process {
 pub(super) fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Process> {
     let wanted: BTreeMap<String, u32> =
         inodes.into_iter().filter(|inode| *inode != 0).map(|inode| (link(inode), inode)).collect();
-    let mut holders: BTreeMap<u32, u32> = BTreeMap::new();
+    if wanted.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut holders: BTreeMap<u32, (u32, RawFd)> = BTreeMap::new();
     for pid in pids() {
-        for (_, target) in links(pid) {
+        for (fd, target) in links(pid) {
             if let Some(inode) = wanted.get(&target) {
-                let holder = holders.entry(*inode).or_insert(pid);
-                if *holder == 1 {
-                    *holder = pid;
+                let holder = holders.entry(*inode).or_insert((pid, fd));
+                if holder.0 == 1 {
+                    *holder = (pid, fd);
                 }
             }
         }
     }
-    holders.into_iter().filter_map(|(inode, pid)| Some((inode, process(pid)?))).collect()
+    holders.into_iter().filter_map(|(inode, (pid, fd))| Some((inode, process(pid, fd)?))).collect()
 }
 
 /// Whether the process holds the socket.
@@ -50,13 +56,20 @@ pub(super) fn holds(pid: u32, inode: u32) -> bool {
 }
 
 /// A duplicate of the process's socket with this inode; fails unless it has this cookie.
-pub(super) fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
+pub(super) fn borrow_socket(holder: &Process, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
+    let pid = holder.pid;
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a pid")?;
     let process = pidfd_open(raw, PidfdFlags::empty()).with_context(|| format!("cannot open pid {pid}"))?;
-    for (fd, _) in links(pid).filter(|(_, target)| *target == link(inode)) {
-        let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).with_context(|| {
-            format!("cannot take a handle of the socket of pid {pid} (CAP_SYS_PTRACE is needed)")
-        })?;
+    // It may have been closed under this number and live on under another.
+    let others =
+        links(pid).filter(|(fd, target)| *fd != holder.fd && *target == link(inode)).map(|(fd, _)| fd);
+    for fd in iter::once(holder.fd).chain(others) {
+        let socket = match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+            Err(Errno::BADF) => continue,
+            taken => taken.with_context(|| {
+                format!("cannot take a handle of the socket of pid {pid} (CAP_SYS_PTRACE is needed)")
+            })?,
+        };
         if socket_cookie(&socket).ok() == Some(cookie) {
             return Ok(socket);
         }
@@ -70,12 +83,12 @@ pub(super) fn borrow_socket(pid: u32, inode: u32, cookie: u64) -> anyhow::Result
     bail!("pid {pid} does not hold it any more")
 }
 
-fn process(pid: u32) -> Option<Process> {
+fn process(pid: u32, fd: RawFd) -> Option<Process> {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let comm = String::from_utf8_lossy(&comm);
-    Some(Process { pid, comm: printable(comm.trim_end()), cgroup: cgroup.to_owned() })
+    Some(Process { pid, fd, comm: printable(comm.trim_end()), cgroup: cgroup.to_owned() })
 }
 
 /// Escapes what could move a terminal's cursor or reorder its text.
@@ -121,9 +134,9 @@ mod tests {
         let process = of_sockets([found.inode]).remove(&found.inode).unwrap();
         assert_eq!(process.pid, std::process::id());
         assert!(holds(process.pid, found.inode));
-        let handle = borrow_socket(process.pid, found.inode, cookie).unwrap();
+        let handle = borrow_socket(&process, found.inode, cookie).unwrap();
         assert_eq!(socket_cookie(&handle).unwrap(), cookie);
-        assert!(borrow_socket(process.pid, found.inode, cookie + 1).is_err());
+        assert!(borrow_socket(&process, found.inode, cookie + 1).is_err());
     }
 
     #[test]
@@ -131,7 +144,7 @@ mod tests {
         let name = "a\u{1b}[2J\u{9b}\n\u{202e}";
         let shown = std::thread::spawn(move || {
             fs::write("/proc/thread-self/comm", name).unwrap();
-            process(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()).unwrap().comm
+            process(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(), 0).unwrap().comm
         });
         let shown = shown.join().unwrap();
         assert!(shown.starts_with("a\\u{1b}[2J") && !shown.contains(char::is_control), "{shown:?}");
@@ -147,7 +160,8 @@ mod tests {
         let port = listener.local_addr().unwrap().as_socket().unwrap().port();
         let found =
             diag::listening().unwrap().into_iter().find(|socket| socket.local.port() == port).unwrap();
-        let error = borrow_socket(std::process::id(), found.inode, found.cookie).unwrap_err().to_string();
+        let process = of_sockets([found.inode]).remove(&found.inode).unwrap();
+        let error = borrow_socket(&process, found.inode, found.cookie).unwrap_err().to_string();
         assert!(error.contains("Multipath TCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
     }
 }

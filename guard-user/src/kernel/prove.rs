@@ -38,7 +38,7 @@ impl Claim {
 
 /// Tries every claim about one namespace and remembers the answers.
 pub(super) async fn prove(inner: &Arc<Inner>, realm: &Arc<Realm>) -> Vec<Claim> {
-    inner.expected.expect(warnings(realm), Instant::now());
+    inner.expected.expect(realm.netns.cookie, warnings(realm), Instant::now());
     let mut claims = blocking(inner, realm, |_inner, realm| vec![last(realm)]).await;
     claims.extend(blocking(inner, realm, canary_claims).await);
     claims.extend(blocking(inner, realm, loop_claims).await);
@@ -194,16 +194,18 @@ async fn upstream(inner: &Arc<Inner>, realm: &Realm, port: u16) -> anyhow::Resul
     let own = address::canonical(stream.local_addr()?);
     let end = Instant::now() + ATTEMPT;
     loop {
-        let met = realm.netns.run(|| diag::connections(port))??;
+        let met = realm.netns.run(|| diag::connections(Some(port)))??;
         let found = met.into_iter().find(|socket| address::canonical(socket.remote) == own);
         match found {
+            Some(socket) if owner::holds(pinned.pid, socket.inode) => {
+                return Ok(format!("reached pid {} ({:?})", pinned.pid, pinned.comm));
+            }
+            // A server may accept in another process than the one that we know it by, but not for another user.
             Some(socket) if socket.inode != 0 => {
                 let found = owner::of_sockets([socket.inode]).remove(&socket.inode);
                 if let Some(process) = found {
-                    // A server may accept in another process than the one that we know it by, but not for another user.
                     ensure!(
-                        owner::holds(pinned.pid, socket.inode)
-                            || (process.cgroup == pinned.cgroup && socket.uid == pinned.uid),
+                        process.cgroup == pinned.cgroup && socket.uid == pinned.uid,
                         "it reached pid {} ({:?})",
                         process.pid,
                         process.comm

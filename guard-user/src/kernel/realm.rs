@@ -1,6 +1,6 @@
 //! One protected network namespace: its steering, its listeners, its servers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use guard_common::{MODE_GUARDED, MODE_PRIVATE, Port, Rule};
+use guard_common::{FLAG_PENDING, MODE_GUARDED, MODE_PRIVATE, Port, Rule};
 
 use super::listeners::Listeners;
 use super::load::{ProgramStatus, Steers};
@@ -79,13 +79,13 @@ impl Realm {
 
         let servers = Servers::new(cookie);
         servers.set_ports(&ports);
-        servers.scan(maps, &netns)?;
+        servers.scan(maps, &netns, &HashSet::new())?;
         set_rules(maps, cookie, *generation, MODE_GUARDED, &ports)?;
         forget_rules(maps, cookie, &[ports.as_slice(), &private].concat())?;
         // Nothing is served yet, so every live connection on the ports is one from before.
         let ended = netns.run(|| sweep::sweep(&ports))??;
         // A server may have started to listen while its port was not protected yet.
-        servers.scan(maps, &netns)?;
+        servers.scan(maps, &netns, &maps.sockets())?;
         listeners.install(maps, cookie).context("cannot hand the guard's listeners to the kernel")?;
         Ok(Self {
             name: name.to_owned(),
@@ -133,7 +133,7 @@ impl Realm {
         let ended = self.netns.run(|| sweep::sweep(&new))??;
         self.ended.fetch_add(ended, Ordering::Relaxed);
         self.servers.set_ports(&all.keys().copied().collect::<Vec<_>>());
-        self.servers.scan(ground.maps, &self.netns)?;
+        self.servers.scan(ground.maps, &self.netns, &ground.maps.sockets())?;
         // The acceptor knows them before the kernel steers the first connection.
         self.by_port.store(Arc::new(all));
         set_rules(ground.maps, cookie, ground.generation, MODE_GUARDED, &new)?;
@@ -153,9 +153,15 @@ pub(super) fn release(cookie: u64, ground: &Ground<'_>) -> anyhow::Result<()> {
     ground.maps.forget_owners(cookie).context("cannot forget whose servers they were")
 }
 
-/// Every port that has a rule in the kernel, with its namespace.
+/// Every port that a guard has closed in the kernel, with its namespace. Those that a program closed, since nobody has
+/// approved their listener yet, are not a guard's.
 pub(super) fn ruled(maps: &Maps) -> Vec<(u64, u16)> {
-    lock(&maps.policy).keys().filter_map(Result::ok).map(|key| (key.netns, key.port)).collect()
+    let rules = lock(&maps.policy);
+    rules.iter().filter_map(Result::ok).filter(is_guards).map(|(key, _)| (key.netns, key.port)).collect()
+}
+
+fn is_guards((_, rule): &(Port, Rule)) -> bool {
+    rule.flags & FLAG_PENDING == 0
 }
 
 fn name_of(wanted: &Wanted) -> String {
@@ -181,9 +187,11 @@ fn set_rules(maps: &Maps, netns: u64, generation: u32, mode: u32, ports: &[u16])
 fn forget_rules(maps: &Maps, netns: u64, keep: &[u16]) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
     let stale: Vec<Port> = policy
-        .keys()
+        .iter()
         .filter_map(Result::ok)
-        .filter(|key| key.netns == netns && !keep.contains(&key.port))
+        .filter(|(key, _)| key.netns == netns && !keep.contains(&key.port))
+        .filter(is_guards)
+        .map(|(key, _)| key)
         .collect();
     for key in stale {
         maps::gone(policy.remove(&key)).with_context(|| format!("cannot release port {}", key.port))?;

@@ -1,7 +1,7 @@
 //! Finds the listening sockets of the protected servers and pins them: the guard's own connections reach these
 //! sockets and no others, whoever else binds the port later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -109,28 +109,41 @@ impl Servers {
         lock(&self.state).get(&port)?.pinned.iter().min_by_key(|pinned| pinned.family).cloned()
     }
 
-    /// Looks which servers listen and pins new ones. Cheap when nothing has changed.
-    pub(crate) fn scan(&self, maps: &Maps, netns: &Netns) -> anyhow::Result<()> {
+    /// Looks which servers listen and pins new ones. Cheap when nothing has changed. `slots` are those with a socket.
+    pub(crate) fn scan(&self, maps: &Maps, netns: &Netns, slots: &HashSet<Slot>) -> anyhow::Result<()> {
         let all = netns.run(diag::listening)?.context("cannot list listening sockets")?;
+        let mut by_port: BTreeMap<u16, Vec<diag::Socket>> = BTreeMap::new();
+        for socket in all {
+            by_port.entry(socket.local.port()).or_default().push(socket);
+        }
         let mut state = lock(&self.state);
+        let mut unsettled = Vec::new();
         for (&port, status) in state.iter_mut() {
-            let listeners: Vec<_> = all.iter().filter(|socket| socket.local.port() == port).collect();
+            let Some(listeners) = by_port.get(&port) else {
+                *status = PortStatus::default();
+                continue;
+            };
             status.pinned.retain(|pinned| {
                 listeners.iter().any(|socket| socket.cookie == pinned.cookie)
-                    && maps.has_socket(Slot::server(self.netns, pinned.family, port))
+                    && slots.contains(&Slot::server(self.netns, pinned.family, port))
             });
             let mut cookies: Vec<u64> = listeners.iter().map(|socket| socket.cookie).collect();
             cookies.sort_unstable();
-            let fresh = status
+            let is_fresh = status
                 .looked
                 .as_ref()
                 .is_some_and(|(seen, at)| *seen == cookies && (status.is_settled() || at.elapsed() < RETRY));
-            if listeners.is_empty() {
-                *status = PortStatus::default();
-            } else if !fresh {
+            if !is_fresh {
                 status.looked = Some((cookies, Instant::now()));
-                self.choose(maps, port, &listeners, status)?;
+                unsettled.push((port, status, listeners));
             }
+        }
+        // One look at /proc for all of them.
+        let inodes =
+            unsettled.iter().flat_map(|(_, _, listeners)| listeners.iter().map(|socket| socket.inode));
+        let processes = owner::of_sockets(inodes);
+        for (port, status, listeners) in unsettled {
+            self.choose(maps, port, listeners, &processes, status)?;
         }
         Ok(())
     }
@@ -139,16 +152,16 @@ impl Servers {
         &self,
         maps: &Maps,
         port: u16,
-        listeners: &[&diag::Socket],
+        listeners: &[diag::Socket],
+        processes: &BTreeMap<u32, Process>,
         status: &mut PortStatus,
     ) -> anyhow::Result<()> {
         let before = std::mem::take(&mut status.unrecognised);
         let unheld_before = std::mem::take(&mut status.unheld);
         let mut candidates = Vec::new();
-        let processes = owner::of_sockets(listeners.iter().map(|socket| socket.inode));
         for socket in listeners {
             if let Some(process) = processes.get(&socket.inode) {
-                candidates.push(Candidate { socket: (*socket).clone(), process: process.clone() });
+                candidates.push(Candidate { socket: socket.clone(), process: process.clone() });
                 continue;
             }
             status.unheld.push(socket.cookie);
@@ -238,7 +251,7 @@ impl Servers {
         if (family == FAMILY_V4 && socket.v6 && !dual) || (family == FAMILY_V6 && (!socket.v6 || mapped)) {
             return Ok(None);
         }
-        let fd = owner::borrow_socket(candidate.process.pid, socket.inode, socket.cookie)?;
+        let fd = owner::borrow_socket(&candidate.process, socket.inode, socket.cookie)?;
         if family == FAMILY_V4 && socket.v6 && socket2::SockRef::from(&fd).only_v6()? {
             return Ok(None);
         }

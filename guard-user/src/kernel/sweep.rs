@@ -21,17 +21,17 @@ pub(super) fn sweep(ports: &[u16]) -> anyhow::Result<usize> {
     let mut clean = 0;
     for _ in 0..ROUNDS_MAX {
         let mut found = 0;
-        for &port in ports {
-            for connection in diag::connections(port).context("cannot list connections")? {
-                found += 1;
-                let destroyed = diag::destroy(&connection).with_context(|| {
-                    format!(
-                        "cannot end the connection {} to {} from before the guard; the kernel needs CONFIG_INET_DIAG_DESTROY",
-                        connection.remote, connection.local
-                    )
-                })?;
-                ended += usize::from(destroyed);
-            }
+        // One list for all ports: the kernel walks its whole table for each.
+        let all = diag::connections(None).context("cannot list connections")?;
+        for connection in all.iter().filter(|connection| ports.contains(&connection.local.port())) {
+            found += 1;
+            let destroyed = diag::destroy(connection).with_context(|| {
+                format!(
+                    "cannot end the connection {} to {} from before the guard; the kernel needs CONFIG_INET_DIAG_DESTROY",
+                    connection.remote, connection.local
+                )
+            })?;
+            ended += usize::from(destroyed);
         }
         clean = if found == 0 { clean + 1 } else { 0 };
         if clean >= CLEAN {
