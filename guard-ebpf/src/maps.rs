@@ -68,6 +68,10 @@ pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 #[map]
 pub static TRUST: HashMap<Port, Owner> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
 
+/// Until when (nanoseconds since boot) a guard answers for HOLDERS. It must be alive to end a hold.
+#[map]
+pub static ALIVE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The cgroup whose processes alone may bind a port.
 #[map]
 pub static HOLDERS: HashMap<Port, u64> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);

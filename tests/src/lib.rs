@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod ca;
+pub mod cgroup;
 pub mod client;
 pub mod conformance;
 pub mod corpus;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cgroup::Cgroup;
 use crate::process::copy_program;
 use crate::residue::Ids;
 use mcp_guard::config::Kernel;
@@ -121,7 +122,8 @@ impl World {
             netns.ip(&format!("addr add {v6}/64 dev {link} nodad"));
             netns.ip(&format!("link set {link} up"));
         }
-        let kernel = Kernel { bpffs: "/sys/fs/bpf".into(), pins: name.clone(), cgroup: name };
+        let kernel =
+            Kernel { bpffs: "/sys/fs/bpf".into(), pins: name.clone(), cgroup: name, ..Kernel::default() };
         Self {
             host,
             remote,
@@ -180,7 +182,10 @@ impl World {
     }
 
     fn start_guard_with(&self, netns: &Netns, servers: &Value, limits: &Value) -> Result<Process, String> {
-        self.start_guard_by(netns, servers, limits, Command::new(probe()))
+        self.start_guard_by(netns, Command::new(probe()), |config| {
+            config["servers"] = servers.clone();
+            config["limits"] = limits.clone();
+        })
     }
 
     /// Starts a guard that has these capabilities (`sys_admin`, ...) and no others; or what it said.
@@ -189,17 +194,31 @@ impl World {
         fs::create_dir_all(cgroup2_root().join(&self.kernel.cgroup)).map_err(|error| error.to_string())?;
         let mut command = Command::new("setpriv");
         command.arg(format!("--bounding-set=-all,+{}", names.join(",+"))).arg(probe());
-        self.start_guard_by(&self.host, &one_server(), &json!({}), command)
+        self.start_guard_by(&self.host, command, |_config| {})
+    }
+
+    /// Starts a guard whose configuration `change` has changed.
+    pub fn guard_where(&self, change: impl FnOnce(&mut Value)) -> Result<Process, String> {
+        self.start_guard_where(&self.host, change)
+    }
+
+    /// The same in another world's network.
+    pub fn guard_where_in(&self, netns: &Netns, change: impl FnOnce(&mut Value)) -> Result<Process, String> {
+        self.start_guard_where(netns, change)
+    }
+
+    fn start_guard_where(&self, netns: &Netns, change: impl FnOnce(&mut Value)) -> Result<Process, String> {
+        self.start_guard_by(netns, Command::new(probe()), change)
     }
 
     fn start_guard_by(
         &self,
         netns: &Netns,
-        servers: &Value,
-        limits: &Value,
         mut probe: Command,
+        change: impl FnOnce(&mut Value),
     ) -> Result<Process, String> {
-        let config = json!({"servers": servers, "kernel": self.kernel, "limits": limits});
+        let mut config = json!({"servers": one_server(), "kernel": self.kernel});
+        change(&mut config);
         let path = self.dir.path().join("guard.json");
         fs::write(&path, config.to_string()).expect("writing the configuration");
         let mut guard = netns.run(|| Process::start(probe.arg("guard").arg(&path)))?;
@@ -247,6 +266,18 @@ impl World {
         netns
             .run(|| Process::start(Command::new(program).arg(kind).args(addresses).uid(uid)))
             .expect("the server starts")
+    }
+
+    /// Starts an ordinary user's probe in a cgroup.
+    pub fn probe_in(&self, cgroup: &Cgroup, arguments: &[&str]) -> Process {
+        self.probe_in_outcome(cgroup, arguments).expect("the probe starts")
+    }
+
+    /// As `probe_in`, or what it said when it did not start.
+    pub fn probe_in_outcome(&self, cgroup: &Cgroup, arguments: &[&str]) -> Result<Process, String> {
+        let mut command = cgroup.command(NOBODY, &self.public_probe());
+        command.args(arguments);
+        self.host.run(|| Process::start(&mut command))
     }
 
     /// What an ordinary user's client in `netns` meets.

@@ -108,11 +108,31 @@ pub struct Kernel {
     pub pins: String,
     /// The guard's own cgroup, below the cgroup2 root.
     pub cgroup: String,
+    /// What the second wall, at the servers' cgroups, does with packets that are not the guard's.
+    pub wall: WallMode,
+}
+
+/// What the second wall does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WallMode {
+    /// Drop. Until connections from before the guard are ended, it counts.
+    #[default]
+    Enforce,
+    /// Let pass and count.
+    Count,
+    /// No wall.
+    Off,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { bpffs: "/sys/fs/bpf".into(), pins: "mcp-guard".into(), cgroup: "mcp-guard".into() }
+        Self {
+            bpffs: "/sys/fs/bpf".into(),
+            pins: "mcp-guard".into(),
+            cgroup: "mcp-guard".into(),
+            wall: WallMode::Enforce,
+        }
     }
 }
 

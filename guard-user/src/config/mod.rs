@@ -10,7 +10,7 @@ pub mod problem;
 pub mod reader;
 pub mod yaml;
 
-pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls};
+pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls, WallMode};
 pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};

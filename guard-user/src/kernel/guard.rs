@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use super::canary::Canaries;
 use super::events::{self, Events};
 use super::expected::Expected;
+use super::gates::Gates;
+use super::hold::Holds;
 use super::keeper;
-use super::load::{self, Places, ProgramStatus, Steers};
+use super::load::{self, Places, ProgramStatus};
 use super::maps::{Maps, lock};
 use super::netns::{Netns, NetnsId};
 use super::pins::{Found, Pins};
@@ -22,7 +24,9 @@ use super::places;
 use super::prove::{self, Claim};
 use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
-use super::{Dialer, host};
+use super::steers::Steers;
+use super::wall::Walls;
+use super::{DeniedCall, Dialer, denied, gates, host, tend};
 use crate::config::{Config, Kernel, Server};
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
@@ -48,6 +52,9 @@ pub(crate) struct Inner {
     pub generation: u32,
     pub maps: Maps,
     steers: Steers,
+    pub walls: Walls,
+    pub holds: Holds,
+    pub denied: Mutex<Option<tokio::sync::mpsc::Receiver<DeniedCall>>>,
     /// Programs that serve all namespaces.
     pub programs: Vec<ProgramStatus>,
     pub canaries: Canaries,
@@ -70,11 +77,19 @@ impl Guard {
     pub async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let started =
             tokio::task::spawn_blocking(move || start(config)).await.context("the start broke off")??;
-        let Started { inner, mut bpf, events } = started;
+        let Started { inner, mut bpf, events, refusals } = started;
         let inner = Arc::new(inner);
         events::spawn_log(&mut bpf, Arc::downgrade(&inner))?;
         keeper::spawn(events, Arc::downgrade(&inner))?;
+        tend::spawn_lift(Arc::downgrade(&inner))?;
+        let denied = denied::spawn(refusals, Arc::downgrade(&inner))?;
+        *lock(&inner.denied) = Some(denied);
         Ok(Self { inner })
+    }
+
+    /// System calls that the kernel refuses from now on, for whoever records them. The first caller gets them.
+    pub fn denied(&self) -> Option<tokio::sync::mpsc::Receiver<DeniedCall>> {
+        lock(&self.inner.denied).take()
     }
 
     /// Makes connections to the protected servers.
@@ -122,10 +137,20 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    /// Nobody would be here to end a hold; the ports stay closed all the same.
+    fn drop(&mut self) {
+        if let Err(error) = self.holds.lift_all(&self.maps) {
+            tracing::warn!("a port stays held by its server's cgroup: {error:#}");
+        }
+    }
+}
+
 struct Started {
     inner: Inner,
     bpf: aya::Ebpf,
     events: Events,
+    refusals: denied::Ring,
 }
 
 pub(super) fn pins_dir(config: &Kernel) -> PathBuf {
@@ -164,7 +189,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, steers, bpf, events, programs, realms, failed } = built;
+    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed } = built;
     let inner = Inner {
         servers,
         own,
@@ -173,6 +198,9 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         generation,
         maps,
         steers,
+        walls,
+        holds,
+        denied: Mutex::default(),
         programs,
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
@@ -182,7 +210,9 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         pins,
         config,
     };
-    Ok(Started { inner, bpf, events })
+    inner.tend();
+    inner.walls.enforce(&inner.maps)?;
+    Ok(Started { inner, bpf, events, refusals })
 }
 
 struct Built {
@@ -190,6 +220,9 @@ struct Built {
     steers: Steers,
     bpf: aya::Ebpf,
     events: Events,
+    refusals: denied::Ring,
+    walls: Walls,
+    holds: Holds,
     programs: Vec<ProgramStatus>,
     realms: BTreeMap<u64, Arc<Realm>>,
     failed: BTreeMap<NetnsId, String>,
@@ -208,18 +241,25 @@ fn build(
     host::enter_cgroup(&cgroup)?;
     let links = pins.make_generation(generation)?;
     let mut bpf = load::load(pins, &links)?;
-    let programs = load::verify(&mut bpf)?;
+    let mut programs = load::verify_shared(&mut bpf)?;
     let maps = Maps::take(&mut bpf)?;
     let events = bpf.take_map("EVENTS").context("the kernel object has no map EVENTS; build it again")?;
     let events = Events::try_from(events).context("EVENTS is no ring buffer")?;
+    let refusals = bpf.take_map("DENIED").context("the kernel object has no map DENIED; build it again")?;
+    let refusals = denied::Ring::try_from(refusals).context("DENIED is no ring buffer")?;
 
     // Old and new programs run side by side on the same maps until the old links go.
-    load::attach(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
+    load::attach_shared(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
     maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie }).context("cannot write META")?;
     pins.remove_older_shared(generation)?;
     // Nothing dials yet, and the former guard is dead.
     maps.clear_flows().context("cannot forget the flows of a former guard")?;
 
+    let gates =
+        Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
+    programs.extend_from_slice(gates.programs());
+    let walls = Walls::new(gates, &maps, config.kernel.wall)?;
+    let holds = Holds::new(&maps, cgroup_root)?;
     let steers = Steers::new(pins, &links)?;
     let ground = Ground { maps: &maps, pins, steers: &steers, generation };
     let (mut realms, mut failed) = (BTreeMap::new(), BTreeMap::new());
@@ -236,7 +276,7 @@ fn build(
             Err(error) => return Err(error),
         }
     }
-    Ok(Built { maps, steers, bpf, events, programs, realms, failed })
+    Ok(Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

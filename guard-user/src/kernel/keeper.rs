@@ -120,6 +120,7 @@ fn look(inner: &Inner, told: bool, absences: &mut Absences) -> Vec<Arc<Realm>> {
             }
         }
     }
+    inner.tend();
     if !absences.is_tidy {
         absences.is_tidy = collect(inner, absences);
     }
@@ -215,9 +216,10 @@ fn collect(inner: &Inner, absences: &mut Absences) -> bool {
     }
     let mut is_tidy = true;
     for (cookie, ports) in rules {
-        let elsewhere = |server: &Arc<crate::config::Server>| server.place != crate::config::Place::Host;
-        let is_configured =
-            inner.servers.iter().any(|server| elsewhere(server) && ports.contains(&server.port.get()));
+        let is_configured = inner
+            .servers
+            .iter()
+            .any(|server| server.place != Place::Host && ports.contains(&server.port.get()));
         let alive = inner.ground().pins.is_steered_alive(cookie);
         // Twice, since a place may not have been found for a moment.
         if alive && (is_configured || !absences.is_over(cookie, Instant::now())) {

@@ -15,7 +15,7 @@ use guard_common::{
 use serde::Serialize;
 
 /// Maps that are pinned, so that they outlive the guard.
-pub(super) const PINNED: [&str; 21] = [
+pub(super) const PINNED: [&str; 22] = [
     "POLICY",
     "SOCKS",
     "FLOWS",
@@ -30,6 +30,7 @@ pub(super) const PINNED: [&str; 21] = [
     "SWITCHES",
     "META",
     "TRUST",
+    "ALIVE",
     "HOLDERS",
     "WATCHED",
     "BLOCKS",
@@ -66,6 +67,7 @@ pub(crate) struct Maps {
     tally: Mutex<PerCpuHashMap<MapData, Port, Tally>>,
     refused: Mutex<PerCpuHashMap<MapData, u64, EgressTally>>,
     switches: Mutex<Array<MapData, u32>>,
+    alive: Mutex<Array<MapData, u64>>,
     ids: Vec<Named>,
 }
 
@@ -104,6 +106,7 @@ impl Maps {
             tally: typed(bpf, "TALLY")?,
             refused: typed(bpf, "REFUSED")?,
             switches: typed(bpf, "SWITCHES")?,
+            alive: typed(bpf, "ALIVE")?,
             ids,
         })
     }
@@ -180,6 +183,11 @@ impl Maps {
     /// Sets one of the switches, a `SWITCH_` constant.
     pub(crate) fn set_switch(&self, index: u32, value: u32) -> Result<(), MapError> {
         lock(&self.switches).set(index, value, 0)
+    }
+
+    /// Until when holds of ports count, in nanoseconds since boot.
+    pub(crate) fn set_alive(&self, until: u64) -> Result<(), MapError> {
+        lock(&self.alive).set(0, until, 0)
     }
 
     pub(crate) fn switch(&self, index: u32) -> Result<u32, MapError> {

@@ -5,11 +5,14 @@
 
 mod address;
 pub mod canary;
+mod denied;
 mod diag;
 mod dial;
 mod events;
 mod expected;
+mod gates;
 mod guard;
+mod hold;
 mod host;
 mod keeper;
 mod listeners;
@@ -27,11 +30,15 @@ mod realm;
 mod remains;
 mod servers;
 mod status;
+mod steers;
 mod sweep;
 mod sys;
+mod tend;
 mod unload;
+mod wall;
 
 pub use address::canonical;
+pub use denied::DeniedCall;
 pub use dial::Dialer;
 pub use guard::Guard;
 pub(crate) use guard::{Inner, Realms};
@@ -46,6 +53,7 @@ pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};
 pub use unload::{Unloaded, unload};
+pub use wall::WallStatus;
 
 /// Makes ready what needs more of root's power than the running guard keeps: bpffs, and a cgroup below the root of
 /// the tree, where not even its owner may write.

@@ -85,14 +85,18 @@ pub(super) fn borrow_socket(holder: &Process, inode: u32, cookie: u64) -> anyhow
 
 fn process(pid: u32, fd: RawFd) -> Option<Process> {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let comm = String::from_utf8_lossy(&comm);
-    Some(Process { pid, fd, comm: printable(comm.trim_end()), cgroup: cgroup.to_owned() })
+    Some(Process { pid, fd, comm: printable(comm.trim_end()), cgroup: cgroup_path(pid)? })
+}
+
+/// The cgroup2 path of a process, counted from the root.
+pub(super) fn cgroup_path(pid: u32) -> Option<String> {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
 /// Escapes what could move a terminal's cursor or reorder its text.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.escape_debug().to_string()
 }
 

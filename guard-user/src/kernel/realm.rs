@@ -12,13 +12,14 @@ use arc_swap::ArcSwap;
 use guard_common::{FLAG_PENDING, MODE_GUARDED, MODE_PRIVATE, Port, Rule};
 
 use super::listeners::Listeners;
-use super::load::{ProgramStatus, Steers};
+use super::load::ProgramStatus;
 use super::maps::{self, Maps, lock};
 use super::netns::Netns;
 use super::pins::{Pins, steer_name};
 use super::places::Wanted;
 use super::prove::Claim;
 use super::servers::Servers;
+use super::steers::Steers;
 use super::{local, sweep};
 use crate::config::Server;
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use guard_common::Stat;
+use guard_common::{Port, Stat, Tally};
 use serde::Serialize;
 
 use super::guard::Inner;
@@ -14,6 +14,7 @@ use super::maps::{Named, lock};
 use super::prove::Claim;
 use super::realm::Realm;
 use super::servers::PortStatus;
+use super::wall::WallStatus;
 use crate::config::Server;
 use crate::types::ServerName;
 
@@ -26,6 +27,8 @@ pub struct Status {
     pub namespaces: Vec<NamespaceStatus>,
     /// Namespaces that could not be protected, and why.
     pub failed: Vec<String>,
+    /// The second wall, at the servers' cgroups.
+    pub wall: WallStatus,
     /// By reason; see `docs/kernel.md`.
     pub counters: BTreeMap<&'static str, u64>,
     /// Upstream connections that are open.
@@ -49,6 +52,10 @@ pub struct NamespaceStatus {
     pub ports: BTreeMap<u16, PortStatus>,
     /// Names of the servers by port.
     pub servers: BTreeMap<u16, ServerName>,
+    /// Who may bind a protected port; a port without an entry: anybody.
+    pub holders: BTreeMap<u16, String>,
+    /// What came to each port.
+    pub tallies: BTreeMap<u16, BTreeMap<&'static str, u64>>,
     /// Where steered connections go; not reachable by address.
     pub listeners: Vec<SocketAddr>,
     /// Connections from before the guard that it ended.
@@ -66,6 +73,8 @@ pub struct Seen {
     pub over_limit: AtomicU64,
     /// Connections whose port is not protected any more, or that were gone before we looked.
     pub stray: AtomicU64,
+    /// Refused system calls that nobody was ready to record.
+    pub denied_lost: AtomicU64,
 }
 
 impl Status {
@@ -82,16 +91,19 @@ impl Status {
             ("canaries", &seen.canaries),
             ("over_limit", &seen.over_limit),
             ("stray", &seen.stray),
+            ("denied_unread", &seen.denied_lost),
         ] {
             counters.insert(name, count.load(Ordering::Relaxed));
         }
+        let holders = inner.holds.status();
         let mut programs = inner.programs.clone();
         programs.extend(realms.values().map(|realm| realm.steer.clone()));
         Self {
             protected: !unproven && failed.is_empty() && claims.iter().all(|claim| claim.holds),
             claims,
-            namespaces: realms.values().map(|realm| NamespaceStatus::of(realm)).collect(),
+            namespaces: realms.values().map(|realm| NamespaceStatus::of(inner, realm, &holders)).collect(),
             failed,
+            wall: inner.walls.status(&inner.maps),
             counters,
             upstream_flows: inner.maps.flows_len(),
             generation: inner.generation,
@@ -110,15 +122,35 @@ impl NamespaceStatus {
             && self.ports.get(port).is_some_and(|status| !status.pinned.is_empty())
     }
 
-    fn of(realm: &Realm) -> Self {
+    fn of(inner: &Inner, realm: &Realm, holders: &BTreeMap<Port, String>) -> Self {
+        let cookie = realm.netns.cookie;
+        let holder = |port: &u16| Some((*port, holders.get(&Port::new(cookie, *port))?.clone()));
+        let count = |port: &u16| (*port, tally(&inner.maps.tally(Port::new(cookie, *port))));
         let name = |(port, server): (&u16, &Arc<Server>)| (*port, server.name.clone());
         Self {
             place: realm.name.clone(),
-            netns: realm.netns.cookie,
+            netns: cookie,
             ports: realm.servers.status(),
             servers: realm.ports().iter().map(name).collect(),
+            holders: realm.ports().keys().filter_map(holder).collect(),
+            tallies: realm.ports().keys().map(count).collect(),
             listeners: realm.listeners.addresses(),
             ended_at_start: realm.ended.load(Ordering::Relaxed),
         }
     }
+}
+
+/// The counts of one port, by the names that `docs/kernel.md` explains.
+fn tally(tally: &Tally) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from([
+        ("steered", tally.steered),
+        ("own", tally.own),
+        ("refused", tally.refused),
+        ("udp", tally.udp),
+        ("blocked", tally.blocked),
+        ("pending", tally.pending),
+        ("dropped", tally.dropped),
+        ("counted", tally.counted),
+        ("binds", tally.binds),
+    ])
 }

@@ -137,10 +137,11 @@ pub(super) trait OwnsFile: AsRawFd {}
 
 impl OwnsFile for RingBuf<MapData> {}
 impl<T> OwnsFile for EbpfLogger<T> {}
+impl OwnsFile for OwnedFd {}
 
-/// Lets a task wait until a ring buffer holds something. To be called inside a tokio runtime.
-pub(super) fn wait_for<T: OwnsFile>(ring: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `OwnsFile` is implemented, in this file only, for types that hold the map's descriptor from their
+/// Lets a task wait until a file has something to read. To be called inside a tokio runtime.
+pub(super) fn wait_for<T: OwnsFile>(file: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `OwnsFile` is implemented, in this file only, for types that hold one descriptor from their
     // making to their drop and return it from every `as_raw_fd`.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(|error| error.into_parts().1)
 }

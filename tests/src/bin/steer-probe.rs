@@ -2,7 +2,7 @@
 //!
 //! `steer-probe guard <guard.yaml>`: prints `{"ready":true}` when it serves, answers each steered connection with one line of
 //! JSON, and obeys commands on its input, one a line: `status`, `prove`, `dial <port>`, `hold <port>`, `loop <port>`,
-//! `starve` (no more files may be opened), `feed`.
+//! `denied`, `starve` (no more files may be opened), `feed`.
 //! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes. `shared` lets others bind
 //! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`.
 //! `steer-probe client <address>`: prints one line of JSON that says what it met.
@@ -88,6 +88,8 @@ async fn guard(config: &str) -> anyhow::Result<()> {
     });
     println!("{}", json!({"ready": true}));
     let mut held = Vec::new();
+    let mut refusals = guard.denied().context("nobody else takes them")?;
+    let mut denied = Vec::new();
     let (sender, mut lines) = tokio::sync::mpsc::channel(1);
     std::thread::spawn(move || {
         std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line))
@@ -105,6 +107,12 @@ async fn guard(config: &str) -> anyhow::Result<()> {
                 }
                 Err(error) => json!({"error": error.to_string()}),
             },
+            ["denied"] => {
+                while let Ok(call) = refusals.try_recv() {
+                    denied.push(serde_json::to_value(call)?);
+                }
+                json!(denied)
+            }
             ["starve"] => json!({"files": files_max(0)?}),
             ["feed"] => json!({"files": files_max(1024)?}),
             ["loop", port] => {
@@ -144,7 +152,8 @@ fn door(guard: &Guard, port: u16) -> Door {
 }
 
 async fn dial(guard: &Guard, port: u16) -> Value {
-    match guard.dialer().dial(door(guard, port)).await {
+    let dialled = tokio::time::timeout(Duration::from_secs(5), guard.dialer().dial(door(guard, port))).await;
+    match dialled.unwrap_or_else(|late| Err(late.into())) {
         Ok(mut stream) => {
             let mut text = [0; 6];
             match tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut text)).await {
