@@ -84,8 +84,8 @@ pub struct Tally {
     pub counted: u64,
     /// Binds refused.
     pub binds: u64,
-    /// Always zero.
-    pub zero: u64,
+    /// Connections given to the guard whose handshake was finished: as many wait for its `accept`, or had it.
+    pub established: u64,
 }
 
 impl Tally {
@@ -100,7 +100,7 @@ impl Tally {
         dropped: 0,
         counted: 0,
         binds: 0,
-        zero: 0,
+        established: 0,
     };
 
     /// Adds what another CPU counted.
@@ -114,6 +114,7 @@ impl Tally {
         self.dropped += other.dropped;
         self.counted += other.counted;
         self.binds += other.binds;
+        self.established += other.established;
     }
 }
 

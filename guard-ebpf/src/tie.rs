@@ -1,14 +1,16 @@
 //! Ties the identity that `who4`/`who6` noted to the flow that it became, tells of listeners on protected ports and in
 //! watched cgroups, and closes those that nobody has approved.
 
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB};
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use guard_common::{FLAG_PENDING, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
+use guard_common::{FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
 
-use crate::maps::{EVENTS, POLICY, WATCHED, WHO, WHO_CK, count, rule};
+use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, tally};
 use crate::{caller, ops};
 
 #[sock_ops]
@@ -16,6 +18,7 @@ pub fn tie(ctx: SockOpsContext) -> u32 {
     match ops::op(&ctx) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connect(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
         _ => {}
     }
     0
@@ -42,6 +45,22 @@ fn connect(ctx: &SockOpsContext) {
     let _ = WHO.remove(&flow);
     count(Stat::WhoLost);
     warn!(ctx, "port {}: a connection has no identity", port);
+}
+
+/// A handshake ended at a socket with a protected port. Unless the guard itself began it, the socket is the guard's, and
+/// it must accept it: the guard's own count is held against this one.
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let netns = ops::netns(ctx);
+    let key = Port::new(netns, ops::local_port(ctx));
+    if !rule(&key).is_some_and(|rule| rule.mode == MODE_GUARDED) {
+        return;
+    }
+    let own = ops::flow(ctx, netns);
+    let theirs = Flow::new(netns, own.dst, own.dst_port, own.src, own.src_port);
+    if FLOWS.get_ptr(&theirs).is_none() {
+        tally(&key, |tally| tally.established += 1);
+    }
 }
 
 #[inline(always)]
