@@ -1,5 +1,6 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
+mod heartbeat;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask};
-use crate::audit::{AuditLog, Event, Options};
+use crate::audit::{AuditLog, Event, Occasion, Options};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::Connection;
 use crate::http::{Body, FramingError};
@@ -85,6 +86,7 @@ impl App {
             reloading: tokio::sync::Mutex::default(),
             manager,
         };
+        app.heartbeat(Occasion::Start).await;
         Ok((Arc::new(app), acceptor))
     }
 
@@ -109,7 +111,7 @@ impl App {
                 },
             }
         }
-        drop(acceptor);
+        acceptor.turn_away();
         self.manager
             .tell(&[Word::Stopping, Word::Status("stopping: calls under way end, the ports stay closed")]);
         tracing::info!(connections = connections.len(), "stopping; the ports stay closed");
@@ -120,12 +122,15 @@ impl App {
             tracing::warn!(connections = connections.len(), "drain_seconds is over; the rest is cut off");
             connections.shutdown().await;
         }
+        self.settle().await;
+        drop(acceptor);
+        self.heartbeat(Occasion::Stop).await;
         self.pipeline.audit.clone().close().await;
         Ok(())
     }
 
     async fn serve(self: Arc<Self>, accepted: Accepted, drain: watch::Receiver<bool>) {
-        let Accepted { io, peer, original_dst, server, door, origin, slot: _slot } = accepted;
+        let Accepted { io, peer, original_dst, server, door, origin, guest, slot: _slot } = accepted;
         let patience = Duration::from_secs(self.config.limits.tls_handshake_seconds);
         let secured = match self.tls.secure(io, patience).await {
             Ok(secured) => secured,
@@ -142,6 +147,7 @@ impl App {
             door,
             origin,
             is_tls: matches!(secured, Secured::Tls(_)),
+            guest,
         });
         let handler = Requests { app: self.clone(), connection };
         http::serve(secured, &self.config.limits, drain, handler).await;

@@ -122,6 +122,7 @@ impl<'a> Case<'a> {
             velocity: refusal.and_then(exceeded),
             policy: Some(&self.rules.digest),
             body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
+            guest: Some(Arc::clone(&self.connection.guest)),
         };
         write(&record).await
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::accept::Origin;
+use crate::attendance::Guest;
 use crate::config::{Plaintext, Server};
 use crate::kernel::Door;
 
@@ -20,6 +21,8 @@ pub struct Connection {
     pub door: Door,
     pub origin: Origin,
     pub is_tls: bool,
+    /// Its place in the counts of connections.
+    pub guest: Arc<Guest>,
 }
 
 impl Connection {

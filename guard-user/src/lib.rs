@@ -24,6 +24,7 @@
 pub mod accept;
 pub mod admin;
 pub mod app;
+pub mod attendance;
 pub mod audit;
 pub mod case;
 pub mod cli;

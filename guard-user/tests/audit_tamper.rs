@@ -145,6 +145,7 @@ fn call(number: u8) -> CallRecord<'static> {
         velocity: None,
         policy: Some("abc"),
         body_bytes: 12,
+        guest: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
+use crate::attendance::{Dismissal, Guest};
 use crate::config::Server;
 use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, canonical};
-use crate::service::Beat;
+use crate::service::{Beat, Pulse};
 use crate::types::LocalProcess;
 
 /// How long to wait after an `accept` that failed for want of files or memory.
@@ -44,6 +45,8 @@ pub struct Accepted {
     /// The port, and the namespace that it is in.
     pub door: Door,
     pub origin: Origin,
+    /// Its place in the counts of connections.
+    pub guest: Arc<Guest>,
     /// To be kept as long as the connection lives: one of `limits.connections_max`.
     pub slot: Slot,
 }
@@ -66,11 +69,12 @@ pub struct Slot {
 }
 
 /// Yields the steered connections of all protected ports.
-#[derive(Debug)]
 pub struct Acceptor {
     accepted: mpsc::Receiver<Accepted>,
     follower: AbortHandle,
     beat: Beat,
+    inner: Arc<Inner>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Acceptor {
@@ -80,10 +84,12 @@ impl Acceptor {
         let max = inner.config.limits.connections_max;
         // A queued connection holds a slot, so the queue is never full.
         let (sender, accepted) = mpsc::channel(max.max(1));
+        let is_over = Arc::<AtomicBool>::default();
         let mut doors = Doors {
             inner: Arc::clone(inner),
             slots: Arc::new(Semaphore::new(max)),
             sender,
+            is_over: Arc::clone(&is_over),
             open: BTreeMap::new(),
         };
         let mut realms = inner.realms.subscribe();
@@ -95,9 +101,13 @@ impl Acceptor {
             let mut turn = tokio::time::interval(TURN);
             turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                moving.beat();
                 tokio::select! {
-                    _ = turn.tick() => continue,
+                    _ = turn.tick() => {
+                        if doors.have_moved() {
+                            moving.beat();
+                        }
+                        continue;
+                    }
                     changed = realms.changed() => if changed.is_err() { return },
                 }
                 let now = Arc::clone(&realms.borrow_and_update());
@@ -106,12 +116,21 @@ impl Acceptor {
                 }
             }
         });
-        Ok(Self { accepted, follower: follower.abort_handle(), beat })
+        Ok(Self { accepted, follower: follower.abort_handle(), beat, inner: Arc::clone(inner), is_over })
     }
 
     /// Moves at least every [`TURN`] while connections can be accepted.
     pub fn beat(&self) -> &Beat {
         &self.beat
+    }
+
+    /// From here on new connections are refused by the kernel, and those whose handshake is under way are closed as
+    /// soon as they arrive.
+    pub fn turn_away(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        if let Err(error) = self.inner.refuse_new() {
+            tracing::warn!("new connections are closed instead of refused: {error:#}");
+        }
     }
 
     /// The next connection. `None`: the accept loop has ended.
@@ -126,22 +145,38 @@ impl Drop for Acceptor {
     }
 }
 
+/// The accept loops of one namespace.
+#[derive(Default)]
+struct Loops {
+    tasks: JoinSet<()>,
+    pulse: Pulse,
+}
+
 /// The accept loops of all namespaces.
 struct Doors {
     inner: Arc<Inner>,
     slots: Arc<Semaphore>,
     sender: mpsc::Sender<Accepted>,
+    is_over: Arc<AtomicBool>,
     /// By the namespace's cookie. An entry's end is the end of its loops.
-    open: BTreeMap<u64, JoinSet<()>>,
+    open: BTreeMap<u64, Loops>,
 }
 
 impl Doors {
+    /// Whether each loop has come round since all of its namespace had.
+    fn have_moved(&mut self) -> bool {
+        // Each is looked at: a look is where the next one begins.
+        let standing =
+            self.open.values_mut().filter_map(|loops| (!loops.pulse.standing().is_empty()).then_some(()));
+        standing.count() == 0
+    }
+
     /// Opens what is new and closes what is gone.
     fn follow(&mut self, realms: &Realms) -> anyhow::Result<()> {
         self.open.retain(|netns, _| realms.contains_key(netns));
         for (netns, realm) in realms.iter() {
             if let Entry::Vacant(vacant) = self.open.entry(*netns) {
-                let mut loops = JoinSet::new();
+                let mut loops = Loops::default();
                 for listener in [Some(&realm.listeners.v4), realm.listeners.v6.as_ref()].into_iter().flatten()
                 {
                     let listener = listener.try_clone().context("cannot copy a listener")?;
@@ -152,8 +187,11 @@ impl Doors {
                         local: Local::default(),
                         slots: Arc::clone(&self.slots),
                         sender: self.sender.clone(),
+                        pulse: Beat::default(),
+                        is_over: Arc::clone(&self.is_over),
                     };
-                    loops.spawn(sorter.run(listener));
+                    loops.pulse.watch("an accept loop", sorter.pulse.clone());
+                    loops.tasks.spawn(sorter.run(listener));
                 }
                 vacant.insert(loops);
             }
@@ -169,12 +207,21 @@ struct Sorter {
     local: Local,
     slots: Arc<Semaphore>,
     sender: mpsc::Sender<Accepted>,
+    pulse: Beat,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Sorter {
     async fn run(mut self, listener: TcpListener) {
+        let mut turn = tokio::time::interval(TURN / 2);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match listener.accept().await {
+            self.pulse.beat();
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = turn.tick() => continue,
+            };
+            match accepted {
                 Ok((io, peer)) => {
                     if let Some(accepted) = self.sort(io, peer)
                         && self.sender.send(accepted).await.is_err()
@@ -201,11 +248,16 @@ impl Sorter {
             bump(&seen.stray);
             return None;
         };
+        if self.is_over.load(Ordering::SeqCst) {
+            self.inner.attendance.dismiss(&server.name, Dismissal::TurnedAway);
+            return None;
+        }
         let who = self.inner.maps.take_who(self.realm.netns.cookie, peer, original_dst);
         if let Some(who) = who {
             // By cgroup, since process ids differ when the guard runs in a pid namespace.
             if who.cgroup == self.inner.cgroup {
                 bump(&seen.loops);
+                self.inner.attendance.dismiss(&server.name, Dismissal::Loop);
                 if self.inner.expected.take(Instant::now()) {
                     tracing::debug!(%peer, %original_dst, "the guard's own proof came back to it");
                 } else {
@@ -215,12 +267,14 @@ impl Sorter {
             }
             if self.inner.canaries.knows(who.pid) {
                 bump(&seen.canaries);
+                self.inner.attendance.dismiss(&server.name, Dismissal::Canary);
                 answer_canary(io, self.inner.canaries.nonce());
                 return None;
             }
         }
         let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
             bump(&seen.over_limit);
+            self.inner.attendance.dismiss(&server.name, Dismissal::OverLimit);
             return None;
         };
         let origin = match who {
@@ -233,7 +287,8 @@ impl Sorter {
             tracing::debug!(%error, "a connection keeps its default options");
         }
         let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
-        Some(Accepted { io, peer, original_dst, server, door, origin, slot: Slot { _permit: permit } })
+        let guest = self.inner.attendance.admit(&server.name);
+        Some(Accepted { io, peer, original_dst, server, door, origin, guest, slot: Slot { _permit: permit } })
     }
 
     fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {

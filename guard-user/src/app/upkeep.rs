@@ -8,6 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::App;
 use crate::accept::Acceptor;
+use crate::audit::Occasion;
 use crate::service::{Pulse, Word};
 
 /// Between two proofs of a guard that is not proven yet, so not ready.
@@ -28,11 +29,23 @@ impl Drop for Upkeep {
 /// Starts the tasks of a guard that serves.
 pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     let mut tasks = vec![tokio::spawn(tell_when_ready(Arc::clone(app))).abort_handle()];
+    tasks.push(tokio::spawn(beat(Arc::clone(app))).abort_handle());
     if let Some(interval) = app.manager.watchdog_interval() {
         let pulse = pulse(app, acceptor);
         tasks.push(tokio::spawn(show_life(Arc::clone(app), pulse, interval)).abort_handle());
     }
     Upkeep(tasks)
+}
+
+/// Writes a heartbeat from time to time.
+async fn beat(app: Arc<App>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(app.config.audit.heartbeat_seconds));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
+    loop {
+        tick.tick().await;
+        app.heartbeat(Occasion::Interval).await;
+    }
 }
 
 /// A service is ready when its protection is proven, and not before.

@@ -13,8 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
+use super::heartbeat::Heartbeat;
 use super::note::{SigningKey, VerifierKey};
-use super::queue::{Append, Done};
+use super::queue::{Append, Compose, Done};
 use super::record::{self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, OpenCall, Outcome, Refusal};
 use super::recover::{self, Recovered};
 use super::walk::{NO_PREV, Walk, segment_name};
@@ -166,7 +167,8 @@ impl AuditLog {
         let body = bounded(record::allowed(call))?;
         let ticket = Ticket { id: call.id, slot, shared: Arc::clone(&self.shared) };
         let (reply, answer) = oneshot::channel();
-        shared.send(Append { body, done: Done::Call(ticket, reply) })?;
+        let guest = call.guest.clone();
+        shared.send(Append { guest, ..Append::new(body, Done::Call(ticket, reply)) })?;
         shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
     }
 
@@ -185,7 +187,8 @@ impl AuditLog {
                 let slot = Arc::clone(&shared.refusals).acquire_owned().await;
                 let slot = slot.map_err(|_closed| AuditError::Stopped)?;
                 let (reply, answer) = oneshot::channel();
-                shared.send(Append { body, done: Done::Note(Some(slot), reply) })?;
+                let guest = call.guest.clone();
+                shared.send(Append { guest, ..Append::new(body, Done::Note(Some(slot), reply)) })?;
                 answer.await.unwrap_or(Err(AuditError::Stopped))
             })
             .await
@@ -195,8 +198,21 @@ impl AuditLog {
     pub async fn note(&self, event: &Event<'_>) -> Result<u64, AuditError> {
         let (reply, answer) = oneshot::channel();
         let body = bounded(text::encode(event))?;
-        self.shared.send(Append { body, done: Done::Note(None, reply) })?;
+        self.shared.send(Append::new(body, Done::Note(None, reply)))?;
         self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
+    }
+
+    /// Writes a heartbeat, whose counts `count` takes at the moment of its writing: each record before it is in the
+    /// counts of [`Attendance`](crate::attendance::Attendance), none after it is. Returns the record's number.
+    pub async fn heartbeat(
+        &self,
+        count: impl FnOnce() -> Heartbeat + Send + 'static,
+    ) -> Result<u64, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        let compose: Compose = Box::new(move || bounded(text::encode(&count())).ok());
+        let append = Append { compose: Some(compose), ..Append::new(Vec::new(), Done::Note(None, reply)) };
+        self.shared.send(append)?;
+        self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::TooLong)) }).await
     }
 
     /// Writes the stop record and the last checkpoint, and frees the directory. Outcomes of calls still under
@@ -254,7 +270,7 @@ impl Permit {
         let Some(Ticket { slot, shared, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
             Ok(body) => {
-                shared.desk.queue.push_outcome(Append { body, done: Done::Outcome { slot: Some(slot) } });
+                shared.desk.queue.push_outcome(Append::new(body, Done::Outcome { slot: Some(slot) }));
                 // A later call finds a free slot, or has this one written along with its own record.
                 if shared.calls.available_permits() == 0 {
                     shared.desk.queue.wake();

@@ -13,6 +13,7 @@
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! log            the handle that the other stages hold
 //! verify         the whole trail, for `mcp-guard audit verify`
+//! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
 //! The format is described in `docs/audit-format.md`. `mcp-guard-verify` reads it with code of its own; nothing
@@ -21,12 +22,14 @@
 mod checkpoint;
 mod disk;
 mod error;
+mod heartbeat;
 mod key;
 mod last;
 mod log;
 mod merkle;
 mod note;
 mod queue;
+mod reconcile;
 mod record;
 mod recover;
 mod text;
@@ -38,9 +41,11 @@ mod writer;
 mod tests;
 
 pub use error::{AuditError, OpenError};
+pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use last::{Summary, last};
 pub use log::{AuditLog, Options, Permit};
 pub use note::{NoteError, VerifierKey};
+pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, Velocity};
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};

@@ -1,18 +1,32 @@
 //! What waits to be written, and what wakes the writer's thread.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::AuditError;
 use super::log::{Permit, Ticket};
+use crate::attendance::Guest;
 
 /// One record on its way to the disk.
 pub(super) struct Append {
     /// A JSON object without `seq`, `prev` and `time`.
     pub(super) body: Vec<u8>,
+    /// Makes the body when everything before it is written and nothing after it.
+    pub(super) compose: Option<Compose>,
+    /// The connection that has a record with this one.
+    pub(super) guest: Option<Arc<Guest>>,
     pub(super) done: Done,
+}
+
+/// `None`: there is nothing to write.
+pub(super) type Compose = Box<dyn FnOnce() -> Option<Vec<u8>> + Send>;
+
+impl Append {
+    pub(super) fn new(body: Vec<u8>, done: Done) -> Self {
+        Self { body, compose: None, guest: None, done }
+    }
 }
 
 /// Who waits for the record.

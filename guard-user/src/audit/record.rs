@@ -2,6 +2,7 @@
 #![expect(clippy::ref_option_ref, reason = "serde's derive passes fields by reference")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::ser::SerializeStruct;
@@ -9,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::merkle::sha256;
 use super::text;
+use crate::attendance::Guest;
 use crate::config::Durability;
 use crate::types::{DecisionId, LocalProcess};
 
@@ -66,6 +68,9 @@ pub struct CallRecord<'a> {
     #[serde(serialize_with = "text::name_opt")]
     pub policy: Option<&'a str>,
     pub body_bytes: u64,
+    /// The connection that it came by, to be told when the record is written. Not part of the record.
+    #[serde(skip)]
+    pub guest: Option<Arc<Guest>>,
 }
 
 /// What the call is about.
@@ -349,6 +354,7 @@ pub(super) mod tests {
             velocity: Some(Velocity { rule: "reads", count: 1, max: 100 }),
             policy: Some("abc"),
             body_bytes: 120,
+            guest: None,
         }
     }
 

@@ -177,7 +177,24 @@ pub(super) fn lines<'a>(
 impl Writer {
     /// Writes what waits, and what is due besides.
     fn work(&mut self, queue: &Queue) {
-        for batch in Batches(queue.take().into_iter()) {
+        let mut waiting = queue.take().into_iter().peekable();
+        while let Some(first) = waiting.peek_mut() {
+            // What tells of all records before it is written apart from them.
+            if let Some(compose) = first.compose.take() {
+                if let Some(mut append) = waiting.next()
+                    && let Some(body) = compose()
+                {
+                    append.body = body;
+                    self.write(vec![append]);
+                }
+                continue;
+            }
+            let mut batch = Vec::new();
+            while batch.len() < BATCH_RECORDS_MAX
+                && let Some(append) = waiting.next_if(|append| append.compose.is_none())
+            {
+                batch.push(append);
+            }
             self.write(batch);
         }
         self.tick();
@@ -287,6 +304,9 @@ impl Writer {
                         Done::Outcome { .. } => self.open_count = self.open_count.saturating_sub(1),
                         Done::Note(..) => {}
                     }
+                    if let Some(guest) = &append.guest {
+                        guest.recorded();
+                    }
                     append.done.written(seq);
                 }
             }
@@ -326,7 +346,7 @@ impl Writer {
             let _tried_again_there = segment.truncate(self.position.bytes);
             self.open_count += self.unsynced.len();
             let unsynced = std::mem::take(&mut self.unsynced).into_iter();
-            owed.extend(unsynced.map(|body| Append { body, done: Done::Outcome { slot: None } }));
+            owed.extend(unsynced.map(|body| Append::new(body, Done::Outcome { slot: None })));
             refuse(batch, &cause, &mut refused, &mut owed);
             self.state = State::Failed { cause, segment, refused, owed, retry: Instant::now() + RETRY_EVERY };
         }

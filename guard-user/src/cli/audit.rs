@@ -7,7 +7,7 @@ use anyhow::Context;
 use comfy_table::{ColumnConstraint, Table, Width};
 
 use super::output;
-use crate::audit::{Report, Summary, Verdict, VerifierKey, last, verify};
+use crate::audit::{Balance, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify};
 use crate::config::Overrides;
 
 /// Read and verify the audit trail
@@ -26,6 +26,25 @@ enum Command {
         /// The trail's verifier key, or a file that holds it; kept apart from the trail it proves more
         #[arg(long, value_name = "FILE_OR_KEY")]
         key: Option<String>,
+    },
+    /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
+    /// unreadable
+    ///
+    /// From one heartbeat record to the next, and for each server: the handshakes that the kernel finished, the
+    /// connections that the guard accepted, and those with a record or another explanation. It trusts the records;
+    /// `verify` says whether they are genuine.
+    Reconcile {
+        /// The audit directory [default: the one that guard.yaml names]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        config: Overrides,
+        /// Show every interval, not only those with connections or differences
+        #[arg(long)]
+        all: bool,
+        /// Print one JSON object, also on an error
+        #[arg(long)]
+        json: bool,
     },
     /// Show the last records, oldest first
     List {
@@ -54,7 +73,9 @@ const NAME_SHOWN: usize = 16;
 /// Blanks around each cell of a table.
 const PADDING: u16 = 2;
 
-/// Exit code of `verify` when it could not look.
+/// Exit code of `reconcile` when a connection is not explained.
+const NOT_COMPLETE: u8 = 2;
+/// Exit code of `verify` and `reconcile` when they could not look.
 const UNREADABLE: u8 = 3;
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -75,6 +96,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Verdict::Unreadable => UNREADABLE,
             }))
         }
+        Command::Reconcile { dir, config, all, json } => {
+            let dir = Place { dir, config, json }.dir()?;
+            let balance =
+                reconcile(&dir).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
+            if json {
+                output::print(&serde_json::to_string(&balance)?)?;
+            } else {
+                output::print(&show_balance(&balance, all))?;
+            }
+            Ok(if balance.complete { ExitCode::SUCCESS } else { ExitCode::from(NOT_COMPLETE) })
+        }
         Command::List { place, last: count } => {
             let dir = place.dir()?;
             let lines =
@@ -93,13 +125,14 @@ impl Args {
     pub(super) fn wants_json(&self) -> bool {
         match &self.command {
             Command::Verify { place, .. } | Command::List { place, .. } => place.json,
+            Command::Reconcile { json, .. } => *json,
         }
     }
 
     /// The exit code of an error. Never 1 for a trail that could not be read: that would accuse a sound one.
     pub(super) fn failure(&self) -> u8 {
         match self.command {
-            Command::Verify { .. } => UNREADABLE,
+            Command::Verify { .. } | Command::Reconcile { .. } => UNREADABLE,
             Command::List { .. } => 1,
         }
     }
@@ -149,6 +182,52 @@ fn print_report(report: &Report) {
             Verdict::Unreadable => "UNREADABLE",
         }
     );
+}
+
+fn show_balance(balance: &Balance, all: bool) -> String {
+    let mut table = output::table([
+        "SERVER",
+        "FROM",
+        "TO",
+        "STATE",
+        "KERNEL",
+        "ACCEPTED",
+        "RECORDED",
+        "EXPLAINED",
+        "OPEN",
+        "DIFFERENCE",
+    ]);
+    let is_shown = |interval: &&Interval| {
+        all || interval.established + interval.accepted + interval.recorded > 0 || !interval.faults.is_empty()
+    };
+    for interval in balance.intervals.iter().filter(is_shown) {
+        let explained: Vec<_> =
+            interval.explained.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let faults: Vec<_> =
+            interval.faults.iter().map(|fault| format!("{}: {}", fault.difference, fault.words)).collect();
+        table.add_row([
+            output::plain(&interval.server),
+            interval.from.seq.to_string(),
+            interval.to.seq.to_string(),
+            serde_json::to_string(&interval.state).unwrap_or_default().trim_matches('"').to_owned(),
+            interval.established.to_string(),
+            interval.accepted.to_string(),
+            interval.recorded.to_string(),
+            explained.join(", "),
+            interval.open.to_string(),
+            faults.join("; "),
+        ]);
+    }
+    let mut text = table.to_string();
+    for fault in &balance.faults {
+        text = format!("{text}\n{fault}");
+    }
+    let verdict = if balance.complete {
+        "COMPLETE   every connection that the kernel counted is explained (`audit verify` says whether the records are genuine)"
+    } else {
+        "NOT COMPLETE"
+    };
+    format!("{text}\n{verdict}")
 }
 
 fn table(lines: &[String]) -> Table {

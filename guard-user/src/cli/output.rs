@@ -29,6 +29,11 @@ pub(super) fn short(digest: &str) -> &str {
     digest.get(..DIGEST_SHOWN).unwrap_or(digest)
 }
 
+/// A text from a trail, without what moves a terminal's cursor.
+pub(super) fn plain(text: &str) -> String {
+    text.escape_default().to_string()
+}
+
 /// Prints `text` and a line's end. A reader that stopped reading (`| head`) is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

@@ -79,12 +79,20 @@ pub struct Tls {
 }
 
 /// Where the audit trail is and when a record counts as written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
     /// Default: `audit` in `state_dir`.
     pub dir: Option<PathBuf>,
     pub durability: Durability,
+    /// Between two records of what kernel and guard counted.
+    pub heartbeat_seconds: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { dir: None, durability: Durability::default(), heartbeat_seconds: 60 }
+    }
 }
 
 /// What a call waits for before it is forwarded.

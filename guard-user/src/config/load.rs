@@ -178,6 +178,7 @@ fn check(config: &Config, places: &Places<'_>) -> Problems {
     tls(config, places, &mut problems);
     kernel(config, places, &mut problems);
     limits(config, places, &mut problems);
+    audit(config, places, &mut problems);
     problems
 }
 
@@ -274,6 +275,14 @@ fn kernel(config: &Config, places: &Places<'_>, problems: &mut Problems) {
         let problem = places.problem(&[Key("kernel"), Key("cgroup")], what);
         problems
             .push(problem.with_hint("write it without a leading '/' and without '..', such as mcp-guard"));
+    }
+}
+
+fn audit(config: &Config, places: &Places<'_>, problems: &mut Problems) {
+    if config.audit.heartbeat_seconds == 0 {
+        let at = [Key("audit"), Key("heartbeat_seconds")];
+        let problem = places.problem(&at, "heartbeat_seconds is 0: records without end");
+        problems.push(problem.with_hint("write a number from 1 on, or remove the line for the default, 60"));
     }
 }
 

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use guard_common::{ABI, Meta};
+use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::canary::Canaries;
 use super::events::{self, Events};
+use super::evidence::Witnessed;
 use super::expected::Expected;
 use super::gates::Gates;
 use super::hold::Holds;
@@ -26,7 +27,8 @@ use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::wall::Walls;
-use super::{DeniedCall, Dialer, denied, gates, host, tend};
+use super::{DeniedCall, Dialer, Evidence, denied, gates, host, tend};
+use crate::attendance::Attendance;
 use crate::config::{Config, Kernel, Server};
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
@@ -59,6 +61,10 @@ pub(crate) struct Inner {
     pub programs: Vec<ProgramStatus>,
     pub canaries: Canaries,
     pub seen: Seen,
+    /// What became of each accepted connection.
+    pub attendance: Attendance,
+    /// Every port that was served since the start.
+    pub witnessed: Witnessed,
     /// Warnings that the proof under way causes.
     pub expected: Expected,
     pub realms: watch::Sender<Realms>,
@@ -118,6 +124,15 @@ impl Guard {
         all
     }
 
+    /// What kernel and guard have counted so far.
+    pub fn evidence(&self) -> Evidence {
+        Evidence::read(&self.inner)
+    }
+
+    pub fn attendance(&self) -> &Attendance {
+        &self.inner.attendance
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
@@ -134,6 +149,16 @@ impl Inner {
 
     pub(super) fn ground(&self) -> Ground<'_> {
         Ground { maps: &self.maps, pins: &self.pins, steers: &self.steers, generation: self.generation }
+    }
+
+    /// Takes the guard's listeners out of the programs' sight: connections are refused as if no guard were alive.
+    pub(crate) fn refuse_new(&self) -> anyhow::Result<()> {
+        for netns in self.realms().keys() {
+            for family in [FAMILY_V4, FAMILY_V6] {
+                self.maps.clear_socket(Slot::guard(*netns, family)).context("cannot take a listener away")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -204,6 +229,8 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         programs,
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
+        attendance: Attendance::of(config.servers.iter().map(|server| &server.name)),
+        witnessed: Witnessed::default(),
         expected: Expected::default(),
         realms: watch::Sender::new(Arc::new(realms)),
         failed: Mutex::new(failed),

@@ -45,6 +45,8 @@ pub(crate) struct Realm {
     /// When it was last scanned for servers.
     pub scanned: Mutex<Instant>,
     by_port: ArcSwap<BTreeMap<u16, Arc<Server>>>,
+    /// Handshakes that the kernel had counted on each port before this guard served it.
+    before: Mutex<BTreeMap<u16, u64>>,
 }
 
 /// What all namespaces share.
@@ -87,6 +89,7 @@ impl Realm {
         let ended = netns.run(|| sweep::sweep(&ports))??;
         // A server may have started to listen while its port was not protected yet.
         servers.scan(maps, &netns, &maps.sockets())?;
+        let before = established(maps, cookie, &ports);
         listeners.install(maps, cookie).context("cannot hand the guard's listeners to the kernel")?;
         Ok(Self {
             name: name.to_owned(),
@@ -98,6 +101,7 @@ impl Realm {
             claims: Mutex::default(),
             scanned: Mutex::new(Instant::now()),
             by_port: ArcSwap::from_pointee(wanted.servers.clone()),
+            before: Mutex::new(before),
         })
     }
 
@@ -109,6 +113,11 @@ impl Realm {
     /// Its protected ports.
     pub(crate) fn ports(&self) -> Arc<BTreeMap<u16, Arc<Server>>> {
         self.by_port.load_full()
+    }
+
+    /// What the kernel had counted before a port was served.
+    pub(crate) fn established_before(&self, port: u16) -> u64 {
+        lock(&self.before).get(&port).copied().unwrap_or_default()
     }
 
     /// The addresses of this namespace's interfaces that are up.
@@ -135,6 +144,7 @@ impl Realm {
         self.ended.fetch_add(ended, Ordering::Relaxed);
         self.servers.set_ports(&all.keys().copied().collect::<Vec<_>>());
         self.servers.scan(ground.maps, &self.netns, &ground.maps.sockets())?;
+        lock(&self.before).extend(established(ground.maps, cookie, &new));
         // The acceptor knows them before the kernel steers the first connection.
         self.by_port.store(Arc::new(all));
         set_rules(ground.maps, cookie, ground.generation, MODE_GUARDED, &new)?;
@@ -163,6 +173,10 @@ pub(super) fn ruled(maps: &Maps) -> Vec<(u64, u16)> {
 
 fn is_guards((_, rule): &(Port, Rule)) -> bool {
     rule.flags & FLAG_PENDING == 0
+}
+
+fn established(maps: &Maps, netns: u64, ports: &[u16]) -> BTreeMap<u16, u64> {
+    ports.iter().map(|port| (*port, maps.tally(Port::new(netns, *port)).established)).collect()
 }
 
 fn name_of(wanted: &Wanted) -> String {

@@ -5,11 +5,12 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "types",
     "config",
     "privilege",
     "service",
+    "attendance",
     "kernel",
     "accept",
     "connection",
