@@ -138,6 +138,10 @@ pub struct LocalProcess {
     pub cgroup: u64,
     /// The kernel's `comm`: at most 15 bytes, chosen by the process, so a hint and never evidence.
     pub comm: String,
+    /// The kernel's number of the socket; no other socket of this boot has it.
+    pub cookie: u64,
+    /// When it called `connect`, in nanoseconds since the host's boot.
+    pub connected_at: u64,
 }
 
 #[cfg(test)]

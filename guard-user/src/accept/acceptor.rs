@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::attendance::{Dismissal, Guest};
 use crate::config::Server;
-use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, canonical};
+use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, Witness, canonical};
 use crate::service::{Beat, Pulse};
 use crate::types::LocalProcess;
 
@@ -47,6 +47,8 @@ pub struct Accepted {
     pub origin: Origin,
     /// Its place in the counts of connections.
     pub guest: Arc<Guest>,
+    /// Tells more of a local client.
+    pub witness: Witness,
     /// To be kept as long as the connection lives: one of `limits.connections_max`.
     pub slot: Slot,
 }
@@ -288,7 +290,18 @@ impl Sorter {
         }
         let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
         let guest = self.inner.attendance.admit(&server.name);
-        Some(Accepted { io, peer, original_dst, server, door, origin, guest, slot: Slot { _permit: permit } })
+        let witness = self.realm.witness.clone();
+        Some(Accepted {
+            io,
+            peer,
+            original_dst,
+            server,
+            door,
+            origin,
+            guest,
+            witness,
+            slot: Slot { _permit: permit },
+        })
     }
 
     fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {
@@ -320,6 +333,8 @@ fn process(who: &Who) -> LocalProcess {
         gid: who.gid,
         cgroup: who.cgroup,
         comm: String::from_utf8_lossy(comm).into_owned(),
+        cookie: who.cookie,
+        connected_at: who.at,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::App;
 use crate::attendance::Counts;
 use crate::audit::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
-use crate::kernel::{Counted, Evidence};
+use crate::kernel::{Counted, Census};
 use crate::types::ServerName;
 
 /// How long a stopping guard waits until it has accepted everybody whose handshake the kernel has finished.
@@ -30,14 +30,14 @@ impl App {
                     Occasion::Start | Occasion::TakeOver => vec![Counts::default(); names.len()],
                     _ => names.iter().map(|name| attendance.counts(name)).collect(),
                 };
-                let mut evidence = kernel.evidence();
+                let mut census = kernel.census();
                 if matches!(occasion, Occasion::Start | Occasion::TakeOver) {
                     // Somebody may have been served already; this record stands for the moment before.
-                    for counted in &mut evidence.servers {
+                    for counted in &mut census.servers {
                         counted.counts.insert("established", counted.before);
                     }
                 }
-                record(occasion, &names, &counts, evidence, host)
+                record(occasion, &names, &counts, census, host)
             };
             if let Err(error) = self.pipeline.audit.heartbeat(count).await {
                 tracing::warn!(%error, "a heartbeat is missing in the trail");
@@ -60,7 +60,7 @@ impl App {
             let established = counted.counts.get("established").copied().unwrap_or_default();
             established.saturating_sub(counted.before).saturating_sub(accepted)
         };
-        self.kernel.evidence().servers.into_iter().map(waiting).sum()
+        self.kernel.census().servers.into_iter().map(waiting).sum()
     }
 }
 
@@ -68,10 +68,10 @@ fn record(
     occasion: Occasion,
     names: &[ServerName],
     counts: &[Counts],
-    evidence: Evidence,
+    census: Census,
     with_host: bool,
 ) -> Heartbeat {
-    let Evidence { servers, counters } = evidence;
+    let Census { servers, counters } = census;
     let presence = |(name, guard): (&ServerName, &Counts)| {
         let Counted { server, netns, port, counts, before } =
             servers.iter().find(|counted| counted.server == *name)?.clone();

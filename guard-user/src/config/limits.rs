@@ -49,6 +49,8 @@ pub struct Limits {
     pub json_depth_max: usize,
     /// How long a call waits for its intent record to be on disk before it is refused.
     pub audit_wait_milliseconds: u64,
+    /// A local client's executable whose SHA-256 an agent's entry asks for; a larger one is not read and does not match.
+    pub executable_bytes_max: u64,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -77,6 +79,7 @@ impl Default for Limits {
             answers_bytes_max: 256 * 1024 * 1024,
             json_depth_max: 64,
             audit_wait_milliseconds: 2000,
+            executable_bytes_max: 1024 * 1024 * 1024,
             drain_seconds: 10,
         }
     }

@@ -9,24 +9,24 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 /// TCP states as the kernel numbers them.
 pub(super) const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
-const TIME_WAIT: u8 = 6;
+pub(super) const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
 const SYN_RECV: u8 = 3;
 const NEW_SYN_RECV: u8 = 12;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 const HEADER: usize = 16;
 /// `struct inet_diag_sockid`: ports, addresses, interface, cookie.
-const ID: usize = 48;
+pub(super) const ID: usize = 48;
 /// `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
@@ -120,12 +120,12 @@ fn dump(states: u32, local_port: u16) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-fn open() -> io::Result<OwnedFd> {
+pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?)
 }
 
 /// A netlink message with `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
+pub(super) fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + 8 + ID);
     out.extend(72_u32.to_ne_bytes());
     out.extend(kind.to_ne_bytes());
@@ -139,7 +139,7 @@ fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; ID]) -> Vec
 }
 
 /// The messages in one datagram: type and body. Ends at the first one that is not whole.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(array(rest, 0)?) as usize;
         let kind = u16::from_ne_bytes(array(rest, 4)?);
@@ -150,14 +150,14 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The code of an `NLMSG_ERROR`; `None` means success.
-fn error(body: &[u8]) -> Option<i32> {
+pub(super) fn error(body: &[u8]) -> Option<i32> {
     match i32::from_ne_bytes(array(body, 0).unwrap_or([0xff; 4])) {
         0 => None,
         code => Some(code.checked_neg().unwrap_or(nix::libc::EIO)),
     }
 }
 
-fn socket_of(body: &[u8]) -> Option<Socket> {
+pub(super) fn socket_of(body: &[u8]) -> Option<Socket> {
     let message: [u8; MESSAGE] = array(body, 0)?;
     let id: [u8; ID] = array(&message, 4)?;
     let v6 = message[0] == AF_INET6;
@@ -182,7 +182,7 @@ fn socket_of(body: &[u8]) -> Option<Socket> {
     })
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::canary::Canaries;
 use super::events::{self, Events};
-use super::evidence::Witnessed;
+use super::census::Witnessed;
 use super::expected::Expected;
 use super::gates::Gates;
 use super::hold::Holds;
@@ -22,12 +22,13 @@ use super::maps::{Maps, lock};
 use super::netns::{Netns, NetnsId};
 use super::pins::{Found, Pins};
 use super::places;
+use super::process::Witness;
 use super::prove::{self, Claim};
 use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::wall::Walls;
-use super::{DeniedCall, Dialer, Evidence, denied, gates, host, tend};
+use super::{DeniedCall, Dialer, Census, denied, gates, host, tend};
 use crate::attendance::Attendance;
 use crate::config::{Config, Kernel, Server};
 
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub cgroup: u64,
     pub generation: u32,
     pub maps: Maps,
+    /// Tells which processes the clients are.
+    witness: Witness,
     steers: Steers,
     pub walls: Walls,
     pub holds: Holds,
@@ -125,8 +128,8 @@ impl Guard {
     }
 
     /// What kernel and guard have counted so far.
-    pub fn evidence(&self) -> Evidence {
-        Evidence::read(&self.inner)
+    pub fn census(&self) -> Census {
+        Census::read(&self.inner)
     }
 
     pub fn attendance(&self) -> &Attendance {
@@ -148,7 +151,13 @@ impl Inner {
     }
 
     pub(super) fn ground(&self) -> Ground<'_> {
-        Ground { maps: &self.maps, pins: &self.pins, steers: &self.steers, generation: self.generation }
+        Ground {
+            maps: &self.maps,
+            pins: &self.pins,
+            steers: &self.steers,
+            witness: &self.witness,
+            generation: self.generation,
+        }
     }
 
     /// Takes the guard's listeners out of the programs' sight: connections are refused as if no guard were alive.
@@ -214,7 +223,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed } = built;
+    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness } = built;
     let inner = Inner {
         servers,
         own,
@@ -226,6 +235,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         walls,
         holds,
         denied: Mutex::default(),
+        witness,
         programs,
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
@@ -253,6 +263,7 @@ struct Built {
     programs: Vec<ProgramStatus>,
     realms: BTreeMap<u64, Arc<Realm>>,
     failed: BTreeMap<NetnsId, String>,
+    witness: Witness,
 }
 
 /// The order matters: each step leaves the ports as closed as they were, or more.
@@ -288,7 +299,8 @@ fn build(
     let walls = Walls::new(gates, &maps, config.kernel.wall)?;
     let holds = Holds::new(&maps, cgroup_root)?;
     let steers = Steers::new(pins, &links)?;
-    let ground = Ground { maps: &maps, pins, steers: &steers, generation };
+    let witness = Witness::here(cgroup_root, config.limits.executable_bytes_max)?;
+    let ground = Ground { maps: &maps, pins, steers: &steers, witness: &witness, generation };
     let (mut realms, mut failed) = (BTreeMap::new(), BTreeMap::new());
     for (id, wanted) in places::find(servers, cgroup_root) {
         match Realm::raise(&wanted, &ground) {
@@ -303,7 +315,7 @@ fn build(
             Err(error) => return Err(error),
         }
     }
-    Ok(Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed })
+    Ok(Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

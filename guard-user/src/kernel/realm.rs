@@ -17,6 +17,7 @@ use super::maps::{self, Maps, lock};
 use super::netns::Netns;
 use super::pins::{Pins, steer_name};
 use super::places::Wanted;
+use super::process::Witness;
 use super::prove::Claim;
 use super::servers::Servers;
 use super::steers::Steers;
@@ -38,6 +39,8 @@ pub(crate) struct Realm {
     pub netns: Netns,
     pub listeners: Listeners,
     pub servers: Servers,
+    /// Tells which processes the clients are.
+    pub witness: Witness,
     pub steer: ProgramStatus,
     /// Connections from before the protection that were ended.
     pub ended: AtomicUsize,
@@ -54,6 +57,7 @@ pub(super) struct Ground<'a> {
     pub maps: &'a Maps,
     pub pins: &'a Pins,
     pub steers: &'a Steers,
+    pub witness: &'a Witness,
     pub generation: u32,
 }
 
@@ -66,11 +70,13 @@ impl Realm {
     }
 
     fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { maps, pins, steers, generation } = ground;
+        let Ground { maps, pins, steers, witness, generation } = ground;
         let netns = Netns::open(&wanted.path)?;
         let cookie = netns.cookie;
         let listeners =
             netns.run(Listeners::open)?.context("cannot open the guard's listeners; is `lo` up there?")?;
+        let witness =
+            netns.run(|| witness.also_here())?.context("cannot ask for sockets there (sock_diag)")?;
         let private = private_ports(&listeners)?;
         let ports: Vec<u16> = wanted.servers.keys().copied().collect();
         set_rules(maps, cookie, *generation, MODE_PRIVATE, &private)?;
@@ -96,6 +102,7 @@ impl Realm {
             netns,
             listeners,
             servers,
+            witness,
             steer,
             ended: AtomicUsize::new(ended),
             claims: Mutex::default(),

@@ -1,11 +1,11 @@
 //! The raw kernel calls that no library at hand offers.
-#![expect(unsafe_code, reason = "two system calls and one registration without a safe wrapper")]
+#![expect(unsafe_code, reason = "system calls and one registration without a safe wrapper")]
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
@@ -130,6 +130,42 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// `FILEID_KERNFS`: a file handle that holds the 64-bit id of a file in cgroup2 (Linux 5.5).
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// `struct file_handle` with a kernfs id.
+#[repr(C)]
+struct KernfsHandle {
+    handle_bytes: libc::c_uint,
+    handle_type: libc::c_int,
+    id: [u8; 8],
+}
+
+/// Opens the directory of the cgroup with this id, as a path only. `tree` is any file of the mounted cgroup2 tree.
+/// Needs `CAP_DAC_READ_SEARCH`.
+pub(super) fn open_cgroup(tree: impl AsFd, id: u64) -> io::Result<OwnedFd> {
+    let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, id: id.to_ne_bytes() };
+    // SAFETY: the handle states the size of the id that follows its head; the kernel only reads it. A result that is
+    // not negative is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(
+            libc::SYS_open_by_handle_at,
+            tree.as_fd().as_raw_fd(),
+            &raw mut handle,
+            libc::O_PATH | libc::O_CLOEXEC,
+        );
+        match i32::try_from(fd) {
+            Ok(fd) if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Where an open file is, as this process sees the tree.
+pub(super) fn path_of(file: impl AsFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 /// Owners of one file that they keep open and never exchange.

@@ -13,7 +13,7 @@ use crate::types::ServerName;
 
 /// The counts at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Evidence {
+pub struct Census {
     pub servers: Vec<Counted>,
     /// Over all servers; see `docs/kernel.md`.
     pub counters: BTreeMap<&'static str, u64>,
@@ -42,7 +42,7 @@ pub(crate) struct Seen {
     before: u64,
 }
 
-impl Evidence {
+impl Census {
     pub(super) fn read(inner: &Inner) -> Self {
         let mut witnessed = lock(&inner.witnessed);
         for (netns, realm) in inner.realms().iter() {
