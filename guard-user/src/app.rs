@@ -21,7 +21,7 @@ use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask};
 use crate::audit::{AuditLog, Event, Occasion, Options};
 use crate::config::{Config, Problem, Problems, Server};
-use crate::connection::Connection;
+use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
@@ -148,6 +148,7 @@ impl App {
             origin,
             is_tls: matches!(secured, Secured::Tls(_)),
             guest,
+            process: Process::new(witness),
         });
         let handler = Requests { app: self.clone(), connection };
         http::serve(secured, &self.config.limits, drain, handler).await;

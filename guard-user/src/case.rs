@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use crate::accept::Origin;
 use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::Caller;
+use crate::kernel::Client;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
 use crate::respond::{Asked, View};
@@ -108,7 +108,7 @@ impl<'a> Case<'a> {
             credential: caller.map(|caller| caller.credential().as_str()),
             peer: self.connection.peer,
             original_dst: Some(self.connection.original_dst),
-            local: local(&self.connection.origin),
+            local: local(self.connection),
             era: self.message.as_ref().map(|message| era(message.era())),
             session: self.head.headers.get("mcp-session-id").and_then(|session| session.to_str().ok()),
             http_method: self.head.method.as_str(),
@@ -134,11 +134,13 @@ fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
     Some(Velocity { rule: rule.as_str(), count, max: *max_calls })
 }
 
-fn local(origin: &Origin) -> Local<'_> {
-    match origin {
-        Origin::Local(process) => Local::Process(process),
-        Origin::UnknownLocal => Local::Unknown,
-        Origin::Remote => Local::Remote,
+fn local(connection: &Connection) -> Local<'_> {
+    let sha256 = connection.known_digest();
+    match connection.client() {
+        Client::Process(evidence) => Local::Process { evidence, relay: None, sha256 },
+        Client::Relay { name, evidence } => Local::Process { evidence, relay: Some(name), sha256 },
+        Client::UnknownLocal => Local::Unknown,
+        Client::Remote => Local::Remote,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::{self, AuditLog};
@@ -45,8 +45,10 @@ impl Pipeline {
     pub async fn handle(&self, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
         // One version of the rules judges all of this request, and the lists in its answer too.
         let rules = self.rules.load_full();
-        let caller = rules.identify(request.headers());
-        let (head, body, _held) = read(request, &self.limits, &self.memory, caller.is_ok()).await;
+        connection.look().await;
+        let caller = identify(&rules, connection, request.headers()).await;
+        let is_known = matches!(caller, Ok((_, Ok(()))));
+        let (head, body, _held) = read(request, &self.limits, &self.memory, is_known).await;
         let mut case = Case::open(DecisionId::random(), connection, rules, &head);
         match self.judge_and_forward(&mut case, caller, body).await {
             Ok(response) => response,
@@ -58,7 +60,7 @@ impl Pipeline {
     async fn judge_and_forward(
         &self,
         case: &mut Case<'_>,
-        caller: Result<Caller, Unidentified>,
+        caller: Result<(Caller, Result<(), Unidentified>), Unidentified>,
         body: Result<Bytes, Unreadable>,
     ) -> Result<Response<Body>, Refusal> {
         // Is this something that the server's MCP endpoint could be asked, and does everybody read it alike?
@@ -71,8 +73,9 @@ impl Pipeline {
         }
 
         // Who asks, may they, and not too often?
-        let caller = caller?;
+        let (caller, witnessed) = caller?;
         case.caller = Some(caller.clone());
+        witnessed?;
         self.decide(case, &caller)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
@@ -164,9 +167,26 @@ impl Pipeline {
     pub async fn refuse_framing(&self, connection: &Connection, fault: FramingError) -> Response<Body> {
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = Method::from_bytes(UNREAD_METHOD).unwrap_or_default();
+        connection.look().await;
         let case = Case::open(DecisionId::random(), connection, self.rules.load_full(), &head);
         self.refuse(&case, fault.into()).await
     }
+}
+
+/// Whose credential it is, and whether it comes from the process that the agent's entry asks for. A credential that was
+/// stolen is not the agent's, but the record must name it.
+async fn identify(
+    rules: &Rules,
+    connection: &Connection,
+    headers: &HeaderMap,
+) -> Result<(Caller, Result<(), Unidentified>), Unidentified> {
+    let mut caller = rules.identify(headers)?;
+    let Some(rule) = rules.policy.agent(caller.agent()).and_then(|entry| entry.process.as_ref()) else {
+        return Ok((caller, Ok(())));
+    };
+    let digest = if rule.needs_digest() { connection.digest().await } else { None };
+    let witnessed = caller.witness(rule, connection.client(), digest.as_ref());
+    Ok((caller, witnessed))
 }
 
 fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {

@@ -32,6 +32,9 @@ pub fn last(dir: &Path, count: usize) -> io::Result<Vec<String>> {
 /// Digits of a policy's digest; the record has them all.
 const DIGEST_SHOWN: usize = 12;
 
+/// Digits of a container's id, as its engine shows it.
+const CONTAINER_SHOWN: usize = 12;
+
 /// One record in the columns of a table. Every text stays in the printable ASCII that the line has.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -39,6 +42,7 @@ pub struct Summary {
     time: String,
     kind: String,
     agent: String,
+    from: String,
     server: String,
     what: String,
     result: String,
@@ -62,6 +66,7 @@ impl Summary {
         };
         match summary.kind.as_str() {
             "call" => {
+                summary.from = from(&record);
                 let target = record.get("target").and_then(|target| target.get("name"));
                 let (method, target) = (field("rpc_method"), shown(target));
                 summary.what = if target == method { method } else { [method, target].join(" ") };
@@ -88,12 +93,35 @@ impl Summary {
         summary
     }
 
-    /// Sequence number, time, kind, agent, server, what, result and why.
-    pub fn columns(self) -> [String; 7] {
+    /// Sequence number, time, kind, agent, where from, server, what, result and why.
+    pub fn columns(self) -> [String; 8] {
         let separator = if self.result.is_empty() || self.why.is_empty() { "" } else { ": " };
         let result = [self.result.as_str(), self.why.as_str()].join(separator);
-        [self.seq, self.time, self.kind, self.agent, self.server, self.what, result]
+        [self.seq, self.time, self.kind, self.agent, self.from, self.server, self.what, result]
     }
+}
+
+/// The process that called, by the best name that it has, or where it is.
+fn from(record: &Value) -> String {
+    let local = record.get("local").unwrap_or(&Value::Null);
+    let field = |name: &str| shown(local.get(name));
+    if !local.is_object() {
+        return match local.as_str() {
+            Some("remote") => host(&shown(record.get("peer"))),
+            _ => shown(Some(local)),
+        };
+    }
+    let container: String = field("container").chars().take(CONTAINER_SHOWN).collect();
+    let name = first_of(&[container, field("unit"), format!("{} uid {}", field("comm"), field("uid"))]);
+    match field("relay") {
+        relay if relay.is_empty() => name,
+        relay => format!("via {relay}"),
+    }
+}
+
+/// The address without its port.
+fn host(peer: &str) -> String {
+    peer.rsplit_once(':').map_or(peer, |(host, _port)| host).to_owned()
 }
 
 /// Day and time to the millisecond, of an RFC 3339 time in UTC.
@@ -124,7 +152,7 @@ mod tests {
             "ab".repeat(32)
         );
         let columns = Summary::of(&line).columns();
-        assert_eq!((columns[1].as_str(), columns[5].as_str()), ("11-21 05:11:34.786", "abababababab"));
+        assert_eq!((columns[1].as_str(), columns[6].as_str()), ("11-21 05:11:34.786", "abababababab"));
     }
 
     #[test]
@@ -135,7 +163,26 @@ mod tests {
             columns.iter().all(|column| column.bytes().all(|byte| (0x20..0x7f).contains(&byte))),
             "{columns:?}"
         );
-        assert_eq!((columns[5].as_str(), columns[6].as_str()), ("tools/call x\\ny", "deny: default_deny"));
-        assert_eq!(Summary::of("{").columns()[5], "(not a record)");
+        assert_eq!((columns[6].as_str(), columns[7].as_str()), ("tools/call x\\ny", "deny: default_deny"));
+        assert_eq!(Summary::of("{").columns()[6], "(not a record)");
+    }
+
+    #[test]
+    fn a_call_is_shown_with_who_sent_it() {
+        let id = "1f2e3d4c5b6a79880123456789abcdef0123456789abcdef0123456789abcdef";
+        for (local, from) in [
+            (r#""remote""#.to_owned(), "10.0.0.9"),
+            (r#""unknown""#.to_owned(), "unknown"),
+            (r#"{"uid":7,"comm":"a\u001b[2J"}"#.to_owned(), "a\\u{1b}[2J uid 7"),
+            (r#"{"uid":7,"comm":"node","unit":"agent.service"}"#.to_owned(), "agent.service"),
+            (format!(r#"{{"uid":7,"comm":"node","container":"{id}"}}"#), "1f2e3d4c5b6a"),
+            (
+                r#"{"uid":0,"comm":"docker-proxy","unit":"docker.service","relay":"docker-proxy"}"#.into(),
+                "via docker-proxy",
+            ),
+        ] {
+            let line = format!(r#"{{"seq":1,"kind":"call","peer":"10.0.0.9:4711","local":{local}}}"#);
+            assert_eq!(Summary::of(&line).columns()[4], from);
+        }
     }
 }

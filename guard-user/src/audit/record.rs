@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::merkle::sha256;
 use super::text;
 use crate::attendance::Guest;
 use crate::config::Durability;
-use crate::types::{DecisionId, LocalProcess};
+use crate::kernel::Evidence;
+use crate::kernel::process::FileDigest;
+use crate::types::DecisionId;
 
 /// A call as the guard understood it, with what the policy said. Fields that the guard did not get as far as
 /// knowing are `None`. Texts may be an attacker's; they are bounded when they are encoded.
@@ -94,7 +95,13 @@ pub struct Velocity<'a> {
 /// The process behind the connection.
 #[derive(Debug, Clone, Copy)]
 pub enum Local<'a> {
-    Process(&'a LocalProcess),
+    Process {
+        evidence: &'a Evidence,
+        /// Its name, if it hands on the connections of others.
+        relay: Option<&'a str>,
+        /// Of its executable, if a rule asked for it.
+        sha256: Option<FileDigest>,
+    },
     /// On this host, but the kernel had no entry.
     Unknown,
     /// On another host.
@@ -293,17 +300,54 @@ impl Serialize for Local<'_> {
         match self {
             Self::Unknown => to.serialize_str("unknown"),
             Self::Remote => to.serialize_str("remote"),
-            Self::Process(process) => {
-                let mut fields = to.serialize_struct("LocalProcess", 5)?;
-                fields.serialize_field("pid", &process.pid)?;
-                fields.serialize_field("uid", &process.uid)?;
-                fields.serialize_field("gid", &process.gid)?;
-                fields.serialize_field("cgroup", &process.cgroup)?;
-                // The kernel gives at most 15 bytes; the type does not say so.
-                fields.serialize_field("comm", process.comm.get(..64).unwrap_or(&process.comm))?;
-                fields.end()
-            }
+            Self::Process { evidence, relay, sha256 } => process(evidence, *relay, *sha256).serialize(to),
         }
+    }
+}
+
+/// What is known of a process; what is not is left out.
+#[derive(Serialize)]
+struct Process<'a> {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    cgroup: u64,
+    comm: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_milliseconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text::sentence_opt")]
+    cgroup_path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text::sentence_opt")]
+    executable: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<&'a str>,
+}
+
+fn process<'a>(evidence: &'a Evidence, relay: Option<&'a str>, sha256: Option<FileDigest>) -> Process<'a> {
+    let Evidence { process, cgroup_path, place, running } = evidence;
+    let executable = running.as_ref().and_then(|running| running.executable.as_ref());
+    Process {
+        pid: process.pid,
+        uid: process.uid,
+        gid: process.gid,
+        cgroup: process.cgroup,
+        // The kernel gives at most 15 bytes; the type does not say so.
+        comm: process.comm.get(..64).unwrap_or(&process.comm),
+        state: if running.is_some() { "running" } else { "exited" },
+        started_milliseconds: running.as_ref().map(|running| running.started_milliseconds),
+        cgroup_path: cgroup_path.as_deref(),
+        unit: place.unit.as_ref().map(ToString::to_string),
+        container: place.container.as_ref().map(ToString::to_string),
+        executable: executable.map(|executable| executable.path.as_str()),
+        sha256: sha256.map(hex::encode),
+        relay,
     }
 }
 
@@ -326,6 +370,8 @@ fn decision_id<S: Serializer>(id: &DecisionId, to: S) -> Result<S::Ok, S::Error>
 pub(super) mod tests {
     use super::*;
     use crate::audit::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
+    use crate::kernel::process::{Executable, Place, Running, Unit};
+    use crate::types::LocalProcess;
 
     /// A plain call, for tests of this and other modules.
     pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
@@ -377,8 +423,29 @@ pub(super) mod tests {
     fn the_longest_record_that_an_attacker_can_cause_fits_a_line() {
         let text = "\u{1}".repeat(TEXT_BYTES_MAX * 64);
         let text = text.as_str();
-        let process =
-            LocalProcess { pid: u32::MAX, uid: u32::MAX, gid: u32::MAX, cgroup: u64::MAX, comm: text.into() };
+        let unit = format!("user@{}.service/{}.service", u32::MAX, "a".repeat(247));
+        let evidence = Evidence {
+            process: LocalProcess {
+                pid: u32::MAX,
+                uid: u32::MAX,
+                gid: u32::MAX,
+                cgroup: u64::MAX,
+                comm: text.into(),
+                cookie: u64::MAX,
+                connected_at: u64::MAX,
+            },
+            cgroup_path: Some(text.into()),
+            place: Place { unit: Some(Unit::parse(&unit).unwrap()), container: None },
+            running: Some(Running {
+                started_milliseconds: u64::MAX,
+                executable: Some(Executable::for_tests(text, false)),
+            }),
+        };
+        let local = Local::Process {
+            evidence: &evidence,
+            relay: Some("systemd-socket-proxyd"),
+            sha256: Some([0; 32]),
+        };
         let call = CallRecord {
             server: text,
             agent: Some(text),
@@ -386,7 +453,7 @@ pub(super) mod tests {
             profile: Some(text),
             evidence: Some(text),
             credential: Some(text),
-            local: Local::Process(&process),
+            local,
             era: Some(text),
             session: Some(text),
             http_method: text,

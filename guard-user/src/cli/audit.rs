@@ -231,22 +231,22 @@ fn show_balance(balance: &Balance, all: bool) -> String {
 }
 
 fn table(lines: &[String]) -> Table {
-    let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "SERVER", "WHAT", "RESULT"]);
+    let mut table = output::table(["SEQ", "TIME", "KIND", "AGENT", "FROM", "SERVER", "WHAT", "RESULT"]);
     // What people look for first stays in one piece; names do if they are not very long.
     for column in 0..3 {
         if let Some(column) = table.column_mut(column) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    let mut names = [0; 2];
+    let mut names = [0; 3];
     for line in lines {
         let columns = Summary::of(line).columns();
-        for (name, column) in names.iter_mut().zip([&columns[3], &columns[4]]) {
+        for (name, column) in names.iter_mut().zip([&columns[3], &columns[4], &columns[5]]) {
             *name = column.len().max(*name);
         }
         table.add_row(columns);
     }
-    for (column, longest) in [3, 4].into_iter().zip(names) {
+    for (column, longest) in [3, 4, 5].into_iter().zip(names) {
         if let (Some(column), Ok(longest)) =
             (table.column_mut(column), u16::try_from(longest.min(NAME_SHOWN)))
         {

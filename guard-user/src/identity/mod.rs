@@ -1,18 +1,23 @@
 //! Which agent is calling, and by what evidence.
 //!
-//! Today's evidence is three headers: `X-Client-ID`, `X-Profile-ID` and `Authorization: Bearer mcpg_...`. A
-//! credential works with its own client and profile only. This module must not know what an agent may do.
+//! The evidence is three headers: `X-Client-ID`, `X-Profile-ID` and `Authorization: Bearer mcpg_...`. A credential works
+//! with its own client and profile only and, where the agent's entry says so, in one process only. This module must not
+//! know what an agent may do.
 
 mod credentials;
+mod process;
 mod secret;
 mod store;
 
 use http::header::{AUTHORIZATION, HeaderMap};
 
 pub use credentials::{Credential, CredentialId, Credentials};
+pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError};
 pub use store::{CREDENTIALS_FILE, Issued, StoreError, issue, revoke};
 
+use crate::kernel::Client;
+use crate::kernel::process::FileDigest;
 use crate::types::{AgentName, ClientId, ProfileName};
 
 /// The header with the client's name.
@@ -27,6 +32,8 @@ pub struct Caller {
     client: ClientId,
     profile: ProfileName,
     credential: CredentialId,
+    /// Its process is the one that its entry asks for.
+    is_witnessed: bool,
 }
 
 impl Caller {
@@ -49,7 +56,20 @@ impl Caller {
 
     /// How the agent proved it.
     pub fn evidence(&self) -> &'static str {
-        "client_secret"
+        if self.is_witnessed { "client_secret+process" } else { "client_secret" }
+    }
+
+    /// Whether the process that sent the credential is the one that the agent's entry asks for. `digest` is that of its
+    /// executable, if it is known.
+    pub fn witness(
+        &mut self,
+        rule: &ProcessRule,
+        client: &Client,
+        digest: Option<&FileDigest>,
+    ) -> Result<(), Unidentified> {
+        rule.check(client, digest)?;
+        self.is_witnessed = true;
+        Ok(())
     }
 }
 
@@ -72,6 +92,8 @@ pub enum Unidentified {
     WrongClientOrProfile,
     #[error("the policy has no agent with this client and profile any more; a new credential is needed")]
     UnknownAgent,
+    #[error("the credential is known, but {0}")]
+    WrongProcess(#[from] WrongProcess),
 }
 
 impl Unidentified {
@@ -84,6 +106,7 @@ impl Unidentified {
             Self::UnknownCredential => "unknown_credential",
             Self::WrongClientOrProfile => "wrong_client_or_profile",
             Self::UnknownAgent => "unknown_agent",
+            Self::WrongProcess(_) => "wrong_process",
         }
     }
 }
@@ -116,6 +139,7 @@ pub fn identify(
         client: credential.client().clone(),
         profile: credential.profile().clone(),
         credential: credential.id().clone(),
+        is_witnessed: false,
     })
 }
 

@@ -28,7 +28,11 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         })
         .collect();
     let entries = document.agents.iter().map(|agent| {
-        let entry = AgentEntry { client: agent.client.clone(), profiles: agent.profiles.clone() };
+        let entry = AgentEntry {
+            client: agent.client.clone(),
+            profiles: agent.profiles.clone(),
+            process: agent.process.clone(),
+        };
         (agent.name.value.clone(), entry)
     });
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());

@@ -9,6 +9,7 @@ mod decision;
 mod fact;
 mod file;
 mod load;
+mod process;
 mod rule;
 mod summary;
 mod target;
@@ -24,6 +25,7 @@ pub use rule::{ExceededAction, IntentPattern, RuleName, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
+use crate::identity::ProcessRule;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
@@ -47,6 +49,8 @@ pub struct Policy {
 pub struct AgentEntry {
     pub client: ClientId,
     pub profiles: Vec<ProfileName>,
+    /// The process in which its credentials work; `None`: any.
+    pub process: Option<ProcessRule>,
 }
 
 /// What is asked.
