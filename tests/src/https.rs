@@ -40,7 +40,11 @@ impl Https {
 
     /// Opens a connection.
     pub fn line(&self) -> anyhow::Result<Line> {
-        let tcp = tcp(self.address)?;
+        self.line_over(tcp(self.address)?)
+    }
+
+    /// The same over a connection that is there already.
+    pub fn line_over(&self, tcp: TcpStream) -> anyhow::Result<Line> {
         let tls = ClientConnection::new(self.tls.clone(), "localhost".try_into()?)?;
         let mut stream = StreamOwned::new(tls, tcp);
         stream.conn.complete_io(&mut stream.sock).context("the TLS handshake")?;
