@@ -62,18 +62,26 @@ pub fn assert_ended(stream: &mut TcpStream) {
     assert!(!hangs, "the connection lives on, or hangs instead of ending");
 }
 
-fn answer(stream: &TcpStream) -> Value {
+/// Who greets on this connection, as in [`connect`].
+pub fn answer(stream: &TcpStream) -> Value {
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
     let mut line = String::new();
     let read = BufReader::new(stream).read_line(&mut line);
-    let mut met = match (read, line.trim_end()) {
-        (Err(error), _) => json!({"error": error.to_string()}),
-        (Ok(0), _) => json!({"error": "closed"}),
-        (Ok(_), "server") => json!({"server": true}),
-        (Ok(_), "shadow") => json!({"shadow": true}),
-        (Ok(_), text) => serde_json::from_str(text)
-            .unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
+    let mut met = match read {
+        Err(error) => json!({"error": error.to_string()}),
+        Ok(0) => json!({"error": "closed"}),
+        Ok(_) => who(&line),
     };
     met["client"] = json!(stream.local_addr().expect("a connected socket has an address"));
     met
+}
+
+/// Whose greeting this line is, as in [`connect`].
+pub fn who(line: &str) -> Value {
+    match line.trim_end() {
+        "server" => json!({"server": true}),
+        "shadow" => json!({"shadow": true}),
+        text => serde_json::from_str(text)
+            .unwrap_or_else(|_| json!({"error": format!("unknown answer {text:?}")})),
+    }
 }

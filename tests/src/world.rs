@@ -73,12 +73,24 @@ impl Netns {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
-    fn ip(&self, arguments: &str) {
+    /// The namespace that this file stands for.
+    pub fn of(file: File) -> Self {
+        Self { file }
+    }
+
+    /// Runs `ip` in this namespace.
+    pub fn ip(&self, arguments: &str) {
         self.run(|| {
             let output =
                 Command::new("ip").args(arguments.split(' ')).output().expect("`ip` of iproute2 runs");
             assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         });
+    }
+
+    /// Changes a setting below `/proc/sys/net` in this namespace.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(name);
+        self.run(|| fs::write(&path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
     }
 }
 
@@ -182,7 +194,7 @@ impl World {
     }
 
     fn start_guard_with(&self, netns: &Netns, servers: &Value, limits: &Value) -> Result<Process, String> {
-        self.start_guard_by(netns, Command::new(probe()), |config| {
+        self.start_guard_by(netns, Command::new(program("steer-probe")), |config| {
             config["servers"] = servers.clone();
             config["limits"] = limits.clone();
         })
@@ -193,7 +205,7 @@ impl World {
         // The root of the tree is open to nobody without CAP_DAC_OVERRIDE; the daemon makes this before it gives that up.
         fs::create_dir_all(cgroup2_root().join(&self.kernel.cgroup)).map_err(|error| error.to_string())?;
         let mut command = Command::new("setpriv");
-        command.arg(format!("--bounding-set=-all,+{}", names.join(",+"))).arg(probe());
+        command.arg(format!("--bounding-set=-all,+{}", names.join(",+"))).arg(program("steer-probe"));
         self.start_guard_by(&self.host, command, |_config| {})
     }
 
@@ -208,7 +220,7 @@ impl World {
     }
 
     fn start_guard_where(&self, netns: &Netns, change: impl FnOnce(&mut Value)) -> Result<Process, String> {
-        self.start_guard_by(netns, Command::new(probe()), change)
+        self.start_guard_by(netns, Command::new(program("steer-probe")), change)
     }
 
     fn start_guard_by(
@@ -297,14 +309,18 @@ impl World {
             .unwrap_or_else(|_| panic!("the client failed: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// A copy of the probe that an ordinary user can start, wherever the repository is.
     fn public_probe(&self) -> PathBuf {
+        self.public_program("steer-probe")
+    }
+
+    /// A copy of a program that an ordinary user can start, wherever the repository is.
+    pub fn public_program(&self, name: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
-        let path = self.dir.path().join("steer-probe");
+        let path = self.dir.path().join(name);
         if !path.exists() {
             fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755))
                 .expect("opening the directory");
-            copy_program(probe(), &path).expect("copying the probe");
+            copy_program(&program(name), &path).expect("copying the program");
         }
         path
     }
@@ -338,16 +354,13 @@ pub fn cgroup2_root() -> PathBuf {
     line.split(' ').nth(4).expect("a mount point").into()
 }
 
-fn probe() -> &'static Path {
-    // Tests and the probe are built together.
-    static PATH: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    PATH.get_or_init(|| {
-        let test = std::env::current_exe().expect("the test's own path");
-        let dir = test.parent().and_then(Path::parent).expect("the build directory");
-        let path = dir.join("steer-probe");
-        assert!(path.exists(), "{} is missing: run the tests with `cargo xtask test`", path.display());
-        path
-    })
+/// Tests and the programs that they start are built together.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let dir = test.parent().and_then(Path::parent).expect("the build directory");
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is missing: run the tests with `cargo xtask test`", path.display());
+    path
 }
 
 /// A child that said `{"ready":true}`. Killed when dropped.
@@ -360,7 +373,8 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(command: &mut Command) -> Result<Self, String> {
+    /// Starts a program that says a line when it is ready; or what it said instead.
+    pub fn start(command: &mut Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,0 +1,8 @@
+//! The ways around the guard that `docs/threats.md` lists, each tried without a guard, where it works, and with one.
+
+mod container;
+mod field;
+mod powers;
+mod published;
+mod sockets;
+mod states;
