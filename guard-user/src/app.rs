@@ -33,6 +33,8 @@ use crate::upstream::Upstream;
 use crate::velocity::Velocity;
 use crate::{http, kernel};
 
+mod watchers;
+
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -43,6 +45,8 @@ pub struct App {
     tls: TlsEnd,
     kernel: kernel::Guard,
     connections: AtomicU64,
+    /// The blocks that the trail tells of.
+    recorded: tokio::sync::Mutex<kernel::AllBlocks>,
     /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
     reloading: tokio::sync::Mutex<()>,
     manager: Manager,
@@ -63,6 +67,7 @@ impl App {
         let pipeline = Pipeline {
             rules: ArcSwap::from_pointee(rules),
             velocity: Velocity::default(),
+            blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
             limits: config.limits.clone(),
             memory: http::Memory::new(config.limits.requests_bytes_max, config.limits.answers_bytes_max),
@@ -83,11 +88,15 @@ impl App {
             tls,
             kernel,
             connections: AtomicU64::new(0),
+            recorded: tokio::sync::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             manager,
         };
         app.heartbeat(Occasion::Start).await;
-        Ok((Arc::new(app), acceptor))
+        let app = Arc::new(app);
+        app.record_blocks().await?;
+        watchers::spawn(&app);
+        Ok((app, acceptor))
     }
 
     /// Serves until SIGTERM or SIGINT, then lets calls under way end. The ports stay closed.
@@ -235,6 +244,10 @@ impl App {
                 }
                 self.status()
             }
+            Ask::Blocks => match self.heed_blocks().await {
+                Ok(blocks) => json!({ "blocks": blocks }),
+                Err(error) => json!({ "error": format!("{error:#}") }),
+            },
             Ask::Reload => match self.reload().await {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),

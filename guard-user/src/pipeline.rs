@@ -14,6 +14,7 @@ use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
 use crate::identity::{Caller, Unidentified};
+use crate::kernel::Blocks;
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Site};
@@ -32,6 +33,8 @@ pub struct Pipeline {
     pub velocity: Velocity,
     pub audit: AuditLog,
     pub upstream: Upstream,
+    /// The kill switch.
+    pub blocks: Blocks,
     pub limits: Limits,
     /// What all requests and answers under way may hold.
     pub memory: Memory,
@@ -75,15 +78,28 @@ impl Pipeline {
         // Who asks, may they, and not too often?
         let (caller, witnessed) = caller?;
         case.caller = Some(caller.clone());
+        if self.blocks.has_agent(caller.agent()) {
+            return Err(Refusal::Blocked { forwarded: false });
+        }
         witnessed?;
         self.decide(case, &caller)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let Connection { server, door, .. } = case.connection;
-        let reply = self.upstream.forward(permit, server, *door, case.head, body).await?;
-        let view = case.view(&caller, &self.limits);
-        respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
+        let answer = async {
+            let Connection { server, door, .. } = case.connection;
+            let reply = self.upstream.forward(permit, server, *door, case.head, body).await?;
+            let view = case.view(&caller, &self.limits);
+            respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
+        };
+        let (blocks, agent) = (self.blocks.clone(), caller.agent().clone());
+        let mut blocked = Box::pin(async move { blocks.agent_is_blocked(&agent).await });
+        let response = tokio::select! {
+            response = answer => response?,
+            // The permit that is dropped with the call writes its closing record.
+            () = &mut blocked => return Err(Refusal::Blocked { forwarded: true }),
+        };
+        Ok(response.map(|body| body.until(blocked)))
     }
 
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.

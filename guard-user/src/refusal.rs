@@ -21,6 +21,9 @@ pub enum Refusal {
     Answer(&'static str),
     #[error("its audit record could not be written, and nothing goes on unrecorded")]
     Audit(#[from] audit::AuditError),
+    /// The kill switch. `forwarded`: it was set while the call was under way.
+    #[error("the operator has blocked this agent")]
+    Blocked { forwarded: bool },
     #[error("{0}")]
     Body(#[from] Unreadable),
     #[error("{}", .0.reason())]
@@ -92,6 +95,7 @@ impl Refusal {
         match self {
             Self::Answer(_) => "bad_answer",
             Self::Audit(_) => "audit_unavailable",
+            Self::Blocked { .. } => "blocked",
             Self::Body(error) => error.reason(),
             Self::Denied(deny) => deny.code().as_str(),
             Self::Frame(error) => error.fault.reason(),
@@ -114,6 +118,7 @@ impl Refusal {
             Self::Identity(_) => 40_100,
             Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
+            Self::Blocked { .. } => 40_302,
             Self::TooOften(_) => 42_900,
             Self::Answer(_) => 50_200,
             Self::Upstream(_) => 50_201,
@@ -130,7 +135,9 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path(_) => StatusCode::NOT_FOUND,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
-            Self::Denied(_) | Self::Identity(_) | Self::NeedsApproval(_) => StatusCode::FORBIDDEN,
+            Self::Blocked { .. } | Self::Denied(_) | Self::Identity(_) | Self::NeedsApproval(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -152,7 +159,7 @@ impl Refusal {
 
     /// The call was forwarded before this happened, so its records are written already.
     pub fn is_after_permit(&self) -> bool {
-        matches!(self, Self::Answer(_) | Self::Upstream(_))
+        matches!(self, Self::Answer(_) | Self::Blocked { forwarded: true } | Self::Upstream(_))
     }
 
     pub fn advice(&self) -> Advice {

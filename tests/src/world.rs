@@ -292,6 +292,15 @@ impl World {
         self.host.run(|| Process::start(&mut command))
     }
 
+    /// What an ordinary user's client meets from a cgroup of the host.
+    pub fn client_in(&self, cgroup: &Cgroup, ip: IpAddr) -> Value {
+        let mut command = cgroup.command(NOBODY, &self.public_probe());
+        command.arg("client").arg(std::net::SocketAddr::new(ip, PORT).to_string());
+        let output = self.host.run(|| command.output().expect("the client runs"));
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("the client failed: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
     /// What an ordinary user's client in `netns` meets.
     pub fn client(&self, netns: &Netns, ip: IpAddr) -> Value {
         let program = self.public_probe();
@@ -411,6 +420,13 @@ impl Process {
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("{command}: no JSON: {line:?}"))
     }
 
+    /// The next line that the process prints of itself.
+    pub fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the process goes on");
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line:?}"))
+    }
+
     /// Asks until the answer fits; panics with the last one after a generous time.
     pub fn ask_until(&mut self, command: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + Duration::from_secs(10);
@@ -422,6 +438,11 @@ impl Process {
             assert!(Instant::now() < end, "{command}: still {answer:#}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Its status if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// What the process has logged so far.

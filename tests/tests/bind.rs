@@ -91,7 +91,9 @@ fn the_hold_ends_with_the_last_process_and_then_the_owner_decides() {
         guard.ask_until("status", |status| status["namespaces"][0]["holders"] == json!({}));
         let _impostor = world.probe_in(&Cgroup::new(), &["server", "127.0.0.1:3001"]);
         guard.ask_until("status", |status| {
-            status["namespaces"][0]["ports"]["3001"]["unrecognised"].as_array().is_some_and(|list| !list.is_empty())
+            status["namespaces"][0]["ports"]["3001"]["unrecognised"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty())
         });
         assert_eq!(guard.ask("dial 3001")["kind"], "NotConnected");
     });

@@ -4,7 +4,7 @@
 mod client;
 mod server;
 
-pub use client::{Error as ClientError, ask};
+pub use client::{Error as ClientError, ask, ask_within};
 pub use server::{listen, serve};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub enum Ask {
     /// What is protected, and whether each claim holds. `prove` runs the canary anew first.
     Status { prove: bool },
+    /// Blocks were set or taken back in the kernel: heed them and record them.
+    Blocks,
     /// Read the policy, the credentials and the certificates again.
     Reload,
 }

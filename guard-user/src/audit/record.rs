@@ -167,6 +167,44 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text::sentence_opt")]
         text: Option<&'a str>,
     },
+    /// The kill switch holds for something: set now, or found at the start.
+    Blocked(Block<'a>),
+    /// It holds no more.
+    Unblocked(Block<'a>),
+    /// A kernel program refused a system call.
+    Denied {
+        /// `bind`, `connect`, `send` or `blocked`.
+        reason: &'a str,
+        address: SocketAddr,
+        /// IP protocol number.
+        protocol: u8,
+        pid: u32,
+        uid: u32,
+        #[serde(serialize_with = "text::name")]
+        comm: &'a str,
+        /// cgroup2 path; none if the process was gone.
+        #[serde(serialize_with = "text::sentence_opt")]
+        cgroup: Option<&'a str>,
+        cgroup_id: u64,
+        /// The server whose hold or lock it met.
+        #[serde(serialize_with = "text::sentence_opt")]
+        server: Option<&'a str>,
+    },
+}
+
+/// One block of the kill switch.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Block<'a> {
+    /// `all`, `server`, `agent` or `cgroup`.
+    pub what: &'a str,
+    #[serde(serialize_with = "text::sentence")]
+    pub name: &'a str,
+    #[serde(serialize_with = "text::sentence")]
+    pub reason: &'a str,
+    /// Milliseconds since 1970.
+    pub since: u64,
+    /// The user who set it.
+    pub uid: u32,
 }
 
 /// The first record of a trail.

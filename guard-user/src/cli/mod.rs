@@ -1,6 +1,7 @@
 //! The operator's commands, one file each: `Args` is its command line, `run` does it.
 
 pub mod audit;
+pub mod block;
 pub mod check;
 pub mod doctor;
 mod output;
@@ -33,6 +34,8 @@ enum Command {
     Status(status::Args),
     Reload(reload::Args),
     Unload(unload::Args),
+    Block(block::Args),
+    Unblock(block::UnblockArgs),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -57,6 +60,8 @@ impl Command {
             Self::Status(args) => args.json,
             Self::Reload(args) => args.json,
             Self::Unload(args) => args.json,
+            Self::Block(args) => args.json,
+            Self::Unblock(args) => args.json,
             Self::Tokens(args) => args.json,
             Self::Audit(args) => args.wants_json(),
             Self::Doctor(args) => args.json,
@@ -79,6 +84,8 @@ impl Command {
             Command::Status(args) => status::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::Unload(args) => unload::run(&args),
+            Command::Block(args) => block::run(args),
+            Command::Unblock(args) => block::unblock(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -1,6 +1,6 @@
 //! Standard output of the commands.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 use serde_json::json;
@@ -32,6 +32,11 @@ pub(super) fn short(digest: &str) -> &str {
 /// A text from a trail, without what moves a terminal's cursor.
 pub(super) fn plain(text: &str) -> String {
     text.escape_default().to_string()
+}
+
+/// Red on a terminal, plain elsewhere.
+pub(super) fn red(text: &str) -> String {
+    if io::stdout().is_terminal() { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// Prints `text` and a line's end. A reader that stopped reading (`| head`) is no error.

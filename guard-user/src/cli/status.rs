@@ -96,6 +96,15 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     };
     let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
     writeln!(out, "{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"))?;
+    for block in array(status, "/kernel/blocks") {
+        let name = [plain(&block["kind"]), plain(&block["name"])].join(" ");
+        let since = super::block::time(block["since"].as_u64().unwrap_or_default());
+        let line = format!("BLOCKED   {} since {since}: {}", name.trim_end(), plain(&block["reason"]));
+        writeln!(out, "{}", output::red(line.trim_end_matches([':', ' '])))?;
+    }
+    for problem in array(status, "/kernel/wall/problems") {
+        writeln!(out, "NO SECOND WALL   {}", plain(problem))?;
+    }
     let protected_netns = status.pointer("/kernel/netns").and_then(Value::as_u64);
     if kernel::this_netns().is_some_and(|here| protected_netns != Some(here)) {
         writeln!(out, "NOT HERE   it protects ports of another network namespace, none of this one")?;

@@ -53,7 +53,8 @@ pub struct Overrides {
     pub pins: Option<String>,
     /// The guard's own cgroup, below the cgroup2 root; not set here: `kernel.cgroup` of guard.yaml, else mcp-guard
     #[arg(
-        long,
+        id = "guard-cgroup",
+        long = "guard-cgroup",
         global = true,
         help_heading = "Configuration",
         env = "MCP_GUARD_CGROUP",

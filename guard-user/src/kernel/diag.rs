@@ -1,5 +1,6 @@
 //! Lists and ends TCP sockets of this network namespace (netlink `sock_diag`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,6 +31,9 @@ pub(super) const ID: usize = 48;
 /// `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
+/// An attribute of an answer.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+
 /// One TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Socket {
@@ -42,6 +46,8 @@ pub(super) struct Socket {
     /// Zero while the connection waits to be accepted.
     pub inode: u32,
     pub cookie: u64,
+    /// The cgroup in which it was made.
+    pub cgroup: Option<u64>,
     id: [u8; ID],
 }
 
@@ -52,13 +58,25 @@ pub(super) fn listening() -> io::Result<Vec<Socket>> {
 
 /// Connections that are alive in any state; with this local port, if one is given.
 pub(super) fn connections(local_port: Option<u16>) -> io::Result<Vec<Socket>> {
+    dump(alive(), local_port.unwrap_or_default())
+}
+
+/// Connections that were made in these cgroups.
+pub(super) fn of_cgroups(ids: &BTreeSet<u64>) -> io::Result<Vec<Socket>> {
+    let mut found = dump(alive(), 0)?;
+    found.retain(|socket| socket.cgroup.is_some_and(|id| ids.contains(&id)));
+    Ok(found)
+}
+
+/// Every state of a connection that can carry something yet.
+fn alive() -> u32 {
     let mut states = 0;
     for state in ESTABLISHED..=NEW_SYN_RECV {
         if ![LISTEN, TIME_WAIT, CLOSE].contains(&state) {
             states |= 1 << state;
         }
     }
-    dump(states, local_port.unwrap_or_default())
+    states
 }
 
 /// Aborts a connection; both ends see a reset. `Ok(false)`: it was gone already.
@@ -178,8 +196,21 @@ pub(super) fn socket_of(body: &[u8]) -> Option<Socket> {
         inode: u32::from_ne_bytes(array(&message, 68)?),
         cookie: u64::from(u32::from_ne_bytes(array(&id, 40)?))
             | u64::from(u32::from_ne_bytes(array(&id, 44)?)) << 32,
+        cgroup: attribute(body.get(MESSAGE..).unwrap_or_default(), INET_DIAG_CGROUP_ID),
         id,
     })
+}
+
+/// The value of a netlink attribute of eight bytes.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<u64> {
+    loop {
+        let len = usize::from(u16::from_ne_bytes(array(rest, 0)?));
+        if u16::from_ne_bytes(array(rest, 2)?) == wanted {
+            return array(rest.get(..len)?, 4).map(u64::from_ne_bytes);
+        }
+        // A length of nothing would be read for ever.
+        rest = rest.get(len.max(4).next_multiple_of(4)..)?;
+    }
 }
 
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -206,6 +237,16 @@ mod tests {
             [client.local_addr().unwrap()]
         );
         assert_eq!(found[0].inode, 0, "not accepted yet");
+        let own = crate::kernel::owner::cgroup_path(std::process::id()).unwrap();
+        let root = crate::kernel::host::cgroup2_root().unwrap();
+        let id = crate::kernel::gates::id(&crate::kernel::gates::directory(&root, &own)).unwrap();
+        assert_eq!(found[0].cgroup, Some(id));
+        assert!(
+            of_cgroups(&BTreeSet::from([id]))
+                .unwrap()
+                .iter()
+                .any(|socket| socket.local.port() == address.port())
+        );
     }
 
     #[test]
@@ -213,6 +254,8 @@ mod tests {
         assert!(socket_of(&[0; MESSAGE - 1]).is_none());
         assert_eq!(messages(&[200, 0, 0, 0, 20, 0, 0, 0]).count(), 0);
         assert_eq!(messages(&[]).count(), 0);
+        assert_eq!(attribute(&[0; 8], 21), None, "a length of zero does not loop");
+        assert_eq!(attribute(&[12, 0, 21, 0, 1, 0, 0, 0], 21), None);
         assert_eq!(messages(&[0; 16]).count(), 0, "a length of zero does not loop");
     }
 }

@@ -10,6 +10,7 @@ use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::blocks::Blocks;
 use super::canary::Canaries;
 use super::events::{self, Events};
 use super::census::Witnessed;
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     steers: Steers,
     pub walls: Walls,
     pub holds: Holds,
+    pub blocks: Blocks,
     pub denied: Mutex<Option<tokio::sync::mpsc::Receiver<DeniedCall>>>,
     /// Programs that serve all namespaces.
     pub programs: Vec<ProgramStatus>,
@@ -99,6 +101,21 @@ impl Guard {
     /// System calls that the kernel refuses from now on, for whoever records them. The first caller gets them.
     pub fn denied(&self) -> Option<tokio::sync::mpsc::Receiver<DeniedCall>> {
         lock(&self.inner.denied).take()
+    }
+
+    /// The name of the server whose port or cgroup a refused call was about.
+    pub fn server_of(&self, call: &DeniedCall) -> Option<String> {
+        Some(self.inner.realm(call.netns)?.server(call.address.port())?.name.to_string())
+    }
+
+    /// What is blocked.
+    pub fn blocks(&self) -> Blocks {
+        self.inner.blocks.clone()
+    }
+
+    /// Reads what `mcp-guard block` has written, at once.
+    pub fn refresh_blocks(&self) -> anyhow::Result<()> {
+        self.inner.blocks.refresh(&self.inner.maps)
     }
 
     /// Makes connections to the protected servers.
@@ -234,6 +251,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         steers,
         walls,
         holds,
+        blocks: Blocks::default(),
         denied: Mutex::default(),
         witness,
         programs,
@@ -247,6 +265,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         pins,
         config,
     };
+    inner.blocks.refresh(&inner.maps)?;
     inner.tend();
     inner.walls.enforce(&inner.maps)?;
     Ok(Started { inner, bpf, events, refusals })

@@ -4,7 +4,10 @@
 //! afterwards; [`unload()`] is the only way back. See `docs/kernel.md`.
 
 mod address;
+mod block;
+mod blocks;
 pub mod canary;
+mod cut;
 mod denied;
 mod diag;
 mod dial;
@@ -30,6 +33,7 @@ pub mod process;
 mod prove;
 mod realm;
 mod remains;
+mod rules;
 mod servers;
 mod status;
 mod steers;
@@ -40,6 +44,8 @@ mod unload;
 mod wall;
 
 pub use address::canonical;
+pub use block::{BlockStatus, Done, Target, block, blocks, unblock};
+pub use blocks::{All as AllBlocks, Blocks};
 pub use denied::DeniedCall;
 pub use dial::Dialer;
 pub use census::{Census, Counted};

@@ -43,7 +43,7 @@ pub(super) async fn prove(inner: &Arc<Inner>, realm: &Arc<Realm>) -> Vec<Claim> 
     claims.extend(blocking(inner, realm, canary_claims).await);
     claims.extend(blocking(inner, realm, loop_claims).await);
     for &port in realm.ports().keys() {
-        if realm.servers.pinned(port).is_some() {
+        if realm.servers.pinned(port).is_some() && !is_blocked(inner, realm, port) {
             let result = upstream(inner, realm, port).await;
             claims.push(Claim::new(format!("port {port}: the guard reaches the server itself"), result));
         }
@@ -94,9 +94,11 @@ fn last(realm: &Realm) -> Claim {
 fn canary_claims(inner: &Inner, realm: &Realm) -> Vec<Claim> {
     let mut wanted = Vec::new();
     for &port in realm.ports().keys() {
+        let blocked = is_blocked(inner, realm, port);
         for ip in spellings(realm) {
             let target = SocketAddr::new(ip, port);
-            wanted.push((format!("{target} leads to the guard"), Attempt::Tcp(target), true));
+            let words = if blocked { "is blocked and refused" } else { "leads to the guard" };
+            wanted.push((format!("{target} {words}"), Attempt::Tcp(target), !blocked));
         }
         for ip in loopbacks(realm) {
             let target = SocketAddr::new(ip, port);
@@ -178,7 +180,14 @@ fn loop_claims(inner: &Inner, realm: &Realm) -> Vec<Claim> {
         Ok("seen by the acceptor and closed".into())
     };
     let name = |port| format!("port {port}: an unregistered socket of the guard is steered and found out");
-    realm.ports().keys().map(|&port| Claim::new(name(port), try_port(port))).collect()
+    let ports = realm.ports();
+    let open = ports.keys().filter(|port| !is_blocked(inner, realm, **port));
+    open.map(|&port| Claim::new(name(port), try_port(port))).collect()
+}
+
+/// By the kill switch.
+fn is_blocked(inner: &Inner, realm: &Realm, port: u16) -> bool {
+    realm.server(port).is_some_and(|server| inner.blocks.has_server(&server.name))
 }
 
 /// A connection of the guard must end at a socket of the very process whose listener is pinned.

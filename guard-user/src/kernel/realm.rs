@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use guard_common::{FLAG_PENDING, MODE_GUARDED, MODE_PRIVATE, Port, Rule};
+use guard_common::{FLAG_PENDING, MODE_PRIVATE, Port, Rule};
 
 use super::listeners::Listeners;
 use super::load::ProgramStatus;
@@ -21,7 +21,7 @@ use super::process::Witness;
 use super::prove::Claim;
 use super::servers::Servers;
 use super::steers::Steers;
-use super::{local, sweep};
+use super::{local, rules, sweep};
 use crate::config::Server;
 
 /// A protected port of one network namespace.
@@ -79,7 +79,7 @@ impl Realm {
             netns.run(|| witness.also_here())?.context("cannot ask for sockets there (sock_diag)")?;
         let private = private_ports(&listeners)?;
         let ports: Vec<u16> = wanted.servers.keys().copied().collect();
-        set_rules(maps, cookie, *generation, MODE_PRIVATE, &private)?;
+        set_private(maps, cookie, *generation, &private)?;
 
         // Old and new programs run side by side on the same maps until the old link goes.
         let links = pins.make_generation(*generation)?;
@@ -89,7 +89,9 @@ impl Realm {
         let servers = Servers::new(cookie);
         servers.set_ports(&ports);
         servers.scan(maps, &netns, &HashSet::new())?;
-        set_rules(maps, cookie, *generation, MODE_GUARDED, &ports)?;
+        for (port, server) in &wanted.servers {
+            rules::protect(maps, Port::new(cookie, *port), *generation, &server.name)?;
+        }
         forget_rules(maps, cookie, &[ports.as_slice(), &private].concat())?;
         // Nothing is served yet, so every live connection on the ports is one from before.
         let ended = netns.run(|| sweep::sweep(&ports))??;
@@ -146,15 +148,18 @@ impl Realm {
         }
         let cookie = self.netns.cookie;
         // Closed to all while what is older is ended: the guard's own connections must not be among it.
-        set_rules(ground.maps, cookie, ground.generation, MODE_PRIVATE, &new)?;
+        set_private(ground.maps, cookie, ground.generation, &new)?;
         let ended = self.netns.run(|| sweep::sweep(&new))??;
         self.ended.fetch_add(ended, Ordering::Relaxed);
         self.servers.set_ports(&all.keys().copied().collect::<Vec<_>>());
         self.servers.scan(ground.maps, &self.netns, &ground.maps.sockets())?;
         lock(&self.before).extend(established(ground.maps, cookie, &new));
         // The acceptor knows them before the kernel steers the first connection.
-        self.by_port.store(Arc::new(all));
-        set_rules(ground.maps, cookie, ground.generation, MODE_GUARDED, &new)?;
+        let all = Arc::new(all);
+        self.by_port.store(Arc::clone(&all));
+        for (port, server) in all.iter().filter(|(port, _)| new.contains(port)) {
+            rules::protect(ground.maps, Port::new(cookie, *port), ground.generation, &server.name)?;
+        }
         Ok(true)
     }
 
@@ -195,11 +200,15 @@ fn private_ports(listeners: &Listeners) -> anyhow::Result<Vec<u16>> {
     [Some(&listeners.v4), listeners.v6.as_ref()].into_iter().flatten().map(listener).collect()
 }
 
-fn set_rules(maps: &Maps, netns: u64, generation: u32, mode: u32, ports: &[u16]) -> anyhow::Result<()> {
+fn set_private(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
     for port in ports {
         policy
-            .insert(Port::new(netns, *port), Rule { mode, flags: 0, generation, zero: 0, server: 0 }, 0)
+            .insert(
+                Port::new(netns, *port),
+                Rule { mode: MODE_PRIVATE, flags: 0, generation, zero: 0, server: 0 },
+                0,
+            )
             .with_context(|| format!("cannot protect port {port}"))?;
     }
     Ok(())

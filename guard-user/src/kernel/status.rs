@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use guard_common::{Port, Stat, Tally};
 use serde::Serialize;
 
+use super::block::BlockStatus;
 use super::guard::Inner;
 use super::load::ProgramStatus;
 use super::maps::{Named, lock};
@@ -27,6 +28,8 @@ pub struct Status {
     pub namespaces: Vec<NamespaceStatus>,
     /// Namespaces that could not be protected, and why.
     pub failed: Vec<String>,
+    /// What the kill switch refuses.
+    pub blocks: Vec<BlockStatus>,
     /// The second wall, at the servers' cgroups.
     pub wall: WallStatus,
     /// By reason; see `docs/kernel.md`.
@@ -103,6 +106,7 @@ impl Status {
             claims,
             namespaces: realms.values().map(|realm| NamespaceStatus::of(inner, realm, &holders)).collect(),
             failed,
+            blocks: inner.blocks.list(),
             wall: inner.walls.status(&inner.maps),
             counters,
             upstream_flows: inner.maps.flows_len(),

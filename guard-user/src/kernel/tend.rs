@@ -49,6 +49,9 @@ pub(super) fn spawn_lift(inner: Weak<Inner>) -> anyhow::Result<()> {
             {
                 let Some(inner) = inner.upgrade() else { return };
                 watch(changes.get_ref(), inner.holds.files(), &mut watched);
+                if let Err(error) = inner.blocks.refresh(&inner.maps) {
+                    tracing::error!("cannot read what is blocked: {error:#}");
+                }
                 if let Err(error) =
                     inner.holds.answer_for(&inner.maps).and_then(|()| inner.holds.lift_empty(&inner.maps))
                 {

@@ -5,6 +5,7 @@
 //! `denied`, `starve` (no more files may be opened), `feed`.
 //! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes. `shared` lets others bind
 //! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`.
+//! `steer-probe stay <address>`: connects, is greeted, prints `{"ready":true}`, then `{"ended":true}` when the other side is gone.
 //! `steer-probe client <address>`: prints one line of JSON that says what it met.
 
 use std::io::{BufRead, BufReader, Read};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["server", addresses @ ..] => server(addresses, "server", false),
         ["shared", addresses @ ..] => server(addresses, "server", true),
         ["shadow", addresses @ ..] => server(addresses, "shadow", true),
+        ["stay", address] => stay(address.parse().expect("an address")),
         ["client", address] => {
             println!("{}", connect(address.parse().expect("an address")));
             Ok(())
@@ -61,6 +63,15 @@ fn server(addresses: &[&str], word: &'static str, shared: bool) -> anyhow::Resul
     for thread in threads {
         thread.join().ok();
     }
+    Ok(())
+}
+
+fn stay(address: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.read_exact(&mut [0])?;
+    println!("{}", json!({"ready": true}));
+    while stream.read(&mut [0; 512]).is_ok_and(|read| read > 0) {}
+    println!("{}", json!({"ended": true}));
     Ok(())
 }
 

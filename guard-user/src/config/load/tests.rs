@@ -43,8 +43,15 @@ fn a_flag_wins_over_the_file_and_is_checked_like_it() {
         Overrides::from_arg_matches(&command.try_get_matches_from(args).unwrap()).unwrap()
     };
     let text = format!("{SMALLEST}\nstate_dir: /srv/guard\nkernel: {{pins: from-file}}");
-    let flags =
-        parse(&["--state-dir", "/tmp/state", "--policy-dir=rules", "--pins", "from-flag", "--cgroup", "a/b"]);
+    let flags = parse(&[
+        "--state-dir",
+        "/tmp/state",
+        "--policy-dir=rules",
+        "--pins",
+        "from-flag",
+        "--guard-cgroup",
+        "a/b",
+    ]);
     let config = flags.load_text(Path::new(FILE), &text).unwrap();
     assert_eq!(config.state_dir, Path::new("/tmp/state"));
     assert_eq!(config.policy_dir, std::env::current_dir().unwrap().join("rules"));

@@ -1,0 +1,83 @@
+//! What POLICY says of a port, with the blocks that hold for its server.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use aya::maps::MapError;
+use guard_common::{BLOCK_SERVER, Block, FLAG_BLOCKED, FLAG_PENDING, MODE_GUARDED, Port, Rule};
+use sha2::{Digest, Sha256};
+
+use super::maps::{Maps, gone, lock};
+use crate::types::ServerName;
+
+/// How a rule and its blocks know a server: the first 8 bytes of the SHA-256 of its name. Never zero.
+pub(crate) fn server_key(name: &str) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
+}
+
+/// The key of a block of `kind` (a `BLOCK_` constant) by name.
+pub(crate) fn block_key(kind: u32, name: &str) -> Block {
+    Block { kind, zero: 0, name: Sha256::digest(name.as_bytes()).into() }
+}
+
+/// Protects a port of `server`. A block of that server holds from the first moment.
+pub(super) fn protect(maps: &Maps, port: Port, generation: u32, server: &ServerName) -> anyhow::Result<()> {
+    let words = || format!("cannot protect port {}", port.port);
+    let server_key = server_key(server.as_str());
+    let rule = |flags| Rule { mode: MODE_GUARDED, flags, generation, zero: 0, server: server_key };
+    let flags = flags(maps, server).with_context(words)?;
+    lock(&maps.policy).insert(port, rule(flags), 0).with_context(words)?;
+    // Whoever blocked it in between saw no rule of it, and whoever unblocked it could not know that we looked before.
+    let now = self::flags(maps, server).with_context(words)?;
+    if now != flags {
+        lock(&maps.policy).insert(port, rule(now), 0).with_context(words)?;
+    }
+    Ok(())
+}
+
+fn flags(maps: &Maps, server: &ServerName) -> Result<u32, MapError> {
+    match lock(&maps.blocks).get(&block_key(BLOCK_SERVER, server.as_str()), 0) {
+        Ok(_block) => Ok(FLAG_BLOCKED),
+        Err(MapError::KeyNotFound) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ports that a program closed because nobody has approved their listener.
+pub(crate) fn pending(maps: &Maps) -> Vec<(Port, Rule)> {
+    let policy = lock(&maps.policy);
+    policy.iter().filter_map(Result::ok).filter(|(_, rule)| rule.flags & FLAG_PENDING != 0).collect()
+}
+
+/// Opens a pending port: the rule goes, and everybody reaches its listener. `false`: it was not pending.
+pub(crate) fn approve(maps: &Maps, port: Port) -> Result<bool, MapError> {
+    let mut policy = lock(&maps.policy);
+    match policy.get(&port, 0) {
+        Ok(rule) if rule.flags & FLAG_PENDING != 0 => gone(policy.remove(&port)).map(|()| true),
+        Ok(_) | Err(MapError::KeyNotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Forgets pending ports on which nobody listens any more. `listening` are the ports of `netns` that somebody listens on.
+pub(crate) fn forget_pending(maps: &Maps, netns: u64, listening: &BTreeSet<u16>) -> Result<(), MapError> {
+    for (port, _) in pending(maps) {
+        if port.netns == netns && !listening.contains(&port.port) {
+            approve(maps, port)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_the_beginning_of_its_digest() {
+        // SHA-256 of "abc" begins with ba7816bf 8f01cfea.
+        assert_eq!(server_key("abc"), 0xba78_16bf_8f01_cfea);
+        assert_ne!(block_key(BLOCK_SERVER, "a"), block_key(guard_common::BLOCK_AGENT, "a"));
+    }
+}
