@@ -30,6 +30,7 @@ pub mod case;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod discover;
 pub mod http;
 pub mod identity;
 pub mod kernel;

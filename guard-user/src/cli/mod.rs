@@ -7,6 +7,7 @@ pub mod doctor;
 mod output;
 pub mod reload;
 pub mod run;
+pub mod servers;
 pub mod status;
 pub mod tokens;
 pub mod unload;
@@ -36,6 +37,7 @@ enum Command {
     Unload(unload::Args),
     Block(block::Args),
     Unblock(block::UnblockArgs),
+    Servers(servers::Args),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -62,6 +64,7 @@ impl Command {
             Self::Unload(args) => args.json,
             Self::Block(args) => args.json,
             Self::Unblock(args) => args.json,
+            Self::Servers(args) => args.json,
             Self::Tokens(args) => args.json,
             Self::Audit(args) => args.wants_json(),
             Self::Doctor(args) => args.json,
@@ -86,6 +89,7 @@ impl Command {
             Command::Unload(args) => unload::run(&args),
             Command::Block(args) => block::run(args),
             Command::Unblock(args) => block::unblock(args),
+            Command::Servers(args) => servers::run(&args),
             Command::Tokens(args) => tokens::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),

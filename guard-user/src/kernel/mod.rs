@@ -37,6 +37,7 @@ mod rules;
 mod servers;
 mod status;
 mod steers;
+pub mod survey;
 mod sweep;
 mod sys;
 mod tend;

@@ -12,6 +12,7 @@ const ORDER: [&str; 21] = [
     "service",
     "attendance",
     "kernel",
+    "discover",
     "accept",
     "connection",
     "tls",
