@@ -26,6 +26,11 @@ impl Cgroup {
         Self::at(&cgroup2_root().join(name))
     }
 
+    /// One with a name that somebody else gives it, such as a container engine.
+    pub fn named(name: &str) -> Self {
+        Self::at(&cgroup2_root().join(name))
+    }
+
     /// A cgroup below this one.
     pub fn child(&self, name: &str) -> Self {
         Self::at(&self.path.join(name))

@@ -21,7 +21,7 @@ pub mod puppet;
 pub mod relay;
 pub mod residue;
 pub mod scene;
-pub mod slice;
 pub mod serve;
+pub mod slice;
 pub mod tls;
 pub mod world;

@@ -263,6 +263,12 @@ impl World {
         self.server_kind("server", uid, addresses)
     }
 
+    /// As `server`, on as many addresses as open files allow.
+    pub fn server_of(&self, addresses: &[String]) -> Process {
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        self.server(&addresses)
+    }
+
     /// As `server`, in another namespace.
     pub fn server_in(&self, netns: &Netns, addresses: &[&str]) -> Process {
         self.start_server(netns, "server", NOBODY, addresses)
@@ -287,9 +293,19 @@ impl World {
 
     /// As `probe_in`, or what it said when it did not start.
     pub fn probe_in_outcome(&self, cgroup: &Cgroup, arguments: &[&str]) -> Result<Process, String> {
+        self.probe_inside(&self.host, cgroup, arguments)
+    }
+
+    /// The same in another namespace, as in a container.
+    pub fn probe_inside(
+        &self,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        arguments: &[&str],
+    ) -> Result<Process, String> {
         let mut command = cgroup.command(NOBODY, &self.public_probe());
         command.args(arguments);
-        self.host.run(|| Process::start(&mut command))
+        netns.run(|| Process::start(&mut command))
     }
 
     /// What an ordinary user's client meets from a cgroup of the host.
@@ -392,19 +408,21 @@ impl Process {
             .map_err(|error| format!("cannot start {command:?}: {error}"))?;
         let input = child.stdin.take().expect("piped");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        output.read_line(&mut line).map_err(|error| error.to_string())?;
-        if line.is_empty() {
-            let output = child.wait_with_output().map_err(|error| error.to_string())?;
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-        }
+        // From the first moment: a child that has much to say must not wait for a reader.
         let log = Arc::new(Mutex::new(String::new()));
         let (errors, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
-        thread::spawn(move || {
+        let copying = thread::spawn(move || {
             for line in BufReader::new(errors).lines().map_while(Result::ok) {
                 copy.lock().expect("no panic").push_str(&(line + "\n"));
             }
         });
+        let mut line = String::new();
+        output.read_line(&mut line).map_err(|error| error.to_string())?;
+        if line.is_empty() {
+            child.wait().map_err(|error| error.to_string())?;
+            copying.join().expect("no panic");
+            return Err(log.lock().expect("no panic").clone());
+        }
         Ok(Self { child, input, output, log })
     }
 

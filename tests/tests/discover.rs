@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use guard_tests::slice::Slice;
 use guard_tests::daemon::Daemon;
 use guard_tests::process::{Fixture, Process, copy_program, program};
 use guard_tests::scene::{ADDRESS, POLICY, PORT, Scene, apart, guard};
+use guard_tests::slice::Slice;
 use guard_tests::world::Netns;
 use mcp_guard::config::Config;
 use serde_json::{Value, json};

@@ -10,12 +10,12 @@ use std::process::{Command, Output, Stdio};
 
 use aya::maps::{HashMap, Map, MapData};
 use guard_common::{Flow, Who};
-use guard_tests::slice::Slice;
 use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Https, Request};
 use guard_tests::process::{copy_program, program};
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, apart, call, done_for, guard};
+use guard_tests::slice::Slice;
 use guard_tests::world::{HOST_V4, NOBODY, PORT, World};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, REMOTE_V4, World, cgroup2_root, test};
+use guard_tests::cgroup::Cgroup;
+use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, REMOTE_V4, World, test};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
@@ -79,35 +79,19 @@ fn connections_of_a_namespace_from_before_the_guard_are_ended() {
 
 /// A container as engines make them: a cgroup with its id in its name, a network namespace, a server in both.
 struct Container<'w> {
-    cgroup: PathBuf,
+    cgroup: Cgroup,
     netns: Netns,
     world: &'w World,
 }
 
 impl<'w> Container<'w> {
     fn new(world: &'w World, id: &str) -> Self {
-        let cgroup = cgroup2_root().join(format!("docker-{id}.scope"));
-        fs::create_dir(&cgroup).expect("a cgroup");
-        Self { cgroup, netns: Netns::new(), world }
+        Self { cgroup: Cgroup::named(&format!("docker-{id}.scope")), netns: Netns::new(), world }
     }
 
     fn server(&self) -> Process {
-        let server = self.world.server_in(&self.netns, &["0.0.0.0:3001"]);
-        fs::write(self.cgroup.join("cgroup.procs"), server.pid().to_string()).expect("moved");
-        server
-    }
-}
-
-impl Drop for Container<'_> {
-    fn drop(&mut self) {
-        let end = Instant::now() + Duration::from_secs(10);
-        while fs::remove_dir(&self.cgroup).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
-            assert!(Instant::now() < end || std::thread::panicking(), "{} stays busy", self.cgroup.display());
-            if Instant::now() > end {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let server = self.world.probe_inside(&self.netns, &self.cgroup, &["server", "0.0.0.0:3001"]);
+        server.expect("the server starts")
     }
 }
 
@@ -176,6 +160,41 @@ fn a_dead_namespace_of_a_former_guard_is_cleared_away() {
         while steered() > 0 {
             assert!(Instant::now() < end, "the pin of a dead namespace stays");
             std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+}
+
+#[test]
+fn many_namespaces_come_and_go_and_leave_nothing() {
+    // The full number: `cargo xtask namespaces`.
+    let rounds = guard_tests::many::run(12, 2, |_, _| {}).expect("no leak");
+    assert_eq!(rounds.len(), 2);
+    assert!(rounds[0].with.files > rounds[0].after.files, "the guard had listeners there: {rounds:?}");
+}
+
+#[test]
+fn thousands_of_ports_of_one_server_are_protected() {
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 4096;
+    test(|world| {
+        let ports: Vec<u16> = (FIRST..FIRST + PORTS).collect();
+        let addresses: Vec<String> = ports.iter().map(|port| format!("0.0.0.0:{port}")).collect();
+        let _server = world.server_of(&addresses);
+        let servers: Vec<Value> =
+            ports.iter().map(|port| json!({"name": format!("demo-{port}"), "port": port})).collect();
+        let mut guard = world.guard_for(&json!(servers));
+        let status = guard.ask("status");
+        let pinned = status["namespaces"][0]["ports"].as_object().expect("ports");
+        let count = pinned.values().filter(|port| port["pinned"][0]["family"] == 4).count();
+        assert_eq!(count, usize::from(PORTS), "each server is pinned");
+        for port in ports.iter().step_by(97) {
+            let met = world.host.run(|| guard_tests::probe::connect(([127, 0, 0, 1], *port).into()));
+            assert_eq!(
+                (&met["guard"], &met["server"]),
+                (&json!(true), &json!(format!("demo-{port}"))),
+                "{met}"
+            );
+            assert_eq!(guard.ask(&format!("dial {port}"))["answer"], "server");
         }
     });
 }

@@ -51,6 +51,7 @@ verbs! {
     Test => test,
     Lint => lint,
     Bench => bench,
+    Namespaces => namespaces,
 }
 
 fn main() -> ExitCode {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::App;
 use crate::attendance::Counts;
 use crate::audit::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
-use crate::kernel::{Counted, Census};
+use crate::kernel::{Census, Counted};
 use crate::types::ServerName;
 
 /// How long a stopping guard waits until it has accepted everybody whose handshake the kernel has finished.

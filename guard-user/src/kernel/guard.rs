@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use super::blocks::Blocks;
 use super::canary::Canaries;
-use super::events::{self, Events};
 use super::census::Witnessed;
+use super::events::{self, Events};
 use super::expected::Expected;
 use super::gates::Gates;
 use super::hold::Holds;
@@ -29,7 +29,7 @@ use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::wall::Walls;
-use super::{DeniedCall, Dialer, Census, denied, gates, host, tend};
+use super::{Census, DeniedCall, Dialer, denied, gates, host, tend};
 use crate::attendance::Attendance;
 use crate::config::{Config, Kernel, Server};
 
@@ -240,7 +240,8 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness } = built;
+    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness } =
+        built;
     let inner = Inner {
         servers,
         own,

@@ -83,6 +83,7 @@ fn any_by_id(command: libc::c_long) -> bool {
 
 fn call(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_int> {
     // SAFETY: `attr` has the stated size; a path in it outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<Attr>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<Attr>()) };
     super::checked(libc::c_int::try_from(result).map_err(io::Error::other)?)
 }

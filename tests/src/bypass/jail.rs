@@ -26,8 +26,7 @@ impl Jail {
     pub fn new() -> Self {
         let mut command = Command::new("sleep");
         command.arg("3600").stdin(Stdio::null()).stdout(Stdio::null());
-        let leave =
-            || Ok::<(), io::Error>(unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?);
+        let leave = || Ok::<(), io::Error>(unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?);
         // SAFETY: between fork and exec, `leave` makes one system call.
         unsafe { command.pre_exec(leave) };
         let holder = command.spawn().expect("a process in new user and network namespaces");

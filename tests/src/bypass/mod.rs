@@ -32,7 +32,11 @@ pub fn met(row: &str, from: &Attacker, attack: &[&str]) -> Value {
 /// The attack must reach the server: else it would prove nothing that it does not reach it through the guard.
 pub fn assert_reaches(row: &str, from: &Attacker, attack: &[&str]) {
     let met = met(row, from, attack);
-    assert_eq!(met["server"], true, "{row}: without a guard, {attack:?} from {} is no attack: {met}", from.name);
+    assert_eq!(
+        met["server"], true,
+        "{row}: without a guard, {attack:?} from {} is no attack: {met}",
+        from.name
+    );
 }
 
 /// The guard's own answer, or none at all.

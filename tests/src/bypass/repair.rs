@@ -90,7 +90,13 @@ fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).expect("a small value");
     // SAFETY: `value` is a number or an array of numbers of the stated size.
     checked(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, std::ptr::from_ref(value).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
     })?;
     Ok(())
 }

@@ -65,7 +65,9 @@ impl Wire {
     ) -> io::Result<Self> {
         let device = if_nametoindex(device)?;
         // SAFETY: `socket` takes numbers alone.
-        let raw = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) })?;
+        let raw = owned(unsafe {
+            libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
+        })?;
         let protocol = libc::c_int::from(ip_protocol());
         // SAFETY: as above.
         let packets =

@@ -51,7 +51,11 @@ pub(crate) fn connect(target: &str, how: &[&str]) -> Vec<String> {
 }
 
 /// The number and the link-local address of a device, as `fe80::1%2`.
-pub(crate) fn link_local(netns: &guard_tests::world::Netns, device: &str, seen_from: (&guard_tests::world::Netns, &str)) -> String {
+pub(crate) fn link_local(
+    netns: &guard_tests::world::Netns,
+    device: &str,
+    seen_from: (&guard_tests::world::Netns, &str),
+) -> String {
     let address = netns.run(|| {
         let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").expect("IPv6");
         let line = table

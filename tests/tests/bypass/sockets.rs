@@ -41,11 +41,14 @@ fn row_1_every_spelling_of_the_host() {
         .map(|target| (row, Attacker::local(world), connect(target, &[])))
         .collect();
         let near = link_local(&world.host, "mg0", (&world.remote, "mg1"));
-        for target in ["10.77.0.1:3001", "10.78.0.1:3001", "[::ffff:10.77.0.1]:3001", "[fd77::1]:3001", &near] {
+        for target in ["10.77.0.1:3001", "10.78.0.1:3001", "[::ffff:10.77.0.1]:3001", "[fd77::1]:3001", &near]
+        {
             attacks.push((row, Attacker::remote(world), connect(target, &[])));
         }
         let near = link_local(&world.host, "jail0", (&jail.netns, "jail1"));
-        for target in ["10.77.0.1:3001", "10.78.0.1:3001", &format!("[{HOST_V6}]:3001"), "[fd78::1]:3001", &near] {
+        for target in
+            ["10.77.0.1:3001", "10.78.0.1:3001", &format!("[{HOST_V6}]:3001"), "[fd78::1]:3001", &near]
+        {
             attacks.push((row, jail.user(world), connect(target, &[])));
             attacks.push((row, jail.root(world), connect(target, &[])));
         }
@@ -101,7 +104,8 @@ fn row_17_io_uring() {
         field.attack(&attacks);
         let _guard = world.guard();
         for how in ["uring", "uring-sqpoll"] {
-            let met = assert_guarded("17 io_uring", &Attacker::local(world), &["connect", "127.0.0.1:3001", how]);
+            let met =
+                assert_guarded("17 io_uring", &Attacker::local(world), &["connect", "127.0.0.1:3001", how]);
             assert_eq!(met["origin"]["pid"], met["client_pid"], "{met}");
             assert_eq!(met["origin"]["uid"], NOBODY, "{met}");
         }

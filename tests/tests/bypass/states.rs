@@ -28,7 +28,8 @@ fn row_4_a_connection_that_nobody_has_accepted_yet() {
     test(|world| {
         let listener = world.host.run(|| TcpListener::bind(("0.0.0.0", PORT)).expect("a free port"));
         let open = || {
-            let mut stream = world.remote.run(|| TcpStream::connect((HOST_V4, PORT)).expect("a waiting server"));
+            let mut stream =
+                world.remote.run(|| TcpStream::connect((HOST_V4, PORT)).expect("a waiting server"));
             stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
             stream.write_all(b"early").expect("sent");
             stream
@@ -53,7 +54,10 @@ fn row_4_a_connection_that_nobody_has_accepted_yet() {
             server.set_nonblocking(false).expect("a mode");
             let mut text = Vec::new();
             let ended = server.read_to_end(&mut text);
-            println!("4 accept queue: the server still reads {:?}: {ended:?}", String::from_utf8_lossy(&text));
+            println!(
+                "4 accept queue: the server still reads {:?}: {ended:?}",
+                String::from_utf8_lossy(&text)
+            );
             assert!(!text.ends_with(b"late"));
             assert!(server.write_all(b"answer").is_err(), "no way back");
         }
@@ -105,7 +109,12 @@ fn row_5_the_numbers_of_a_live_connection_of_the_guard() {
         assert_eq!(guard.ask("hold 3001"), json!({"held": 1}));
         let source = flows(world)[0];
         for uid in [NOBODY, 0] {
-            let from = Attacker::new(world, if uid == 0 { "root of the host" } else { "a user of the host" }, &world.host, uid);
+            let from = Attacker::new(
+                world,
+                if uid == 0 { "root of the host" } else { "a user of the host" },
+                &world.host,
+                uid,
+            );
             let bind = format!("bind={source}");
             let only = format!("ports={}", source.port());
             for how in [[bind.as_str(), "reuse"], [&bind, "freebind"], [&only, "reuse"]] {
@@ -166,7 +175,9 @@ fn row_23_a_connection_from_before_that_is_made_again() {
         let _server = world.server(&["0.0.0.0:3001"]);
         let from = [(Attacker::remote(world), "10.77.0.1:3001"), (jail.root(world), "10.78.0.1:3001")];
         let freeze = || {
-            from.iter().map(|(attacker, target)| (attacker.name, attacker.start(&["repair", target]))).collect::<Vec<_>>()
+            from.iter()
+                .map(|(attacker, target)| (attacker.name, attacker.start(&["repair", target])))
+                .collect::<Vec<_>>()
         };
         for (name, mut frozen) in freeze() {
             let met = frozen.ask("thaw");
@@ -194,14 +205,16 @@ fn a_socket_in_time_wait_does_not_keep_the_old_way_open() {
             drop(listener.accept().expect("a connection"));
             // Its last packet is answered by the client's end.
             drop(client);
-            let table = || world.host.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets"));
+            let table =
+                || world.host.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets"));
             while !table().lines().any(|line| line.contains(":0BB9 ") && line.contains(" 06 ")) {
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
         wait();
         let server = std::thread::scope(|scope| {
-            let greet = scope.spawn(|| listener.accept().expect("the numbers are used again").0.write_all(b"server\n"));
+            let greet = scope
+                .spawn(|| listener.accept().expect("the numbers are used again").0.write_all(b"server\n"));
             let met = from.run(&attack);
             greet.join().expect("no panic").expect("sent");
             met
@@ -233,7 +246,8 @@ fn cookies_instead_of_half_open_connections() {
         field.attack(&attacks);
         // A cookie from before the guard is good for a connection to the guard alone.
         let server = world.server(&["0.0.0.0:3001"]);
-        let mut half = jail.root(world).start(&["half-open", "10.78.0.1:3001", "device=jail1", "from=10.78.0.2:40004"]);
+        let mut half =
+            jail.root(world).start(&["half-open", "10.78.0.1:3001", "device=jail1", "from=10.78.0.2:40004"]);
         let mut guard = world.guard();
         wait_for_server(&mut guard, &server);
         let met = half.ask("finish");

@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod lint;
 pub(crate) mod load;
+pub(crate) mod namespaces;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod test;

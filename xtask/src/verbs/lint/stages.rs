@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "types",
     "config",
     "privilege",
