@@ -9,7 +9,7 @@ use guard_tests::daemon::Daemon;
 use guard_tests::probe::connect;
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::scene::{ADDRESS, PORT, Scene, apart, call, done};
-use guard_tests::world::{HOST_V4, HOST_V6, Process, World, test};
+use guard_tests::world::{HOST_V4, HOST_V6, NOBODY, Process, World, test};
 use mcp_guard::kernel::{Target, block, unblock};
 use mcp_guard::types::ServerName;
 use nix::sys::signal::{Signal, kill};
@@ -212,6 +212,18 @@ fn blocks_are_shown_and_recorded_also_those_that_were_set_while_no_guard_ran() {
         line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
         scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
         assert_eq!(line.answer().unwrap().json(), done(1));
+
+        // A call that the kernel refused is recorded with the process that made it.
+        let cgroup = Cgroup::new();
+        let path = cgroup.path().to_str().unwrap();
+        scene.daemon.json("block", &["--cgroup", path]).unwrap();
+        let mut client = cgroup.command(NOBODY, "/bin/bash".as_ref());
+        client.args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{PORT}")]);
+        assert!(!client.output().unwrap().status.success());
+        let denied = &records(&scene.daemon, "denied", 1)[0];
+        assert_eq!((&denied["reason"], &denied["uid"]), (&json!("blocked"), &json!(NOBODY)), "{denied}");
+        assert_eq!((&denied["comm"], &denied["server"]), (&json!("bash"), &json!("demo")), "{denied}");
+        assert_eq!(denied["cgroup_id"], cgroup.id(), "{denied}");
 
         for wrong in [&["--server", "demmo"][..], &["--agent", "nobody"], &[]] {
             let output = scene.daemon.output("block", wrong).unwrap();

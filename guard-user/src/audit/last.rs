@@ -80,6 +80,14 @@ impl Summary {
                 summary.result = field("result");
                 summary.why = format!("{} us", field("duration_micros"));
             }
+            "blocked" | "unblocked" => {
+                summary.what = [field("what"), field("name")].join(" ").trim_end().to_owned();
+                summary.why = field("reason");
+            }
+            "denied" => {
+                summary.what = format!("{} {}", field("reason"), field("address"));
+                summary.why = format!("pid {} ({}, uid {})", field("pid"), field("comm"), field("uid"));
+            }
             "policy" => summary.what = field("digest").chars().take(DIGEST_SHOWN).collect(),
             "gap" => {
                 summary.what = field("reason");

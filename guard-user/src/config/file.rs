@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::egress::{Egress, OtherPorts};
 use super::{Limits, Place};
 use crate::types::ServerName;
 
@@ -51,6 +52,12 @@ pub struct Server {
     /// Pass the agent's `Authorization` on. Off: it is the guard's own credential and ends here.
     #[serde(default)]
     pub forward_authorization: bool,
+    /// Where the processes of its cgroup may connect. Left out: everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// What becomes of other ports that it listens on.
+    #[serde(default)]
+    pub other_ports: OtherPorts,
 }
 
 /// Whether a server's port takes HTTP without TLS.

@@ -1,5 +1,6 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
+mod egress;
 mod file;
 #[cfg(test)]
 pub(crate) mod golden;
@@ -10,6 +11,7 @@ pub mod problem;
 pub mod reader;
 pub mod yaml;
 
+pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls, WallMode};
 pub use limits::Limits;
 pub use load::Overrides;

@@ -64,7 +64,7 @@ pub(super) fn of_cgroup(ports: &[Port], dir: &Path) -> (usize, Vec<String>) {
 }
 
 /// Ids of a cgroup and of all below it.
-fn below(dir: &Path) -> BTreeSet<u64> {
+pub(super) fn below(dir: &Path) -> BTreeSet<u64> {
     let mut ids: BTreeSet<u64> = gates::id(dir).into_iter().collect();
     let children = fs::read_dir(dir).into_iter().flatten().flatten();
     for child in children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {

@@ -73,6 +73,31 @@ impl Gates {
         load::attach(&mut lock(&self.bpf), name, dir, &pin)
     }
 
+    /// Attaches what a guard before this one had attached, so that there is no moment without. `older` are the pins of
+    /// its links, `root` is where cgroup2 is mounted. Returns the program, the id and the directory of each.
+    pub(super) fn adopt(
+        &self,
+        older: &[PathBuf],
+        root: &Path,
+    ) -> anyhow::Result<Vec<(&'static str, u64, PathBuf)>> {
+        let wanted: BTreeMap<u64, Vec<&'static str>> =
+            older.iter().filter_map(|pin| read_pin(pin)).fold(BTreeMap::new(), |mut wanted, (name, id)| {
+                wanted.entry(id).or_insert_with(Vec::new).push(name);
+                wanted
+            });
+        let mut adopted = Vec::new();
+        if wanted.is_empty() {
+            return Ok(adopted);
+        }
+        for (id, dir) in all_below(root) {
+            for name in wanted.get(&id).into_iter().flatten().filter(|name| self.missing(name).is_none()) {
+                self.attach(name, &dir, id)?;
+                adopted.push((*name, id, dir.clone()));
+            }
+        }
+        Ok(adopted)
+    }
+
     /// Takes a program from the cgroup with this id. It may be gone already.
     pub(super) fn detach(&self, name: &str, id: u64) -> anyhow::Result<()> {
         let pin = self.pin(name, id);
@@ -87,6 +112,23 @@ impl Gates {
     fn pin(&self, name: &str, id: u64) -> PathBuf {
         self.links.join(format!("{name}-{id}"))
     }
+}
+
+/// The program and the cgroup's id in the name of a pin.
+fn read_pin(pin: &Path) -> Option<(&'static str, u64)> {
+    let (name, id) = pin.file_name()?.to_str()?.split_once('-')?;
+    let name = NEEDED.into_iter().chain(OPTIONAL).find(|known| *known == name)?;
+    Some((name, id.parse().ok()?))
+}
+
+/// A cgroup and all below it, with their ids.
+fn all_below(dir: &Path) -> Vec<(u64, PathBuf)> {
+    let mut found: Vec<_> = id(dir).ok().map(|id| (id, dir.to_owned())).into_iter().collect();
+    let children = fs::read_dir(dir).into_iter().flatten().flatten();
+    for child in children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        found.extend(all_below(&child.path()));
+    }
+    found
 }
 
 /// The id of a cgroup by its directory.
@@ -105,6 +147,14 @@ pub(super) fn directory(root: &Path, path: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_pin_tells_program_and_cgroup() {
+        assert_eq!(read_pin("/x/wall-17".as_ref()), Some(("wall", 17)));
+        for other in ["/x/steer-17", "/x/wall-", "/x/wall", "/x/AYA_LOGS", "/x/ns-1-steer"] {
+            assert_eq!(read_pin(other.as_ref()), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_cgroup_path_counts_from_the_root() {

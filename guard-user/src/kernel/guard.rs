@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::Context;
 use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use super::blocks::Blocks;
 use super::canary::Canaries;
 use super::census::Witnessed;
+use super::egress::Locks;
 use super::events::{self, Events};
 use super::expected::Expected;
 use super::gates::Gates;
@@ -29,7 +31,8 @@ use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::wall::Walls;
-use super::{Census, DeniedCall, Dialer, denied, gates, host, tend};
+use super::watch::Watches;
+use super::{Census, DeniedCall, Dialer, denied, egress, gates, host, tend};
 use crate::attendance::Attendance;
 use crate::config::{Config, Kernel, Server};
 
@@ -61,6 +64,8 @@ pub(crate) struct Inner {
     pub walls: Walls,
     pub holds: Holds,
     pub blocks: Blocks,
+    pub locks: Locks,
+    pub watches: Watches,
     pub denied: Mutex<Option<tokio::sync::mpsc::Receiver<DeniedCall>>>,
     /// Programs that serve all namespaces.
     pub programs: Vec<ProgramStatus>,
@@ -93,6 +98,7 @@ impl Guard {
         events::spawn_log(&mut bpf, Arc::downgrade(&inner))?;
         keeper::spawn(events, Arc::downgrade(&inner))?;
         tend::spawn_lift(Arc::downgrade(&inner))?;
+        tend::spawn_names(Arc::downgrade(&inner));
         let denied = denied::spawn(refusals, Arc::downgrade(&inner))?;
         *lock(&inner.denied) = Some(denied);
         Ok(Self { inner })
@@ -105,7 +111,8 @@ impl Guard {
 
     /// The name of the server whose port or cgroup a refused call was about.
     pub fn server_of(&self, call: &DeniedCall) -> Option<String> {
-        Some(self.inner.realm(call.netns)?.server(call.address.port())?.name.to_string())
+        let of_port = || Some(self.inner.realm(call.netns)?.server(call.address.port())?.name.to_string());
+        self.inner.locks.server_of(call.because).or_else(of_port)
     }
 
     /// What is blocked.
@@ -240,7 +247,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness } =
+    let Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness } =
         built;
     let inner = Inner {
         servers,
@@ -253,6 +260,8 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         walls,
         holds,
         blocks: Blocks::default(),
+        locks,
+        watches: Watches::default(),
         denied: Mutex::default(),
         witness,
         programs,
@@ -280,6 +289,7 @@ struct Built {
     refusals: denied::Ring,
     walls: Walls,
     holds: Holds,
+    locks: Locks,
     programs: Vec<ProgramStatus>,
     realms: BTreeMap<u64, Arc<Realm>>,
     failed: BTreeMap<NetnsId, String>,
@@ -309,14 +319,19 @@ fn build(
     // Old and new programs run side by side on the same maps until the old links go.
     load::attach_shared(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
     maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie }).context("cannot write META")?;
+    let gates =
+        Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
+    programs.extend_from_slice(gates.programs());
+    let adopted = gates.adopt(&pins.older_links(generation)?, cgroup_root)?;
     pins.remove_older_shared(generation)?;
     // Nothing dials yet, and the former guard is dead.
     maps.clear_flows().context("cannot forget the flows of a former guard")?;
 
-    let gates =
-        Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
-    programs.extend_from_slice(gates.programs());
+    let locks = Locks::new(Arc::clone(&gates), cgroup_root);
+    locks.free_left(&maps)?;
+    locks.resolve(servers, Instant::now());
     let walls = Walls::new(gates, &maps, config.kernel.wall)?;
+    walls.adopt(&adopted);
     let holds = Holds::new(&maps, cgroup_root)?;
     let steers = Steers::new(pins, &links)?;
     let witness = Witness::here(cgroup_root, config.limits.executable_bytes_max)?;
@@ -335,7 +350,10 @@ fn build(
             Err(error) => return Err(error),
         }
     }
-    Ok(Built { maps, steers, walls, holds, bpf, events, refusals, programs, realms, failed, witness })
+    for (_, server, path) in tend::pinned(&realms) {
+        egress::check_cgroup(&server, &path)?;
+    }
+    Ok(Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

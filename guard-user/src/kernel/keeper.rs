@@ -59,7 +59,12 @@ pub(super) fn spawn(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
                 _ = tick.tick() => {}
                 ready = events.readable_mut() => match ready {
                     Ok(mut ready) => {
-                        while ready.get_inner_mut().next().is_some() {}
+                        let inner = inner.upgrade();
+                        while let Some(event) = ready.get_inner_mut().next() {
+                            if let Some(inner) = &inner {
+                                inner.watches.note(&event);
+                            }
+                        }
                         ready.clear_ready();
                         told = true;
                     }

@@ -12,6 +12,7 @@ mod cut;
 mod denied;
 mod diag;
 mod dial;
+mod egress;
 mod events;
 mod expected;
 mod gates;
@@ -43,6 +44,7 @@ mod sys;
 mod tend;
 mod unload;
 mod wall;
+mod watch;
 
 pub use address::canonical;
 pub use block::{BlockStatus, Done, Target, block, blocks, unblock};
@@ -50,6 +52,7 @@ pub use blocks::{All as AllBlocks, Blocks};
 pub use census::{Census, Counted};
 pub use denied::DeniedCall;
 pub use dial::Dialer;
+pub use egress::LockStatus;
 pub use guard::Guard;
 pub(crate) use guard::{Inner, Realms};
 pub use load::ProgramStatus;
@@ -65,6 +68,7 @@ pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};
 pub use unload::{Unloaded, unload};
 pub use wall::WallStatus;
+pub use watch::OtherPort;
 
 /// Makes ready what needs more of root's power than the running guard keeps: bpffs, and a cgroup below the root of
 /// the tree, where not even its owner may write.

@@ -159,6 +159,15 @@ impl Pins {
         Ok(())
     }
 
+    /// Pins of former guards' links.
+    pub(super) fn older_links(&self, ours: u32) -> anyhow::Result<Vec<PathBuf>> {
+        let mut links = Vec::new();
+        for dir in self.older(ours)? {
+            links.extend(children(&dir)?);
+        }
+        Ok(links)
+    }
+
     /// Removes former guards' steering of one namespace.
     pub(super) fn remove_older_steering(&self, netns: u64, ours: u32) -> anyhow::Result<()> {
         for dir in self.older(ours)? {

@@ -44,27 +44,23 @@ fn flags(maps: &Maps, server: &ServerName) -> Result<u32, MapError> {
     }
 }
 
-/// Ports that a program closed because nobody has approved their listener.
-pub(crate) fn pending(maps: &Maps) -> Vec<(Port, Rule)> {
+/// Ports of servers that were closed because their entries do not want them; those of cgroups that are watched for their own sake
+/// have no server's key.
+fn closed(maps: &Maps) -> Vec<Port> {
     let policy = lock(&maps.policy);
-    policy.iter().filter_map(Result::ok).filter(|(_, rule)| rule.flags & FLAG_PENDING != 0).collect()
+    let rules = policy.iter().filter_map(Result::ok);
+    rules
+        .filter(|(_, rule)| rule.flags & FLAG_PENDING != 0 && rule.server != 0)
+        .map(|(port, _)| port)
+        .collect()
 }
 
-/// Opens a pending port: the rule goes, and everybody reaches its listener. `false`: it was not pending.
-pub(crate) fn approve(maps: &Maps, port: Port) -> Result<bool, MapError> {
-    let mut policy = lock(&maps.policy);
-    match policy.get(&port, 0) {
-        Ok(rule) if rule.flags & FLAG_PENDING != 0 => gone(policy.remove(&port)).map(|()| true),
-        Ok(_) | Err(MapError::KeyNotFound) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Forgets pending ports on which nobody listens any more. `listening` are the ports of `netns` that somebody listens on.
-pub(crate) fn forget_pending(maps: &Maps, netns: u64, listening: &BTreeSet<u16>) -> Result<(), MapError> {
-    for (port, _) in pending(maps) {
+/// Forgets closed ports of servers on which nobody listens any more. `listening` are the ports of `netns` that somebody
+/// listens on.
+pub(super) fn forget_closed(maps: &Maps, netns: u64, listening: &BTreeSet<u16>) -> Result<(), MapError> {
+    for port in closed(maps) {
         if port.netns == netns && !listening.contains(&port.port) {
-            approve(maps, port)?;
+            gone(lock(&maps.policy).remove(&port))?;
         }
     }
     Ok(())

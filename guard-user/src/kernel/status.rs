@@ -9,6 +9,7 @@ use guard_common::{Port, Stat, Tally};
 use serde::Serialize;
 
 use super::block::BlockStatus;
+use super::egress::LockStatus;
 use super::guard::Inner;
 use super::load::ProgramStatus;
 use super::maps::{Named, lock};
@@ -16,6 +17,7 @@ use super::prove::Claim;
 use super::realm::Realm;
 use super::servers::PortStatus;
 use super::wall::WallStatus;
+use super::watch::OtherPort;
 use crate::config::Server;
 use crate::types::ServerName;
 
@@ -32,6 +34,12 @@ pub struct Status {
     pub blocks: Vec<BlockStatus>,
     /// The second wall, at the servers' cgroups.
     pub wall: WallStatus,
+    /// Servers that may not connect as they like.
+    pub locks: Vec<LockStatus>,
+    /// Servers that should be locked in and are not, and why.
+    pub lock_problems: Vec<String>,
+    /// Listeners of servers beside their own.
+    pub other_ports: Vec<OtherPort>,
     /// By reason; see `docs/kernel.md`.
     pub counters: BTreeMap<&'static str, u64>,
     /// Upstream connections that are open.
@@ -108,6 +116,9 @@ impl Status {
             failed,
             blocks: inner.blocks.list(),
             wall: inner.walls.status(&inner.maps),
+            locks: inner.locks.status(&inner.maps),
+            lock_problems: inner.locks.problems(inner.servers.iter().any(|server| server.egress.is_some())),
+            other_ports: inner.watches.status(),
             counters,
             upstream_flows: inner.maps.flows_len(),
             generation: inner.generation,

@@ -1,18 +1,23 @@
-//! What follows the servers: the second wall at their cgroups, and who may bind their ports.
+//! What follows the servers: the second wall at their cgroups, who may bind their ports, where they may connect, and what
+//! else they listen on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Weak;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use guard_common::Port;
 use rustix::fs::inotify;
 
 use super::guard::Inner;
-use super::{sys, wall};
+use super::places::Wanted;
+use super::realm::Realm;
+use super::{diag, egress, sys, wall};
+use crate::config::Server;
 
 /// How often empty cgroups are looked for when no change of one is told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -22,20 +27,80 @@ const EVENTS_BYTES: usize = 4096;
 impl Inner {
     /// To be called after each look for servers. What fails here leaves the steering as it is, and is told.
     pub(crate) fn tend(&self) {
-        let mut pinned: Vec<(Port, String)> = Vec::new();
-        for (netns, realm) in self.realms().iter() {
-            for (port, status) in realm.servers.status() {
-                if let Some(server) = status.pinned.first() {
-                    pinned.push((Port::new(*netns, port), server.cgroup.clone()));
-                }
-            }
-        }
-        let paths = pinned.iter().map(|(_, path)| path.as_str());
+        let pinned = pinned(&self.realms());
+        let paths = pinned.iter().map(|(_, _, path)| path.as_str());
         self.walls.cover(&wall::cgroups(&self.cgroup_root, paths));
-        if let Err(error) = self.holds.refresh(&self.maps, &pinned) {
+        let holders: Vec<_> = pinned.iter().map(|(port, _, path)| (*port, path.clone())).collect();
+        if let Err(error) = self.holds.refresh(&self.maps, &holders) {
             tracing::error!("cannot say who may bind the protected ports: {error:#}");
         }
+        let servers: Vec<_> =
+            pinned.iter().map(|(_, server, path)| (Arc::clone(server), path.clone())).collect();
+        self.locks.refresh(&self.maps, &servers);
+        if let Err(error) = self.watches.refresh(&self.maps, &self.cgroup_root, &pinned) {
+            tracing::error!("other ports of servers are not watched: {error:#}");
+        }
+        for (netns, cgroups) in self.watches.stirred() {
+            if let Err(error) = self.judge_others(netns, &cgroups) {
+                tracing::error!("other ports of servers are not judged: {error:#}");
+            }
+        }
     }
+
+    fn judge_others(&self, netns: u64, cgroups: &[u64]) -> anyhow::Result<()> {
+        let Some(realm) = self.realm(netns) else { return Ok(()) };
+        let listening = realm.netns.run(diag::listening)??;
+        let found = self.watches.judge(&self.maps, netns, cgroups, &listening)?;
+        for other in &found.new {
+            tracing::warn!(
+                server = other.server,
+                port = other.port,
+                uid = other.uid,
+                done = ?other.done,
+                "a protected server listens on another port"
+            );
+        }
+        if found.protect.is_empty() {
+            return Ok(());
+        }
+        let mut servers = BTreeMap::new();
+        for (port, server) in found.protect {
+            let Some(number) = NonZeroU16::new(port.port) else { continue };
+            servers.insert(port.port, Arc::new(Server { port: number, ..server.as_ref().clone() }));
+        }
+        let wanted = Wanted { path: PathBuf::new(), servers, in_conflict: Vec::new() };
+        realm.extend(&wanted, &self.ground())?;
+        Ok(())
+    }
+}
+
+/// Each pinned server with its cgroup2 path.
+pub(super) fn pinned(realms: &BTreeMap<u64, Arc<Realm>>) -> Vec<(Port, Arc<Server>, String)> {
+    let mut pinned = Vec::new();
+    for (netns, realm) in realms {
+        for (port, status) in realm.servers.status() {
+            if let (Some(process), Some(server)) = (status.pinned.first(), realm.server(port)) {
+                pinned.push((Port::new(*netns, port), server, process.cgroup.clone()));
+            }
+        }
+    }
+    pinned
+}
+
+/// Starts to resolve the names of locked servers' destinations again and again. Ends with the guard's last handle.
+pub(super) fn spawn_names(inner: Weak<Inner>) {
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(egress::NAMES_EVERY).await;
+            let Some(inner) = inner.upgrade() else { return };
+            // The host's resolver may take its time. What it found is written at the next look for servers.
+            let resolved =
+                tokio::task::spawn_blocking(move || inner.locks.resolve(&inner.servers, Instant::now()));
+            if resolved.await.is_err() {
+                return;
+            }
+        }
+    });
 }
 
 /// Starts to end the holds of cgroups that become empty. Ends with the guard's last handle.

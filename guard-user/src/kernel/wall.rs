@@ -48,6 +48,12 @@ impl Walls {
         Ok(Self { gates, mode, covered: Mutex::default(), failed: Mutex::default() })
     }
 
+    /// Knows of walls that were adopted from a guard before this one.
+    pub(super) fn adopt(&self, adopted: &[(&'static str, u64, PathBuf)]) {
+        let walls = adopted.iter().filter(|(name, ..)| *name == PROGRAM);
+        lock(&self.covered).extend(walls.map(|(_, id, dir)| (*id, dir.clone())));
+    }
+
     /// Puts the wall at these cgroups and at no others. Cheap when nothing has changed. What does not work is told by
     /// `status`: `steer` holds without a wall.
     pub(crate) fn cover(&self, cgroups: &[PathBuf]) {

@@ -18,6 +18,8 @@ pub(super) fn server(name: &str) -> Server {
         path: "/mcp".into(),
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
+        egress: None,
+        other_ports: crate::config::OtherPorts::default(),
     }
 }
 

@@ -103,6 +103,8 @@ mod tests {
             path: "/mcp".into(),
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
+            egress: None,
+            other_ports: crate::config::OtherPorts::default(),
         }
     }
 

@@ -6,6 +6,8 @@
 //! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes. `shared` lets others bind
 //! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`.
 //! `steer-probe stay <address>`: connects, is greeted, prints `{"ready":true}`, then `{"ended":true}` when the other side is gone.
+//! `steer-probe worker <address>...`: a server that obeys commands on its input: `connect <address>`, `send <address>` (UDP),
+//! `open <address>` and `echo` (keeps a connection and tries it), `listen <address>`.
 //! `steer-probe client <address>`: prints one line of JSON that says what it met.
 
 use std::io::{BufRead, BufReader, Read};
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ["server", addresses @ ..] => server(addresses, "server", false),
         ["shared", addresses @ ..] => server(addresses, "server", true),
         ["shadow", addresses @ ..] => server(addresses, "shadow", true),
+        ["worker", addresses @ ..] => worker(addresses),
         ["stay", address] => stay(address.parse().expect("an address")),
         ["client", address] => {
             println!("{}", connect(address.parse().expect("an address")));
@@ -62,6 +65,50 @@ fn server(addresses: &[&str], word: &'static str, shared: bool) -> anyhow::Resul
         listeners.into_iter().map(|listener| std::thread::spawn(move || serve(&listener, word))).collect();
     for thread in threads {
         thread.join().ok();
+    }
+    Ok(())
+}
+
+fn worker(addresses: &[&str]) -> anyhow::Result<()> {
+    let serve_at = |address: &str| -> anyhow::Result<()> {
+        let listener = listen(address.parse()?, false)?;
+        std::thread::spawn(move || serve(&listener, "server"));
+        Ok(())
+    };
+    addresses.iter().try_for_each(|address| serve_at(address))?;
+    println!("{}", json!({"ready": true}));
+    let told = |result: std::io::Result<()>| match result {
+        Ok(()) => json!({"done": true}),
+        Err(error) => json!({"error": error.to_string()}),
+    };
+    let mut kept: Option<TcpStream> = None;
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let reply = match words.as_slice() {
+            ["connect", address] => connect(address.parse()?),
+            ["send", address] => {
+                let address: SocketAddr = address.parse()?;
+                let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                told(std::net::UdpSocket::bind(any)?.send_to(b"x", address).map(drop))
+            }
+            ["open", address] => {
+                let stream = TcpStream::connect(address.parse::<SocketAddr>()?)?;
+                stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+                BufReader::new(&stream).read_line(&mut String::new())?;
+                kept = Some(stream);
+                told(Ok(()))
+            }
+            ["echo"] => {
+                let mut stream = kept.as_ref().context("nothing is open")?;
+                told(std::io::Write::write_all(&mut stream, b"x").and_then(|()| stream.read_exact(&mut [0])))
+            }
+            ["listen", address] => {
+                serve_at(address)?;
+                told(Ok(()))
+            }
+            other => json!({"error": format!("no such command: {other:?}")}),
+        };
+        println!("{reply}");
     }
     Ok(())
 }

@@ -25,6 +25,8 @@ pub(super) fn rows() -> Vec<Row> {
         ("map: hash", MapType::Hash),
         ("map: LRU hash", MapType::LruHash),
         ("map: per-CPU array", MapType::PerCpuArray),
+        ("map: per-CPU hash", MapType::PerCpuHash),
+        ("map: longest-prefix trie", MapType::LpmTrie),
         ("map: sockhash", MapType::SockHash),
         ("map: ring buffer", MapType::RingBuf),
     ] {
@@ -48,9 +50,24 @@ pub(super) fn rows() -> Vec<Row> {
             ProgramType::CgroupSockAddr,
             BpfHelper::BPF_FUNC_get_current_cgroup_id,
         ),
+        (
+            "helper: get_current_ancestor_cgroup_id in connect4/6",
+            ProgramType::CgroupSockAddr,
+            BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
+        ),
+        (
+            "helper: get_current_ancestor_cgroup_id in sock_ops",
+            ProgramType::SockOps,
+            BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
+        ),
     ] {
         rows.push(Row::needed(name, call(program, helper), kernel));
     }
+    rows.push(Row::useful(
+        "helper: get_netns_cookie in cgroup_skb",
+        call(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie),
+        "no second wall, and locked servers' raw packets leave: steering and refused calls are all there is (Linux 6.15 has it)",
+    ));
     rows
 }
 

@@ -1,0 +1,210 @@
+//! Other ports that a protected server listens on: told of, protected or closed, as its entry says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use aya::maps::MapError;
+use guard_common::{FLAG_PENDING, MODE_GUARDED, Port, Rule, WATCH_DENY, WATCH_REPORT, Watch};
+use serde::Serialize;
+
+use super::maps::{Maps, gone, lock};
+use super::rules::{self, server_key};
+use super::{diag, gates};
+use crate::config::{OtherPorts, Server};
+
+/// `BPF_NOEXIST`: a rule that is there stays as it is.
+const BPF_NOEXIST: u64 = 1;
+/// Size of `guard_common::Listening`.
+const EVENT_BYTES: usize = size_of::<guard_common::Listening>();
+
+/// Watches the cgroups of pinned servers.
+#[derive(Default)]
+pub(crate) struct Watches {
+    /// By cgroup id.
+    watched: Mutex<BTreeMap<u64, Watched>>,
+    /// Watched cgroups in which somebody has begun to listen.
+    stirred: Mutex<BTreeSet<u64>>,
+    others: Mutex<BTreeMap<Port, OtherPort>>,
+}
+
+#[derive(Clone)]
+struct Watched {
+    server: Arc<Server>,
+    netns: u64,
+    dir: PathBuf,
+}
+
+/// A listener beside a server's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OtherPort {
+    pub server: String,
+    pub port: u16,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The user who listens.
+    pub uid: u32,
+    /// What became of it.
+    pub done: OtherPorts,
+}
+
+/// What a look found that the caller must see to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Ports to protect as others of a server.
+    pub protect: Vec<(Port, Arc<Server>)>,
+    /// Listeners that are new, for the log.
+    pub new: Vec<OtherPort>,
+}
+
+impl Watches {
+    /// Notes a new listener that a program told of. Returns whether it is in a watched cgroup.
+    pub(super) fn note(&self, event: &[u8]) -> bool {
+        let Some(cgroup) = watched_of(event) else { return false };
+        lock(&self.stirred).insert(cgroup);
+        true
+    }
+
+    /// Watches the cgroups of these pinned servers (paths as `/proc/<pid>/cgroup` gives them), and no more those that are
+    /// gone. The root cgroup is everybody's and is not watched.
+    pub(super) fn refresh(
+        &self,
+        maps: &Maps,
+        root: &Path,
+        pinned: &[(Port, Arc<Server>, String)],
+    ) -> anyhow::Result<()> {
+        let mut watched = lock(&self.watched);
+        for (port, server, path) in pinned {
+            let dir = gates::directory(root, path);
+            if dir == root {
+                continue;
+            }
+            let Ok(id) = gates::id(&dir) else { continue };
+            // Who watches a cgroup for its own sake lets nothing through that is not approved.
+            let is_others = || lock(&maps.watched).get(&id, 0).is_ok_and(|watch| watch.server == 0);
+            if watched.contains_key(&id) || is_others() {
+                continue;
+            }
+            let action = match server.other_ports {
+                OtherPorts::Report => WATCH_REPORT,
+                OtherPorts::Protect | OtherPorts::Deny => WATCH_DENY,
+            };
+            let value = Watch { action, zero: 0, server: server_key(server.name.as_str()) };
+            lock(&maps.watched).insert(id, value, 0).context("cannot watch a server's cgroup")?;
+            watched.insert(id, Watched { server: Arc::clone(server), netns: port.netns, dir });
+            // It listens already.
+            lock(&self.stirred).insert(id);
+        }
+        let over: Vec<u64> = watched
+            .iter()
+            .filter(|(id, known)| gates::id(&known.dir).ok() != Some(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            watched.remove(&id);
+            gone(lock(&maps.watched).remove(&id)).context("cannot forget a cgroup that is gone")?;
+        }
+        Ok(())
+    }
+
+    /// The watched cgroups where somebody has begun to listen since the last call, with their namespace.
+    pub(super) fn stirred(&self) -> BTreeMap<u64, Vec<u64>> {
+        let ids = std::mem::take(&mut *lock(&self.stirred));
+        let watched = lock(&self.watched);
+        let mut by_netns: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for id in ids {
+            if let Some(known) = watched.get(&id) {
+                by_netns.entry(known.netns).or_default().push(id);
+            }
+        }
+        by_netns
+    }
+
+    /// Goes through all listeners of a namespace and does with those in `cgroups` as their servers' entries say.
+    pub(super) fn judge(
+        &self,
+        maps: &Maps,
+        netns: u64,
+        cgroups: &[u64],
+        listening: &[diag::Socket],
+    ) -> Result<Found, MapError> {
+        let mut found = Found::default();
+        let ports: BTreeSet<u16> = listening.iter().map(|socket| socket.local.port()).collect();
+        rules::forget_closed(maps, netns, &ports)?;
+        lock(&self.others).retain(|port, _| port.netns != netns || ports.contains(&port.port));
+        for id in cgroups {
+            let Some(Watched { server, dir, .. }) = lock(&self.watched).get(id).cloned() else { continue };
+            let ids = super::cut::below(&dir);
+            for socket in listening.iter().filter(|socket| socket.cgroup.is_some_and(|id| ids.contains(&id)))
+            {
+                let port = Port::new(netns, socket.local.port());
+                let rule = lock(&maps.policy).get(&port, 0).ok();
+                let key = server_key(server.name.as_str());
+                if rule.is_some_and(|rule| rule.flags & FLAG_PENDING == 0 || rule.server != key) {
+                    continue;
+                }
+                match server.other_ports {
+                    // Closed by a guard before this one, whose file said so.
+                    OtherPorts::Report if rule.is_some() => gone(lock(&maps.policy).remove(&port))?,
+                    OtherPorts::Report => {}
+                    OtherPorts::Deny => close(maps, port, &server)?,
+                    OtherPorts::Protect => {
+                        close(maps, port, &server)?;
+                        found.protect.push((port, Arc::clone(&server)));
+                    }
+                }
+                let other = OtherPort {
+                    server: server.name.to_string(),
+                    port: port.port,
+                    netns,
+                    uid: socket.uid,
+                    done: server.other_ports,
+                };
+                if lock(&self.others).insert(port, other.clone()).as_ref() != Some(&other) {
+                    found.new.push(other);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn status(&self) -> Vec<OtherPort> {
+        lock(&self.others).values().cloned().collect()
+    }
+}
+
+/// Closes a port unless it has a rule already.
+fn close(maps: &Maps, port: Port, server: &Server) -> Result<(), MapError> {
+    let server = server_key(server.name.as_str());
+    let rule = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server };
+    match lock(&maps.policy).insert(port, rule, BPF_NOEXIST) {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EEXIST) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// The watched cgroup that an event tells of, where `guard_common::Listening` has it.
+fn watched_of(event: &[u8]) -> Option<u64> {
+    let event: &[u8; EVENT_BYTES] = event.try_into().ok()?;
+    let bytes: [u8; 8] = event.get(24..32)?.try_into().ok()?;
+    Some(u64::from_ne_bytes(bytes)).filter(|cgroup| *cgroup != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_listener_in_a_watched_cgroup_is_noted() {
+        let watches = Watches::default();
+        let mut event = [0; EVENT_BYTES];
+        assert!(!watches.note(&event));
+        event[24..32].copy_from_slice(&7_u64.to_ne_bytes());
+        assert!(watches.note(&event));
+        assert!(!watches.note(&event[1..]));
+        assert_eq!(*lock(&watches.stirred), BTreeSet::from([7]));
+    }
+}
