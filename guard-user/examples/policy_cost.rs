@@ -105,6 +105,7 @@ fn policy(agents: usize, intents: usize) -> Policy {
     let server = Server {
         name: ServerName::parse("s").unwrap(),
         port: NonZeroU16::MIN,
+        place: mcp_guard::config::Place::Host,
         path: "/mcp".into(),
         plaintext: Plaintext::Refuse,
         forward_authorization: false,

@@ -1,6 +1,7 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
 mod heartbeat;
+mod listeners;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -252,6 +253,10 @@ impl App {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
+            Ask::Listeners => json!({ "closed": self.kernel.closed() }),
+            Ask::Decide(choice) => {
+                self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))
+            }
         }
     }
 

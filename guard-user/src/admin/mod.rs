@@ -10,7 +10,7 @@ pub use server::{listen, serve};
 use serde::{Deserialize, Serialize};
 
 /// What an operator can ask the running guard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Ask {
     /// What is protected, and whether each claim holds. `prove` runs the canary anew first.
@@ -19,6 +19,23 @@ pub enum Ask {
     Blocks,
     /// Read the policy, the credentials and the certificates again.
     Reload,
+    /// Which listeners in watched cgroups are closed.
+    Listeners,
+    /// Open them, or keep them closed.
+    Decide(Choice),
+}
+
+/// What becomes of which closed listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    pub approve: bool,
+    /// Cookie of the namespace; none: the guard's own.
+    pub netns: Option<u64>,
+    pub port: Option<u16>,
+    /// In place of namespace and port: all of this cgroup and of those below it.
+    pub all_of: Option<String>,
+    /// Approve it as a protected server of this name.
+    pub name: Option<String>,
 }
 
 /// Longest request line, in bytes.

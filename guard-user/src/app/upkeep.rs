@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::App;
+use super::{App, listeners};
 use crate::accept::Acceptor;
 use crate::audit::Occasion;
 use crate::service::{Pulse, Word};
@@ -30,6 +30,7 @@ impl Drop for Upkeep {
 pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     let mut tasks = vec![tokio::spawn(tell_when_ready(Arc::clone(app))).abort_handle()];
     tasks.push(tokio::spawn(beat(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
     if let Some(interval) = app.manager.watchdog_interval() {
         let pulse = pulse(app, acceptor);
         tasks.push(tokio::spawn(show_life(Arc::clone(app), pulse, interval)).abort_handle());

@@ -94,6 +94,12 @@ impl Summary {
                 summary.why = field("cause");
                 summary.result = format!("{} refused, {} open", field("refused"), field("open_count"));
             }
+            "listener" => {
+                summary.what = [field("address"), field("comm")].join(" ");
+                summary.result = field("state");
+                summary.server = field("server");
+                summary.from = field("cgroup");
+            }
             "genesis" => summary.what = field("origin"),
             "start" => summary.what = field("version"),
             _ => {}

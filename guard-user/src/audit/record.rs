@@ -167,6 +167,22 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text::sentence_opt")]
         text: Option<&'a str>,
     },
+    /// A listener in a watched cgroup that nobody has configured.
+    Listener {
+        /// `pending`, `approved` (open to everybody), `guarded` (a protected server from the next start on) or `refused`.
+        state: &'a str,
+        /// Cookie of its network namespace.
+        netns: u64,
+        address: SocketAddr,
+        pid: u32,
+        uid: u32,
+        #[serde(serialize_with = "text::name")]
+        comm: &'a str,
+        #[serde(serialize_with = "text::sentence")]
+        cgroup: &'a str,
+        #[serde(serialize_with = "text::name_opt")]
+        server: Option<&'a str>,
+    },
     /// The kill switch holds for something: set now, or found at the start.
     Blocked(Block<'a>),
     /// It holds no more.

@@ -89,7 +89,7 @@ impl Command {
             Command::Unload(args) => unload::run(&args),
             Command::Block(args) => block::run(args),
             Command::Unblock(args) => block::unblock(args),
-            Command::Servers(args) => servers::run(&args),
+            Command::Servers(args) => servers::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -125,6 +125,9 @@ pub struct Kernel {
     pub cgroup: String,
     /// What the second wall, at the servers' cgroups, does with packets that are not the guard's.
     pub wall: WallMode,
+    /// Cgroups, below the cgroup2 root: a listener that appears in one of them or below, and is not configured, is reached
+    /// by nobody until an operator has approved it.
+    pub watch: Vec<String>,
 }
 
 /// What the second wall does.
@@ -147,6 +150,7 @@ impl Default for Kernel {
             pins: "mcp-guard".into(),
             cgroup: "mcp-guard".into(),
             wall: WallMode::Enforce,
+            watch: Vec::new(),
         }
     }
 }

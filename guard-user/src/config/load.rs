@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
+use super::decisions::DECISIONS_FILE;
 use super::problem::{Problem, Problems};
 use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
 use super::{Config, Place, read_bounded};
@@ -69,7 +70,13 @@ impl Overrides {
     pub fn load(&self) -> Result<Config, Problems> {
         let file = absolute(&self.config);
         let text = read(&file)?;
-        self.load_text(&file, &text)
+        let mut config = self.load_text(&file, &text)?;
+        config.add_approved().map_err(|error| {
+            let file = config.state_dir.join(DECISIONS_FILE);
+            Problem::of_file(&file, format!("the approvals cannot be read: {error}"))
+                .with_hint("mend the file, or remove it to decide anew; until then no guard starts")
+        })?;
+        Ok(config)
     }
 
     /// The same from a text that is already in memory.
@@ -269,9 +276,22 @@ fn kernel(config: &Config, places: &Places<'_>, problems: &mut Problems) {
         let problem = places.problem(&[Key("kernel"), Key("pins")], what);
         problems.push(problem.with_hint("use up to 64 letters, digits, '-' and '_'"));
     }
-    let cgroup = Path::new(&config.kernel.cgroup);
-    let mut parts = cgroup.components().peekable();
-    if parts.peek().is_none() || parts.any(|part| !matches!(part, Component::Normal(_))) {
+    let is_below_root = |cgroup: &str| {
+        let mut parts = Path::new(cgroup).components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    for (index, cgroup) in config.kernel.watch.iter().enumerate() {
+        let at = [Key("kernel"), Key("watch"), Item(index)];
+        if !is_below_root(cgroup) {
+            let problem = places.problem(&at, format!("{cgroup:?} is not a path below the cgroup2 root"));
+            problems.push(
+                problem.with_hint("write it without a leading '/' and without '..', such as agents.slice"),
+            );
+        } else if Path::new(&config.kernel.cgroup).starts_with(cgroup) {
+            problems.push(places.problem(&at, format!("the guard's own cgroup is below {cgroup:?}")));
+        }
+    }
+    if !is_below_root(&config.kernel.cgroup) {
         let what = format!("cgroup {:?} is not a path below the cgroup2 root", config.kernel.cgroup);
         let problem = places.problem(&[Key("kernel"), Key("cgroup")], what);
         problems

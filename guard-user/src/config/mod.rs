@@ -1,5 +1,6 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
+pub mod decisions;
 mod egress;
 mod file;
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::approval::{Closed, Wards};
 use super::blocks::Blocks;
 use super::canary::Canaries;
 use super::census::Witnessed;
@@ -34,6 +35,7 @@ use super::wall::Walls;
 use super::watch::Watches;
 use super::{Census, DeniedCall, Dialer, denied, egress, gates, host, tend};
 use crate::attendance::Attendance;
+use crate::config::decisions::Decision;
 use crate::config::{Config, Kernel, Server};
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
@@ -62,11 +64,12 @@ pub(crate) struct Inner {
     witness: Witness,
     steers: Steers,
     pub walls: Walls,
+    pub wards: Wards,
     pub holds: Holds,
     pub blocks: Blocks,
     pub locks: Locks,
     pub watches: Watches,
-    pub denied: Mutex<Option<tokio::sync::mpsc::Receiver<DeniedCall>>>,
+    pub denied: Mutex<Option<mpsc::Receiver<DeniedCall>>>,
     /// Programs that serve all namespaces.
     pub programs: Vec<ProgramStatus>,
     pub canaries: Canaries,
@@ -105,7 +108,7 @@ impl Guard {
     }
 
     /// System calls that the kernel refuses from now on, for whoever records them. The first caller gets them.
-    pub fn denied(&self) -> Option<tokio::sync::mpsc::Receiver<DeniedCall>> {
+    pub fn denied(&self) -> Option<mpsc::Receiver<DeniedCall>> {
         lock(&self.inner.denied).take()
     }
 
@@ -158,6 +161,21 @@ impl Guard {
 
     pub fn attendance(&self) -> &Attendance {
         &self.inner.attendance
+    }
+
+    /// Listeners in watched cgroups that are closed.
+    pub fn closed(&self) -> Vec<Closed> {
+        self.inner.wards.closed()
+    }
+
+    /// Tells of each listener that is closed for want of a decision. For the first caller.
+    pub fn listener_news(&self) -> Option<mpsc::Receiver<Closed>> {
+        self.inner.wards.news()
+    }
+
+    /// Carries out what an operator decided about a closed listener, and remembers it. Writes to the disk.
+    pub fn decide(&self, closed: &Closed, decision: Decision) -> anyhow::Result<()> {
+        self.inner.wards.decide(&self.inner.maps, closed, decision)
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -249,6 +267,8 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
     let Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness } =
         built;
+    let wards = Wards::new(&cgroup_root, &config.state_dir, &config.kernel.watch)?;
+    wards.look(&maps)?;
     let inner = Inner {
         servers,
         own,
@@ -258,6 +278,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         maps,
         steers,
         walls,
+        wards,
         holds,
         blocks: Blocks::default(),
         locks,

@@ -125,6 +125,9 @@ fn look(inner: &Inner, told: bool, absences: &mut Absences) -> Vec<Arc<Realm>> {
             }
         }
     }
+    if let Err(error) = inner.wards.look(&inner.maps) {
+        tracing::error!("cannot look for new listeners in watched cgroups: {error:#}");
+    }
     inner.tend();
     if !absences.is_tidy {
         absences.is_tidy = collect(inner, absences);

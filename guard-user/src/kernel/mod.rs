@@ -4,6 +4,7 @@
 //! afterwards; [`unload()`] is the only way back. See `docs/kernel.md`.
 
 mod address;
+mod approval;
 mod block;
 mod blocks;
 pub mod canary;
@@ -47,6 +48,7 @@ mod wall;
 mod watch;
 
 pub use address::canonical;
+pub use approval::{Closed, State};
 pub use block::{BlockStatus, Done, Target, block, blocks, unblock};
 pub use blocks::{All as AllBlocks, Blocks};
 pub use census::{Census, Counted};

@@ -31,13 +31,21 @@ impl Process {
 
 /// The process for each of these socket inodes. With socket activation init holds the socket too; the service wins.
 pub(super) fn of_sockets(inodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Process> {
+    among(inodes, pids())
+}
+
+/// The same, looking at these processes only.
+pub(super) fn among(
+    inodes: impl IntoIterator<Item = u32>,
+    pids: impl IntoIterator<Item = u32>,
+) -> BTreeMap<u32, Process> {
     let wanted: BTreeMap<String, u32> =
         inodes.into_iter().filter(|inode| *inode != 0).map(|inode| (link(inode), inode)).collect();
     if wanted.is_empty() {
         return BTreeMap::new();
     }
     let mut holders: BTreeMap<u32, (u32, RawFd)> = BTreeMap::new();
-    for pid in pids() {
+    for pid in pids {
         for (fd, target) in links(pid) {
             if let Some(inode) = wanted.get(&target) {
                 let holder = holders.entry(*inode).or_insert((pid, fd));

@@ -111,6 +111,11 @@ impl Space {
     }
 }
 
+/// The cookies of all namespaces that this process can enter. An error if there is one that it cannot.
+pub(super) fn cookies() -> anyhow::Result<std::collections::BTreeSet<u64>> {
+    spaces()?.values().map(|space| Ok(Netns::open(&space.path)?.cookie)).collect()
+}
+
 fn listening(space: &Space) -> anyhow::Result<Vec<diag::Socket>> {
     Ok(space.run(diag::listening)??)
 }

@@ -29,7 +29,9 @@ impl Inner {
     pub(crate) fn tend(&self) {
         let pinned = pinned(&self.realms());
         let paths = pinned.iter().map(|(_, _, path)| path.as_str());
-        self.walls.cover(&wall::cgroups(&self.cgroup_root, paths));
+        let mut walled = wall::cgroups(&self.cgroup_root, paths);
+        walled.extend(self.wards.dirs());
+        self.walls.cover(&walled);
         let holders: Vec<_> = pinned.iter().map(|(port, _, path)| (*port, path.clone())).collect();
         if let Err(error) = self.holds.refresh(&self.maps, &holders) {
             tracing::error!("cannot say who may bind the protected ports: {error:#}");

@@ -52,10 +52,15 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         let seen = survey(&config.servers)?;
         config.servers.iter().map(|server| stopped(server, &seen, kernel::remains(&config.kernel))).collect()
     };
+    let closed = match &status {
+        Some(_) => admin::ask(&config.admin_socket(), Ask::Listeners)?["closed"].take(),
+        None => Value::Null,
+    };
     if json {
-        print(&serde_json::json!({ "running": status.is_some(), "servers": rows }).to_string())?;
+        let all = serde_json::json!({ "running": status.is_some(), "servers": rows, "closed": closed });
+        print(&all.to_string())?;
     } else {
-        print(&table(&rows, status.is_some()))?;
+        print(&(table(&rows, status.is_some()) + &closed_table(&closed)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -124,6 +129,27 @@ fn table(rows: &[Row], is_running: bool) -> String {
         text += "\nNo guard runs; `mcp-guard run` protects them.";
     }
     text
+}
+
+/// Listeners that wait for a decision, or were refused.
+fn closed_table(closed: &Value) -> String {
+    let closed = closed.as_array().map_or(&[][..], Vec::as_slice);
+    if closed.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["CLOSED LISTENER", "ADDRESS", "PROCESS", "CGROUP", "STATE"]);
+    for one in closed {
+        let text = |key: &str| one[key].as_str().map_or_else(|| one[key].to_string(), str::to_owned);
+        let netns = if one["is_own"] == true { "host".to_owned() } else { text("netns") };
+        table.add_row([
+            format!("{netns}/{}", one["port"]),
+            text("address"),
+            format!("pid {} ({}) uid {}", text("pid"), text("comm"), text("uid")),
+            text("cgroup"),
+            text("state"),
+        ]);
+    }
+    format!("\n\n{table}\n`mcp-guard servers approve` and `refuse` decide about them.")
 }
 
 fn process(listeners: &[Value]) -> String {

@@ -1,5 +1,6 @@
 //! `mcp-guard servers`
 
+mod decide;
 mod discover;
 mod list;
 
@@ -9,7 +10,7 @@ use clap::Subcommand;
 
 use crate::config::Overrides;
 
-/// See which MCP servers are protected, and find those that are not
+/// See which MCP servers are protected, find those that are not, and decide about new ones
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -38,11 +39,30 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Open a new listener in a watched cgroup, or make it a protected server
+    ///
+    /// Listeners in the cgroups of `kernel.watch` that are not in guard.yaml are closed until they are approved. The guard
+    /// must run. What was decided holds for that cgroup and port, also after a restart of either side.
+    Approve {
+        #[command(flatten)]
+        target: decide::Target,
+        /// Protect it as a server of this name, from the next start of the guard on; closed until then
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Keep a new listener in a watched cgroup closed
+    Refuse {
+        #[command(flatten)]
+        target: decide::Target,
+    },
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        Command::List => list::run(&args.config.load()?, args.json),
-        Command::Discover { probe } => discover::run(&args.config, *probe, args.json),
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { command, config, json } = args;
+    match command {
+        Command::List => list::run(&config.load()?, json),
+        Command::Discover { probe } => discover::run(&config, probe, json),
+        Command::Approve { target, name } => decide::approve(&config.load()?, target, name, json),
+        Command::Refuse { target } => decide::refuse(&config.load()?, target, json),
     }
 }
