@@ -50,7 +50,7 @@ impl Netns {
         })
         .join()
         .expect("the thread that made the namespace");
-        let netns = Self { file };
+        let netns = Self::of(file);
         netns.ip("link set lo up");
         netns
     }
@@ -75,7 +75,11 @@ impl Netns {
 
     /// The namespace that this file stands for.
     pub fn of(file: File) -> Self {
-        Self { file }
+        let netns = Self { file };
+        // Link-local addresses are good at once. A host without IPv6 has no such setting.
+        let quick = || fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+        let _absent = netns.run(quick);
+        netns
     }
 
     /// Runs `ip` in this namespace.
@@ -279,11 +283,18 @@ impl World {
         self.start_server(&self.host, kind, uid, addresses)
     }
 
+    /// As `server_kind`, or what it said when it did not start.
+    pub fn server_kind_outcome(&self, kind: &str, uid: u32, addresses: &[&str]) -> Result<Process, String> {
+        self.try_server(&self.host, kind, uid, addresses)
+    }
+
     fn start_server(&self, netns: &Netns, kind: &str, uid: u32, addresses: &[&str]) -> Process {
+        self.try_server(netns, kind, uid, addresses).expect("the server starts")
+    }
+
+    fn try_server(&self, netns: &Netns, kind: &str, uid: u32, addresses: &[&str]) -> Result<Process, String> {
         let program = self.public_probe();
-        netns
-            .run(|| Process::start(Command::new(program).arg(kind).args(addresses).uid(uid)))
-            .expect("the server starts")
+        netns.run(|| Process::start(Command::new(program).arg(kind).args(addresses).uid(uid)))
     }
 
     /// Starts an ordinary user's probe in a cgroup.

@@ -42,6 +42,12 @@ impl Attacker {
         Self::new(world, "another host", &world.remote, 0)
     }
 
+    /// The same process in another network namespace.
+    pub fn in_netns(mut self, netns: &Netns) -> Self {
+        self.netns = netns.path();
+        self
+    }
+
     /// As this `uid` of the user namespace.
     pub(super) fn inside(mut self, userns: PathBuf) -> Self {
         self.userns = Some(userns);

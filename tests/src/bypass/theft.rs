@@ -1,7 +1,7 @@
 //! Taking a connection out of another process.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -63,7 +63,8 @@ fn echoes(mut stream: TcpStream) -> io::Result<bool> {
     checked(libc::c_int::from(stream.peer_addr().is_err()) * -1)?;
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     stream.write_all(b"server\n")?;
-    let mut text = [0; 64];
-    let read = stream.read(&mut text)?;
-    Ok(who(&String::from_utf8_lossy(&text[..read]))["server"] == true)
+    // Its greeting, if nobody has read it yet, or the echo.
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(who(&line)["server"] == true)
 }

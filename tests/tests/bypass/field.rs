@@ -1,7 +1,13 @@
 //! A server on the guard's host, and attackers in every position around it.
 
+use std::fs;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
 use guard_tests::bypass::{Attacker, Jail, assert_guarded, assert_reaches};
-use guard_tests::world::{HOST_V4, Process, REMOTE_V4, World, test};
+use guard_tests::process::eventually;
+use guard_tests::world::{HOST_V4, Netns, Process, REMOTE_V4, World, test};
+use nix::net::if_::if_nametoindex;
 
 /// The network between the host and the container: the host has .1, the container .2.
 pub(crate) const JAIL: &str = "10.78.0";
@@ -50,24 +56,26 @@ pub(crate) fn connect(target: &str, how: &[&str]) -> Vec<String> {
     ["connect", target].iter().chain(how).map(|word| (*word).to_owned()).collect()
 }
 
-/// The number and the link-local address of a device, as `fe80::1%2`.
-pub(crate) fn link_local(
-    netns: &guard_tests::world::Netns,
-    device: &str,
-    seen_from: (&guard_tests::world::Netns, &str),
-) -> String {
-    let address = netns.run(|| {
-        let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").expect("IPv6");
-        let line = table
-            .lines()
-            .find(|line| line.starts_with("fe80") && line.ends_with(device))
-            .expect("a link-local address")
-            .to_owned();
-        let number = u128::from_str_radix(&line[..32], 16).expect("an address");
-        std::net::Ipv6Addr::from(number)
-    });
-    let scope = seen_from.0.run(|| nix::net::if_::if_nametoindex(seen_from.1).expect("a device"));
+/// The link-local address of a device, for a client that has the other end of its link: `[fe80::1%2]:3001`.
+pub(crate) fn link_local(of: (&Netns, &str), seen_from: (&Netns, &str)) -> String {
+    let address = address_of(of.0, of.1);
+    // Without an address of its own the client has no route.
+    let _client = address_of(seen_from.0, seen_from.1);
+    let scope = seen_from.0.run(|| if_nametoindex(seen_from.1).expect("a device"));
     format!("[{address}%{scope}]:3001")
+}
+
+/// Waits until the device has its link-local address.
+fn address_of(netns: &Netns, device: &str) -> Ipv6Addr {
+    let find = || -> anyhow::Result<Option<Ipv6Addr>> {
+        let table = netns.run(|| fs::read_to_string("/proc/thread-self/net/if_inet6"))?;
+        let is_it =
+            |line: &&str| line.starts_with("fe80") && line.ends_with(device) && !line.contains(" 20 c0 ");
+        let line = table.lines().find(is_it);
+        Ok(line.map(|line| u128::from_str_radix(&line[..32], 16)).transpose()?.map(Ipv6Addr::from))
+    };
+    let found = eventually(Duration::from_secs(10), find).expect("a table of addresses");
+    found.unwrap_or_else(|| panic!("{device} has no link-local address"))
 }
 
 /// The server's process and the guard's, as they are in most tests.

@@ -23,7 +23,7 @@ fn row_1_every_spelling_of_the_host() {
     field(|field| {
         let Field { world, jail } = field;
         let row = "1 spellings";
-        let own = link_local(&world.host, "mg0", (&world.host, "mg0"));
+        let own = link_local((&world.host, "mg0"), (&world.host, "mg0"));
         let mut attacks: Vec<Attack> = [
             "127.0.0.1:3001",
             "127.255.255.254:3001",
@@ -40,12 +40,12 @@ fn row_1_every_spelling_of_the_host() {
         .iter()
         .map(|target| (row, Attacker::local(world), connect(target, &[])))
         .collect();
-        let near = link_local(&world.host, "mg0", (&world.remote, "mg1"));
+        let near = link_local((&world.host, "mg0"), (&world.remote, "mg1"));
         for target in ["10.77.0.1:3001", "10.78.0.1:3001", "[::ffff:10.77.0.1]:3001", "[fd77::1]:3001", &near]
         {
             attacks.push((row, Attacker::remote(world), connect(target, &[])));
         }
-        let near = link_local(&world.host, "jail0", (&jail.netns, "jail1"));
+        let near = link_local((&world.host, "jail0"), (&jail.netns, "jail1"));
         for target in
             ["10.77.0.1:3001", "10.78.0.1:3001", &format!("[{HOST_V6}]:3001"), "[fd78::1]:3001", &near]
         {

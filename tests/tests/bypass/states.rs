@@ -131,7 +131,6 @@ fn row_5_the_numbers_of_a_live_connection_of_the_guard() {
         let mut guard = world.guard();
         wait_for_server(&mut guard, &server);
         assert_stopped(row, &from, &["connect", "127.0.0.1:3001", &format!("bind={source}"), "reuse"]);
-        assert_guarded(row, &from, &["connect", "127.0.0.1:3001", &only, "reuse"]);
     });
 }
 

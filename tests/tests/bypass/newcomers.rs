@@ -1,0 +1,89 @@
+//! Row 16: how long a new container stays open until the guard has seen it.
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use guard_tests::bypass::Jail;
+use guard_tests::probe::{assert_ended, connect};
+use guard_tests::world::{PORT, cgroup2_root, test};
+use serde_json::json;
+
+/// How many containers come, one after the other.
+const COUNT: usize = 6;
+/// The guard looks twice a second; the rest is for a busy machine.
+const OPEN_MAX: Duration = Duration::from_secs(5);
+/// What a dead process's cgroup takes to be idle.
+const CGROUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Removed with the value.
+struct Cgroup(PathBuf);
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let end = Instant::now() + CGROUP_LIMIT;
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < end {
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn row_16_a_new_container_is_open_for_a_moment_and_what_came_in_is_ended() {
+    test(|world| {
+        let ids: Vec<String> = (0..COUNT)
+            .map(|n| format!("{:064x}", u128::from(std::process::id()) << 64 | n as u128))
+            .collect();
+        let servers: Vec<_> = ids
+            .iter()
+            .enumerate()
+            .map(|(n, id)| json!({"name": format!("boxed-{n}"), "port": PORT, "in": {"container": id}}))
+            .collect();
+        let mut guard = world.guard_for(&json!(servers));
+        let mut open = Vec::new();
+        for (n, id) in ids.iter().enumerate() {
+            let cgroup = Cgroup(cgroup2_root().join(format!("docker-{id}.scope")));
+            fs::create_dir(&cgroup.0).expect("a cgroup");
+            let jail = Jail::new();
+            // Not in step with the guard's looks.
+            sleep(Duration::from_millis(83 * n as u64));
+            let server = world.server_in(&jail.netns, &["0.0.0.0:3001"]);
+            fs::write(cgroup.0.join("cgroup.procs"), server.pid().to_string()).expect("moved");
+            let start = Instant::now();
+            let address = (IpAddr::V4(Ipv4Addr::LOCALHOST), PORT).into();
+            let mut early = jail.netns.run(|| TcpStream::connect(address).expect("it is open"));
+            early.read_exact(&mut [0; 7]).expect("the server's greeting");
+            let mut closed = Duration::ZERO;
+            let served = loop {
+                let met = jail.netns.run(|| connect(address));
+                let now = start.elapsed();
+                if met["guard"] == true {
+                    break now;
+                }
+                if met["server"] == true {
+                    closed = now;
+                }
+                assert!(now < OPEN_MAX, "a new container stays open: {met}");
+                sleep(Duration::from_millis(1));
+            };
+            println!(
+                "16 new container: open for {} ms, served after {}",
+                closed.as_millis(),
+                served.as_millis()
+            );
+            open.push(closed);
+            assert_ended(&mut early);
+            world.note(&guard.ask("status"));
+            drop((server, jail));
+        }
+        open.sort();
+        println!(
+            "16 new container: median {} ms, longest {} ms",
+            open[COUNT / 2].as_millis(),
+            open[COUNT - 1].as_millis()
+        );
+    });
+}
