@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::command::Tool;
+
 /// The top of the checkout.
 pub(crate) fn root() -> PathBuf {
     // Cargo's own word first: a checkout may have been moved since this binary was built.
@@ -28,6 +30,20 @@ pub(crate) fn is_root() -> bool {
 /// Whether packages are installed with `apt-get` here.
 pub(crate) fn is_debian() -> bool {
     Path::new("/etc/debian_version").exists() && find_program("apt-get").is_some()
+}
+
+/// Installs a Debian package; its services are not started.
+pub(crate) fn apt_install(package: &str, advice: &str) -> anyhow::Result<()> {
+    for args in [&["update"][..], &["install", "-y", "--no-install-recommends", package]] {
+        Tool::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .args(["-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=120"])
+            .args(args)
+            .advice(advice)
+            .run()?;
+    }
+    Ok(())
 }
 
 /// Looks a program up in `PATH`, then where cargo installs programs.

@@ -52,6 +52,7 @@ verbs! {
     Lint => lint,
     Bench => bench,
     Namespaces => namespaces,
+    Churn => churn,
 }
 
 fn main() -> ExitCode {

@@ -43,6 +43,7 @@ impl Attacker {
     }
 
     /// The same process in another network namespace.
+    #[must_use]
     pub fn in_netns(mut self, netns: &Netns) -> Self {
         self.netns = netns.path();
         self

@@ -23,10 +23,11 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 /// How to connect, word by word:
 ///
-/// `mptcp`, `fastopen` (data in the first packet), `uring` and `uring-sqpoll` (io_uring instead of a system call),
+/// `mptcp`, `fastopen` (data in the first packet), `uring` and `uring-sqpoll` (`io_uring` instead of a system call),
 /// `device=lo`, `mark=1`, `transparent`, `freebind`, `reuse` (address and port), `bind=ADDRESS:PORT`,
 /// `ports=PORT` (the kernel's choice is this one alone), `times=N` (one after the other from the same port).
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each word of the command line")]
 struct How {
     mptcp: bool,
     fast_open: bool,

@@ -58,7 +58,8 @@ fn neighbour(address: &str) -> anyhow::Result<[u8; 6]> {
         {
             let bytes: Vec<u8> =
                 hardware.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-            return bytes.try_into().map_err(|_| anyhow::anyhow!("{hardware} is no hardware address"));
+            return <[u8; 6]>::try_from(bytes.as_slice())
+                .with_context(|| format!("{hardware} is no hardware address"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

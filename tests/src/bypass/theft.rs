@@ -11,7 +11,6 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::checked;
 use super::connect::owned;
 use crate::probe::who;
 
@@ -59,8 +58,8 @@ fn descriptors(pid: i32) -> io::Result<Vec<bool>> {
 }
 
 fn echoes(mut stream: TcpStream) -> io::Result<bool> {
-    // An error: no socket.
-    checked(libc::c_int::from(stream.peer_addr().is_err()) * -1)?;
+    // An error: no connection.
+    stream.peer_addr()?;
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     stream.write_all(b"server\n")?;
     // Its greeting, if nobody has read it yet, or the echo.

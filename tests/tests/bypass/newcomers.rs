@@ -57,7 +57,7 @@ fn row_16_a_new_container_is_open_for_a_moment_and_what_came_in_is_ended() {
             let mut early = jail.netns.run(|| TcpStream::connect(address).expect("it is open"));
             early.read_exact(&mut [0; 7]).expect("the server's greeting");
             let mut closed = Duration::ZERO;
-            let served = loop {
+            let taken_over = loop {
                 let met = jail.netns.run(|| connect(address));
                 let now = start.elapsed();
                 if met["guard"] == true {
@@ -72,7 +72,7 @@ fn row_16_a_new_container_is_open_for_a_moment_and_what_came_in_is_ended() {
             println!(
                 "16 new container: open for {} ms, served after {}",
                 closed.as_millis(),
-                served.as_millis()
+                taken_over.as_millis()
             );
             open.push(closed);
             assert_ended(&mut early);

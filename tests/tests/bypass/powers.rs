@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::field::wait_for_server;
 
 /// Everybody without root on the host.
-fn powerless<'w>(world: &'w World, jail: &Jail) -> [Attacker; 3] {
+fn powerless(world: &World, jail: &Jail) -> [Attacker; 3] {
     // The container's root, in the host's network namespace: as a container with `--network host` has it.
     let inside = jail.root(world).in_netns(&world.host);
     [Attacker::local(world), jail.root(world), inside]

@@ -105,17 +105,8 @@ fn install_nginx() -> anyhow::Result<()> {
         bail!("there is no nginx here.\n  {NGINX_ADVICE}");
     }
     println!("apt-get install nginx-light: the yardstick");
-    for args in [&["update"][..], &["install", "-y", "--no-install-recommends", "nginx-light"]] {
-        Tool::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            // A benchmark must not leave a web server running.
-            .env("RUNLEVEL", "1")
-            .args(["-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=120"])
-            .args(args)
-            .advice(NGINX_ADVICE)
-            .run()?;
-    }
-    Ok(())
+    // A benchmark must not leave a web server running.
+    machine::apt_install("nginx-light", NGINX_ADVICE)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod churn;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod lint;

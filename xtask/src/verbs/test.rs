@@ -1,5 +1,6 @@
 //! `cargo xtask test`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -67,6 +68,7 @@ fn prepare(ebpf: &ebpf::Options) -> anyhow::Result<()> {
         .dir(&machine::root())
         .advice("The compiler's message stands above.")
         .run()?;
+    install_nft()?;
     let peers = machine::root().join("tests/peers/install.sh");
     if peers.exists() {
         Tool::new(&peers)
@@ -78,6 +80,21 @@ fn prepare(ebpf: &ebpf::Options) -> anyhow::Result<()> {
             .run()?;
     }
     Ok(())
+}
+
+/// What containers' engines and attackers bend packets with.
+pub(super) fn install_nft() -> anyhow::Result<()> {
+    const ADVICE: &str =
+        "The tests translate addresses as container engines do, with `nft` of the package nftables.";
+    // An ordinary user's PATH may lack the folder.
+    if machine::find_program("nft").is_some() || Path::new("/usr/sbin/nft").exists() {
+        return Ok(());
+    }
+    if !machine::is_debian() {
+        bail!("there is no nft here.\n  {ADVICE} Install it.");
+    }
+    println!("apt-get install nftables: address translation for the tests");
+    machine::apt_install("nftables", ADVICE)
 }
 
 fn unit(args: &Args) -> Tool {
