@@ -32,6 +32,7 @@ impl Cgroup {
     }
 
     /// A cgroup below this one.
+    #[must_use]
     pub fn child(&self, name: &str) -> Self {
         Self::at(&self.path.join(name))
     }

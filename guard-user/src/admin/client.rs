@@ -29,12 +29,12 @@ pub enum Error {
 }
 
 /// Asks the guard that listens on `socket`.
-pub fn ask(socket: &Path, ask: Ask) -> Result<Value, Error> {
+pub fn ask(socket: &Path, ask: &Ask) -> Result<Value, Error> {
     ask_within(socket, ask, PATIENCE)
 }
 
 /// The same for who cannot wait so long.
-pub fn ask_within(socket: &Path, ask: Ask, patience: Duration) -> Result<Value, Error> {
+pub fn ask_within(socket: &Path, ask: &Ask, patience: Duration) -> Result<Value, Error> {
     let mut stream = UnixStream::connect(socket).map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -43,7 +43,7 @@ pub fn ask_within(socket: &Path, ask: Ask, patience: Duration) -> Result<Value, 
         }
     })?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(format!("{}\n", serde_json::to_string(&ask)?).as_bytes())?;
+    stream.write_all(format!("{}\n", serde_json::to_string(ask)?).as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     let answer: Value = serde_json::from_str(&line)?;

@@ -81,7 +81,7 @@ impl Summary {
                 summary.why = format!("{} us", field("duration_micros"));
             }
             "blocked" | "unblocked" => {
-                summary.what = [field("what"), field("name")].join(" ").trim_end().to_owned();
+                [field("what"), field("name")].join(" ").trim_end().clone_into(&mut summary.what);
                 summary.why = field("reason");
             }
             "denied" => {

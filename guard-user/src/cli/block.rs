@@ -120,7 +120,7 @@ fn check(config: &Config, target: &Target) -> anyhow::Result<()> {
 
 /// The running guard heeds and records it; one that does not answer finds it by itself.
 fn tell(config: &Config, done: &Done, word: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let told = admin::ask_within(&config.admin_socket(), Ask::Blocks, PATIENCE);
+    let told = admin::ask_within(&config.admin_socket(), &Ask::Blocks, PATIENCE);
     let guard = match &told {
         Ok(_) => "told",
         Err(ClientError::NotRunning { .. }) => "not running",

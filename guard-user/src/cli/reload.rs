@@ -21,7 +21,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let answer = admin::ask(&config.admin_socket(), Ask::Reload)?;
+    let answer = admin::ask(&config.admin_socket(), &Ask::Reload)?;
     if args.json {
         println!("{answer}");
     } else {

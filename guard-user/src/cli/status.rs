@@ -37,7 +37,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let status = match admin::ask(&config.admin_socket(), Ask::Status { prove: args.prove }) {
+    let status = match admin::ask(&config.admin_socket(), &Ask::Status { prove: args.prove }) {
         Ok(status) => status,
         Err(error @ ClientError::NotRunning { .. }) => return Ok(not_running(&config, &error, args.json)),
         Err(error) => return Err(error.into()),
@@ -178,7 +178,9 @@ fn doors<'a>(status: &'a Value, server: &'a Value) -> impl Iterator<Item = (&'a 
 fn place(server: &Value) -> String {
     match &server["in"] {
         Value::Object(place) => {
-            place.iter().map(|(kind, which)| format!(" in {kind} {}", plain(which))).collect()
+            let places: Vec<_> =
+                place.iter().map(|(kind, which)| format!(" in {kind} {}", plain(which))).collect();
+            places.concat()
         }
         _ => String::new(),
     }

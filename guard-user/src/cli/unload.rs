@@ -23,7 +23,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    match admin::ask(&config.admin_socket(), Ask::Status { prove: false }) {
+    match admin::ask(&config.admin_socket(), &Ask::Status { prove: false }) {
         Ok(status) => {
             let pid = status.get("pid").and_then(serde_json::Value::as_u64).unwrap_or_default();
             bail!("a guard is running (pid {pid}); stop it first (`kill {pid}`), then unload");

@@ -370,7 +370,7 @@ mod tests {
         let (mut known, start) = (BTreeMap::new(), Instant::now());
         let [old, new]: [IpAddr; 2] = ["::ffff:192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         renew(&mut known, [old].into_iter(), start);
-        renew(&mut known, [new].into_iter(), start + NAMES_GRACE - NAMES_EVERY);
+        renew(&mut known, [new].into_iter(), start + NAMES_GRACE.saturating_sub(NAMES_EVERY));
         assert_eq!(known.len(), 2);
         renew(&mut known, [].into_iter(), start + NAMES_GRACE);
         assert_eq!(known.into_keys().collect::<Vec<_>>(), [new]);

@@ -37,20 +37,20 @@ impl Gates {
             .override_global("GUARD_CGROUP", &guard, true)
             .load(object()?)
             .context("cannot open the kernel maps")?;
-        let mut loaded = Vec::new();
+        let mut programs = Vec::new();
         let mut missing = BTreeMap::new();
         for name in NEEDED {
-            loaded.push(load::verify(&mut bpf, name)?);
+            programs.push(load::verify(&mut bpf, name)?);
         }
         for name in OPTIONAL {
             match load::verify(&mut bpf, name) {
-                Ok(status) => loaded.push(status),
+                Ok(status) => programs.push(status),
                 Err(error) => {
                     missing.insert(name, format!("{error:#}"));
                 }
             }
         }
-        Ok(Self { bpf: Mutex::new(bpf), links: links.to_owned(), loaded, missing })
+        Ok(Self { bpf: Mutex::new(bpf), links: links.to_owned(), loaded: programs, missing })
     }
 
     /// The programs that the kernel took.

@@ -143,11 +143,12 @@ impl Guard {
     pub async fn prove(&self) -> Vec<Claim> {
         let mut all = Vec::new();
         let mut proofs = JoinSet::new();
-        for realm in self.inner.realms().values().cloned() {
+        for realm in self.inner.realms().values() {
             if proofs.len() >= PROOFS_AT_ONCE_MAX {
                 all.extend(proofs.join_next().await.and_then(Result::ok).unwrap_or_default());
             }
             let inner = Arc::clone(&self.inner);
+            let realm = Arc::clone(realm);
             proofs.spawn(async move { prove::prove(&inner, &realm).await });
         }
         all.extend(proofs.join_all().await.into_iter().flatten());
@@ -374,7 +375,7 @@ fn build(
     for (_, server, path) in tend::pinned(&realms) {
         egress::check_cgroup(&server, &path)?;
     }
-    Ok(Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness })
+    Ok(Built { maps, steers, bpf, events, refusals, walls, holds, locks, programs, realms, failed, witness })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

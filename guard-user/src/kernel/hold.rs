@@ -59,7 +59,7 @@ impl Holds {
     }
 
     /// Says that a guard is here to end holds; to be called more often than every [`ANSWERED`].
-    pub(crate) fn answer_for(&self, maps: &Maps) -> anyhow::Result<()> {
+    pub(crate) fn answer_for(maps: &Maps) -> anyhow::Result<()> {
         Ok(maps.set_alive(since_boot().saturating_add(ANSWERED).as_nanos().try_into()?)?)
     }
 

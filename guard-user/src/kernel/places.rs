@@ -94,7 +94,11 @@ fn is_hybrid() -> bool {
 fn pids_by_any_hierarchy(is_it: &dyn Fn(&str) -> bool) -> Vec<u32> {
     let is_member = |pid: u32| {
         let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        table.lines().flat_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/')).any(is_it)
+        table
+            .lines()
+            .filter_map(|line| line.splitn(3, ':').nth(2))
+            .flat_map(|path| path.split('/'))
+            .any(is_it)
     };
     fs::read_dir("/proc")
         .into_iter()
@@ -111,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    fn server(name: &str, port: u16, place: serde_json::Value) -> Arc<Server> {
+    fn server(name: &str, port: u16, place: &serde_json::Value) -> Arc<Server> {
         Arc::new(serde_json::from_value(json!({"name": name, "port": port, "in": place})).unwrap())
     }
 
@@ -119,12 +123,12 @@ mod tests {
     fn servers_of_one_namespace_come_together_however_it_is_named() {
         let pid = std::process::id();
         let servers = [
-            server("a", 1, json!("host")),
-            server("b", 2, json!({"pid": pid})),
-            server("c", 3, json!({"netns": format!("/proc/{pid}/ns/net")})),
-            server("d", 1, json!({"pid": pid})),
-            server("gone", 4, json!({"netns": "/run/netns/no-such-namespace"})),
-            server("none", 5, json!({"netns": "/etc/hostname"})),
+            server("a", 1, &json!("host")),
+            server("b", 2, &json!({"pid": pid})),
+            server("c", 3, &json!({"netns": format!("/proc/{pid}/ns/net")})),
+            server("d", 1, &json!({"pid": pid})),
+            server("gone", 4, &json!({"netns": "/run/netns/no-such-namespace"})),
+            server("none", 5, &json!({"netns": "/etc/hostname"})),
         ];
         let found = find(&servers, Path::new("/no/cgroups"));
         let wanted = &found[&NetnsId::own().unwrap()];

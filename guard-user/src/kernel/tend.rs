@@ -14,6 +14,7 @@ use guard_common::Port;
 use rustix::fs::inotify;
 
 use super::guard::Inner;
+use super::hold::Holds;
 use super::places::Wanted;
 use super::realm::Realm;
 use super::{diag, egress, sys, wall};
@@ -120,7 +121,7 @@ pub(super) fn spawn_lift(inner: Weak<Inner>) -> anyhow::Result<()> {
                     tracing::error!("cannot read what is blocked: {error:#}");
                 }
                 if let Err(error) =
-                    inner.holds.answer_for(&inner.maps).and_then(|()| inner.holds.lift_empty(&inner.maps))
+                    Holds::answer_for(&inner.maps).and_then(|()| inner.holds.lift_empty(&inner.maps))
                 {
                     tracing::error!("cannot say who may bind the protected ports: {error:#}");
                 }

@@ -36,7 +36,8 @@ fn balance(records: Vec<Value>) -> Balance {
     for (seq, mut record) in records.into_iter().enumerate() {
         record["seq"] = json!(seq);
         record["time"] = json!("2026-11-21T05:11:34.786123Z");
-        text += &format!("{record}\n");
+        text.push_str(&record.to_string());
+        text.push('\n');
     }
     fs::write(dir.path().join("00000000000000000000.jsonl"), text).unwrap();
     reconcile(dir.path()).unwrap()

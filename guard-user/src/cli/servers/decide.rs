@@ -32,7 +32,7 @@ pub(super) fn approve(
     }
     let choice = choice(target, true, name)?;
     let is_guarded = choice.name.is_some();
-    let done = admin::ask(&config.admin_socket(), Ask::Decide(choice))?;
+    let done = admin::ask(&config.admin_socket(), &Ask::Decide(choice))?;
     let words = if is_guarded {
         "It stays closed until the guard starts again; from then on it is protected like a server of guard.yaml."
     } else {
@@ -42,7 +42,7 @@ pub(super) fn approve(
 }
 
 pub(super) fn refuse(config: &Config, target: Target, json: bool) -> anyhow::Result<ExitCode> {
-    let done = admin::ask(&config.admin_socket(), Ask::Decide(choice(target, false, None)?))?;
+    let done = admin::ask(&config.admin_socket(), &Ask::Decide(choice(target, false, None)?))?;
     tell(&done, "It stays closed, also after a restart.", json)
 }
 

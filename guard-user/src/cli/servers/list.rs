@@ -41,7 +41,7 @@ enum State {
 }
 
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let status = match admin::ask(&config.admin_socket(), Ask::Status { prove: false }) {
+    let status = match admin::ask(&config.admin_socket(), &Ask::Status { prove: false }) {
         Ok(status) => Some(status),
         Err(ClientError::NotRunning { .. }) => None,
         Err(error) => return Err(error.into()),
@@ -53,7 +53,7 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         config.servers.iter().map(|server| stopped(server, &seen, kernel::remains(&config.kernel))).collect()
     };
     let closed = match &status {
-        Some(_) => admin::ask(&config.admin_socket(), Ask::Listeners)?["closed"].take(),
+        Some(_) => admin::ask(&config.admin_socket(), &Ask::Listeners)?["closed"].take(),
         None => Value::Null,
     };
     if json {
