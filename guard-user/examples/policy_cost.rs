@@ -6,10 +6,9 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
-use std::num::NonZeroU16;
 use std::time::Instant;
 
-use mcp_guard::config::{Plaintext, Server};
+use mcp_guard::config::Server;
 use mcp_guard::policy::{Decision, Policy, Question};
 use mcp_guard::rpc::{Json, Target};
 use mcp_guard::types::{AgentName, ServerName};

@@ -81,7 +81,7 @@ impl Summary {
                 summary.why = format!("{} us", field("duration_micros"));
             }
             "blocked" | "unblocked" => {
-                [field("what"), field("name")].join(" ").trim_end().clone_into(&mut summary.what);
+                summary.what = format!("{} {}", field("what"), field("name"));
                 summary.why = field("reason");
             }
             "denied" => {

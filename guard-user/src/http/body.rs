@@ -69,7 +69,7 @@ impl HttpBody for Until {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 }
 

@@ -37,20 +37,20 @@ impl Gates {
             .override_global("GUARD_CGROUP", &guard, true)
             .load(object()?)
             .context("cannot open the kernel maps")?;
-        let mut programs = Vec::new();
+        let mut taken = Vec::new();
         let mut missing = BTreeMap::new();
         for name in NEEDED {
-            programs.push(load::verify(&mut bpf, name)?);
+            taken.push(load::verify(&mut bpf, name)?);
         }
         for name in OPTIONAL {
             match load::verify(&mut bpf, name) {
-                Ok(status) => programs.push(status),
+                Ok(status) => taken.push(status),
                 Err(error) => {
                     missing.insert(name, format!("{error:#}"));
                 }
             }
         }
-        Ok(Self { bpf: Mutex::new(bpf), links: links.to_owned(), loaded: programs, missing })
+        Ok(Self { bpf: Mutex::new(bpf), links: links.to_owned(), loaded: taken, missing })
     }
 
     /// The programs that the kernel took.

@@ -13,7 +13,7 @@ use crate::types::ServerName;
 /// How a rule and its blocks know a server: the first 8 bytes of the SHA-256 of its name. Never zero.
 pub(crate) fn server_key(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
-    digest.iter().take(size_of::<u64>()).fold(0, |key, byte| key << 8 | u64::from(*byte)).max(1)
+    digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte)).max(1)
 }
 
 /// The key of a block of `kind` (a `BLOCK_` constant) by name.
