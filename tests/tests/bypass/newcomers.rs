@@ -51,11 +51,12 @@ fn row_16_a_new_container_is_open_for_a_moment_and_what_came_in_is_ended() {
             // Not in step with the guard's looks.
             sleep(Duration::from_millis(83 * n as u64));
             let server = world.server_in(&jail.netns, &["0.0.0.0:3001"]);
-            fs::write(cgroup.0.join("cgroup.procs"), server.pid().to_string()).expect("moved");
             let start = Instant::now();
             let address = (IpAddr::V4(Ipv4Addr::LOCALHOST), PORT).into();
             let mut early = jail.netns.run(|| TcpStream::connect(address).expect("it is open"));
             early.read_exact(&mut [0; 7]).expect("the server's greeting");
+            // From here on the guard can know that the namespace is the container's.
+            fs::write(cgroup.0.join("cgroup.procs"), server.pid().to_string()).expect("moved");
             let mut closed = Duration::ZERO;
             let taken_over = loop {
                 let met = jail.netns.run(|| connect(address));
