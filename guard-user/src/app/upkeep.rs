@@ -8,7 +8,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::{App, listeners};
 use crate::accept::Acceptor;
-use crate::audit::Occasion;
+use crate::audit::{Event, Occasion};
+use crate::kernel::Drift;
 use crate::service::{Pulse, Word};
 
 /// Between two proofs of a guard that is not proven yet, so not ready.
@@ -31,6 +32,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     let mut tasks = vec![tokio::spawn(tell_when_ready(Arc::clone(app))).abort_handle()];
     tasks.push(tokio::spawn(beat(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
     if let Some(interval) = app.manager.watchdog_interval() {
         let pulse = pulse(app, acceptor);
         tasks.push(tokio::spawn(show_life(Arc::clone(app), pulse, interval)).abort_handle());
@@ -46,6 +48,18 @@ async fn beat(app: Arc<App>) {
     loop {
         tick.tick().await;
         app.heartbeat(Occasion::Interval).await;
+    }
+}
+
+/// Records what the self-watch finds, and tells the service manager.
+async fn record_drifts(app: Arc<App>) {
+    let Some(mut drifts) = app.kernel.drifts() else { return };
+    while let Some(Drift { what, words, change }) = drifts.recv().await {
+        let event = Event::Drift { what: &what, text: &words, change };
+        if let Err(error) = app.pipeline.audit.note(&event).await {
+            tracing::error!(%error, "a difference in the kernel is not in the trail: {what}: {words}");
+        }
+        app.manager.tell(&[Word::Status(&app.in_a_line())]);
     }
 }
 
@@ -65,6 +79,7 @@ async fn tell_when_ready(app: Arc<App>) {
 fn pulse(app: &App, acceptor: &Acceptor) -> Pulse {
     let mut pulse = Pulse::default();
     pulse.watch("the acceptor", acceptor.beat().clone());
+    pulse.watch("the self-watch", app.kernel.beat());
     pulse.watch("the audit writer", app.pipeline.audit.beat());
     pulse
 }

@@ -11,6 +11,7 @@ use super::merkle::sha256;
 use super::text;
 use crate::attendance::Guest;
 use crate::config::Durability;
+use crate::kernel::Change;
 use crate::kernel::Evidence;
 use crate::kernel::process::FileDigest;
 use crate::types::DecisionId;
@@ -159,6 +160,14 @@ pub enum Event<'a> {
         version: &'a str,
         pid: u32,
         durability: Durability,
+    },
+    /// Something in the kernel is not, or is again, as the guard left it.
+    Drift {
+        #[serde(serialize_with = "text::name")]
+        what: &'a str,
+        #[serde(serialize_with = "text::sentence")]
+        text: &'a str,
+        change: Change,
     },
     /// A policy took effect.
     Policy {

@@ -123,6 +123,9 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
             )?;
         }
     }
+    for drift in array(status, "/kernel/drift") {
+        writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
+    }
     let policy = text("/policy");
     writeln!(
         out,

@@ -128,6 +128,8 @@ pub struct Kernel {
     /// Cgroups, below the cgroup2 root: a listener that appears in one of them or below, and is not configured, is reached
     /// by nobody until an operator has approved it.
     pub watch: Vec<String>,
+    /// Put back what is missing in the kernel: links, pins, rules, listeners. It is recorded in either case.
+    pub reattach: bool,
 }
 
 /// What the second wall does.
@@ -151,6 +153,7 @@ impl Default for Kernel {
             cgroup: "mcp-guard".into(),
             wall: WallMode::Enforce,
             watch: Vec::new(),
+            reattach: true,
         }
     }
 }

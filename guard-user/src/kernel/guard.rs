@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -31,12 +32,14 @@ use super::prove::{self, Claim};
 use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
+use super::vigil::{self, Drift, Vigil};
 use super::wall::Walls;
 use super::watch::Watches;
 use super::{Census, DeniedCall, Dialer, denied, egress, gates, host, tend};
 use crate::attendance::Attendance;
 use crate::config::decisions::Decision;
 use crate::config::{Config, Kernel, Server};
+use crate::service::Beat;
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
 const PROOFS_AT_ONCE_MAX: usize = 8;
@@ -71,7 +74,9 @@ pub(crate) struct Inner {
     pub watches: Watches,
     pub denied: Mutex<Option<mpsc::Receiver<DeniedCall>>>,
     /// Programs that serve all namespaces.
-    pub programs: Vec<ProgramStatus>,
+    pub shared: Mutex<Vec<ProgramStatus>>,
+    pub vigil: Vigil,
+    is_closing: AtomicBool,
     pub canaries: Canaries,
     pub seen: Seen,
     /// What became of each accepted connection.
@@ -102,6 +107,7 @@ impl Guard {
         keeper::spawn(events, Arc::downgrade(&inner))?;
         tend::spawn_lift(Arc::downgrade(&inner))?;
         tend::spawn_names(Arc::downgrade(&inner));
+        vigil::spawn(&inner)?;
         let denied = denied::spawn(refusals, Arc::downgrade(&inner))?;
         *lock(&inner.denied) = Some(denied);
         Ok(Self { inner })
@@ -126,6 +132,16 @@ impl Guard {
     /// Reads what `mcp-guard block` has written, at once.
     pub fn refresh_blocks(&self) -> anyhow::Result<()> {
         self.inner.blocks.refresh(&self.inner.maps)
+    }
+
+    /// Differences that come and go in the kernel from now on, for whoever records them. The first caller gets them.
+    pub fn drifts(&self) -> Option<tokio::sync::mpsc::Receiver<Drift>> {
+        self.inner.vigil.told()
+    }
+
+    /// Moves with each look at the kernel.
+    pub fn beat(&self) -> Beat {
+        self.inner.vigil.beat.clone()
     }
 
     /// Makes connections to the protected servers.
@@ -203,8 +219,19 @@ impl Inner {
         }
     }
 
+    /// The directory of this start's links.
+    pub(super) fn links(&self) -> PathBuf {
+        self.pins.links_of(self.generation)
+    }
+
+    /// Whether connections are refused since the guard stops.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
     /// Takes the guard's listeners out of the programs' sight: connections are refused as if no guard were alive.
     pub(crate) fn refuse_new(&self) -> anyhow::Result<()> {
+        self.is_closing.store(true, Ordering::SeqCst);
         for netns in self.realms().keys() {
             for family in [FAMILY_V4, FAMILY_V6] {
                 self.maps.clear_socket(Slot::guard(*netns, family)).context("cannot take a listener away")?;
@@ -286,7 +313,9 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         watches: Watches::default(),
         denied: Mutex::default(),
         witness,
-        programs,
+        shared: Mutex::new(programs),
+        vigil: Vigil::default(),
+        is_closing: AtomicBool::default(),
         canaries: Canaries::new().context("cannot make a nonce")?,
         seen: Seen::default(),
         attendance: Attendance::of(config.servers.iter().map(|server| &server.name)),

@@ -25,7 +25,7 @@ pub struct ProgramStatus {
 
 /// Names of the programs that all namespaces share, in the order in which they are attached: `mine` comes first so that
 /// no upstream connection goes unrecorded.
-const SHARED: [&str; 8] = ["mine", "who4", "who6", "hold4", "hold6", "held4", "held6", "tie"];
+pub(super) const SHARED: [&str; 8] = ["mine", "who4", "who6", "hold4", "hold6", "held4", "held6", "tie"];
 
 /// Creates or opens the pinned maps and reads the programs. Nothing is attached yet. `links` is the directory of this
 /// start.
@@ -86,12 +86,19 @@ pub(super) struct Places<'a> {
 
 /// Attaches every shared program and pins its link in `links`.
 pub(super) fn attach_shared(bpf: &mut Ebpf, places: &Places<'_>, links: &Path) -> anyhow::Result<()> {
-    let root = File::open(places.cgroup_root).context("cannot open the cgroup2 root")?;
-    let own = File::open(places.cgroup).context("cannot open the guard's cgroup")?;
-    for name in SHARED {
-        attach(bpf, name, if name == "mine" { &own } else { &root }, &links.join(name))?;
-    }
-    Ok(())
+    SHARED.into_iter().try_for_each(|name| attach_one(bpf, name, places, links))
+}
+
+/// Attaches one of the shared programs and pins its link in `links`.
+pub(super) fn attach_one(
+    bpf: &mut Ebpf,
+    name: &str,
+    places: &Places<'_>,
+    links: &Path,
+) -> anyhow::Result<()> {
+    let place = if name == "mine" { places.cgroup } else { places.cgroup_root };
+    let cgroup = File::open(place).with_context(|| format!("cannot open the cgroup {}", place.display()))?;
+    attach(bpf, name, &cgroup, &links.join(name))
 }
 
 /// Attaches a loaded program to a cgroup and pins its link, which keeps it attached.

@@ -44,6 +44,7 @@ mod sweep;
 mod sys;
 mod tend;
 mod unload;
+mod vigil;
 mod wall;
 mod watch;
 
@@ -69,6 +70,7 @@ pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};
 pub use unload::{Unloaded, unload};
+pub use vigil::{Change, Drift};
 pub use wall::WallStatus;
 pub use watch::OtherPort;
 

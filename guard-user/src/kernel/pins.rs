@@ -211,6 +211,11 @@ impl Pins {
         !links.is_empty() && links.iter().any(is_alive)
     }
 
+    /// The directory of the links of one start.
+    pub(super) fn links_of(&self, generation: u32) -> PathBuf {
+        self.links().join(generation.to_string())
+    }
+
     fn links(&self) -> PathBuf {
         self.dir.join("links")
     }

@@ -80,7 +80,7 @@ fn last(realm: &Realm) -> Claim {
     let look = || {
         let running =
             sys::sk_lookup_programs(&realm.netns).context("cannot list the programs of this namespace")?;
-        let ours = realm.steer.id;
+        let ours = realm.steer().id;
         ensure!(
             running.last().copied() == Some(ours),
             "programs {running:?} run here, ours is {ours}; another one may undo its choice"

@@ -41,7 +41,7 @@ pub(crate) struct Realm {
     pub servers: Servers,
     /// Tells which processes the clients are.
     pub witness: Witness,
-    pub steer: ProgramStatus,
+    steer: Mutex<ProgramStatus>,
     /// Connections from before the protection that were ended.
     pub ended: AtomicUsize,
     pub claims: Mutex<Vec<Claim>>,
@@ -105,7 +105,7 @@ impl Realm {
             listeners,
             servers,
             witness,
-            steer,
+            steer: Mutex::new(steer),
             ended: AtomicUsize::new(ended),
             claims: Mutex::default(),
             scanned: Mutex::new(Instant::now()),
@@ -122,6 +122,16 @@ impl Realm {
     /// Its protected ports.
     pub(crate) fn ports(&self) -> Arc<BTreeMap<u16, Arc<Server>>> {
         self.by_port.load_full()
+    }
+
+    /// The program that steers here.
+    pub(crate) fn steer(&self) -> ProgramStatus {
+        lock(&self.steer).clone()
+    }
+
+    /// It was attached anew.
+    pub(super) fn set_steer(&self, steer: ProgramStatus) {
+        *lock(&self.steer) = steer;
     }
 
     /// What the kernel had counted before a port was served.
@@ -200,7 +210,7 @@ fn private_ports(listeners: &Listeners) -> anyhow::Result<Vec<u16>> {
     [Some(&listeners.v4), listeners.v6.as_ref()].into_iter().flatten().map(listener).collect()
 }
 
-fn set_private(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
+pub(super) fn set_private(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
     for port in ports {
         policy

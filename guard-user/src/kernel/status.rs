@@ -32,6 +32,8 @@ pub struct Status {
     pub failed: Vec<String>,
     /// What the kill switch refuses.
     pub blocks: Vec<BlockStatus>,
+    /// What in the kernel is not as the guard left it.
+    pub drift: Vec<String>,
     /// The second wall, at the servers' cgroups.
     pub wall: WallStatus,
     /// Servers that may not connect as they like.
@@ -107,14 +109,20 @@ impl Status {
             counters.insert(name, count.load(Ordering::Relaxed));
         }
         let holders = inner.holds.status();
-        let mut programs = inner.programs.clone();
-        programs.extend(realms.values().map(|realm| realm.steer.clone()));
+        counters.insert("drifts", inner.vigil.found.load(Ordering::Relaxed));
+        let drift = inner.vigil.differences();
+        let mut programs = lock(&inner.shared).clone();
+        programs.extend(realms.values().map(|realm| realm.steer()));
         Self {
-            protected: !unproven && failed.is_empty() && claims.iter().all(|claim| claim.holds),
+            protected: !unproven
+                && failed.is_empty()
+                && drift.is_empty()
+                && claims.iter().all(|claim| claim.holds),
             claims,
             namespaces: realms.values().map(|realm| NamespaceStatus::of(inner, realm, &holders)).collect(),
             failed,
             blocks: inner.blocks.list(),
+            drift,
             wall: inner.walls.status(&inner.maps),
             locks: inner.locks.status(&inner.maps),
             lock_problems: inner.locks.problems(inner.servers.iter().any(|server| server.egress.is_some())),

@@ -89,8 +89,22 @@ struct LinkInfo {
     attach_type: u32,
 }
 
+/// What a pinned link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Id of its program.
+    pub program: u32,
+    /// Inode of the network namespace, or the lower half of the cgroup's id; 0: it is detached, or its target is dead.
+    pub target: u32,
+}
+
 /// Inode of the network namespace that the pinned link is attached to; 0 once it is dead.
 pub(super) fn netns_of_link(pin: &Path) -> io::Result<u32> {
+    link(pin).map(|link| link.target)
+}
+
+/// Reads what is pinned there as a link.
+pub(super) fn link(pin: &Path) -> io::Result<Link> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, ..ObjectAttr::default() };
     // SAFETY: `attr` is a valid attribute of the stated size, and the path it points to ends with a zero and outlives
@@ -112,7 +126,11 @@ pub(super) fn netns_of_link(pin: &Path) -> io::Result<u32> {
     // outlives the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoAttr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.netns_inode) }
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A link to a cgroup has the cgroup's id here, in eight bytes.
+    Ok(Link { program: info.program, target: info.netns_inode })
 }
 
 /// `SO_NETNS_COOKIE`: the cookie of the network namespace of a socket (Linux 5.14).

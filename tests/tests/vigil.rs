@@ -1,0 +1,126 @@
+//! Damage to what the guard has in the kernel: it is seen within seconds, told, and put back.
+
+use std::fs;
+use std::process::Command;
+
+use aya::maps::{HashMap, Map, MapData};
+use guard_tests::process::{START_LIMIT, eventually};
+use guard_tests::scene::{PORT, Scene, apart};
+use guard_tests::world::{World, cgroup2_root, test};
+use serde_json::{Value, json};
+
+fn drift(status: &Value) -> String {
+    status["drift"].to_string()
+}
+
+fn damaged(status: &Value) -> bool {
+    status["drift"].as_array().is_some_and(|list| !list.is_empty())
+}
+
+fn links(world: &World) -> std::path::PathBuf {
+    world.pins().join("links/1")
+}
+
+#[test]
+fn a_link_that_is_gone_is_attached_again() {
+    test(|world| {
+        let _server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        let names: Vec<_> = fs::read_dir(links(world))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| ["mine", "who4", "tie"].contains(&name.as_str()) || name.starts_with("steer"))
+            .collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        for (count, name) in (1..).zip(names) {
+            fs::remove_file(links(world).join(&name)).unwrap();
+            let status = guard.ask_until("status", damaged);
+            assert!(drift(&status).contains(&name) && drift(&status).contains("pin is gone"), "{status:#}");
+            assert_eq!(status["protected"], false);
+            let status = guard.ask_until("status", |status| !damaged(status));
+            assert_eq!(status["counters"]["drifts"], count, "told once: {status:#}");
+            assert!(links(world).join(&name).exists());
+        }
+        let claims = guard.ask("prove");
+        assert!(claims.as_array().unwrap().iter().all(|claim| claim["holds"] == true), "{claims:#}");
+        assert_eq!(guard.ask("dial 3001"), json!({"answer": "server"}));
+    });
+}
+
+#[test]
+fn a_rule_that_is_gone_is_written_again() {
+    test(|world| {
+        let mut guard = world.guard();
+        let data = MapData::from_pin(world.pins().join("maps/POLICY")).unwrap();
+        let mut policy: HashMap<_, [u64; 2], [u64; 3]> = Map::HashMap(data).try_into().unwrap();
+        let guarded =
+            policy.keys().map(Result::unwrap).find(|key| key[1].to_ne_bytes()[..2] == PORT.to_ne_bytes());
+        let key = guarded.unwrap();
+        policy.remove(&key).unwrap();
+        let status = guard.ask_until("status", damaged);
+        assert!(drift(&status).contains("rule of port 3001"), "{status:#}");
+        guard.ask_until("status", |status| !damaged(status));
+        assert!(policy.get(&key, 0).is_ok());
+    });
+}
+
+#[test]
+fn a_stranger_in_the_guards_cgroup_is_told_until_he_leaves() {
+    test(|world| {
+        let mut guard = world.guard();
+        let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+        let procs = cgroup2_root().join(&world.kernel.cgroup).join("cgroup.procs");
+        fs::write(procs, stranger.id().to_string()).unwrap();
+        let status = guard.ask_until("status", damaged);
+        let told = drift(&status).contains(&stranger.id().to_string());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert!(told, "{status:#}");
+        guard.ask_until("status", |status| !damaged(status));
+    });
+}
+
+#[test]
+fn a_program_after_ours_is_told_and_not_fought() {
+    test(|world| {
+        let mut guard = world.guard();
+        let intruder = World::new();
+        let other = intruder.guard_in(&world.host);
+        let status = guard.ask_until("status", damaged);
+        assert!(drift(&status).contains("is not the last"), "{status:#}");
+        drop(other);
+        intruder.unload();
+        guard.ask_until("status", |status| !damaged(status));
+    });
+}
+
+#[test]
+fn a_difference_is_in_the_trail_and_in_the_exit_code_and_may_be_left_alone() {
+    apart(|| {
+        let scene = Scene::with(&json!({}), |daemon| {
+            daemon.config.kernel.reattach = false;
+            Ok(())
+        })
+        .unwrap();
+        let kernel = &scene.daemon.config.kernel;
+        fs::remove_file(kernel.bpffs.join(&kernel.pins).join("links/1/who6")).unwrap();
+        let red = eventually(START_LIMIT, || {
+            let output = scene.daemon.output("status", &[])?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok((output.status.code() == Some(1)).then_some(text))
+        });
+        let text = red.unwrap().unwrap();
+        assert!(
+            text.contains("NOT PROVEN") && text.contains("CHANGED") && text.contains("link who6"),
+            "{text}"
+        );
+        let recorded = eventually(START_LIMIT, || {
+            let ledger = scene.daemon.ledger()?;
+            Ok(ledger.of_kind("drift").next().cloned())
+        });
+        let recorded = recorded.unwrap().unwrap();
+        assert_eq!((&recorded["what"], &recorded["change"]), (&json!("link who6"), &json!("found")));
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(scene.daemon.ledger().unwrap().of_kind("drift").count(), 1, "told once, and not put back");
+    });
+}
