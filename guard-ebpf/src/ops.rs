@@ -33,6 +33,13 @@ pub fn argument1(ctx: &SockOpsContext) -> u32 {
     unsafe { read_volatile(addr_of!((*ctx.ops).__bindgen_anon_1.args[1])) }
 }
 
+/// Which callbacks are wanted for this socket.
+#[inline(always)]
+pub fn callbacks(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: as in `op`.
+    unsafe { read_volatile(addr_of!((*ctx.ops).bpf_sock_ops_cb_flags)) }
+}
+
 /// Port of the other side, host byte order.
 #[inline(always)]
 pub fn remote_port(ctx: &SockOpsContext) -> u16 {

@@ -2,7 +2,8 @@
 //! watched cgroups, and closes those that nobody has approved.
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sock_ops;
@@ -56,6 +57,11 @@ fn established(ctx: &SockOpsContext) {
     if !rule(&key).is_some_and(|rule| rule.mode == MODE_GUARDED) {
         return;
     }
+    // While one guard follows another, both guards' programs run here. A callback that nobody uses marks what is counted.
+    if ops::callbacks(ctx) & BPF_SOCK_OPS_RTO_CB_FLAG != 0 {
+        return;
+    }
+    let _unmarked = ctx.set_cb_flags(BPF_SOCK_OPS_RTO_CB_FLAG as i32);
     let own = ops::flow(ctx, netns);
     let theirs = Flow::new(netns, own.dst, own.dst_port, own.src, own.src_port);
     if FLOWS.get_ptr(&theirs).is_none() {

@@ -1,6 +1,7 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
 mod heartbeat;
+mod heritage;
 mod listeners;
 mod upkeep;
 
@@ -15,20 +16,21 @@ use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
-use crate::admin::{self, Ask};
+use crate::admin::{self, Ask, Reply};
 use crate::audit::{AuditLog, Event, Occasion, Options};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
+use crate::kernel::Handover;
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
 use crate::respond::Site;
 use crate::rules::Rules;
-use crate::service::{Manager, Word};
+use crate::service::{Inherited, Manager, Word};
 use crate::tls::{Secured, TlsEnd};
 use crate::upstream::Upstream;
 use crate::velocity::Velocity;
@@ -38,6 +40,9 @@ mod watchers;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long an heir may take to receive the listeners.
+const HAND_OVER: Duration = Duration::from_secs(60);
 
 /// The running guard.
 pub struct App {
@@ -51,19 +56,43 @@ pub struct App {
     /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
     reloading: tokio::sync::Mutex<()>,
     manager: Manager,
+    /// Where another guard's wish for the listeners goes.
+    wishes: mpsc::Sender<Heir>,
+    wished: std::sync::Mutex<Option<mpsc::Receiver<Heir>>>,
+}
+
+/// Another guard that waits for the listeners.
+type Heir = oneshot::Sender<(Handover, oneshot::Sender<std::os::unix::net::UnixStream>)>;
+
+/// How this guard ends.
+enum End {
+    Stop,
+    HandOver(Heir),
 }
 
 impl App {
     /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
     /// closed to all but the guard, also if the rest fails.
-    pub async fn start(config: Config, manager: Manager) -> anyhow::Result<(Arc<Self>, Acceptor)> {
+    ///
+    /// `take_over`: a running guard hands its listeners on, once this one has read its files. `inherited`: what the service
+    /// manager kept.
+    pub async fn start(
+        config: Config,
+        manager: Manager,
+        take_over: bool,
+        inherited: Vec<Inherited>,
+    ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
+        // From here on the guard before serves nobody new.
+        let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
+        let handed = heritage::find(&config, take_over, inherited).await?;
+        let occasion = if handed.is_empty() { Occasion::Start } else { Occasion::TakeOver };
         let audit = open_audit(&config).await?;
         let digest = rules.digest.clone();
-        let kernel = kernel::Guard::start(config.clone()).await?;
+        let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
         let pipeline = Pipeline {
             rules: ArcSwap::from_pointee(rules),
@@ -83,6 +112,7 @@ impl App {
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await?;
+        let (wishes, wished) = mpsc::channel(1);
         let app = Self {
             config,
             pipeline,
@@ -92,8 +122,11 @@ impl App {
             recorded: tokio::sync::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             manager,
+            wishes,
+            wished: std::sync::Mutex::new(Some(wished)),
         };
-        app.heartbeat(Occasion::Start).await;
+        app.heartbeat(occasion).await;
+        heritage::forget(&app.manager, &kept);
         let app = Arc::new(app);
         app.record_blocks().await?;
         watchers::spawn(&app);
@@ -107,7 +140,8 @@ impl App {
         let mut renewal = tokio::time::interval(CERTIFICATE_RENEWAL);
         renewal.reset();
         let mut connections = JoinSet::new();
-        loop {
+        let mut heirs = lock(&self.wished).take();
+        let end = loop {
             tokio::select! {
                 accepted = acceptor.accept() => {
                     let accepted = accepted.ok_or_else(|| anyhow!("the accept loop ended; the ports stay closed"))?;
@@ -117,11 +151,18 @@ impl App {
                 _ = renewal.tick() => self.renew_certificate(),
                 wish = signals.next() => match wish {
                     Wish::Reload => drop(self.reload().await),
-                    Wish::Stop => break,
+                    Wish::Stop => break End::Stop,
                 },
+                Some(heir) = heir(&mut heirs) => break End::HandOver(heir),
             }
+        };
+        // Who waits at a listener that somebody keeps is served by the next guard; else he is refused.
+        let keeps = matches!(end, End::HandOver(_)) || self.manager.is_there();
+        if keeps {
+            acceptor.close();
+        } else {
+            acceptor.turn_away();
         }
-        acceptor.turn_away();
         self.manager
             .tell(&[Word::Stopping, Word::Status("stopping: calls under way end, the ports stay closed")]);
         tracing::info!(connections = connections.len(), "stopping; the ports stay closed");
@@ -132,11 +173,29 @@ impl App {
             tracing::warn!(connections = connections.len(), "drain_seconds is over; the rest is cut off");
             connections.shutdown().await;
         }
-        self.settle().await;
+        if !keeps {
+            self.settle().await;
+        }
         drop(acceptor);
-        self.heartbeat(Occasion::Stop).await;
+        self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
-        Ok(())
+        self.bequeath(end).await
+    }
+
+    /// Hands the listeners to whoever goes on with them.
+    async fn bequeath(&self, end: End) -> anyhow::Result<()> {
+        let handover = self.kernel.hand_over().context("cannot copy the listeners; the ports refuse now")?;
+        match end {
+            End::Stop => heritage::leave(&self.manager, &self.config.runtime_dir, handover),
+            End::HandOver(heir) => {
+                let (sent, stream) = oneshot::channel();
+                if heir.send((handover, sent)).is_ok() {
+                    // Kept open until this process ends: its end is what the heir waits for.
+                    std::mem::forget(tokio::time::timeout(HAND_OVER, stream).await);
+                }
+                Ok(())
+            }
+        }
     }
 
     async fn serve(self: Arc<Self>, accepted: Accepted, drain: watch::Receiver<bool>) {
@@ -237,8 +296,8 @@ impl App {
     }
 
     /// Answers an operator.
-    pub async fn answer(&self, ask: Ask) -> Value {
-        match ask {
+    pub async fn answer(&self, ask: Ask) -> Reply {
+        Reply::Json(match ask {
             Ask::Status { prove } => {
                 if prove {
                     self.prove().await;
@@ -257,7 +316,16 @@ impl App {
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))
             }
-        }
+            Ask::HandOver => {
+                let (heir, handed) = oneshot::channel();
+                if self.wishes.try_send(heir).is_ok()
+                    && let Ok((handover, sent)) = handed.await
+                {
+                    return Reply::Listeners(handover, sent);
+                }
+                json!({ "error": "this guard is ending already" })
+            }
+        })
     }
 
     /// What `mcp-guard status --json` prints.
@@ -275,6 +343,18 @@ impl App {
             "servers": self.config.servers,
         })
     }
+}
+
+/// The next one that waits; never, if nobody can come.
+async fn heir(heirs: &mut Option<mpsc::Receiver<Heir>>) -> Option<Heir> {
+    match heirs {
+        Some(heirs) => heirs.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The requests of one connection.

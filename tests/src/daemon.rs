@@ -140,6 +140,36 @@ impl Daemon {
         Ok(())
     }
 
+    /// Starts another guard that takes over from the running one, and waits until it protects and the other one has ended.
+    pub fn upgrade(&mut self) -> anyhow::Result<()> {
+        let mut old = self.process.take().context("no guard runs")?;
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = self.command("run --take-over");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
+        let mut new = Process::spawn(self.netns.as_deref(), command)?;
+        let protects = eventually(START_LIMIT, || {
+            if let Some(status) = new.ended()? {
+                bail!("the new guard ended with {status}; its log ends:\n{}", self.log_end());
+            }
+            let status = self.status().ok();
+            let pid = new.pid();
+            Ok(status.filter(|status| status["pid"] == pid && status["kernel"]["protected"] == true))
+        });
+        let protects = match protects {
+            Ok(protects) => protects,
+            Err(error) => {
+                self.process = Some(old);
+                return Err(error);
+            }
+        };
+        protects
+            .with_context(|| format!("the new guard does not protect; its log ends:\n{}", self.log_end()))?;
+        let status = old.wait_for_end(STOP_LIMIT)?;
+        self.process = Some(new);
+        ensure!(status.success(), "the old guard ended with {status}; its log ends:\n{}", self.log_end());
+        Ok(())
+    }
+
     /// SIGTERM, and waits for the end. An error if it does not end in time or not with success.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let mut process = self.process.take().context("no guard runs")?;

@@ -126,6 +126,11 @@ impl Acceptor {
         &self.beat
     }
 
+    /// Accepts nothing more. Connections wait at the listeners.
+    pub fn close(&self) {
+        self.follower.abort();
+    }
+
     /// From here on new connections are refused by the kernel, and those whose handshake is under way are closed as
     /// soon as they arrive.
     pub fn turn_away(&self) {

@@ -2,10 +2,12 @@
 //! root and the guard's own user may use.
 
 mod client;
+mod handover;
 mod server;
 
 pub use client::{Error as ClientError, ask, ask_within};
-pub use server::{listen, serve};
+pub use handover::take_over;
+pub use server::{Reply, listen, serve};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ pub enum Ask {
     Blocks,
     /// Read the policy, the credentials and the certificates again.
     Reload,
+    /// Stop to accept, let calls under way end, pass the listeners on and go.
+    HandOver,
     /// Which listeners in watched cgroups are closed.
     Listeners,
     /// Open them, or keep them closed.

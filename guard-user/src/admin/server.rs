@@ -11,13 +11,23 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 
 use super::{ASK_BYTES_MAX, Ask};
+use crate::kernel::Handover;
 
 /// How long an operator's command may take to send its line.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between attempts to accept when the process has no file descriptor left.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// What is answered.
+pub enum Reply {
+    Json(Value),
+    /// The listeners, and whom to give the connection to once they are sent: its end tells the other guard that this one
+    /// is gone.
+    Listeners(Handover, oneshot::Sender<std::os::unix::net::UnixStream>),
+}
 
 /// Opens the socket at `path`, mode 0600. One that a dead guard left is replaced; the kernel module's lock has made
 /// sure by then that no other guard lives.
@@ -37,7 +47,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Answers operators for ever.
 pub async fn serve<Answer>(listener: UnixListener, answer: impl Fn(Ask) -> Answer + Send + Sync + 'static)
 where
-    Answer: Future<Output = Value> + Send + 'static,
+    Answer: Future<Output = Reply> + Send + 'static,
 {
     let answer = Arc::new(answer);
     loop {
@@ -60,7 +70,7 @@ where
 
 async fn converse<Answer>(stream: UnixStream, answer: &impl Fn(Ask) -> Answer) -> io::Result<()>
 where
-    Answer: Future<Output = Value>,
+    Answer: Future<Output = Reply>,
 {
     let uid = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
@@ -68,12 +78,24 @@ where
     let mut read = BufReader::new(read.take(ASK_BYTES_MAX));
     tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await.map_err(io::Error::other)??;
     let reply = if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        json!({ "error": "only root and the guard's own user may ask the guard" })
+        Reply::Json(json!({ "error": "only root and the guard's own user may ask the guard" }))
     } else {
         match serde_json::from_str::<Ask>(&line) {
             Ok(ask) => answer(ask).await,
-            Err(error) => json!({ "error": format!("not a request this guard knows: {error}") }),
+            Err(error) => Reply::Json(json!({ "error": format!("not a request this guard knows: {error}") })),
         }
     };
-    write.write_all(format!("{reply}\n").as_bytes()).await
+    match reply {
+        Reply::Json(reply) => write.write_all(format!("{reply}\n").as_bytes()).await,
+        Reply::Listeners(handover, sent) => {
+            let read = read.into_inner().into_inner();
+            let stream = read.reunite(write).map_err(io::Error::other)?.into_std()?;
+            let stream = tokio::task::spawn_blocking(move || {
+                super::handover::send(&stream, handover).map(|()| stream)
+            });
+            // Who waits for it may have run out of patience.
+            let _gone = sent.send(stream.await.map_err(io::Error::other)??);
+            Ok(())
+        }
+    }
 }

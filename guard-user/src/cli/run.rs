@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::app::{self, App, Signals};
 use crate::config::{Limits, Overrides};
 use crate::service::Manager;
-use crate::{kernel, privilege, telemetry};
+use crate::{kernel, privilege, service, telemetry};
 
 /// Open files that are no connections: maps, programs, the trail, the admin socket, pipes, and some to spare.
 const FILES_BESIDE_CONNECTIONS: u64 = 256;
@@ -23,6 +23,12 @@ const FILES_BESIDE_CONNECTIONS: u64 = 256;
 pub struct Args {
     #[command(flatten)]
     config: Overrides,
+    /// Take the listeners of the running guard, which lets its calls end and goes: no client is refused meanwhile
+    ///
+    /// The files are read before it is asked: if one is wrong, it goes on serving. Without a running guard this is an
+    /// ordinary start. Under systemd, `systemctl restart` does the same by itself.
+    #[arg(long)]
+    take_over: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -40,11 +46,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     kernel::prepare(&config.kernel)?;
     privilege::settle()?;
     let manager = Manager::from_environment();
+    let inherited = service::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
-        let (app, acceptor) = App::start(config, manager).await?;
+        let (app, acceptor) = App::start(config, manager, args.take_over, inherited).await?;
         app::serve_admin(&app)?;
         announce(&app, app.prove().await);
         app.run(acceptor, signals).await

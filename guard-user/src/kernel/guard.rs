@@ -35,7 +35,7 @@ use super::steers::Steers;
 use super::vigil::{self, Drift, Vigil};
 use super::wall::Walls;
 use super::watch::Watches;
-use super::{Census, DeniedCall, Dialer, denied, egress, gates, host, tend};
+use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, tend};
 use crate::attendance::Attendance;
 use crate::config::decisions::Decision;
 use crate::config::{Config, Kernel, Server};
@@ -88,6 +88,8 @@ pub(crate) struct Inner {
     pub realms: watch::Sender<Realms>,
     /// Namespaces that could not be protected, and why. Tried again.
     pub failed: Mutex<BTreeMap<NetnsId, String>>,
+    /// What the guard before handed on and nobody has taken yet.
+    handed: Mutex<Handover>,
     /// Keeps the pins locked for this process.
     pins: Pins,
 }
@@ -99,8 +101,14 @@ impl Guard {
     ///
     /// When it fails, nothing new is left behind, and what a former guard had closed stays closed.
     pub async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
-        let started =
-            tokio::task::spawn_blocking(move || start(config)).await.context("the start broke off")??;
+        Self::start_with(config, Handover::default()).await
+    }
+
+    /// The same with the listeners of the guard before, whose clients wait. That guard must be gone.
+    pub async fn start_with(config: Arc<Config>, handed: Handover) -> anyhow::Result<Self> {
+        let started = tokio::task::spawn_blocking(move || start(config, handed))
+            .await
+            .context("the start broke off")??;
         let Started { inner, mut bpf, events, refusals } = started;
         let inner = Arc::new(inner);
         events::spawn_log(&mut bpf, Arc::downgrade(&inner))?;
@@ -135,13 +143,18 @@ impl Guard {
     }
 
     /// Differences that come and go in the kernel from now on, for whoever records them. The first caller gets them.
-    pub fn drifts(&self) -> Option<tokio::sync::mpsc::Receiver<Drift>> {
+    pub fn drifts(&self) -> Option<mpsc::Receiver<Drift>> {
         self.inner.vigil.told()
     }
 
     /// Moves with each look at the kernel.
     pub fn beat(&self) -> Beat {
         self.inner.vigil.beat.clone()
+    }
+
+    /// This guard's listeners for the next one. To be called when nothing is accepted any more.
+    pub fn hand_over(&self) -> std::io::Result<Handover> {
+        Handover::of(&self.inner, |server| self.inner.attendance.counts(server).accepted)
     }
 
     /// Makes connections to the protected servers.
@@ -216,6 +229,7 @@ impl Inner {
             steers: &self.steers,
             witness: &self.witness,
             generation: self.generation,
+            handed: &self.handed,
         }
     }
 
@@ -261,7 +275,8 @@ pub(super) fn pins_dir(config: &Kernel) -> PathBuf {
     config.bpffs.join(&config.pins)
 }
 
-fn start(config: Arc<Config>) -> anyhow::Result<Started> {
+fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
+    let handed = Mutex::new(handed);
     super::object()?;
     host::mount_bpffs(&config.kernel.bpffs)?;
     let own = Netns::own()?;
@@ -277,7 +292,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         }
     };
     let servers: Vec<Arc<Server>> = config.servers.iter().cloned().map(Arc::new).collect();
-    let built = match build(&config, &pins, generation, &own, &cgroup_root, &servers) {
+    let built = match build(&config, &pins, generation, &own, &cgroup_root, &servers, &handed) {
         Ok(built) => built,
         Err(error) => {
             let cleaned = match before {
@@ -323,6 +338,7 @@ fn start(config: Arc<Config>) -> anyhow::Result<Started> {
         expected: Expected::default(),
         realms: watch::Sender::new(Arc::new(realms)),
         failed: Mutex::new(failed),
+        handed,
         pins,
         config,
     };
@@ -355,6 +371,7 @@ fn build(
     own: &Netns,
     cgroup_root: &Path,
     servers: &[Arc<Server>],
+    handed: &Mutex<Handover>,
 ) -> anyhow::Result<Built> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     host::enter_cgroup(&cgroup)?;
@@ -386,7 +403,7 @@ fn build(
     let holds = Holds::new(&maps, cgroup_root)?;
     let steers = Steers::new(pins, &links)?;
     let witness = Witness::here(cgroup_root, config.limits.executable_bytes_max)?;
-    let ground = Ground { maps: &maps, pins, steers: &steers, witness: &witness, generation };
+    let ground = Ground { maps: &maps, pins, steers: &steers, witness: &witness, generation, handed };
     let (mut realms, mut failed) = (BTreeMap::new(), BTreeMap::new());
     for (id, wanted) in places::find(servers, cgroup_root) {
         match Realm::raise(&wanted, &ground) {

@@ -4,10 +4,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// How long a guard that has just ended may still be in its cgroup.
+const LEAVING: Duration = Duration::from_millis(500);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Makes sure that bpffs is mounted at `dir`. Two guards that start at the same time mount it once.
 pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
@@ -81,9 +88,17 @@ pub(super) fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
     let procs = dir.join("cgroup.procs");
     fs::write(&procs, std::process::id().to_string())
         .with_context(|| format!("cannot join {}", procs.display()))?;
-    let members = fs::read_to_string(&procs).with_context(|| format!("cannot read {}", procs.display()))?;
     let own = std::process::id().to_string();
-    let others: Vec<&str> = members.lines().filter(|pid| *pid != own).collect();
+    let others = || -> anyhow::Result<Vec<String>> {
+        let members =
+            fs::read_to_string(&procs).with_context(|| format!("cannot read {}", procs.display()))?;
+        Ok(members.lines().filter(|pid| *pid != own).map(str::to_owned).collect())
+    };
+    let end = Instant::now() + LEAVING;
+    while Instant::now() < end && !others()?.is_empty() {
+        sleep(LOOK);
+    }
+    let others = others()?;
     if !others.is_empty() {
         bail!(
             "other processes are in the guard's cgroup {}: pid {}. Is another guard running with the same `kernel.cgroup`? \

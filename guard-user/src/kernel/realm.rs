@@ -11,6 +11,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use guard_common::{FLAG_PENDING, MODE_PRIVATE, Port, Rule};
 
+use super::handover::{Handover, Legacy};
 use super::listeners::Listeners;
 use super::load::ProgramStatus;
 use super::maps::{self, Maps, lock};
@@ -59,6 +60,8 @@ pub(super) struct Ground<'a> {
     pub steers: &'a Steers,
     pub witness: &'a Witness,
     pub generation: u32,
+    /// Listeners of the guard before, if it handed them on.
+    pub handed: &'a Mutex<Handover>,
 }
 
 impl Realm {
@@ -70,11 +73,17 @@ impl Realm {
     }
 
     fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { maps, pins, steers, witness, generation } = ground;
+        let Ground { maps, pins, steers, witness, generation, handed } = ground;
         let netns = Netns::open(&wanted.path)?;
         let cookie = netns.cookie;
-        let listeners =
-            netns.run(Listeners::open)?.context("cannot open the guard's listeners; is `lo` up there?")?;
+        let legacy = lock(handed).take(cookie);
+        let (listeners, accepted) = match legacy {
+            Some(Legacy { listeners, accepted }) => (listeners, accepted),
+            None => {
+                let opened = netns.run(Listeners::open)?;
+                (opened.context("cannot open the guard's listeners; is `lo` up there?")?, BTreeMap::new())
+            }
+        };
         let witness =
             netns.run(|| witness.also_here())?.context("cannot ask for sockets there (sock_diag)")?;
         let private = private_ports(&listeners)?;
@@ -89,15 +98,27 @@ impl Realm {
         let servers = Servers::new(cookie);
         servers.set_ports(&ports);
         servers.scan(maps, &netns, &HashSet::new())?;
-        for (port, server) in &wanted.servers {
-            rules::protect(maps, Port::new(cookie, *port), *generation, &server.name)?;
+        // A port that was handed on is swept, and clients wait at its listener. Beside it a new one is closed to all until
+        // it is swept, too.
+        let (swept, new): (Vec<u16>, Vec<u16>) = ports.iter().partition(|port| accepted.contains_key(port));
+        if !swept.is_empty() {
+            set_private(maps, cookie, *generation, &new)?;
         }
+        let protect = |ports: &[u16]| {
+            let of_port = |port: &u16| Some((*port, wanted.servers.get(port)?));
+            ports.iter().filter_map(of_port).try_for_each(|(port, server)| {
+                rules::protect(maps, Port::new(cookie, port), *generation, &server.name)
+            })
+        };
+        protect(if swept.is_empty() { &new } else { &swept })?;
         forget_rules(maps, cookie, &[ports.as_slice(), &private].concat())?;
-        // Nothing is served yet, so every live connection on the ports is one from before.
-        let ended = netns.run(|| sweep::sweep(&ports))??;
+        // Nothing is served there yet, so every live connection on the ports is one from before.
+        let ended = netns.run(|| sweep::sweep(&new))??;
+        let mut before = established(maps, cookie, &new);
+        before.extend(accepted.into_iter().filter(|(port, _)| swept.contains(port)));
+        protect(&new)?;
         // A server may have started to listen while its port was not protected yet.
         servers.scan(maps, &netns, &maps.sockets())?;
-        let before = established(maps, cookie, &ports);
         listeners.install(maps, cookie).context("cannot hand the guard's listeners to the kernel")?;
         Ok(Self {
             name: name.to_owned(),

@@ -129,6 +129,16 @@ fn waiting(beats: &[Beat]) -> Vec<i128> {
 fn between(before: &Life, last: &Beat, life: &Life, first: &Beat) -> Option<Interval> {
     let established = first.kernel("established") - last.kernel("established");
     let mut interval = interval(last, first, if before.is_over { State::Closed } else { State::Unwitnessed });
+    if before.is_over && life.continues {
+        // Who waited when the one before handed on, this one accepts: it must count from where the other stopped.
+        let hidden = i128::from(first.seen.before) - i128::from(last.seen.before) - last.guard("accepted");
+        if hidden != 0 {
+            interval
+                .faults
+                .push(fault(hidden, "the next guard does not own up to connections that were handed to it"));
+        }
+        return Some(interval);
+    }
     if established < 0 || !last.is_of_the_same_port(first) {
         // `unload`, a reboot or a new namespace ended the kernel's counts.
         interval.established = 0;
@@ -142,16 +152,6 @@ fn between(before: &Life, last: &Beat, life: &Life, first: &Beat) -> Option<Inte
             });
             interval
         });
-    }
-    if before.is_over && life.continues {
-        // Who waited when the one before handed on, this one accepts: it must count from where the other stopped.
-        let hidden = i128::from(first.seen.before) - i128::from(last.seen.before) - last.guard("accepted");
-        if hidden != 0 {
-            interval
-                .faults
-                .push(fault(hidden, "the next guard does not own up to connections that were handed to it"));
-        }
-        return Some(interval);
     }
     if before.is_over {
         if established > 0 {
