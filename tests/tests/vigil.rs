@@ -6,7 +6,7 @@ use std::process::Command;
 use aya::maps::{HashMap, Map, MapData};
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::scene::{PORT, Scene, apart};
-use guard_tests::world::{World, cgroup2_root, test};
+use guard_tests::world::{Process, World, cgroup2_root, test};
 use serde_json::{Value, json};
 
 fn drift(status: &Value) -> String {
@@ -15,6 +15,17 @@ fn drift(status: &Value) -> String {
 
 fn damaged(status: &Value) -> bool {
     status["drift"].as_array().is_some_and(|list| !list.is_empty())
+}
+
+/// Waits longer than any busy machine needs.
+fn wait(guard: &mut Process, fits: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let found = eventually(START_LIMIT, || {
+        last = guard.ask("status");
+        Ok(fits(&last).then_some(()))
+    });
+    assert!(found.unwrap().is_some(), "still {last:#}\n{}", guard.log());
+    last
 }
 
 fn links(world: &World) -> std::path::PathBuf {
@@ -34,10 +45,10 @@ fn a_link_that_is_gone_is_attached_again() {
         assert_eq!(names.len(), 4, "{names:?}");
         for (count, name) in (1..).zip(names) {
             fs::remove_file(links(world).join(&name)).unwrap();
-            let status = guard.ask_until("status", damaged);
+            let status = wait(&mut guard, damaged);
             assert!(drift(&status).contains(&name) && drift(&status).contains("pin is gone"), "{status:#}");
             assert_eq!(status["protected"], false);
-            let status = guard.ask_until("status", |status| !damaged(status));
+            let status = wait(&mut guard, |status| !damaged(status));
             assert_eq!(status["counters"]["drifts"], count, "told once: {status:#}");
             assert!(links(world).join(&name).exists());
         }
@@ -57,9 +68,9 @@ fn a_rule_that_is_gone_is_written_again() {
             policy.keys().map(Result::unwrap).find(|key| key[1].to_ne_bytes()[..2] == PORT.to_ne_bytes());
         let key = guarded.unwrap();
         policy.remove(&key).unwrap();
-        let status = guard.ask_until("status", damaged);
+        let status = wait(&mut guard, damaged);
         assert!(drift(&status).contains("rule of port 3001"), "{status:#}");
-        guard.ask_until("status", |status| !damaged(status));
+        wait(&mut guard, |status| !damaged(status));
         assert!(policy.get(&key, 0).is_ok());
     });
 }
@@ -71,12 +82,12 @@ fn a_stranger_in_the_guards_cgroup_is_told_until_he_leaves() {
         let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
         let procs = cgroup2_root().join(&world.kernel.cgroup).join("cgroup.procs");
         fs::write(procs, stranger.id().to_string()).unwrap();
-        let status = guard.ask_until("status", damaged);
+        let status = wait(&mut guard, damaged);
         let told = drift(&status).contains(&stranger.id().to_string());
         stranger.kill().unwrap();
         stranger.wait().unwrap();
         assert!(told, "{status:#}");
-        guard.ask_until("status", |status| !damaged(status));
+        wait(&mut guard, |status| !damaged(status));
     });
 }
 
@@ -86,11 +97,11 @@ fn a_program_after_ours_is_told_and_not_fought() {
         let mut guard = world.guard();
         let intruder = World::new();
         let other = intruder.guard_in(&world.host);
-        let status = guard.ask_until("status", damaged);
+        let status = wait(&mut guard, damaged);
         assert!(drift(&status).contains("is not the last"), "{status:#}");
         drop(other);
         intruder.unload();
-        guard.ask_until("status", |status| !damaged(status));
+        wait(&mut guard, |status| !damaged(status));
     });
 }
 

@@ -51,6 +51,8 @@ verbs! {
     Test => test,
     Lint => lint,
     Bench => bench,
+    Upgrades => upgrades,
+    Kills => kills,
     Namespaces => namespaces,
     Churn => churn,
 }

@@ -13,4 +13,6 @@ pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod unload;
 
+pub(crate) mod kills;
 mod residue;
+pub(crate) mod upgrades;
