@@ -5,6 +5,7 @@ mod heritage;
 mod listeners;
 mod upkeep;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +63,12 @@ pub struct App {
 }
 
 /// Another guard that waits for the listeners.
-type Heir = oneshot::Sender<(Handover, oneshot::Sender<std::os::unix::net::UnixStream>)>;
+/// To be kept until the process ends: the guard that took over waits for the end of this connection.
+#[must_use]
+#[derive(Debug)]
+pub struct Farewell(#[expect(dead_code, reason = "it is open, and that is all")] Option<UnixStream>);
+
+type Heir = oneshot::Sender<(Handover, oneshot::Sender<UnixStream>)>;
 
 /// How this guard ends.
 enum End {
@@ -112,7 +118,7 @@ impl App {
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await?;
-        let (wishes, wished) = mpsc::channel(1);
+        let (ask_heirs, heirs) = mpsc::channel(1);
         let app = Self {
             config,
             pipeline,
@@ -122,8 +128,8 @@ impl App {
             recorded: tokio::sync::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             manager,
-            wishes,
-            wished: std::sync::Mutex::new(Some(wished)),
+            wishes: ask_heirs,
+            wished: std::sync::Mutex::new(Some(heirs)),
         };
         app.heartbeat(occasion).await;
         heritage::forget(&app.manager, &kept);
@@ -134,7 +140,11 @@ impl App {
     }
 
     /// Serves until SIGTERM or SIGINT, then lets calls under way end. The ports stay closed.
-    pub async fn run(self: Arc<Self>, mut acceptor: Acceptor, mut signals: Signals) -> anyhow::Result<()> {
+    pub async fn run(
+        self: Arc<Self>,
+        mut acceptor: Acceptor,
+        mut signals: Signals,
+    ) -> anyhow::Result<Farewell> {
         let _upkeep = upkeep::spawn(&self, &acceptor);
         let (drain, draining) = watch::channel(false);
         let mut renewal = tokio::time::interval(CERTIFICATE_RENEWAL);
@@ -183,17 +193,20 @@ impl App {
     }
 
     /// Hands the listeners to whoever goes on with them.
-    async fn bequeath(&self, end: End) -> anyhow::Result<()> {
+    async fn bequeath(&self, end: End) -> anyhow::Result<Farewell> {
         let handover = self.kernel.hand_over().context("cannot copy the listeners; the ports refuse now")?;
         match end {
-            End::Stop => heritage::leave(&self.manager, &self.config.runtime_dir, handover),
+            End::Stop => {
+                heritage::leave(&self.manager, &self.config.runtime_dir, handover)?;
+                Ok(Farewell(None))
+            }
             End::HandOver(heir) => {
                 let (sent, stream) = oneshot::channel();
-                if heir.send((handover, sent)).is_ok() {
-                    // Kept open until this process ends: its end is what the heir waits for.
-                    std::mem::forget(tokio::time::timeout(HAND_OVER, stream).await);
+                if heir.send((handover, sent)).is_err() {
+                    return Ok(Farewell(None));
                 }
-                Ok(())
+                let stream = tokio::time::timeout(HAND_OVER, stream).await;
+                Ok(Farewell(stream.ok().and_then(Result::ok)))
             }
         }
     }

@@ -450,7 +450,7 @@ impl Process {
     }
 
     /// The next line that the process prints of itself.
-    pub fn next_line(&mut self) -> Value {
+    pub fn next_word(&mut self) -> Value {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the process goes on");
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line:?}"))

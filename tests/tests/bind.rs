@@ -22,7 +22,8 @@ fn held(guard: &mut Process, by: &Cgroup) {
 #[test]
 fn without_a_guard_a_stranger_of_the_same_user_binds_beside_the_server() {
     test(|world| {
-        let _server = world.probe_in(&Cgroup::new(), &["shared", "0.0.0.0:3001"]);
+        let elsewhere = Cgroup::new();
+        let _server = world.probe_in(&elsewhere, &["shared", "0.0.0.0:3001"]);
         let strange = Cgroup::new();
         for bind in ["127.0.0.1:3001", "0.0.0.0:3001"] {
             world.probe_in(&strange, &["shadow", bind]);
@@ -89,7 +90,8 @@ fn the_hold_ends_with_the_last_process_and_then_the_owner_decides() {
         held(&mut guard, &cgroup);
         server.kill();
         guard.ask_until("status", |status| status["namespaces"][0]["holders"] == json!({}));
-        let _impostor = world.probe_in(&Cgroup::new(), &["server", "127.0.0.1:3001"]);
+        let elsewhere = Cgroup::new();
+        let _impostor = world.probe_in(&elsewhere, &["server", "127.0.0.1:3001"]);
         guard.ask_until("status", |status| {
             status["namespaces"][0]["ports"]["3001"]["unrecognised"]
                 .as_array()

@@ -144,7 +144,7 @@ fn a_blocked_cgroup_can_connect_to_no_protected_port() {
         let target = Target::Cgroup(bad.path().to_owned());
         let told = world.host.run(|| block(&world.kernel, &target, "a test")).expect("blocked");
         assert_eq!((told.ended, told.problems), (1, Vec::new()));
-        assert_eq!(theirs.next_line(), json!({"ended": true}));
+        assert_eq!(theirs.next_word(), json!({"ended": true}));
         for ip in ["127.0.0.1", "::1", HOST_V4] {
             for cgroup in [&bad, &below] {
                 let met = world.client_in(cgroup, ip.parse().expect("an address"));

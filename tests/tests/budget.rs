@@ -32,7 +32,8 @@ fn each_program_stays_within_its_budget_and_none_is_without_one() {
                 )
             })
             .collect();
-        let written: String = found.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
+        let lines: Vec<String> = found.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let written = lines.join("\n");
         assert_eq!(
             found.keys().collect::<Vec<_>>(),
             golden.keys().collect::<Vec<_>>(),

@@ -223,7 +223,8 @@ fn another_port_of_a_server_is_open_protected_or_closed_as_its_entry_says() {
                 }
             }
             // A listener that nobody watches is nobody's business.
-            let _other = world.probe_in(&Cgroup::new(), &["server", "0.0.0.0:3007"]);
+            let elsewhere = Cgroup::new();
+            let _other = world.probe_in(&elsewhere, &["server", "0.0.0.0:3007"]);
             assert_eq!(at(&world.host, "127.0.0.1:3007")["server"], true);
             if policy == "protect" {
                 assert_eq!(guard.ask("dial 3005"), json!({"answer": "server"}));

@@ -98,7 +98,7 @@ impl<'w> Container<'w> {
 #[test]
 fn a_container_is_protected_when_it_comes_and_let_go_when_it_is_gone() {
     test(|world| {
-        let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0xc0ffee);
+        let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0x00c0_ffee);
         let mut guard =
             world.guard_for(&json!([{"name": "boxed", "port": PORT, "in": {"container": &id[..48]}}]));
         assert_eq!(guard.ask("status")["namespaces"], json!([]), "nothing is there yet");

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let manager = Manager::from_environment();
     let inherited = service::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let _until_the_end = runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
         let (app, acceptor) = App::start(config, manager, args.take_over, inherited).await?;

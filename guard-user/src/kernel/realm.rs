@@ -77,12 +77,11 @@ impl Realm {
         let netns = Netns::open(&wanted.path)?;
         let cookie = netns.cookie;
         let legacy = lock(handed).take(cookie);
-        let (listeners, accepted) = match legacy {
-            Some(Legacy { listeners, accepted }) => (listeners, accepted),
-            None => {
-                let opened = netns.run(Listeners::open)?;
-                (opened.context("cannot open the guard's listeners; is `lo` up there?")?, BTreeMap::new())
-            }
+        let (listeners, accepted) = if let Some(Legacy { listeners, accepted }) = legacy {
+            (listeners, accepted)
+        } else {
+            let opened = netns.run(Listeners::open)?;
+            (opened.context("cannot open the guard's listeners; is `lo` up there?")?, BTreeMap::new())
         };
         let witness =
             netns.run(|| witness.also_here())?.context("cannot ask for sockets there (sock_diag)")?;
