@@ -100,8 +100,8 @@ fn traffic_of_every_kind_is_explained_to_the_last_connection() {
         });
         assert!(over.unwrap().is_some());
         wait_for_heartbeats(&scene.daemon, 2);
-        let (code, live) = reconcile(&scene.daemon, &scene.daemon.config.audit_dir());
-        assert_eq!(code, 0, "while it runs: {live:#}");
+        let (code, running) = reconcile(&scene.daemon, &scene.daemon.config.audit_dir());
+        assert_eq!(code, 0, "while it runs: {running:#}");
         drop(held);
         // The proof anew: canaries and loops.
         assert_eq!(scene.daemon.json("status", &["--prove"]).unwrap()["kernel"]["protected"], true);

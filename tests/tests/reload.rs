@@ -29,7 +29,7 @@ fn policy(decision: &str) -> String {
 }
 
 fn reload(scene: &Scene) -> String {
-    let answer = admin::ask(&scene.daemon.config.admin_socket(), Ask::Reload).unwrap();
+    let answer = admin::ask(&scene.daemon.config.admin_socket(), &Ask::Reload).unwrap();
     answer["policy"].as_str().unwrap().to_owned()
 }
 
@@ -42,7 +42,7 @@ fn each_call_under_a_hundred_reloads_is_judged_by_the_version_that_its_record_na
         let policies = [policy("allow"), policy("deny")];
         let digests = policies.clone().map(|policy| {
             daemon.write_policy("policy.yaml", &policy).unwrap();
-            admin::ask(&socket, Ask::Reload).unwrap()["policy"].clone()
+            admin::ask(&socket, &Ask::Reload).unwrap()["policy"].clone()
         });
         assert_ne!(digests[0], digests[1]);
 
@@ -69,7 +69,7 @@ fn each_call_under_a_hundred_reloads_is_judged_by_the_version_that_its_record_na
                     break;
                 }
                 daemon.write_policy("policy.yaml", &policies[round % 2]).unwrap();
-                let answer = admin::ask(&socket, Ask::Reload).unwrap();
+                let answer = admin::ask(&socket, &Ask::Reload).unwrap();
                 assert_eq!(answer["policy"], digests[round % 2]);
                 round += 1;
             }

@@ -80,8 +80,8 @@ fn under_load(scene: &mut Scene, change: impl Fn(&mut Scene)) -> (Met, Vec<Durat
     (met, took)
 }
 
-fn answering(limits: serde_json::Value) -> (Scene, std::sync::Arc<AtomicUsize>) {
-    let mut scene = Scene::new(&limits).unwrap();
+fn answering(limits: &serde_json::Value) -> (Scene, std::sync::Arc<AtomicUsize>) {
+    let mut scene = Scene::new(limits).unwrap();
     let elsewhere = guard_tests::puppet::Puppet::at(([127, 0, 0, 1], 1).into()).unwrap();
     let reached = std::mem::replace(&mut scene.puppet, elsewhere).answer_all(done_for);
     (scene, reached)
@@ -90,7 +90,7 @@ fn answering(limits: serde_json::Value) -> (Scene, std::sync::Arc<AtomicUsize>) 
 #[test]
 fn upgrades_under_load_refuse_nobody() {
     apart(|| {
-        let (mut scene, _reached) = answering(json!({"drain_seconds": 2}));
+        let (mut scene, _reached) = answering(&json!({"drain_seconds": 2}));
         let (met, took) = under_load(&mut scene, |scene| {
             scene.daemon.upgrade().unwrap();
             // The new one serves, with the same credentials and the same trail.
@@ -116,7 +116,7 @@ fn upgrades_under_load_refuse_nobody() {
 #[test]
 fn kills_under_load_let_nobody_through() {
     apart(|| {
-        let (mut scene, reached) = answering(json!({}));
+        let (mut scene, reached) = answering(&json!({}));
         let (met, took) = under_load(&mut scene, |scene| {
             scene.daemon.kill().unwrap();
             scene.daemon.start().unwrap();
@@ -144,7 +144,7 @@ fn kills_under_load_let_nobody_through() {
 #[test]
 fn a_new_guard_with_a_mistake_leaves_the_old_one_serving() {
     apart(|| {
-        let (mut scene, _reached) = answering(json!({}));
+        let (mut scene, _reached) = answering(&json!({}));
         let before = scene.daemon.pid();
         scene.daemon.write_policy("policy.yaml", "nonsense").unwrap();
         let words = scene.daemon.upgrade().unwrap_err().to_string();
