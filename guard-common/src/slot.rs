@@ -46,8 +46,10 @@ pub struct Meta {
     pub abi: u32,
     /// Counts the starts on these pins.
     pub generation: u32,
-    /// Cookie of the protected network namespace.
+    /// Cookie of the network namespace in which the guard lives.
     pub netns: u64,
+    /// Version of the guard that made the pins or took them over last: major, minor and patch, 16 bits each.
+    pub version: u64,
 }
 
 /// Value of TRUST (key: [`Port`](crate::Port)): who ran the first server that was pinned on a port.
@@ -63,5 +65,5 @@ pub struct Owner {
 }
 
 const _: () = assert!(size_of::<Slot>() == 16);
-const _: () = assert!(size_of::<Meta>() == 16);
+const _: () = assert!(size_of::<Meta>() == 24);
 const _: () = assert!(size_of::<Owner>() == 40);

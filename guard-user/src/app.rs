@@ -62,12 +62,12 @@ pub struct App {
     wished: std::sync::Mutex<Option<mpsc::Receiver<Heir>>>,
 }
 
-/// Another guard that waits for the listeners.
 /// To be kept until the process ends: the guard that took over waits for the end of this connection.
 #[must_use]
 #[derive(Debug)]
 pub struct Farewell(#[expect(dead_code, reason = "it is open, and that is all")] Option<UnixStream>);
 
+/// Another guard that waits for the listeners.
 type Heir = oneshot::Sender<(Handover, oneshot::Sender<UnixStream>)>;
 
 /// How this guard ends.
@@ -86,12 +86,14 @@ impl App {
         config: Config,
         manager: Manager,
         take_over: bool,
+        allow_downgrade: bool,
         inherited: Vec<Inherited>,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
+        kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
         // From here on the guard before serves nobody new.
         let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
         let handed = heritage::find(&config, take_over, inherited).await?;

@@ -121,10 +121,15 @@ impl Daemon {
 
     /// The same, of a guard that has more to do.
     pub fn start_within(&mut self, limit: Duration) -> anyhow::Result<()> {
+        self.start_by("run", limit)
+    }
+
+    /// The same with flags behind the verb.
+    pub fn start_by(&mut self, verb: &str, limit: Duration) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "this guard runs already");
         self.write_config()?;
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = self.command("run");
+        let mut command = self.command(verb);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
         let mut process = Process::spawn(self.netns.as_deref(), command)?;
         self.started = true;

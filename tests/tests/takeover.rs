@@ -135,9 +135,9 @@ fn pins_of_another_layout_are_refused_and_stay_closed() {
     test(|world| {
         let _server = world.server(&["0.0.0.0:3001"]);
         world.guard().kill();
-        let meta = || -> Array<MapData, [u32; 4]> {
+        let meta = || -> Array<MapData, [u32; 6]> {
             let data = MapData::from_pin(world.pins().join("maps/META")).expect("the pinned map");
-            Map::Array(data).try_into().expect("four words")
+            Map::Array(data).try_into().expect("six words")
         };
         let mut words = meta().get(&0, 0).expect("the entry");
         words[0] = 9999;

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::maps::{Array, Map, MapData};
 use guard_tests::https::Request;
+use guard_tests::process::START_LIMIT;
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
 use serde_json::json;
 
@@ -153,5 +155,30 @@ fn a_new_guard_with_a_mistake_leaves_the_old_one_serving() {
         assert_eq!(scene.daemon.status().unwrap()["kernel"]["protected"], true);
         let answer = scene.https.ask(&Request::post(&call(1, "open")).by(&scene.credential)).unwrap();
         assert_eq!(answer.status, 200);
+    });
+}
+
+#[test]
+fn an_older_guard_takes_a_newer_ones_pins_over_only_if_it_is_told_to() {
+    apart(|| {
+        let (mut scene, _reached) = answering(&json!({}));
+        let kernel = &scene.daemon.config.kernel;
+        let pin = kernel.bpffs.join(&kernel.pins).join("maps/META");
+        let meta = || -> Array<MapData, [u64; 3]> {
+            Map::Array(MapData::from_pin(&pin).expect("the pinned map")).try_into().expect("its layout")
+        };
+        let mut words = meta().get(&0, 0).unwrap();
+        words[2] = 9 << 32;
+        meta().set(0, words, 0).unwrap();
+
+        let refused = scene.daemon.upgrade().unwrap_err().to_string();
+        assert!(refused.contains("mcp-guard 9.0.0") && refused.contains("--allow-downgrade"), "{refused}");
+        assert_eq!(scene.daemon.status().unwrap()["kernel"]["protected"], true, "the newer one goes on");
+        scene.daemon.kill().unwrap();
+        assert!(scene.daemon.start().is_err());
+        assert_eq!(TcpStream::connect(ADDRESS).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+
+        scene.daemon.start_by("run --allow-downgrade", START_LIMIT).unwrap();
+        assert_ne!(meta().get(&0, 0).unwrap()[2], 9 << 32);
     });
 }

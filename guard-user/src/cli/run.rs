@@ -29,6 +29,9 @@ pub struct Args {
     /// ordinary start. Under systemd, `systemctl restart` does the same by itself.
     #[arg(long)]
     take_over: bool,
+    /// Take over the pins of a newer version, which may have protected more than this one knows
+    #[arg(long)]
+    allow_downgrade: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -51,7 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _until_the_end = runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
-        let (app, acceptor) = App::start(config, manager, args.take_over, inherited).await?;
+        let (app, acceptor) = App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await?;
         app::serve_admin(&app)?;
         announce(&app, app.prove().await);
         app.run(acceptor, signals).await

@@ -33,6 +33,7 @@ use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::vigil::{self, Drift, Vigil};
+use super::version::Version;
 use super::wall::Walls;
 use super::watch::Watches;
 use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, tend};
@@ -386,7 +387,7 @@ fn build(
 
     // Old and new programs run side by side on the same maps until the old links go.
     load::attach_shared(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
-    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie }).context("cannot write META")?;
+    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie, version: Version::own().0 }).context("cannot write META")?;
     let gates =
         Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
     programs.extend_from_slice(gates.programs());

@@ -1,10 +1,10 @@
 //! What a guard that does not run has left in the kernel, for who only looks.
 
-use aya::maps::{Array, Map, MapData};
 use guard_common::{ABI, Meta};
 
 use super::guard::pins_dir;
 use super::netns::Netns;
+use super::version;
 use crate::config::Kernel;
 
 /// What the pins tell of the ports of this network namespace.
@@ -33,11 +33,7 @@ pub fn remains(config: &Kernel) -> Remains {
         Ok(false) => return Remains::Nothing,
         Err(_not_allowed) => return Remains::Unknown,
     }
-    let meta = MapData::from_pin(&path)
-        .ok()
-        .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
-        .and_then(|array| array.get(&0, 0).ok());
-    match (meta, this_netns()) {
+    match (version::meta(config), this_netns()) {
         (Some(Meta { abi: 0, .. }), _) => Remains::Nothing,
         (Some(meta), Some(netns)) if meta.abi == ABI => {
             if meta.netns == netns {
