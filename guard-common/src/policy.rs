@@ -7,6 +7,12 @@ pub const MODE_GUARDED: u32 = 1;
 /// `Rule::mode`: a listener of the guard that is reached by steering only, never by address.
 pub const MODE_PRIVATE: u32 = 2;
 
+/// `Rule::mode`, at [`ANYWHERE`]: a server in some other namespace has this port. The guard is told of each new listener on
+/// it, in namespaces that it does not know too.
+pub const MODE_AWAITED: u32 = 3;
+/// `Port::netns` of [`MODE_AWAITED`]; no namespace has this cookie.
+pub const ANYWHERE: u64 = 0;
+
 /// `Rule::flags`: the kill switch. Nobody reaches the port, the guard neither.
 pub const FLAG_BLOCKED: u32 = 1;
 /// `Rule::flags`: a listener that nobody has approved yet. Nobody reaches the port.
@@ -50,7 +56,7 @@ impl Port {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// [`MODE_GUARDED`] or [`MODE_PRIVATE`].
+    /// [`MODE_GUARDED`], [`MODE_PRIVATE`] or [`MODE_AWAITED`].
     pub mode: u32,
     /// [`FLAG_BLOCKED`] and [`FLAG_PENDING`], or zero.
     pub flags: u32,

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use guard_common::{FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
+use guard_common::{ANYWHERE, FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
 
 use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, tally};
 use crate::{caller, ops};
@@ -83,8 +83,10 @@ fn listen(ctx: &SockOpsContext) {
         unsafe { WATCHED.get(&id) }.map(|watch| (watch.action, watch.server))
     });
     if rule.is_none() {
-        let Some((_, (action, server))) = watch else { return };
-        if action == WATCH_DENY {
+        if watch.is_none() && crate::maps::rule(&Port::new(ANYWHERE, port)).is_none() {
+            return;
+        }
+        if let Some((_, (WATCH_DENY, server))) = watch {
             // The socket listens already, but its `listen` has not returned yet.
             let pending = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server };
             if POLICY.insert(&key, &pending, BPF_NOEXIST.into()).is_err() {

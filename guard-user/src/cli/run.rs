@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _until_the_end = runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
-        let (app, acceptor) = App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await?;
+        let (app, acceptor) =
+            App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await?;
         app::serve_admin(&app)?;
         announce(&app, app.prove().await);
         app.run(acceptor, signals).await

@@ -32,11 +32,11 @@ use super::prove::{self, Claim};
 use super::realm::{Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
-use super::vigil::{self, Drift, Vigil};
 use super::version::Version;
+use super::vigil::{self, Drift, Vigil};
 use super::wall::Walls;
 use super::watch::Watches;
-use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, tend};
+use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, rules, tend};
 use crate::attendance::Attendance;
 use crate::config::decisions::Decision;
 use crate::config::{Config, Kernel, Server};
@@ -387,7 +387,8 @@ fn build(
 
     // Old and new programs run side by side on the same maps until the old links go.
     load::attach_shared(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
-    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie, version: Version::own().0 }).context("cannot write META")?;
+    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie, version: Version::own().0 })
+        .context("cannot write META")?;
     let gates =
         Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
     programs.extend_from_slice(gates.programs());
@@ -402,6 +403,7 @@ fn build(
     let walls = Walls::new(gates, &maps, config.kernel.wall)?;
     walls.adopt(&adopted);
     let holds = Holds::new(&maps, cgroup_root)?;
+    rules::wait_for(&maps, servers, generation).context("cannot wait for servers elsewhere")?;
     let steers = Steers::new(pins, &links)?;
     let witness = Witness::here(cgroup_root, config.limits.executable_bytes_max)?;
     let ground = Ground { maps: &maps, pins, steers: &steers, witness: &witness, generation, handed };

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use guard_common::{FLAG_PENDING, MODE_PRIVATE, Port, Rule};
+use guard_common::{ANYWHERE, FLAG_PENDING, MODE_PRIVATE, Port, Rule};
 
 use super::handover::{Handover, Legacy};
 use super::listeners::Listeners;
@@ -210,7 +210,8 @@ pub(super) fn release(cookie: u64, ground: &Ground<'_>) -> anyhow::Result<()> {
 /// approved their listener yet, are not a guard's.
 pub(super) fn ruled(maps: &Maps) -> Vec<(u64, u16)> {
     let rules = lock(&maps.policy);
-    rules.iter().filter_map(Result::ok).filter(is_guards).map(|(key, _)| (key.netns, key.port)).collect()
+    let theirs = rules.iter().filter_map(Result::ok).filter(is_guards);
+    theirs.map(|(key, _)| (key.netns, key.port)).filter(|(netns, _)| *netns != ANYWHERE).collect()
 }
 
 fn is_guards((_, rule): &(Port, Rule)) -> bool {

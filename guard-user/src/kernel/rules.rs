@@ -1,13 +1,17 @@
 //! What POLICY says of a port, with the blocks that hold for its server.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aya::maps::MapError;
-use guard_common::{BLOCK_SERVER, Block, FLAG_BLOCKED, FLAG_PENDING, MODE_GUARDED, Port, Rule};
+use guard_common::{
+    ANYWHERE, BLOCK_SERVER, Block, FLAG_BLOCKED, FLAG_PENDING, MODE_AWAITED, MODE_GUARDED, Port, Rule,
+};
 use sha2::{Digest, Sha256};
 
 use super::maps::{Maps, gone, lock};
+use crate::config::{Place, Server};
 use crate::types::ServerName;
 
 /// How a rule and its blocks know a server: the first 8 bytes of the SHA-256 of its name. Never zero.
@@ -34,6 +38,18 @@ pub(super) fn protect(maps: &Maps, port: Port, generation: u32, server: &ServerN
         lock(&maps.policy).insert(port, rule(now), 0).with_context(words)?;
     }
     Ok(())
+}
+
+/// Has the guard told of new listeners on the ports of servers that are in other namespaces, and on no others.
+pub(super) fn wait_for(maps: &Maps, servers: &[Arc<Server>], generation: u32) -> Result<(), MapError> {
+    let mut policy = lock(&maps.policy);
+    let old: Vec<Port> = policy.keys().filter_map(Result::ok).filter(|key| key.netns == ANYWHERE).collect();
+    old.iter().try_for_each(|key| gone(policy.remove(key)))?;
+    let elsewhere = servers.iter().filter(|server| server.place != Place::Host);
+    let rule = Rule { mode: MODE_AWAITED, flags: 0, generation, zero: 0, server: 0 };
+    elsewhere
+        .map(|server| server.port.get())
+        .try_for_each(|port| policy.insert(Port::new(ANYWHERE, port), rule, 0))
 }
 
 fn flags(maps: &Maps, server: &ServerName) -> Result<u32, MapError> {

@@ -88,3 +88,40 @@ fn row_16_a_new_container_is_open_for_a_moment_and_what_came_in_is_ended() {
         );
     });
 }
+
+/// As engines do it: the server is in its cgroup before it listens, so the kernel's word of the new listener is enough.
+#[test]
+fn row_16_a_new_container_is_found_by_its_listener() {
+    test(|world| {
+        let id = |n: usize| format!("{:064x}", u128::from(std::process::id()) << 64 | 0x100 | n as u128);
+        let servers: Vec<_> = (0..COUNT)
+            .map(|n| json!({"name": format!("boxed-{n}"), "port": PORT, "in": {"container": id(n)}}))
+            .collect();
+        let mut guard = world.guard_for(&json!(servers));
+        let mut open = Vec::new();
+        for n in 0..COUNT {
+            let cgroup = guard_tests::cgroup::Cgroup::named(&format!("docker-{}.scope", id(n)));
+            let jail = Jail::new();
+            sleep(Duration::from_millis(83 * n as u64));
+            let server = world.probe_inside(&jail.netns, &cgroup, &["server", "0.0.0.0:3001"]);
+            let start = Instant::now();
+            let mut closed = Duration::ZERO;
+            loop {
+                let met = jail.netns.run(|| connect((IpAddr::V4(Ipv4Addr::LOCALHOST), PORT).into()));
+                if met["guard"] == true {
+                    break;
+                }
+                if met["server"] == true {
+                    closed = start.elapsed();
+                }
+                assert!(start.elapsed() < OPEN_MAX, "a new container stays open: {met}");
+            }
+            open.push(closed);
+            world.note(&guard.ask("status"));
+            drop((server, jail));
+        }
+        open.sort();
+        let (median, longest) = (open[COUNT / 2].as_millis(), open[COUNT - 1].as_millis());
+        println!("16 new container, in its cgroup from the start: median {median} ms, longest {longest} ms");
+    });
+}
