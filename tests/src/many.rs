@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The least patience of all.
 const PATIENCE_MIN: Duration = Duration::from_secs(60);
 /// What the guard may hold more of after a round than before it, for what its allocator keeps.
-const SPARE_KIB: u64 = 2048;
+const SPARE_KIB: u64 = 16 * 1024;
 
 /// What one round measured.
 #[derive(Debug)]

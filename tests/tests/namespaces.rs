@@ -77,6 +77,25 @@ fn connections_of_a_namespace_from_before_the_guard_are_ended() {
     });
 }
 
+#[test]
+fn a_namespace_that_cannot_be_served_is_closed_all_the_same() {
+    test(|world| {
+        let _server = world.server_in(&world.remote, &["0.0.0.0:3001"]);
+        // Root of a container could do this: the guard's listeners need loopback.
+        world.remote.ip("addr flush dev lo");
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["server"], true, "without a guard");
+        let mut guard = guard_of_remote(world);
+        let status = guard.ask("status");
+        assert_eq!((&status["protected"], &status["namespaces"]), (&json!(false), &json!([])), "{status:#}");
+        assert!(status["failed"][0].as_str().is_some_and(|words| words.contains("`lo`")), "{status:#}");
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["refused"], true);
+        world.remote.ip("addr add 127.0.0.1/8 dev lo");
+        let status = guard.ask_until("status", |status| status["namespaces"] != json!([]));
+        world.note(&status);
+        assert_eq!(world.client(&world.host, ip(REMOTE_V4))["guard"], true);
+    });
+}
+
 /// A container as engines make them: a cgroup with its id in its name, a network namespace, a server in both.
 struct Container<'w> {
     cgroup: Cgroup,

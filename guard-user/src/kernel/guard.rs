@@ -346,6 +346,8 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
     inner.blocks.refresh(&inner.maps)?;
     inner.tend();
     inner.walls.enforce(&inner.maps)?;
+    let meta = Meta { abi: ABI, generation, netns: inner.own.cookie, version: Version::own().0 };
+    inner.maps.set_meta(meta).context("cannot write META")?;
     Ok(Started { inner, bpf, events, refusals })
 }
 
@@ -387,8 +389,12 @@ fn build(
 
     // Old and new programs run side by side on the same maps until the old links go.
     load::attach_shared(&mut bpf, &Places { cgroup_root, cgroup: &cgroup }, &links)?;
-    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie, version: Version::own().0 })
-        .context("cannot write META")?;
+    // The version of the guard before stays until this start has come to its end: that guard may be wanted again.
+    let version = match maps.meta().context("cannot read META")?.version {
+        0 => Version::own().0,
+        former => former,
+    };
+    maps.set_meta(Meta { abi: ABI, generation, netns: own.cookie, version }).context("cannot write META")?;
     let gates =
         Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
     programs.extend_from_slice(gates.programs());

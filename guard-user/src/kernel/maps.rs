@@ -115,6 +115,10 @@ impl Maps {
         &self.ids
     }
 
+    pub(crate) fn meta(&self) -> Result<Meta, MapError> {
+        lock(&self.meta).get(&0, 0)
+    }
+
     pub(crate) fn set_meta(&self, meta: Meta) -> Result<(), MapError> {
         lock(&self.meta).set(0, meta, 0)
     }

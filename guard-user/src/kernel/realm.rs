@@ -23,7 +23,7 @@ use super::prove::Claim;
 use super::servers::Servers;
 use super::steers::Steers;
 use super::{local, rules, sweep};
-use crate::config::Server;
+use crate::config::{OtherPorts, Server};
 
 /// A protected port of one network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,26 +73,48 @@ impl Realm {
     }
 
     fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { maps, pins, steers, witness, generation, handed } = ground;
+        let Ground { maps, pins, steers, generation, .. } = ground;
         let netns = Netns::open(&wanted.path)?;
         let cookie = netns.cookie;
+        let ports: Vec<u16> = wanted.servers.keys().copied().collect();
+        // First closed, then all that can fail: who owns the namespace could see to it that it does.
+        close(maps, cookie, *generation, &ports)?;
+        // Old and new programs run side by side on the same maps until the old link goes.
+        let links = pins.make_generation(*generation)?;
+        let steer = steers.attach(cookie, &netns, &links.join(steer_name(cookie)))?;
+        pins.remove_older_steering(cookie, *generation)?;
+        let served = Self::serve(name, netns, wanted, steer, ground);
+        if served.is_err() {
+            // The rules of listeners that are gone; those of the servers' ports stay.
+            forget_rules(maps, cookie, &ports)?;
+        }
+        served
+    }
+
+    fn serve(
+        name: &str,
+        netns: Netns,
+        wanted: &Wanted,
+        steer: ProgramStatus,
+        ground: &Ground<'_>,
+    ) -> anyhow::Result<Self> {
+        let Ground { maps, witness, generation, handed, .. } = ground;
+        let cookie = netns.cookie;
+        let ports: Vec<u16> = wanted.servers.keys().copied().collect();
         let legacy = lock(handed).take(cookie);
         let (listeners, accepted) = if let Some(Legacy { listeners, accepted }) = legacy {
             (listeners, accepted)
         } else {
             let opened = netns.run(Listeners::open)?;
-            (opened.context("cannot open the guard's listeners; is `lo` up there?")?, BTreeMap::new())
+            (
+                opened.context("cannot open the guard's listeners; is `lo` up there, with 127.0.0.1?")?,
+                BTreeMap::new(),
+            )
         };
         let witness =
             netns.run(|| witness.also_here())?.context("cannot ask for sockets there (sock_diag)")?;
         let private = private_ports(&listeners)?;
-        let ports: Vec<u16> = wanted.servers.keys().copied().collect();
         set_private(maps, cookie, *generation, &private)?;
-
-        // Old and new programs run side by side on the same maps until the old link goes.
-        let links = pins.make_generation(*generation)?;
-        let steer = steers.attach(cookie, &netns, &links.join(steer_name(cookie)))?;
-        pins.remove_older_steering(cookie, *generation)?;
 
         let servers = Servers::new(cookie);
         servers.set_ports(&ports);
@@ -110,7 +132,9 @@ impl Realm {
             })
         };
         protect(if swept.is_empty() { &new } else { &swept })?;
-        forget_rules(maps, cookie, &[ports.as_slice(), &private].concat())?;
+        let keep = [ports.as_slice(), &private].concat();
+        close_others(maps, cookie, &keep, wanted)?;
+        forget_rules(maps, cookie, &keep)?;
         // Nothing is served there yet, so every live connection on the ports is one from before.
         let ended = netns.run(|| sweep::sweep(&new))??;
         let mut before = established(maps, cookie, &new);
@@ -243,6 +267,35 @@ pub(super) fn set_private(maps: &Maps, netns: u64, generation: u32, ports: &[u16
             .with_context(|| format!("cannot protect port {port}"))?;
     }
     Ok(())
+}
+
+/// Closes ports that have no rule yet. Those that have one are closed already, or clients wait at them.
+fn close(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
+    let has_rule = |port: &u16| lock(&maps.policy).get(&Port::new(netns, *port), 0).is_ok();
+    let open: Vec<u16> = ports.iter().copied().filter(|port| !has_rule(port)).collect();
+    set_private(maps, netns, generation, &open)
+}
+
+/// Other ports of servers that the guard before served (`other_ports: protect`) are closed until they are judged anew.
+fn close_others(maps: &Maps, netns: u64, keep: &[u16], wanted: &Wanted) -> anyhow::Result<()> {
+    let protects: HashSet<u64> = wanted
+        .servers
+        .values()
+        .filter(|server| server.other_ports == OtherPorts::Protect)
+        .map(|server| rules::server_key(server.name.as_str()))
+        .collect();
+    let mut policy = lock(&maps.policy);
+    let others: Vec<(Port, Rule)> = policy
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(key, rule)| {
+            key.netns == netns && !keep.contains(&key.port) && protects.contains(&rule.server)
+        })
+        .collect();
+    others.into_iter().try_for_each(|(key, rule)| {
+        let pending = Rule { flags: rule.flags | FLAG_PENDING, generation: 0, ..rule };
+        policy.insert(key, pending, 0).with_context(|| format!("cannot close port {}", key.port))
+    })
 }
 
 /// Drops a namespace's rules of ports that are configured no more, and of former private ports.

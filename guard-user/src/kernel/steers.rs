@@ -1,5 +1,6 @@
 //! One instance of `steer` for each protected network namespace.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -49,7 +50,12 @@ impl Steers {
             anyhow::bail!("program steer has an unexpected type; build the kernel object again")
         };
         let link: FdLink = steer(program, netns).context("cannot attach program steer")?;
-        link.pin(pin).context("cannot pin the link of program steer")?;
+        // In one step over what an attempt before may have left there: at no moment is there none.
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        let fresh = pin.with_file_name(format!("new-{name}"));
+        let _none = fs::remove_file(&fresh);
+        link.pin(&fresh).context("cannot pin the link of program steer")?;
+        fs::rename(&fresh, pin).context("cannot name the link of program steer")?;
         Ok(status)
     }
 }

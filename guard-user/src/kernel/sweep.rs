@@ -1,5 +1,6 @@
 //! Ends connections to protected ports that are older than the protection.
 
+use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::diag;
 const PAUSE: Duration = Duration::from_millis(120);
 /// Clean looks in a row after which the ports count as clean.
 const CLEAN: usize = 2;
+/// Looks within which every connection from before has shown itself.
+const SETTLED: usize = 5;
 /// Looks after which we give up.
 const ROUNDS_MAX: usize = 50;
 
@@ -19,11 +22,18 @@ const ROUNDS_MAX: usize = 50;
 pub(super) fn sweep(ports: &[u16]) -> anyhow::Result<usize> {
     let mut ended = 0;
     let mut clean = 0;
-    for _ in 0..ROUNDS_MAX {
+    let mut from_before = HashSet::new();
+    for round in 0..ROUNDS_MAX {
         let mut found = 0;
         // One list for all ports: the kernel walks its whole table for each.
         let all = diag::connections(None).context("cannot list connections")?;
         for connection in all.iter().filter(|connection| ports.contains(&connection.local.port())) {
+            if round < SETTLED {
+                from_before.insert(connection.cookie);
+            } else if !from_before.contains(&connection.cookie) {
+                // No connection to the server: the port has been closed for long. Somebody connects outward from it.
+                continue;
+            }
             found += 1;
             let destroyed = diag::destroy(connection).with_context(|| {
                 format!(
