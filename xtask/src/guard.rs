@@ -33,6 +33,27 @@ pub(crate) fn build(ebpf: &ebpf::Options, profile: Profile) -> anyhow::Result<Pa
     build_user(profile)
 }
 
+/// Runs a test of guards that follow each other `times` times under load, and shows its figures.
+pub(crate) fn under_load(
+    test: &str,
+    times: u32,
+    profile: Profile,
+    ebpf: &ebpf::Options,
+) -> anyhow::Result<()> {
+    if !machine::is_root() {
+        bail!("it loads kernel programs and makes a network of its own; run it as root");
+    }
+    build(ebpf, profile)?;
+    Tool::cargo()
+        .args(["test", "--locked", "--package", "guard-tests", "--test", "upgrade", test])
+        .args(profile.is_release().then_some("--release"))
+        .args(["--", "--nocapture"])
+        .env("MCP_GUARD_TIMES", times.to_string())
+        .dir(&machine::root())
+        .advice("The figures and the failed claim stand above.")
+        .run()
+}
+
 /// The daemon with whatever kernel object is there, maybe none. Returns its path.
 pub(crate) fn build_user(profile: Profile) -> anyhow::Result<PathBuf> {
     let release = profile.release.then_some("--release");

@@ -69,7 +69,8 @@ impl Census {
     }
 }
 
-fn named(tally: &Tally) -> BTreeMap<&'static str, u64> {
+/// The counts of one port, by the names that `docs/kernel.md` explains.
+pub(super) fn named(tally: &Tally) -> BTreeMap<&'static str, u64> {
     BTreeMap::from([
         ("steered", tally.steered),
         ("established", tally.established),

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use guard_common::{Port, Stat, Tally};
+use guard_common::{Port, Stat};
 use serde::Serialize;
 
 use super::block::BlockStatus;
+use super::census;
 use super::egress::LockStatus;
 use super::guard::Inner;
 use super::load::ProgramStatus;
@@ -148,7 +149,7 @@ impl NamespaceStatus {
     fn of(inner: &Inner, realm: &Realm, holders: &BTreeMap<Port, String>) -> Self {
         let cookie = realm.netns.cookie;
         let holder = |port: &u16| Some((*port, holders.get(&Port::new(cookie, *port))?.clone()));
-        let count = |port: &u16| (*port, tally(&inner.maps.tally(Port::new(cookie, *port))));
+        let count = |port: &u16| (*port, census::named(&inner.maps.tally(Port::new(cookie, *port))));
         let name = |(port, server): (&u16, &Arc<Server>)| (*port, server.name.clone());
         Self {
             place: realm.name.clone(),
@@ -161,19 +162,4 @@ impl NamespaceStatus {
             ended_at_start: realm.ended.load(Ordering::Relaxed),
         }
     }
-}
-
-/// The counts of one port, by the names that `docs/kernel.md` explains.
-fn tally(tally: &Tally) -> BTreeMap<&'static str, u64> {
-    BTreeMap::from([
-        ("steered", tally.steered),
-        ("own", tally.own),
-        ("refused", tally.refused),
-        ("udp", tally.udp),
-        ("blocked", tally.blocked),
-        ("pending", tally.pending),
-        ("dropped", tally.dropped),
-        ("counted", tally.counted),
-        ("binds", tally.binds),
-    ])
 }

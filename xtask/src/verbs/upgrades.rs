@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-
-use crate::command::Tool;
-use crate::{ebpf, guard, machine};
+use crate::{ebpf, guard};
 
 /// Replace a running guard again and again under constant connect load, and show the figures
 ///
@@ -23,25 +20,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if !machine::is_root() {
-        bail!("it loads kernel programs and makes a network of its own; run it as root");
-    }
-    guard::build(&args.ebpf, args.profile)?;
-    Tool::cargo()
-        .args([
-            "test",
-            "--locked",
-            "--package",
-            "guard-tests",
-            "--test",
-            "upgrade",
-            "upgrades_under_load_refuse_nobody",
-        ])
-        .args(args.profile.is_release().then_some("--release"))
-        .args(["--", "--nocapture"])
-        .env("MCP_GUARD_TIMES", args.times.to_string())
-        .dir(&machine::root())
-        .advice("The figures and the failed claim stand above.")
-        .run()?;
+    guard::under_load("upgrades_under_load_refuse_nobody", args.times, args.profile, &args.ebpf)?;
     Ok(ExitCode::SUCCESS)
 }
