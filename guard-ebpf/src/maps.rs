@@ -19,6 +19,10 @@ pub static POLICY: HashMap<Port, Rule> = HashMap::with_max_entries(POLICY_ENTRIE
 #[map]
 pub static SOCKS: SockHash<Slot> = SockHash::with_max_entries(SOCKS_ENTRIES_MAX, 0);
 
+/// Servers' slots whose listener SOCKS cannot hold, since it speaks Multipath TCP.
+#[map]
+pub static MULTIPATH: HashMap<Slot, u32> = HashMap::with_max_entries(SOCKS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
 /// The guard's live upstream flows → socket cookie. Not an LRU: a live flow must not be forgotten.
 #[map]
 pub static FLOWS: HashMap<Flow, u64> = HashMap::with_max_entries(FLOWS_ENTRIES_MAX, 0);

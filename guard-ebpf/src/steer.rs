@@ -11,7 +11,7 @@ use guard_common::{
     SWITCH_BLOCK_ALL, Slot, Stat,
 };
 
-use crate::maps::{FLOWS, SOCKS, count, rule, switch, tally};
+use crate::maps::{FLOWS, MULTIPATH, SOCKS, count, rule, switch, tally};
 
 /// Cookie of the namespace that this instance is attached to; no helper tells it to this program type. The guard
 /// writes it into the object before it loads the program.
@@ -69,8 +69,15 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         return drop;
     };
     if FLOWS.get_ptr(&flow).is_some() {
-        return match SOCKS.redirect_sk_lookup(&ctx, Slot::server(netns, family, port as u16), ASSIGN) {
+        let slot = Slot::server(netns, family, port as u16);
+        return match SOCKS.redirect_sk_lookup(&ctx, slot, ASSIGN) {
             Ok(()) => {
+                count(Stat::Own);
+                tally(&key, |tally| tally.own += 1);
+                pass
+            }
+            // The kernel finds the listener by address, and the guard asks whose it was before it says a word.
+            Err(error) if error == -ENOENT && MULTIPATH.get_ptr(&slot).is_some() => {
                 count(Stat::Own);
                 tally(&key, |tally| tally.own += 1);
                 pass

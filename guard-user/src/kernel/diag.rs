@@ -12,8 +12,8 @@ pub(super) const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
 pub(super) const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
-const SYN_RECV: u8 = 3;
-const NEW_SYN_RECV: u8 = 12;
+pub(super) const SYN_RECV: u8 = 3;
+pub(super) const NEW_SYN_RECV: u8 = 12;
 
 pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;

@@ -3,12 +3,19 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::sockopt::socket_cookie;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::guard::Inner;
 use super::realm::{Door, Realm};
+use super::servers::Pinned;
+
+/// How long, and how often, a finished handshake is waited for at the server's end. On one host it is finished there as
+/// soon as here, unless the server's backlog is full.
+const MEETING_PAUSE: Duration = Duration::from_millis(5);
+const MEETING_TRIES_MAX: u32 = 200;
 
 /// Makes the guard's own connections. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +41,11 @@ impl Dialer {
                 format!("no recognised server listens on port {port}; `mcp-guard status` tells which listeners are there"),
             )
         })?;
-        self.connect(&realm, pinned.target()).await
+        let stream = self.connect(&realm, pinned.target()).await?;
+        if pinned.multipath {
+            meet(&realm, &pinned, &stream).await?;
+        }
+        Ok(stream)
     }
 
     /// A client of this host can take every port from which `target` is reached as usual: each of its connections keeps
@@ -64,6 +75,32 @@ impl Dialer {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// Asks whose listener took the connection. A stranger may listen on a more specific address, where the kernel looks
+/// first; only a socket that the kernel assigns by itself rules that out.
+async fn meet(realm: &Realm, pinned: &Pinned, stream: &TcpStream) -> io::Result<()> {
+    let (server, own) = (stream.peer_addr()?, stream.local_addr()?);
+    for _ in 0..MEETING_TRIES_MAX {
+        if let Some(met) = realm.witness.listener_of(server, own)? {
+            return if met == (pinned.uid, pinned.made_in) {
+                Ok(())
+            } else {
+                tracing::error!(%server, uid = met.0, cgroup = met.1, "not the server listens there; nothing was sent to it");
+                Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!(
+                        "a socket of uid {} and another cgroup than the server's took the connection to {server}; \
+                         `ss -ltnpe --cgroup sport = {}` shows whose",
+                        met.0,
+                        server.port()
+                    ),
+                ))
+            };
+        }
+        tokio::time::sleep(MEETING_PAUSE).await;
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("the server at {server} takes no connection")))
 }
 
 /// A socket is for ever in the namespace in which it was made.

@@ -15,9 +15,10 @@ use guard_common::{
 use serde::Serialize;
 
 /// Maps that are pinned, so that they outlive the guard.
-pub(super) const PINNED: [&str; 22] = [
+pub(super) const PINNED: [&str; 23] = [
     "POLICY",
     "SOCKS",
+    "MULTIPATH",
     "FLOWS",
     "CLOSING",
     "OWN",
@@ -48,6 +49,7 @@ type Hash<K, V> = Mutex<HashMap<MapData, K, V>>;
 pub(crate) struct Maps {
     pub policy: Hash<Port, Rule>,
     pub flows: Hash<Flow, u64>,
+    multipath: Hash<Slot, u32>,
     pub trust: Hash<Port, Owner>,
     /// The cgroup whose processes alone may bind a port.
     pub holders: Hash<Port, u64>,
@@ -91,6 +93,7 @@ impl Maps {
         Ok(Self {
             policy: typed(bpf, "POLICY")?,
             flows: typed(bpf, "FLOWS")?,
+            multipath: typed(bpf, "MULTIPATH")?,
             trust: typed(bpf, "TRUST")?,
             holders: typed(bpf, "HOLDERS")?,
             watched: typed(bpf, "WATCHED")?,
@@ -136,6 +139,20 @@ impl Maps {
     /// Empties a slot. It may be empty already.
     pub(crate) fn clear_socket(&self, slot: Slot) -> Result<(), MapError> {
         gone(lock(&self.socks).remove(&slot))
+    }
+
+    /// Lets the guard's connections pass to whatever listens in the place of this slot.
+    pub(super) fn set_multipath(&self, slot: Slot) -> Result<(), MapError> {
+        lock(&self.multipath).insert(slot, 1, 0)
+    }
+
+    pub(super) fn is_multipath(&self, slot: &Slot) -> bool {
+        lock(&self.multipath).get(slot, 0).is_ok()
+    }
+
+    /// Ends it. It may be over already.
+    pub(super) fn clear_multipath(&self, slot: Slot) -> Result<(), MapError> {
+        gone(lock(&self.multipath).remove(&slot))
     }
 
     /// Allows one `connect` of the socket with this cookie to be recorded as the guard's.
@@ -198,14 +215,19 @@ impl Maps {
         lock(&self.switches).get(&index, 0)
     }
 
-    /// Forgets upstream flows and registrations of guards that are gone. Only before the first `dial`.
+    /// Forgets upstream flows, registrations and ways of guards that are gone. Only before the first `dial`.
     pub(crate) fn clear_flows(&self) -> Result<(), MapError> {
         clear(&self.flows)?;
+        clear(&self.multipath)?;
         clear(&self.own)
     }
 
     /// Forgets whose servers the ports of a namespace were.
     pub(crate) fn forget_owners(&self, netns: u64) -> Result<(), MapError> {
+        let mut multipath = lock(&self.multipath);
+        let slots: Vec<Slot> =
+            multipath.keys().filter_map(Result::ok).filter(|slot| slot.netns == netns).collect();
+        slots.into_iter().try_for_each(|slot| gone(multipath.remove(&slot)))?;
         let mut trust = lock(&self.trust);
         let keys: Vec<Port> = trust.keys().filter_map(Result::ok).filter(|key| key.netns == netns).collect();
         keys.into_iter().try_for_each(|key| gone(trust.remove(&key)))

@@ -63,8 +63,25 @@ pub(super) fn holds(pid: u32, inode: u32) -> bool {
     inode != 0 && links(pid).any(|(_, target)| target == link(inode))
 }
 
-/// A duplicate of the process's socket with this inode; fails unless it has this cookie.
-pub(super) fn borrow_socket(holder: &Process, inode: u32, cookie: u64) -> anyhow::Result<OwnedFd> {
+/// A handle of a listening socket.
+#[derive(Debug)]
+pub(super) enum Borrowed {
+    /// The very socket that was asked for.
+    Plain(OwnedFd),
+    /// A Multipath TCP socket, around the TCP socket that was asked for.
+    Multipath(OwnedFd),
+}
+
+impl Borrowed {
+    pub(super) fn fd(&self) -> &OwnedFd {
+        match self {
+            Self::Plain(fd) | Self::Multipath(fd) => fd,
+        }
+    }
+}
+
+/// A duplicate of the process's socket with this inode; fails unless it has this cookie or speaks Multipath TCP.
+pub(super) fn borrow_socket(holder: &Process, inode: u32, cookie: u64) -> anyhow::Result<Borrowed> {
     let pid = holder.pid;
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a pid")?;
     let process = pidfd_open(raw, PidfdFlags::empty()).with_context(|| format!("cannot open pid {pid}"))?;
@@ -79,13 +96,11 @@ pub(super) fn borrow_socket(holder: &Process, inode: u32, cookie: u64) -> anyhow
             })?,
         };
         if socket_cookie(&socket).ok() == Some(cookie) {
-            return Ok(socket);
+            return Ok(Borrowed::Plain(socket));
         }
+        // What is listed is the TCP socket inside of it, which has another cookie and no file.
         if SockRef::from(&socket).protocol().ok().flatten() == Some(Protocol::MPTCP) {
-            bail!(
-                "pid {pid} listens with Multipath TCP, whose sockets the kernel does not take as a target; let it use plain \
-                 TCP (a program in Go: GODEBUG=multipathtcp=0; for all: `sysctl net.mptcp.enabled=0`) and start it again"
-            );
+            return Ok(Borrowed::Multipath(socket));
         }
     }
     bail!("pid {pid} does not hold it any more")
@@ -147,7 +162,7 @@ mod tests {
         assert_eq!(process.pid, std::process::id());
         assert!(holds(process.pid, found.inode));
         let handle = borrow_socket(&process, found.inode, cookie).unwrap();
-        assert_eq!(socket_cookie(&handle).unwrap(), cookie);
+        assert!(matches!(&handle, Borrowed::Plain(fd) if socket_cookie(fd).unwrap() == cookie));
         assert!(borrow_socket(&process, found.inode, cookie + 1).is_err());
     }
 
@@ -163,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_multipath_listener_is_told_with_what_to_do() {
+    fn a_multipath_listener_is_known_for_one() {
         let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else {
             return; // This kernel has none, so no server can have one.
         };
@@ -173,7 +188,7 @@ mod tests {
         let found =
             diag::listening().unwrap().into_iter().find(|socket| socket.local.port() == port).unwrap();
         let process = of_sockets([found.inode]).remove(&found.inode).unwrap();
-        let error = borrow_socket(&process, found.inode, found.cookie).unwrap_err().to_string();
-        assert!(error.contains("Multipath TCP") && error.contains("GODEBUG=multipathtcp=0"), "{error}");
+        let borrowed = borrow_socket(&process, found.inode, found.cookie).unwrap();
+        assert!(matches!(borrowed, Borrowed::Multipath(_)), "{borrowed:?}");
     }
 }

@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aya::maps::MapError;
 use guard_common::{FAMILY_V4, FAMILY_V6, Owner, Port, Slot};
 use serde::Serialize;
 
 use super::maps::{Maps, lock};
 use super::netns::Netns;
-use super::owner::{self, Process};
+use super::owner::{self, Borrowed, Process};
 use super::{address, diag};
 
 /// How often a listener that could not be pinned is looked at again. Each look reads all of /proc.
@@ -31,6 +31,11 @@ pub struct Pinned {
     pub comm: String,
     /// cgroup2 path of the process.
     pub cgroup: String,
+    /// It speaks Multipath TCP: the kernel finds it by its address, and the guard asks whose socket it met.
+    pub multipath: bool,
+    /// Id of the cgroup in which the socket was made.
+    #[serde(skip)]
+    pub(super) made_in: Option<u64>,
     #[serde(skip)]
     cookie: u64,
 }
@@ -119,14 +124,12 @@ impl Servers {
         let mut state = lock(&self.state);
         let mut unsettled = Vec::new();
         for (&port, status) in state.iter_mut() {
-            let Some(listeners) = by_port.get(&port) else {
+            let listeners: &[diag::Socket] = by_port.get(&port).map_or(&[], Vec::as_slice);
+            self.drop_gone(maps, port, listeners, slots, status)?;
+            if listeners.is_empty() {
                 *status = PortStatus::default();
                 continue;
-            };
-            status.pinned.retain(|pinned| {
-                listeners.iter().any(|socket| socket.cookie == pinned.cookie)
-                    && slots.contains(&Slot::server(self.netns, pinned.family, port))
-            });
+            }
             let mut cookies: Vec<u64> = listeners.iter().map(|socket| socket.cookie).collect();
             cookies.sort_unstable();
             let is_fresh = status
@@ -144,6 +147,27 @@ impl Servers {
         let processes = owner::of_sockets(inodes);
         for (port, status, listeners) in unsettled {
             self.choose(maps, port, listeners, &processes, status)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets pinned listeners that are there no more.
+    fn drop_gone(
+        &self,
+        maps: &Maps,
+        port: u16,
+        listeners: &[diag::Socket],
+        slots: &HashSet<Slot>,
+        status: &mut PortStatus,
+    ) -> anyhow::Result<()> {
+        for pinned in std::mem::take(&mut status.pinned) {
+            let slot = Slot::server(self.netns, pinned.family, port);
+            let listens = listeners.iter().any(|socket| socket.cookie == pinned.cookie);
+            if listens && (slots.contains(&slot) || maps.is_multipath(&slot)) {
+                status.pinned.push(pinned);
+            } else if pinned.multipath {
+                maps.clear_multipath(slot).context("cannot forget a listener that is gone")?;
+            }
         }
         Ok(())
     }
@@ -251,12 +275,20 @@ impl Servers {
         if (family == FAMILY_V4 && socket.v6 && !dual) || (family == FAMILY_V6 && (!socket.v6 || mapped)) {
             return Ok(None);
         }
-        let fd = owner::borrow_socket(&candidate.process, socket.inode, socket.cookie)?;
-        if family == FAMILY_V4 && socket.v6 && socket2::SockRef::from(&fd).only_v6()? {
+        let borrowed = owner::borrow_socket(&candidate.process, socket.inode, socket.cookie)?;
+        if family == FAMILY_V4 && socket.v6 && socket2::SockRef::from(borrowed.fd()).only_v6()? {
             return Ok(None);
         }
-        maps.set_socket(Slot::server(self.netns, family, port), &fd)
-            .context("the kernel does not take it as a target")?;
+        let slot = Slot::server(self.netns, family, port);
+        match &borrowed {
+            Borrowed::Plain(fd) => {
+                maps.set_socket(slot, fd).context("the kernel does not take it as a target")?;
+            }
+            Borrowed::Multipath(_) => {
+                ensure_apart(candidate)?;
+                maps.set_multipath(slot).context("cannot note that it speaks Multipath TCP")?;
+            }
+        }
         Ok(Some(Pinned {
             address: socket.local,
             family,
@@ -264,9 +296,23 @@ impl Servers {
             uid: socket.uid,
             comm: candidate.process.comm.clone(),
             cgroup: candidate.process.cgroup.clone(),
+            multipath: matches!(borrowed, Borrowed::Multipath(_)),
+            made_in: socket.cgroup,
             cookie: socket.cookie,
         }))
     }
+}
+
+/// The kernel takes no Multipath TCP socket as a target, so its server must be told from others by its cgroup.
+fn ensure_apart(candidate: &Candidate) -> anyhow::Result<()> {
+    let Process { pid, cgroup, .. } = &candidate.process;
+    ensure!(
+        cgroup != "/" && candidate.socket.cgroup.is_some(),
+        "pid {pid} listens with Multipath TCP, whose sockets the kernel does not take as a target, and in the root cgroup it \
+         cannot be told from others; start it as a unit or container of its own, or with plain TCP (a program in Go: \
+         GODEBUG=multipathtcp=0; for all: `sysctl net.mptcp.enabled=0`)"
+    );
+    Ok(())
 }
 
 fn owner_of(candidate: &Candidate) -> Owner {
@@ -320,6 +366,8 @@ mod tests {
             uid: 1,
             comm: String::new(),
             cgroup: String::new(),
+            multipath: false,
+            made_in: None,
             cookie: 1,
         };
         assert_eq!(pinned("0.0.0.0:80", FAMILY_V4).target(), "127.0.0.1:80".parse().unwrap());

@@ -4,7 +4,7 @@
 //! JSON, and obeys commands on its input, one a line: `status`, `prove`, `dial <port>`, `hold <port>`, `loop <port>`,
 //! `denied`, `starve` (no more files may be opened), `feed`.
 //! `steer-probe server <address>...`: answers each connection with `server` and echoes what comes. `shared` lets others bind
-//! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`.
+//! the port too (`SO_REUSEPORT`); `shadow` does so and answers `shadow`; `multipath` does so and speaks Multipath TCP.
 //! `steer-probe stay <address>`: connects, is greeted, prints `{"ready":true}`, then `{"ended":true}` when the other side is gone.
 //! `steer-probe worker <address>...`: a server that obeys commands on its input: `connect <address>`, `send <address>` (UDP),
 //! `open <address>` and `echo` (keeps a connection and tries it), `listen <address>`.
@@ -23,7 +23,7 @@ use mcp_guard::config::Config;
 use mcp_guard::kernel::{Door, Guard, canary};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn main() -> ExitCode {
@@ -32,9 +32,10 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         [canary::ARGUMENT] => return canary::child_main(),
         ["guard", config] => guard(config),
-        ["server", addresses @ ..] => server(addresses, "server", false),
-        ["shared", addresses @ ..] => server(addresses, "server", true),
-        ["shadow", addresses @ ..] => server(addresses, "shadow", true),
+        ["server", addresses @ ..] => server(addresses, "server", Kind::Plain),
+        ["shared", addresses @ ..] => server(addresses, "server", Kind::Shared),
+        ["shadow", addresses @ ..] => server(addresses, "shadow", Kind::Shared),
+        ["multipath", addresses @ ..] => server(addresses, "server", Kind::Multipath),
         ["worker", addresses @ ..] => worker(addresses),
         ["stay", address] => stay(address.parse().expect("an address")),
         ["client", address] => {
@@ -52,12 +53,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn server(addresses: &[&str], word: &'static str, shared: bool) -> anyhow::Result<()> {
+/// How a server listens.
+#[derive(Clone, Copy)]
+enum Kind {
+    Plain,
+    /// Others may bind the port too.
+    Shared,
+    /// The same, with Multipath TCP.
+    Multipath,
+}
+
+fn server(addresses: &[&str], word: &'static str, kind: Kind) -> anyhow::Result<()> {
     let listeners: Vec<TcpListener> = addresses
         .iter()
         .map(|address| {
             let address: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
-            listen(address, shared).with_context(|| format!("cannot listen on {address}"))
+            listen(address, kind).with_context(|| format!("cannot listen on {address}"))
         })
         .collect::<Result<_, _>>()?;
     println!("{}", json!({"ready": true}));
@@ -71,7 +82,7 @@ fn server(addresses: &[&str], word: &'static str, shared: bool) -> anyhow::Resul
 
 fn worker(addresses: &[&str]) -> anyhow::Result<()> {
     let serve_at = |address: &str| -> anyhow::Result<()> {
-        let listener = listen(address.parse()?, false)?;
+        let listener = listen(address.parse()?, Kind::Plain)?;
         std::thread::spawn(move || serve(&listener, "server"));
         Ok(())
     };
@@ -122,11 +133,13 @@ fn stay(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listen(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
-    if !shared {
-        return TcpListener::bind(address);
-    }
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn listen(address: SocketAddr, kind: Kind) -> std::io::Result<TcpListener> {
+    let protocol = match kind {
+        Kind::Plain => return TcpListener::bind(address),
+        Kind::Shared => None,
+        Kind::Multipath => Some(Protocol::MPTCP),
+    };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(128)?;

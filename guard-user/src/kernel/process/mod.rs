@@ -149,7 +149,7 @@ impl Witness {
     /// threads.
     pub fn look(&self, process: &LocalProcess, peer: SocketAddr, original_dst: SocketAddr) -> Client {
         let inode = match self.sockets.end(peer, original_dst) {
-            Ok(End::Open { cookie, inode }) if cookie == process.cookie => Some(inode),
+            Ok(End::Open { cookie, inode, .. }) if cookie == process.cookie => Some(inode),
             Ok(End::Gone) => None,
             Ok(End::Open { .. }) => {
                 tracing::warn!(%peer, pid = process.pid, "the client's socket is not the one that the kernel recorded");
@@ -165,6 +165,19 @@ impl Witness {
         match executable.and_then(|executable| relay::named(&executable.path)) {
             Some(name) => Client::Relay { name, evidence },
             None => Client::Process(evidence),
+        }
+    }
+
+    /// The user and the cgroup of the listener that took the connection from `client` to `server`, both in this namespace.
+    /// `None`: its handshake is under way yet.
+    pub(super) fn listener_of(
+        &self,
+        server: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<Option<(u32, Option<u64>)>> {
+        match self.sockets.end(server, client)? {
+            End::Open { uid, cgroup, is_established: true, .. } => Ok(Some((uid, cgroup))),
+            End::Open { .. } | End::Gone => Ok(None),
         }
     }
 

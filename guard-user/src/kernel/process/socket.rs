@@ -11,7 +11,8 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::kernel::address::{canonical, key};
 use crate::kernel::diag::{
-    self, AF_INET, AF_INET6, ID, LISTEN, NLM_F_REQUEST, NLMSG_ERROR, SOCK_DIAG_BY_FAMILY, TIME_WAIT,
+    self, AF_INET, AF_INET6, ID, LISTEN, NEW_SYN_RECV, NLM_F_REQUEST, NLMSG_ERROR, SOCK_DIAG_BY_FAMILY,
+    SYN_RECV, TIME_WAIT,
 };
 use crate::kernel::maps::lock;
 
@@ -33,6 +34,11 @@ pub(super) enum End {
     Open {
         cookie: u64,
         inode: u32,
+        /// Who made it: the user, and the cgroup.
+        uid: u32,
+        cgroup: Option<u64>,
+        /// Its handshake is finished.
+        is_established: bool,
     },
     /// Closed: the kernel has no socket with these four numbers any more.
     Gone,
@@ -92,7 +98,13 @@ fn read_end(answer: &[u8]) -> io::Result<End> {
         Some((SOCK_DIAG_BY_FAMILY, body)) => match diag::socket_of(body) {
             // The kernel goes on to listeners when there is no connection.
             Some(socket) if [LISTEN, TIME_WAIT].contains(&socket.state) => Ok(End::Gone),
-            Some(socket) => Ok(End::Open { cookie: socket.cookie, inode: socket.inode }),
+            Some(socket) => Ok(End::Open {
+                cookie: socket.cookie,
+                inode: socket.inode,
+                uid: socket.uid,
+                cgroup: socket.cgroup,
+                is_established: ![SYN_RECV, NEW_SYN_RECV].contains(&socket.state),
+            }),
             None => Err(io::ErrorKind::InvalidData.into()),
         },
         Some((NLMSG_ERROR, body)) => match diag::error(body) {
