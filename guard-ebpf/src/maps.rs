@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use core::ptr::{addr_of, read_volatile};
 use guard_common::{
-    BLOCKS_ENTRIES_MAX, Block, Blocked, CGROUPS_ENTRIES_MAX, CLOSING_ENTRIES_MAX, DENIED_BYTES,
+    ANYWHERE, BLOCKS_ENTRIES_MAX, Block, Blocked, CGROUPS_ENTRIES_MAX, CLOSING_ENTRIES_MAX, DENIED_BYTES,
     EGRESS_ENTRIES_MAX, EVENTS_BYTES, Egress, EgressTally, FLOWS_ENTRIES_MAX, Flow, Lock, Meta, Owner,
     POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX, SWITCHES as SWITCHES_ENTRIES, Slot, Stat, Tally,
     WHO_ENTRIES_MAX, Watch, Who,
@@ -147,6 +147,12 @@ pub fn rule(port: &Port) -> Option<Found> {
             flags: read_volatile(addr_of!((*rule).flags)),
         })
     }
+}
+
+/// The rule of a port, or that of a server on it in some other namespace, to which one connects from here.
+#[inline(always)]
+pub fn rule_or_awaited(port: &Port) -> Option<Found> {
+    rule(port).or_else(|| rule(&Port::new(ANYWHERE, port.port)))
 }
 
 /// The value of a switch, one of the `SWITCH_` constants.

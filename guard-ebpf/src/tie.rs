@@ -11,7 +11,7 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use guard_common::{ANYWHERE, FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
 
-use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, tally};
+use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, rule_or_awaited, tally};
 use crate::{caller, ops};
 
 #[sock_ops]
@@ -29,7 +29,7 @@ pub fn tie(ctx: SockOpsContext) -> u32 {
 fn connect(ctx: &SockOpsContext) {
     let netns = ops::netns(ctx);
     let port = ops::remote_port(ctx);
-    if rule(&Port::new(netns, port)).is_none() {
+    if rule_or_awaited(&Port::new(netns, port)).is_none() {
         return;
     }
     let flow = ops::flow(ctx, netns);

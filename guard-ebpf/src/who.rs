@@ -11,7 +11,7 @@ use guard_common::{DENIED_BLOCKED, MODE_GUARDED, Port, Stat, Who};
 
 use crate::address::{self, SOCK_STREAM};
 use crate::caller::{self, Place};
-use crate::maps::{BLOCKED_CGROUPS, WHO_CK, count, rule};
+use crate::maps::{BLOCKED_CGROUPS, WHO_CK, count, rule_or_awaited};
 
 const ALLOW: i32 = 1;
 /// The call ends with EPERM.
@@ -33,7 +33,7 @@ fn who<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     if address::kind(ctx) != SOCK_STREAM {
         return ALLOW;
     }
-    let Some(rule) = rule(&Port::new(netns, port)) else { return ALLOW };
+    let Some(rule) = rule_or_awaited(&Port::new(netns, port)) else { return ALLOW };
     if rule.mode == MODE_GUARDED
         && let Some((because, ())) = caller::nearest(|id| BLOCKED_CGROUPS.get_ptr(&id).map(|_| ()))
     {

@@ -139,6 +139,7 @@ fn local(connection: &Connection) -> Local<'_> {
     match connection.client() {
         Client::Process(evidence) => Local::Process { evidence, relay: None, sha256 },
         Client::Relay { name, evidence } => Local::Process { evidence, relay: Some(name), sha256 },
+        Client::Neighbour { relay, evidence } => Local::Neighbour { evidence, relay: *relay },
         Client::UnknownLocal => Local::Unknown,
         Client::Remote => Local::Remote,
     }

@@ -64,14 +64,16 @@ impl Connection {
     }
 
     async fn find_client(&self) -> Client {
-        let process = match &self.origin {
-            Origin::Local(process) => process.clone(),
+        let (process, is_neighbour) = match &self.origin {
+            Origin::Local(process) => (process.clone(), false),
+            Origin::Neighbour(process) => (process.clone(), true),
             Origin::UnknownLocal => return Client::UnknownLocal,
             Origin::Remote => return Client::Remote,
         };
         let (witness, peer, dst) = (self.process.witness.clone(), self.peer, self.original_dst);
         let looked = tokio::task::spawn_blocking(move || witness.look(&process, peer, dst)).await;
-        looked.unwrap_or(Client::UnknownLocal)
+        let client = looked.unwrap_or(Client::UnknownLocal);
+        if is_neighbour { client.as_neighbour() } else { client }
     }
 
     /// SHA-256 of what the client's process runs, if that can be told. May take as long as reading the file takes.

@@ -78,7 +78,8 @@ impl Pipeline {
         // Who asks, may they, and not too often?
         let (caller, witnessed) = caller?;
         case.caller = Some(caller.clone());
-        if self.blocks.has_agent(caller.agent()) {
+        let suspect = self.blocks.suspect(caller.agent(), case.connection.client());
+        if self.blocks.hold(&suspect) {
             return Err(Refusal::Blocked { forwarded: false });
         }
         witnessed?;
@@ -92,8 +93,8 @@ impl Pipeline {
             let view = case.view(&caller, &self.limits);
             respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
         };
-        let (blocks, agent) = (self.blocks.clone(), caller.agent().clone());
-        let mut blocked = Box::pin(async move { blocks.agent_is_blocked(&agent).await });
+        let blocks = self.blocks.clone();
+        let mut blocked = Box::pin(async move { blocks.until_held(&suspect).await });
         let response = tokio::select! {
             response = answer => response?,
             // The permit that is dropped with the call writes its closing record.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,12 @@ use aya::maps::{HashMap, Map, MapData};
 use guard_common::{Flow, Who};
 use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Https, Request};
-use guard_tests::process::{copy_program, program};
+use guard_tests::process::{START_LIMIT, copy_program, eventually, program};
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, apart, call, done_for, guard};
 use guard_tests::slice::Slice;
-use guard_tests::world::{HOST_V4, NOBODY, PORT, World};
+use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, World};
+use mcp_guard::config::Place;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -40,6 +41,10 @@ struct Bound {
 impl Bound {
     /// `process` is YAML; `PATH` and `SHA256` in it are those of the copy.
     fn new(process: &str) -> Self {
+        Self::before(Puppet::at(ADDRESS).unwrap(), process, |_daemon| {})
+    }
+
+    fn before(puppet: Puppet, process: &str, change: impl FnOnce(&mut Daemon)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let asker = dir.path().join("https-ask");
@@ -54,8 +59,9 @@ impl Bound {
              intents:\n  demo.open: [{{server: demo, tool: open}}]\n\
              policies:\n  - {{intent: demo.open, agents: [bound], decision: allow}}\n"
         );
-        let reached = Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let reached = puppet.answer_all(done_for);
         let mut daemon = guard("demo", &[("policy.yaml", &policy)]).unwrap();
+        change(&mut daemon);
         let credential = daemon.issue("bound").unwrap();
         daemon.start().unwrap();
         // The client must be able to read it, whoever it runs as.
@@ -74,9 +80,20 @@ impl Bound {
 
     /// A process in that cgroup, which connects and waits for the request on its input.
     fn command(&self, cgroup: &str, uid: u32, program: &Path, arguments: &[&str]) -> Command {
+        self.command_to(ADDRESS, cgroup, uid, program, arguments)
+    }
+
+    fn command_to(
+        &self,
+        to: SocketAddr,
+        cgroup: &str,
+        uid: u32,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Command {
         let ca = self.dir.path().join("ca.pem");
         let mut command = Command::new(program);
-        command.args(arguments).arg(ADDRESS.to_string()).arg(ca).uid(uid).gid(uid);
+        command.args(arguments).arg(to.to_string()).arg(ca).uid(uid).gid(uid);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.slice.put(cgroup, &mut command);
         command
@@ -84,6 +101,11 @@ impl Bound {
 
     fn client(&self, cgroup: &str, uid: u32, program: &Path, arguments: &[&str]) -> Value {
         answer_of(&run(self.command(cgroup, uid, program, arguments), &self.request()))
+    }
+
+    /// The copy of https-ask asks a server at another address.
+    fn at(&self, to: SocketAddr, cgroup: &str, uid: u32) -> Value {
+        answer_of(&run(self.command_to(to, cgroup, uid, &self.asker(), &[]), &self.request()))
     }
 
     /// The same with the copy of https-ask.
@@ -312,6 +334,43 @@ fn a_relay_is_named_and_is_nobodys_evidence() {
     });
 }
 
+/// Between two namespaces there is a link, and others may be on it.
+#[test]
+fn a_client_in_another_namespace_than_the_server_is_named_and_is_nobodys_evidence() {
+    apart(|| {
+        const THERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), PORT);
+        let (host, container) =
+            (Netns::of(fs::File::open("/proc/thread-self/ns/net").unwrap()), Netns::new());
+        host.ip(&format!("link add ve0 type veth peer name eth0 netns {}", container.path().display()));
+        host.ip("addr add 10.99.0.1/24 dev ve0");
+        host.ip("link set ve0 up");
+        container.ip("addr add 10.99.0.2/24 dev eth0");
+        container.ip("link set eth0 up");
+        let change = |daemon: &mut Daemon| {
+            daemon.config.servers[0].place = Place::Netns(container.path());
+            daemon.config.tls.names = vec!["10.99.0.2".into()];
+        };
+        let puppet = container.run(|| Puppet::at(ADDRESS)).unwrap();
+        let bound = Bound::before(puppet, "{uid: 65533}", change);
+        let there = bound.at(THERE, ELSEWHERE, AGENT);
+        let record = bound.assert_refused(&there, "one in another network namespace cannot be told for sure");
+        let local = &record["local"];
+        assert_eq!((&local["uid"], &local["across_namespaces"]), (&json!(AGENT), &json!(true)), "{local}");
+        assert_eq!((&local["unit"], &local["comm"]), (&json!(ELSEWHERE), &json!("https-ask")), "{local}");
+        // The kill switch knows it all the same.
+        bound.daemon.json("block", &["--cgroup", &bound.slice.path_of(ELSEWHERE)]).unwrap();
+        let is_blocked = || {
+            let answer = bound.at(THERE, ELSEWHERE, AGENT);
+            Ok((answer["result"]["_meta"]["mcp-guard/decision"]["reason"] == "blocked").then_some(()))
+        };
+        eventually(START_LIMIT, is_blocked).unwrap().expect("blocked");
+        // Inside it is evidence.
+        let served = container.run(|| bound.ask("inside.service", AGENT));
+        assert_eq!(bound.assert_served(&served)["local"]["across_namespaces"], Value::Null);
+        bound.finish(1);
+    });
+}
+
 #[test]
 fn who_cannot_be_told_for_sure_is_not_the_agent() {
     type Change = fn(&mut HashMap<MapData, Flow, Who>, Flow);
@@ -366,7 +425,7 @@ fn wait_until_stopped(pid: Pid) {
 fn a_credential_of_a_process_is_worthless_on_another_host() {
     let world = World::new();
     let bound = world.host.run(|| Bound::new("{uid: 0}"));
-    let from = |netns: &guard_tests::world::Netns, address: SocketAddr| {
+    let from = |netns: &Netns, address: SocketAddr| {
         let https = Https::new(address, &bound.daemon.ca()).unwrap();
         let request = Request::post(&call(1, "open")).by(&bound.credential);
         netns.run(|| https.ask(&request)).unwrap().json()

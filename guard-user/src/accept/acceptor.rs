@@ -58,7 +58,10 @@ pub struct Accepted {
 pub enum Origin {
     /// A process of this host.
     Local(LocalProcess),
-    /// A peer on another host (or in another network namespace).
+    /// A process of this host in the guard's own network namespace, which connected into another one. Between the two
+    /// others may speak in its place: it is named, and no more.
+    Neighbour(LocalProcess),
+    /// A peer on another host, or in another network namespace of this one.
     Remote,
     /// A process of this host, but the kernel's record of it is missing. Never to be taken for a known one.
     UnknownLocal,
@@ -287,7 +290,14 @@ impl Sorter {
         let origin = match who {
             Some(who) => Origin::Local(process(&who)),
             None if self.is_local(peer, original_dst) => Origin::UnknownLocal,
-            None => Origin::Remote,
+            None => match self.inner.maps.take_who(self.inner.own.cookie, peer, original_dst) {
+                Some(who) => Origin::Neighbour(process(&who)),
+                None => Origin::Remote,
+            },
+        };
+        let witness = match origin {
+            Origin::Neighbour(_) => self.inner.witness.clone(),
+            _ => self.realm.witness.clone(),
         };
         if let Err(error) = tune(&io, Duration::from_secs(self.inner.config.limits.stall_seconds)) {
             // The client is gone, or the kernel lacks an option: not a reason to refuse.
@@ -295,7 +305,6 @@ impl Sorter {
         }
         let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
         let guest = self.inner.attendance.admit(&server.name);
-        let witness = self.realm.witness.clone();
         Some(Accepted {
             io,
             peer,

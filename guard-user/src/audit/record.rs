@@ -103,6 +103,8 @@ pub enum Local<'a> {
         /// Of its executable, if a rule asked for it.
         sha256: Option<FileDigest>,
     },
+    /// The same in the guard's network namespace, seen from another one.
+    Neighbour { evidence: &'a Evidence, relay: Option<&'a str> },
     /// On this host, but the kernel had no entry.
     Unknown,
     /// On another host.
@@ -364,6 +366,9 @@ impl Serialize for Local<'_> {
             Self::Unknown => to.serialize_str("unknown"),
             Self::Remote => to.serialize_str("remote"),
             Self::Process { evidence, relay, sha256 } => process(evidence, *relay, *sha256).serialize(to),
+            Self::Neighbour { evidence, relay } => {
+                Process { across_namespaces: true, ..process(evidence, *relay, None) }.serialize(to)
+            }
         }
     }
 }
@@ -391,6 +396,8 @@ struct Process<'a> {
     sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    across_namespaces: bool,
 }
 
 fn process<'a>(evidence: &'a Evidence, relay: Option<&'a str>, sha256: Option<FileDigest>) -> Process<'a> {
@@ -411,6 +418,7 @@ fn process<'a>(evidence: &'a Evidence, relay: Option<&'a str>, sha256: Option<Fi
         executable: executable.map(|executable| executable.path.as_str()),
         sha256: sha256.map(hex::encode),
         relay,
+        across_namespaces: false,
     }
 }
 

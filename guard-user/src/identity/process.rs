@@ -19,6 +19,8 @@ pub struct ProcessRule {
 pub enum WrongProcess {
     #[error("it works for a process of this host only, and this connection comes from elsewhere")]
     Remote,
+    #[error("it works for one process only, and one in another network namespace cannot be told for sure")]
+    Neighbour,
     #[error("it works for one process only, and which process this is cannot be told")]
     Unknown,
     #[error("it works for one process only, and {0} hands on connections of others")]
@@ -41,6 +43,7 @@ impl ProcessRule {
                 None => Ok(()),
             },
             Client::Relay { name, .. } => Err(WrongProcess::Relay(name)),
+            Client::Neighbour { .. } => Err(WrongProcess::Neighbour),
             Client::UnknownLocal => Err(WrongProcess::Unknown),
             Client::Remote => Err(WrongProcess::Remote),
         }
@@ -153,6 +156,10 @@ mod tests {
         let rule = ProcessRule { uid: Some(0), ..ProcessRule::default() };
         let root = evidence(0, "/", Some(executable("/usr/bin/docker-proxy", true)));
         assert_eq!(rule.check(&Client::Process(root.clone()), None), Ok(()));
+        assert_eq!(
+            rule.check(&Client::Process(root.clone()).as_neighbour(), None),
+            Err(WrongProcess::Neighbour)
+        );
         let relay = Client::Relay { name: "docker-proxy", evidence: root };
         assert_eq!(rule.check(&relay, None), Err(WrongProcess::Relay("docker-proxy")));
         assert_eq!(rule.check(&Client::UnknownLocal, None), Err(WrongProcess::Unknown));

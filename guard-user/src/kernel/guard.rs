@@ -64,8 +64,8 @@ pub(crate) struct Inner {
     pub cgroup: u64,
     pub generation: u32,
     pub maps: Maps,
-    /// Tells which processes the clients are.
-    witness: Witness,
+    /// Tells which processes the clients in the own namespace are.
+    pub witness: Witness,
     steers: Steers,
     pub walls: Walls,
     pub wards: Wards,
@@ -311,6 +311,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
     let Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness } =
         built;
+    let blocks = Blocks::new(&cgroup_root);
     let wards = Wards::new(&cgroup_root, &config.state_dir, &config.kernel.watch)?;
     wards.look(&maps)?;
     let inner = Inner {
@@ -324,7 +325,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         walls,
         wards,
         holds,
-        blocks: Blocks::default(),
+        blocks,
         locks,
         watches: Watches::default(),
         denied: Mutex::default(),

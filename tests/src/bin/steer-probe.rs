@@ -200,6 +200,7 @@ async fn guard(config: &str) -> anyhow::Result<()> {
 async fn answer(mut accepted: mcp_guard::accept::Accepted) {
     let origin = match &accepted.origin {
         Origin::Local(process) => serde_json::to_value(process).expect("a process is JSON"),
+        Origin::Neighbour(process) => json!({"neighbour": process}),
         Origin::UnknownLocal => json!("unknown-local"),
         Origin::Remote => json!("remote"),
     };

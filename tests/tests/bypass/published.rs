@@ -19,7 +19,7 @@ const RULES: &str = "add table ip published; \
 struct Published {
     one: Jail,
     two: Jail,
-    _relay: guard_tests::world::Process,
+    relay: guard_tests::world::Process,
 }
 
 impl Published {
@@ -48,7 +48,7 @@ impl Published {
         let done = engine.run(&["tool", "nft", RULES]);
         assert_eq!(done["done"], true, "{done}");
         let relay = engine.start(&["relay", "0.0.0.0:8081", "172.30.0.2:3001"]);
-        Self { one, two, _relay: relay }
+        Self { one, two, relay }
     }
 
     /// Every way to the server, from everywhere.
@@ -85,6 +85,7 @@ fn a_published_port_leads_to_the_guard_however_it_is_published() {
         let published = Published::new(world);
         let _server = world.server_in(&published.one.netns, &["0.0.0.0:3001"]);
         let ways = published.ways(world);
+        let local = Attacker::local(world).name;
         for (how, from, target) in &ways {
             assert_eq!(met(how, from, &["connect", target])["server"], true, "{how} from {}", from.name);
         }
@@ -101,6 +102,17 @@ fn a_published_port_leads_to_the_guard_however_it_is_published() {
             // Whatever the way, it is the address in the container that the guard sees.
             let own = met["original_dst"].as_str().is_some_and(|own| own.ends_with(":3001"));
             assert!(own, "{met}");
+            // A process of the host is named, the relay in place of whoever asked it. Of a translated connection the
+            // kernel's record has other numbers.
+            let named = &met["origin"]["neighbour"];
+            let is_relayed = target.ends_with(":8081");
+            if is_relayed {
+                assert_eq!(named["pid"], published.relay.pid(), "{how} from {}: {met}", from.name);
+            } else if *how == "directly" && from.name == local {
+                assert_eq!(named["comm"], "attacker", "{met}");
+            } else {
+                assert_eq!(*named, json!(null), "{how} from {}: {met}", from.name);
+            }
         }
         guard.kill();
         for (how, from, target) in &ways {

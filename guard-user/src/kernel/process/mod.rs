@@ -45,10 +45,26 @@ pub enum Client {
     Process(Evidence),
     /// A process of this host that hands on the connections of others. Never evidence for anybody.
     Relay { name: &'static str, evidence: Evidence },
+    /// A process of this host that connected from the guard's network namespace into another one, and whether it hands on
+    /// connections. Whoever has a link between the two could speak in its place, so it is named, and evidence for nobody.
+    Neighbour { relay: Option<&'static str>, evidence: Evidence },
     /// On this host, but which process cannot be told for sure. Never to be taken for a known one.
     UnknownLocal,
     /// On another host, or in another network namespace.
     Remote,
+}
+
+impl Client {
+    /// The same, seen from another network namespace.
+    #[must_use]
+    pub fn as_neighbour(self) -> Self {
+        match self {
+            Self::Process(evidence) => Self::Neighbour { relay: None, evidence },
+            Self::Relay { name, evidence } => Self::Neighbour { relay: Some(name), evidence },
+            Self::Neighbour { .. } => self,
+            Self::UnknownLocal | Self::Remote => Self::Remote,
+        }
+    }
 }
 
 /// What is known of a local process.

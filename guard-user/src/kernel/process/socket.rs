@@ -135,7 +135,7 @@ mod tests {
             let client = TcpStream::connect(target).unwrap();
             let (accepted, peer) = listener.accept().unwrap();
             let own = accepted.local_addr().unwrap();
-            let Ok(End::Open { cookie, inode }) = sockets.end(peer, own) else {
+            let Ok(End::Open { cookie, inode, .. }) = sockets.end(peer, own) else {
                 panic!("{target}: not found")
             };
             assert_eq!(cookie, socket_cookie(&client).unwrap(), "{target}");
