@@ -3,10 +3,14 @@
 use std::fs;
 use std::process::Command;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
+use guard_common::{ANYWHERE, SWITCH_BLOCK_ALL, SWITCH_WALL, WALL_OFF};
+use guard_tests::cgroup::Cgroup;
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::scene::{PORT, Scene, apart};
 use guard_tests::world::{Process, World, cgroup2_root, test};
+use mcp_guard::kernel::{Target, block, unblock};
+use mcp_guard::types::ServerName;
 use serde_json::{Value, json};
 
 fn drift(status: &Value) -> String {
@@ -72,6 +76,90 @@ fn a_rule_that_is_gone_is_written_again() {
         assert!(drift(&status).contains("rule of port 3001"), "{status:#}");
         wait(&mut guard, |status| !damaged(status));
         assert!(policy.get(&key, 0).is_ok());
+    });
+}
+
+#[test]
+fn a_program_at_a_servers_cgroup_that_is_gone_stands_again() {
+    test(|world| {
+        let cgroup = Cgroup::new();
+        let server = world.probe_in(&cgroup, &["server", "0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        let name = format!("wall-{}", cgroup.id());
+        let pin = links(world).join(&name);
+        wait(&mut guard, |_| pin.exists());
+        fs::remove_file(&pin).unwrap();
+        let status = wait(&mut guard, damaged);
+        assert!(drift(&status).contains(&name) && drift(&status).contains("pin is gone"), "{status:#}");
+        wait(&mut guard, |status| !damaged(status));
+        assert!(pin.exists());
+        // A cgroup that goes with its server is no damage.
+        server.kill();
+        drop(cgroup);
+        wait(&mut guard, |status| status["wall"]["cgroups"] == json!([]));
+        assert_eq!(guard.ask("status")["counters"]["drifts"], 1);
+    });
+}
+
+#[test]
+fn switches_and_blocks_are_set_again() {
+    test(|world| {
+        let _server = world.server(&["0.0.0.0:3001"]);
+        let mut guard = world.guard();
+        let data = MapData::from_pin(world.pins().join("maps/SWITCHES")).unwrap();
+        let mut switches: Array<_, u32> = Map::Array(data).try_into().unwrap();
+        let enforce = switches.get(&SWITCH_WALL, 0).unwrap();
+        switches.set(SWITCH_WALL, WALL_OFF, 0).unwrap();
+        let status = wait(&mut guard, damaged);
+        assert!(drift(&status).contains("second wall"), "{status:#}");
+        wait(&mut guard, |status| !damaged(status));
+        assert_eq!(switches.get(&SWITCH_WALL, 0).unwrap(), enforce);
+
+        let met = || world.client(&world.host, [127, 0, 0, 1].into());
+        for target in [Target::All, Target::Server(ServerName::parse("demo").unwrap())] {
+            block(&world.kernel, &target, "a test").unwrap();
+            assert_eq!(met()["refused"], true);
+            match target {
+                Target::All => switches.set(SWITCH_BLOCK_ALL, 0, 0).unwrap(),
+                _ => open_port(world),
+            }
+            assert_eq!(met()["guard"], true, "the damage is done");
+            let status = wait(&mut guard, damaged);
+            assert!(drift(&status).contains("block of"), "{status:#}");
+            wait(&mut guard, |status| !damaged(status));
+            assert_eq!(met()["refused"], true, "{target:?}");
+            unblock(&world.kernel, &target).unwrap();
+            assert_eq!(met()["guard"], true);
+        }
+    });
+}
+
+/// Takes the kill switch out of the rule of the protected port.
+fn open_port(world: &World) {
+    let data = MapData::from_pin(world.pins().join("maps/POLICY")).unwrap();
+    let mut policy: HashMap<_, [u64; 2], [u64; 3]> = Map::HashMap(data).try_into().unwrap();
+    let (key, [mode_and_flags, rest @ ..]) = policy
+        .iter()
+        .map(Result::unwrap)
+        .find(|(key, _)| key[1].to_ne_bytes()[..2] == PORT.to_ne_bytes())
+        .unwrap();
+    let mode = mode_and_flags & u64::from(u32::MAX);
+    policy.insert(key, [mode, rest[0], rest[1]], 0).unwrap();
+}
+
+#[test]
+fn what_tells_of_servers_elsewhere_is_written_again() {
+    test(|world| {
+        let place = json!({"netns": world.remote.path()});
+        let mut guard = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": place}]));
+        let data = MapData::from_pin(world.pins().join("maps/POLICY")).unwrap();
+        let mut policy: HashMap<_, [u64; 2], [u64; 3]> = Map::HashMap(data).try_into().unwrap();
+        let awaited = policy.keys().map(Result::unwrap).find(|key| key[0] == ANYWHERE).unwrap();
+        policy.remove(&awaited).unwrap();
+        let status = wait(&mut guard, damaged);
+        assert!(drift(&status).contains("servers elsewhere"), "{status:#}");
+        wait(&mut guard, |status| !damaged(status));
+        assert!(policy.get(&awaited, 0).is_ok());
     });
 }
 

@@ -7,12 +7,12 @@ use anyhow::Context;
 
 use super::App;
 use crate::audit::{Block, Event};
-use crate::kernel::{BlockStatus, DeniedCall};
+use crate::kernel::{BlockStatus, DeniedCall, OtherPort};
 
 /// Between two attempts to write what could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Refused system calls that are recorded within [`SECOND`]; the counters have all of them.
-const DENIED_PER_SECOND_MAX: u32 = 50;
+/// Refused system calls that are recorded within [`SECOND`], and as many new ports; counters or `status` have all of them.
+const RECORDS_PER_SECOND_MAX: u32 = 50;
 const SECOND: Duration = Duration::from_secs(1);
 
 impl App {
@@ -89,6 +89,9 @@ pub(super) fn spawn(app: &Arc<App>) {
     if let Some(calls) = app.kernel.denied() {
         tokio::spawn(denied(Arc::downgrade(app), calls));
     }
+    if let Some(ports) = app.kernel.other_ports() {
+        tokio::spawn(other_ports(Arc::downgrade(app), ports));
+    }
 }
 
 async fn blocks<T>(app: Weak<App>, mut changes: tokio::sync::watch::Receiver<T>) {
@@ -114,6 +117,19 @@ async fn denied(app: Weak<App>, mut calls: tokio::sync::mpsc::Receiver<DeniedCal
     }
 }
 
+async fn other_ports(app: Weak<App>, mut ports: tokio::sync::mpsc::Receiver<OtherPort>) {
+    let mut room = Room::default();
+    while let Some(OtherPort { server, port, netns, uid, done }) = ports.recv().await {
+        let Some(app) = app.upgrade() else { return };
+        let event = Event::OtherPort { server: &server, netns, port, uid, done };
+        if room.admits(tokio::time::Instant::now())
+            && let Err(error) = app.note(&event).await
+        {
+            tracing::error!(server, port, "another port of a server is not recorded: {error:#}");
+        }
+    }
+}
+
 /// How many are recorded in the second under way.
 #[derive(Default)]
 struct Room {
@@ -127,7 +143,7 @@ impl Room {
             (self.begun, self.taken) = (Some(now), 0);
         }
         self.taken += 1;
-        self.taken <= DENIED_PER_SECOND_MAX
+        self.taken <= RECORDS_PER_SECOND_MAX
     }
 }
 
@@ -139,7 +155,7 @@ mod tests {
     fn refusals_above_the_rate_are_left_to_the_counters() {
         let (mut room, now) = (Room::default(), tokio::time::Instant::now());
         let admitted = (0..100).filter(|_| room.admits(now)).count();
-        assert_eq!(admitted, DENIED_PER_SECOND_MAX as usize);
+        assert_eq!(admitted, RECORDS_PER_SECOND_MAX as usize);
         assert!(room.admits(now + SECOND));
     }
 }

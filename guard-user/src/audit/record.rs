@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::merkle::sha256;
 use super::text;
 use crate::attendance::Guest;
-use crate::config::Durability;
+use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
 use crate::kernel::Evidence;
 use crate::kernel::process::FileDigest;
@@ -193,6 +193,17 @@ pub enum Event<'a> {
         cgroup: &'a str,
         #[serde(serialize_with = "text::name_opt")]
         server: Option<&'a str>,
+    },
+    /// A protected server listens on a port that is not its own.
+    OtherPort {
+        #[serde(serialize_with = "text::name")]
+        server: &'a str,
+        /// Cookie of its network namespace.
+        netns: u64,
+        port: u16,
+        uid: u32,
+        /// `report`, `protect` or `deny`: what became of it.
+        done: OtherPorts,
     },
     /// The kill switch holds for something: set now, or found at the start.
     Blocked(Block<'a>),

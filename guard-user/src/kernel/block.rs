@@ -14,7 +14,7 @@ use guard_common::{
 use serde::Serialize;
 
 use super::guard::pins_dir;
-use super::maps::gone;
+use super::maps::{Maps, gone, lock};
 use super::rules::{block_key, server_key};
 use super::{cut, gates, host};
 use crate::config::Kernel;
@@ -253,6 +253,42 @@ impl Pinned {
             _ => cut::at_ports(&ports),
         }
     }
+}
+
+/// Whether the programs know of a block.
+pub(super) fn is_applied(maps: &Maps, key: &Block, block: &Blocked) -> bool {
+    match key.kind {
+        BLOCK_ALL => maps.switch(SWITCH_BLOCK_ALL).is_ok_and(|value| value != 0),
+        BLOCK_SERVER => open_rules(maps, key, block).is_empty(),
+        BLOCK_CGROUP => lock(&maps.blocked_cgroups).get(&block.cgroup, 0).is_ok(),
+        // The guard knows agents by itself.
+        _ => true,
+    }
+}
+
+/// Writes what the programs look at, if the block still holds.
+pub(super) fn apply_again(maps: &Maps, key: &Block) -> anyhow::Result<()> {
+    let Ok(block) = lock(&maps.blocks).get(key, 0) else { return Ok(()) };
+    match key.kind {
+        BLOCK_ALL => maps.set_switch(SWITCH_BLOCK_ALL, 1).context("cannot set the switch"),
+        BLOCK_CGROUP => {
+            lock(&maps.blocked_cgroups).insert(block.cgroup, 1, 0).context("cannot block the cgroup")
+        }
+        _ => open_rules(maps, key, &block).into_iter().try_for_each(|(port, mut rule)| {
+            rule.flags |= FLAG_BLOCKED;
+            gone(lock(&maps.policy).insert(port, rule, BPF_EXIST))
+                .with_context(|| format!("cannot block port {}", port.port))
+        }),
+    }
+}
+
+/// Rules of a blocked server that let connections pass.
+fn open_rules(maps: &Maps, key: &Block, block: &Blocked) -> Vec<(Port, Rule)> {
+    let server = server_key(&status(key, block).name);
+    let policy = lock(&maps.policy);
+    let is_open =
+        |rule: &Rule| rule.mode == MODE_GUARDED && rule.server == server && rule.flags & FLAG_BLOCKED == 0;
+    policy.iter().filter_map(Result::ok).filter(|(_, rule)| is_open(rule)).collect()
 }
 
 /// `BPF_EXIST`: a rule that was removed meanwhile stays so.

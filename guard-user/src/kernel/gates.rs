@@ -15,6 +15,7 @@ use super::load::{self, ProgramStatus, on_pinned_maps};
 use super::maps::lock;
 use super::object::object;
 use super::pins::Pins;
+use super::sys;
 
 /// Programs that this kernel may not have.
 const OPTIONAL: [&str; 2] = ["wall", "leave"];
@@ -26,7 +27,12 @@ pub(crate) struct Gates {
     links: PathBuf,
     loaded: Vec<ProgramStatus>,
     missing: BTreeMap<&'static str, String>,
+    /// What stands where.
+    attached: Mutex<BTreeMap<Gate, PathBuf>>,
 }
+
+/// A program, and the id of the cgroup that it stands at.
+pub(super) type Gate = (&'static str, u64);
 
 impl Gates {
     /// Loads the programs on the maps that are there. `guard` is the id of the guard's cgroup, `links` the directory of
@@ -50,7 +56,13 @@ impl Gates {
                 }
             }
         }
-        Ok(Self { bpf: Mutex::new(bpf), links: links.to_owned(), loaded: taken, missing })
+        Ok(Self {
+            bpf: Mutex::new(bpf),
+            links: links.to_owned(),
+            loaded: taken,
+            missing,
+            attached: Mutex::default(),
+        })
     }
 
     /// The programs that the kernel took.
@@ -64,13 +76,48 @@ impl Gates {
     }
 
     /// Attaches a program to a cgroup. One that is there already stays.
-    pub(super) fn attach(&self, name: &str, cgroup: &Path, id: u64) -> anyhow::Result<()> {
-        let pin = self.pin(name, id);
-        if pin.exists() {
-            return Ok(());
+    pub(super) fn attach(&self, name: &'static str, cgroup: &Path, id: u64) -> anyhow::Result<()> {
+        let mut attached = lock(&self.attached);
+        if !self.pin(name, id).exists() {
+            self.stand(name, cgroup, id)?;
         }
+        attached.insert((name, id), cgroup.to_owned());
+        Ok(())
+    }
+
+    fn stand(&self, name: &str, cgroup: &Path, id: u64) -> anyhow::Result<()> {
         let dir = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
-        load::attach(&mut lock(&self.bpf), name, dir, &pin)
+        load::attach(&mut lock(&self.bpf), name, dir, &self.pin(name, id))
+    }
+
+    /// What does not stand any more where it was put, in words. A cgroup that is gone needs nothing.
+    pub(super) fn differ(&self) -> Vec<(Gate, String)> {
+        let attached = lock(&self.attached);
+        let alive = attached.iter().filter(|((_, cgroup), dir)| id(dir).ok() == Some(*cgroup));
+        alive.filter_map(|(gate, _)| Some((*gate, self.differs(*gate)?))).collect()
+    }
+
+    fn differs(&self, (name, cgroup): Gate) -> Option<String> {
+        let ours = self.loaded.iter().find(|program| program.name == name)?.id;
+        match sys::link(&self.pin(name, cgroup)) {
+            Err(error) => Some(format!("its pin is gone ({error})")),
+            // The kernel tells the lower half of the id.
+            Ok(link) if u64::from(link.target) != cgroup & u64::from(u32::MAX) => {
+                Some("it is detached".into())
+            }
+            Ok(link) if link.program != ours => {
+                Some(format!("it runs program {}, not ours ({ours})", link.program))
+            }
+            Ok(_) => None,
+        }
+    }
+
+    /// Puts it there anew, unless it was taken away meanwhile.
+    pub(super) fn mend(&self, (name, id): Gate) -> anyhow::Result<()> {
+        let attached = lock(&self.attached);
+        let Some(dir) = attached.get(&(name, id)) else { return Ok(()) };
+        let _gone = fs::remove_file(self.pin(name, id));
+        self.stand(name, dir, id)
     }
 
     /// Attaches what a guard before this one had attached, so that there is no moment without. `older` are the pins of
@@ -99,7 +146,9 @@ impl Gates {
     }
 
     /// Takes a program from the cgroup with this id. It may be gone already.
-    pub(super) fn detach(&self, name: &str, id: u64) -> anyhow::Result<()> {
+    pub(super) fn detach(&self, name: &'static str, id: u64) -> anyhow::Result<()> {
+        let mut attached = lock(&self.attached);
+        attached.remove(&(name, id));
         let pin = self.pin(name, id);
         match fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

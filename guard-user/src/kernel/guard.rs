@@ -35,7 +35,7 @@ use super::steers::Steers;
 use super::version::Version;
 use super::vigil::{self, Drift, Vigil};
 use super::wall::Walls;
-use super::watch::Watches;
+use super::watch::{OtherPort, Watches};
 use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, rules, tend};
 use crate::attendance::Attendance;
 use crate::config::decisions::Decision;
@@ -67,6 +67,7 @@ pub(crate) struct Inner {
     /// Tells which processes the clients in the own namespace are.
     pub witness: Witness,
     steers: Steers,
+    pub gates: Arc<Gates>,
     pub walls: Walls,
     pub wards: Wards,
     pub holds: Holds,
@@ -89,6 +90,8 @@ pub(crate) struct Inner {
     pub realms: watch::Sender<Realms>,
     /// Namespaces that could not be protected, and why. Tried again.
     pub failed: Mutex<BTreeMap<NetnsId, String>>,
+    /// Held while something of a namespace is put back or taken away.
+    pub changing: Mutex<()>,
     /// What the guard before handed on and nobody has taken yet.
     handed: Mutex<Handover>,
     /// Keeps the pins locked for this process.
@@ -204,6 +207,11 @@ impl Guard {
         self.inner.wards.news()
     }
 
+    /// Tells of each listener of a server beside its own. For the first caller.
+    pub fn other_ports(&self) -> Option<mpsc::Receiver<OtherPort>> {
+        self.inner.watches.news()
+    }
+
     /// Carries out what an operator decided about a closed listener, and remembers it. Writes to the disk.
     pub fn decide(&self, closed: &Closed, decision: Decision) -> anyhow::Result<()> {
         self.inner.wards.decide(&self.inner.maps, closed, decision)
@@ -309,8 +317,21 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
-    let Built { maps, steers, walls, holds, locks, bpf, events, refusals, programs, realms, failed, witness } =
-        built;
+    let Built {
+        maps,
+        steers,
+        gates,
+        walls,
+        holds,
+        locks,
+        bpf,
+        events,
+        refusals,
+        programs,
+        realms,
+        failed,
+        witness,
+    } = built;
     let blocks = Blocks::new(&cgroup_root);
     let wards = Wards::new(&cgroup_root, &config.state_dir, &config.kernel.watch)?;
     wards.look(&maps)?;
@@ -322,12 +343,13 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         generation,
         maps,
         steers,
+        gates,
         walls,
         wards,
         holds,
         blocks,
         locks,
-        watches: Watches::default(),
+        watches: Watches::new(),
         denied: Mutex::default(),
         witness,
         shared: Mutex::new(programs),
@@ -340,6 +362,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         expected: Expected::default(),
         realms: watch::Sender::new(Arc::new(realms)),
         failed: Mutex::new(failed),
+        changing: Mutex::default(),
         handed,
         pins,
         config,
@@ -355,6 +378,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
 struct Built {
     maps: Maps,
     steers: Steers,
+    gates: Arc<Gates>,
     bpf: aya::Ebpf,
     events: Events,
     refusals: denied::Ring,
@@ -407,7 +431,7 @@ fn build(
     let locks = Locks::new(Arc::clone(&gates), cgroup_root);
     locks.free_left(&maps)?;
     locks.resolve(servers, Instant::now());
-    let walls = Walls::new(gates, &maps, config.kernel.wall)?;
+    let walls = Walls::new(Arc::clone(&gates), &maps, config.kernel.wall)?;
     walls.adopt(&adopted);
     let holds = Holds::new(&maps, cgroup_root)?;
     rules::wait_for(&maps, servers, generation).context("cannot wait for servers elsewhere")?;
@@ -431,7 +455,21 @@ fn build(
     for (_, server, path) in tend::pinned(&realms) {
         egress::check_cgroup(&server, &path)?;
     }
-    Ok(Built { maps, steers, bpf, events, refusals, walls, holds, locks, programs, realms, failed, witness })
+    Ok(Built {
+        maps,
+        steers,
+        gates,
+        bpf,
+        events,
+        refusals,
+        walls,
+        holds,
+        locks,
+        programs,
+        realms,
+        failed,
+        witness,
+    })
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

@@ -193,6 +193,8 @@ fn processes() -> impl Iterator<Item = PathBuf> {
 /// False: something of it is left.
 fn give_up(inner: &Inner, realm: &Realm) -> bool {
     tracing::info!(place = realm.name, netns = realm.netns.cookie, "deserted; the guard lets go of it");
+    // The self-watch must not put back what is let go of.
+    let _alone = lock(&inner.changing);
     // First nobody takes connections there, then the way is open; with no process there, nobody could use it.
     publish(inner, |realms| {
         realms.remove(&realm.netns.cookie);

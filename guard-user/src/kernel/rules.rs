@@ -45,11 +45,13 @@ pub(super) fn wait_for(maps: &Maps, servers: &[Arc<Server>], generation: u32) ->
     let mut policy = lock(&maps.policy);
     let old: Vec<Port> = policy.keys().filter_map(Result::ok).filter(|key| key.netns == ANYWHERE).collect();
     old.iter().try_for_each(|key| gone(policy.remove(key)))?;
-    let elsewhere = servers.iter().filter(|server| server.place != Place::Host);
     let rule = Rule { mode: MODE_AWAITED, flags: 0, generation, zero: 0, server: 0 };
-    elsewhere
-        .map(|server| server.port.get())
-        .try_for_each(|port| policy.insert(Port::new(ANYWHERE, port), rule, 0))
+    awaited(servers).try_for_each(|port| policy.insert(Port::new(ANYWHERE, port), rule, 0))
+}
+
+/// The ports of servers that are in other namespaces.
+pub(super) fn awaited(servers: &[Arc<Server>]) -> impl Iterator<Item = u16> {
+    servers.iter().filter(|server| server.place != Place::Host).map(|server| server.port.get())
 }
 
 fn flags(maps: &Maps, server: &ServerName) -> Result<u32, MapError> {

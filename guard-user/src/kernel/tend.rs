@@ -31,7 +31,8 @@ impl Inner {
         let pinned = pinned(&self.realms());
         let paths = pinned.iter().map(|(_, _, path)| path.as_str());
         let mut walled = wall::cgroups(&self.cgroup_root, paths);
-        walled.extend(self.wards.dirs());
+        let wards = self.wards.dirs();
+        walled.extend_from_slice(&wards);
         self.walls.cover(&walled);
         let holders: Vec<_> = pinned.iter().map(|(port, _, path)| (*port, path.clone())).collect();
         if let Err(error) = self.holds.refresh(&self.maps, &holders) {
@@ -40,7 +41,7 @@ impl Inner {
         let servers: Vec<_> =
             pinned.iter().map(|(_, server, path)| (Arc::clone(server), path.clone())).collect();
         self.locks.refresh(&self.maps, &servers);
-        if let Err(error) = self.watches.refresh(&self.maps, &self.cgroup_root, &pinned) {
+        if let Err(error) = self.watches.refresh(&self.maps, &self.cgroup_root, &wards, &pinned) {
             tracing::error!("other ports of servers are not watched: {error:#}");
         }
         for (netns, cgroups) in self.watches.stirred() {
@@ -53,21 +54,12 @@ impl Inner {
     fn judge_others(&self, netns: u64, cgroups: &[u64]) -> anyhow::Result<()> {
         let Some(realm) = self.realm(netns) else { return Ok(()) };
         let listening = realm.netns.run(diag::listening)??;
-        let found = self.watches.judge(&self.maps, netns, cgroups, &listening)?;
-        for other in &found.new {
-            tracing::warn!(
-                server = other.server,
-                port = other.port,
-                uid = other.uid,
-                done = ?other.done,
-                "a protected server listens on another port"
-            );
-        }
-        if found.protect.is_empty() {
+        let protect = self.watches.judge(&self.maps, netns, cgroups, &listening)?;
+        if protect.is_empty() {
             return Ok(());
         }
         let mut servers = BTreeMap::new();
-        for (port, server) in found.protect {
+        for (port, server) in protect {
             let Some(number) = NonZeroU16::new(port.port) else { continue };
             servers.insert(port.port, Arc::new(Server { port: number, ..server.as_ref().clone() }));
         }

@@ -105,6 +105,15 @@ impl Walls {
         }
     }
 
+    /// What its switch says once the sweep is over.
+    pub(super) fn wanted(&self) -> u32 {
+        match self.mode {
+            WallMode::Off => WALL_OFF,
+            WallMode::Count => WALL_COUNT,
+            WallMode::Enforce => WALL_ENFORCE,
+        }
+    }
+
     /// From now on, what it counted is dropped. To be called after the sweep.
     pub(crate) fn enforce(&self, maps: &Maps) -> anyhow::Result<()> {
         if self.mode == WallMode::Enforce {

@@ -8,6 +8,7 @@ use anyhow::Context;
 use aya::maps::MapError;
 use guard_common::{FLAG_PENDING, MODE_GUARDED, Port, Rule, WATCH_DENY, WATCH_REPORT, Watch};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::maps::{Maps, gone, lock};
 use super::rules::{self, server_key};
@@ -18,15 +19,19 @@ use crate::config::{OtherPorts, Server};
 const BPF_NOEXIST: u64 = 1;
 /// Size of `guard_common::Listening`.
 const EVENT_BYTES: usize = size_of::<guard_common::Listening>();
+/// Other ports that wait to be recorded; more are in the log and in `status` only.
+const NEWS_MAX: usize = 256;
 
 /// Watches the cgroups of pinned servers.
-#[derive(Default)]
 pub(crate) struct Watches {
     /// By cgroup id.
     watched: Mutex<BTreeMap<u64, Watched>>,
     /// Watched cgroups in which somebody has begun to listen.
     stirred: Mutex<BTreeSet<u64>>,
     others: Mutex<BTreeMap<Port, OtherPort>>,
+    news: mpsc::Sender<OtherPort>,
+    /// Taken by the one who records.
+    to_record: Mutex<Option<mpsc::Receiver<OtherPort>>>,
 }
 
 #[derive(Clone)]
@@ -49,16 +54,23 @@ pub struct OtherPort {
     pub done: OtherPorts,
 }
 
-/// What a look found that the caller must see to.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// Ports to protect as others of a server.
-    pub protect: Vec<(Port, Arc<Server>)>,
-    /// Listeners that are new, for the log.
-    pub new: Vec<OtherPort>,
-}
-
 impl Watches {
+    pub(super) fn new() -> Self {
+        let (news, to_record) = mpsc::channel(NEWS_MAX);
+        Self {
+            watched: Mutex::default(),
+            stirred: Mutex::default(),
+            others: Mutex::default(),
+            news,
+            to_record: Mutex::new(Some(to_record)),
+        }
+    }
+
+    /// Each other port that comes from now on. Once.
+    pub(crate) fn news(&self) -> Option<mpsc::Receiver<OtherPort>> {
+        lock(&self.to_record).take()
+    }
+
     /// Notes a new listener that a program told of. Returns whether it is in a watched cgroup.
     pub(super) fn note(&self, event: &[u8]) -> bool {
         let Some(cgroup) = watched_of(event) else { return false };
@@ -67,23 +79,23 @@ impl Watches {
     }
 
     /// Watches the cgroups of these pinned servers (paths as `/proc/<pid>/cgroup` gives them), and no more those that are
-    /// gone. The root cgroup is everybody's and is not watched.
+    /// gone. The root cgroup is everybody's and is not watched. What is below `wards` lets nothing through that is not
+    /// approved: the nearest watched cgroup has the word, so there must be none below.
     pub(super) fn refresh(
         &self,
         maps: &Maps,
         root: &Path,
+        wards: &[PathBuf],
         pinned: &[(Port, Arc<Server>, String)],
     ) -> anyhow::Result<()> {
         let mut watched = lock(&self.watched);
         for (port, server, path) in pinned {
             let dir = gates::directory(root, path);
-            if dir == root {
+            if dir == root || wards.iter().any(|ward| dir.starts_with(ward)) {
                 continue;
             }
             let Ok(id) = gates::id(&dir) else { continue };
-            // Who watches a cgroup for its own sake lets nothing through that is not approved.
-            let is_others = || lock(&maps.watched).get(&id, 0).is_ok_and(|watch| watch.server == 0);
-            if watched.contains_key(&id) || is_others() {
+            if watched.contains_key(&id) {
                 continue;
             }
             let action = match server.other_ports {
@@ -121,15 +133,16 @@ impl Watches {
         by_netns
     }
 
-    /// Goes through all listeners of a namespace and does with those in `cgroups` as their servers' entries say.
+    /// Goes through all listeners of a namespace and does with those in `cgroups` as their servers' entries say. Returns the
+    /// ports to protect as others of a server.
     pub(super) fn judge(
         &self,
         maps: &Maps,
         netns: u64,
         cgroups: &[u64],
         listening: &[diag::Socket],
-    ) -> Result<Found, MapError> {
-        let mut found = Found::default();
+    ) -> Result<Vec<(Port, Arc<Server>)>, MapError> {
+        let mut protect = Vec::new();
         let ports: BTreeSet<u16> = listening.iter().map(|socket| socket.local.port()).collect();
         rules::forget_closed(maps, netns, &ports)?;
         lock(&self.others).retain(|port, _| port.netns != netns || ports.contains(&port.port));
@@ -151,7 +164,7 @@ impl Watches {
                     OtherPorts::Deny => close(maps, port, &server)?,
                     OtherPorts::Protect => {
                         close(maps, port, &server)?;
-                        found.protect.push((port, Arc::clone(&server)));
+                        protect.push((port, Arc::clone(&server)));
                     }
                 }
                 let other = OtherPort {
@@ -162,11 +175,19 @@ impl Watches {
                     done: server.other_ports,
                 };
                 if lock(&self.others).insert(port, other.clone()).as_ref() != Some(&other) {
-                    found.new.push(other);
+                    self.tell(other);
                 }
             }
         }
-        Ok(found)
+        Ok(protect)
+    }
+
+    fn tell(&self, other: OtherPort) {
+        let OtherPort { server, port, uid, done, .. } = &other;
+        tracing::warn!(server, port, uid, ?done, "a protected server listens on another port");
+        if self.news.try_send(other).is_err() {
+            tracing::warn!("too many other ports at once; this one is not in the trail");
+        }
     }
 
     pub(crate) fn status(&self) -> Vec<OtherPort> {
@@ -199,7 +220,7 @@ mod tests {
 
     #[test]
     fn only_a_listener_in_a_watched_cgroup_is_noted() {
-        let watches = Watches::default();
+        let watches = Watches::new();
         let mut event = [0; EVENT_BYTES];
         assert!(!watches.note(&event));
         event[24..32].copy_from_slice(&7_u64.to_ne_bytes());
