@@ -214,7 +214,8 @@ impl App {
     }
 
     async fn serve(self: Arc<Self>, accepted: Accepted, drain: watch::Receiver<bool>) {
-        let Accepted { io, peer, original_dst, server, door, origin, guest, witness, slot: _slot } = accepted;
+        let Accepted { io, peer, original_dst, server, door, origin, guest, witness, place: _place } =
+            accepted;
         let patience = Duration::from_secs(self.config.limits.tls_handshake_seconds);
         let secured = match self.tls.secure(io, patience).await {
             Ok(secured) => secured,

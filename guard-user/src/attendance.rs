@@ -19,7 +19,7 @@ pub struct Counts {
     pub canaries: u64,
     /// The guard's own connections that came back to it.
     pub loops: u64,
-    /// Closed at once: `limits.connections_max` were open.
+    /// Closed at once: `limits.connections_max` were open, or as many as one peer may have.
     pub over_limit: u64,
     /// Closed at once: the guard was stopping.
     pub turned_away: u64,

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guard_tests::world::{PORT, Process, World, test};
+use guard_tests::world::{HOST_V4, PORT, Process, World, test};
 use serde_json::json;
 
 fn connect(world: &World) -> TcpStream {
@@ -45,6 +45,21 @@ fn one_connection_above_the_limit_is_closed_at_once() {
         while !served(&mut connect(world)) {
             assert!(Instant::now() < end, "places are not free again");
         }
+    });
+}
+
+#[test]
+fn one_peer_leaves_places_to_others() {
+    test(|world| {
+        let mut guard = world.guard_with(&json!({"connections_max": 8, "connections_per_peer_max": 2}));
+        let mut held = [connect(world), connect(world)];
+        assert!(held.iter_mut().all(served));
+        assert!(!served(&mut connect(world)), "this user has its share");
+        let v4 = || world.client(&world.remote, HOST_V4.parse().expect("an address"));
+        assert_eq!(v4()["guard"], true, "another host has its own");
+        let of_another = world.client(&world.host, [127, 0, 0, 1].into());
+        assert_eq!(of_another["guard"], true, "and another user");
+        assert_eq!(guard.ask("status")["counters"]["over_limit"], 1);
     });
 }
 

@@ -13,10 +13,11 @@ use guard_common::Who;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
+use super::places::{Peer, Place, Places};
 use crate::attendance::{Dismissal, Guest};
 use crate::config::Server;
 use crate::kernel::{Door, Guard, Inner, Local, Realm, Realms, Witness, canonical};
@@ -50,7 +51,7 @@ pub struct Accepted {
     /// Tells more of a local client.
     pub witness: Witness,
     /// To be kept as long as the connection lives: one of `limits.connections_max`.
-    pub slot: Slot,
+    pub place: Place,
 }
 
 /// Where a client is, as far as the kernel can tell.
@@ -67,12 +68,6 @@ pub enum Origin {
     UnknownLocal,
 }
 
-/// A place among the connections that may be open.
-#[derive(Debug)]
-pub struct Slot {
-    _permit: OwnedSemaphorePermit,
-}
-
 /// Yields the steered connections of all protected ports.
 pub struct Acceptor {
     accepted: mpsc::Receiver<Accepted>,
@@ -86,13 +81,14 @@ impl Acceptor {
     /// Starts to accept. To be called inside a tokio runtime, once per guard.
     pub fn new(guard: &Guard) -> anyhow::Result<Self> {
         let inner = guard.inner();
-        let max = inner.config.limits.connections_max;
-        // A queued connection holds a slot, so the queue is never full.
+        let limits = &inner.config.limits;
+        let max = limits.connections_max;
+        // A queued connection holds a place, so the queue is never full.
         let (sender, accepted) = mpsc::channel(max.max(1));
         let is_over = Arc::<AtomicBool>::default();
         let mut doors = Doors {
             inner: Arc::clone(inner),
-            slots: Arc::new(Semaphore::new(max)),
+            places: Places::new(max, limits.connections_per_peer_max),
             sender,
             is_over: Arc::clone(&is_over),
             open: BTreeMap::new(),
@@ -165,7 +161,7 @@ struct Loops {
 /// The accept loops of all namespaces.
 struct Doors {
     inner: Arc<Inner>,
-    slots: Arc<Semaphore>,
+    places: Places,
     sender: mpsc::Sender<Accepted>,
     is_over: Arc<AtomicBool>,
     /// By the namespace's cookie. An entry's end is the end of its loops.
@@ -195,7 +191,7 @@ impl Doors {
                         inner: Arc::clone(&self.inner),
                         realm: Arc::clone(realm),
                         local: Local::default(),
-                        slots: Arc::clone(&self.slots),
+                        places: self.places.clone(),
                         sender: self.sender.clone(),
                         pulse: Beat::default(),
                         is_over: Arc::clone(&self.is_over),
@@ -215,7 +211,7 @@ struct Sorter {
     inner: Arc<Inner>,
     realm: Arc<Realm>,
     local: Local,
-    slots: Arc<Semaphore>,
+    places: Places,
     sender: mpsc::Sender<Accepted>,
     pulse: Beat,
     is_over: Arc<AtomicBool>,
@@ -282,11 +278,6 @@ impl Sorter {
                 return None;
             }
         }
-        let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
-            bump(&seen.over_limit);
-            self.inner.attendance.dismiss(&server.name, Dismissal::OverLimit);
-            return None;
-        };
         let origin = match who {
             Some(who) => Origin::Local(process(&who)),
             None if self.is_local(peer, original_dst) => Origin::UnknownLocal,
@@ -294,6 +285,16 @@ impl Sorter {
                 Some(who) => Origin::Neighbour(process(&who)),
                 None => Origin::Remote,
             },
+        };
+        let whose = match &origin {
+            Origin::Local(process) => Peer::User(process.uid),
+            Origin::UnknownLocal => Peer::UnknownLocal,
+            Origin::Neighbour(_) | Origin::Remote => Peer::at(peer.ip()),
+        };
+        let Some(place) = self.places.take(whose) else {
+            bump(&self.inner.seen.over_limit);
+            self.inner.attendance.dismiss(&server.name, Dismissal::OverLimit);
+            return None;
         };
         let witness = match origin {
             Origin::Neighbour(_) => self.inner.witness.clone(),
@@ -305,17 +306,7 @@ impl Sorter {
         }
         let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
         let guest = self.inner.attendance.admit(&server.name);
-        Some(Accepted {
-            io,
-            peer,
-            original_dst,
-            server,
-            door,
-            origin,
-            guest,
-            witness,
-            slot: Slot { _permit: permit },
-        })
+        Some(Accepted { io, peer, original_dst, server, door, origin, guest, witness, place })
     }
 
     fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Open client connections; one more is closed at once.
     pub connections_max: usize,
+    /// Of these, open at the same time for one peer: a user of this host, an IPv4 address, or an IPv6 network of 64 bits.
+    pub connections_per_peer_max: usize,
     /// Calls between their intent record and their closing record; one more is refused.
     pub calls_in_flight_max: usize,
     /// From the connection's first byte to the end of the TLS handshake.
@@ -59,6 +61,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_peer_max: 2048,
             calls_in_flight_max: 4096,
             tls_handshake_seconds: 10,
             header_seconds: 10,

@@ -83,7 +83,7 @@ pub struct Seen {
     pub loops: AtomicU64,
     /// Connections of the canary.
     pub canaries: AtomicU64,
-    /// Connections closed at once because `limits.connections_max` are open.
+    /// Connections closed at once because `limits.connections_max` are open, or `connections_per_peer_max` of their peer.
     pub over_limit: AtomicU64,
     /// Connections whose port is not protected any more, or that were gone before we looked.
     pub stray: AtomicU64,
