@@ -3,6 +3,7 @@
 mod heartbeat;
 mod heritage;
 mod listeners;
+mod proof;
 mod upkeep;
 
 use std::os::unix::net::UnixStream;

@@ -6,14 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, listeners};
+use super::{App, listeners, proof};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Occasion};
 use crate::kernel::Drift;
 use crate::service::{Pulse, Word};
-
-/// Between two proofs of a guard that is not proven yet, so not ready.
-const PROVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Looks between two signs of life, so that a part that is slow once delays a sign and does not cost it.
 const LOOKS: u32 = 8;
@@ -29,7 +26,7 @@ impl Drop for Upkeep {
 
 /// Starts the tasks of a guard that serves.
 pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
-    let mut tasks = vec![tokio::spawn(tell_when_ready(Arc::clone(app))).abort_handle()];
+    let mut tasks = vec![tokio::spawn(proof::repeat(Arc::clone(app))).abort_handle()];
     tasks.push(tokio::spawn(beat(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
@@ -61,19 +58,6 @@ async fn record_drifts(app: Arc<App>) {
         }
         app.manager.tell(&[Word::Status(&app.in_a_line())]);
     }
-}
-
-/// A service is ready when its protection is proven, and not before.
-async fn tell_when_ready(app: Arc<App>) {
-    if !app.manager.is_there() {
-        return;
-    }
-    while !app.kernel.status().protected {
-        app.manager.tell(&[Word::Status(&app.in_a_line())]);
-        tokio::time::sleep(PROVE_AGAIN).await;
-        app.prove().await;
-    }
-    app.manager.tell(&[Word::Ready, Word::Status(&app.in_a_line())]);
 }
 
 fn pulse(app: &App, acceptor: &Acceptor) -> Pulse {

@@ -95,7 +95,8 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
         None => "-".to_owned(),
     };
     let headline = if protected { "PROTECTED" } else { "NOT PROVEN" };
-    writeln!(out, "{headline}   mcp-guard {}, pid {}", text("/version"), text("/pid"))?;
+    let tried = text("/kernel/tried_seconds_ago");
+    writeln!(out, "{headline}   mcp-guard {}, pid {}, tried {tried} s ago", text("/version"), text("/pid"))?;
     for block in array(status, "/kernel/blocks") {
         let name = [plain(&block["kind"]), plain(&block["name"])].join(" ");
         let since = super::block::time(block["since"].as_u64().unwrap_or_default());

@@ -130,6 +130,8 @@ pub struct Kernel {
     pub watch: Vec<String>,
     /// Put back what is missing in the kernel: links, pins, rules, listeners. It is recorded in either case.
     pub reattach: bool,
+    /// Between two proofs of all claims with real connections; 0: only at the start, and until all hold.
+    pub prove_seconds: u64,
 }
 
 /// What the second wall does.
@@ -154,6 +156,7 @@ impl Default for Kernel {
             wall: WallMode::Enforce,
             watch: Vec::new(),
             reattach: true,
+            prove_seconds: 300,
         }
     }
 }

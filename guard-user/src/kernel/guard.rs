@@ -188,6 +188,21 @@ impl Guard {
         all
     }
 
+    /// Hands the guard's listeners to the kernel again where a claim did not hold: another socket may be in their place,
+    /// which nothing but a connection tells.
+    pub fn install_again(&self) -> anyhow::Result<()> {
+        let _alone = lock(&self.inner.changing);
+        if self.inner.is_closing() || !self.inner.config.kernel.reattach {
+            return Ok(());
+        }
+        for (netns, realm) in self.inner.realms().iter() {
+            if lock(&realm.claims).iter().any(|claim| !claim.holds) {
+                realm.listeners.install(&self.inner.maps, *netns)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What kernel and guard have counted so far.
     pub fn census(&self) -> Census {
         Census::read(&self.inner)

@@ -55,6 +55,7 @@ pub(super) async fn prove(inner: &Arc<Inner>, realm: &Arc<Realm>) -> Vec<Claim> 
         tracing::error!(claim = claim.name, detail = claim.detail, "a claim does not hold");
     }
     lock(&realm.claims).clone_from(&claims);
+    *lock(&realm.tried) = Instant::now();
     claims
 }
 

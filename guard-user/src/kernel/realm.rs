@@ -46,6 +46,8 @@ pub(crate) struct Realm {
     /// Connections from before the protection that were ended.
     pub ended: AtomicUsize,
     pub claims: Mutex<Vec<Claim>>,
+    /// When these were tried.
+    pub tried: Mutex<Instant>,
     /// When it was last scanned for servers.
     pub scanned: Mutex<Instant>,
     by_port: ArcSwap<BTreeMap<u16, Arc<Server>>>,
@@ -152,6 +154,7 @@ impl Realm {
             steer: Mutex::new(steer),
             ended: AtomicUsize::new(ended),
             claims: Mutex::default(),
+            tried: Mutex::new(Instant::now()),
             scanned: Mutex::new(Instant::now()),
             by_port: ArcSwap::from_pointee(wanted.servers.clone()),
             before: Mutex::new(before),

@@ -28,6 +28,8 @@ pub struct Status {
     /// All claims were tried and all hold.
     pub protected: bool,
     pub claims: Vec<Claim>,
+    /// Since the oldest of these was tried, in seconds.
+    pub tried_seconds_ago: u64,
     pub namespaces: Vec<NamespaceStatus>,
     /// Namespaces that could not be protected, and why.
     pub failed: Vec<String>,
@@ -120,6 +122,11 @@ impl Status {
                 && drift.is_empty()
                 && claims.iter().all(|claim| claim.holds),
             claims,
+            tried_seconds_ago: realms
+                .values()
+                .map(|realm| lock(&realm.tried).elapsed().as_secs())
+                .max()
+                .unwrap_or_default(),
             namespaces: realms.values().map(|realm| NamespaceStatus::of(inner, realm, &holders)).collect(),
             failed,
             blocks: inner.blocks.list(),
