@@ -17,14 +17,14 @@ pub struct Listening {
     pub netns: u64,
     /// Cookie of the listening socket.
     pub cookie: u64,
-    /// cgroup id of who called `listen`.
+    /// cgroup id of who called `listen`; zero: this kernel does not tell.
     pub cgroup: u64,
     /// The watched cgroup in which that is; zero: none.
     pub watched: u64,
     /// The port, host byte order.
     pub port: u32,
-    /// Thread-group id of who called `listen`.
-    pub pid: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// Sent over DENIED: a system call that was refused with EPERM.

@@ -1,11 +1,11 @@
 //! Ties the identity that `who4`/`who6` noted to the flow that it became, tells of listeners on protected ports and in
 //! watched cgroups, and closes those that nobody has approved.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
     BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
@@ -13,6 +13,11 @@ use guard_common::{ANYWHERE, FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, 
 
 use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, rule_or_awaited, tally};
 use crate::{caller, ops};
+
+/// Whether programs of this type may ask for the caller's cgroup, which they may from Linux 6.4 on. The guard writes it
+/// into the object; where it is zero, the verifier never sees the calls.
+#[unsafe(no_mangle)]
+static KNOWS_CALLER: Global<u32> = Global::new(1);
 
 #[sock_ops]
 pub fn tie(ctx: SockOpsContext) -> u32 {
@@ -78,10 +83,15 @@ fn listen(ctx: &SockOpsContext) {
     if rule.is_some_and(|rule| rule.mode != MODE_GUARDED) {
         return;
     }
-    let watch = caller::nearest(|id| {
-        // SAFETY: the fields that are used are one word each.
-        unsafe { WATCHED.get(&id) }.map(|watch| (watch.action, watch.server))
-    });
+    let (cgroup, watch) = if KNOWS_CALLER.load() != 0 {
+        let watch = caller::nearest(|id| {
+            // SAFETY: the fields that are used are one word each.
+            unsafe { WATCHED.get(&id) }.map(|watch| (watch.action, watch.server))
+        });
+        (caller::cgroup(), watch)
+    } else {
+        (0, None)
+    };
     if rule.is_none() {
         if watch.is_none() && crate::maps::rule(&Port::new(ANYWHERE, port)).is_none() {
             return;
@@ -98,10 +108,10 @@ fn listen(ctx: &SockOpsContext) {
     let event = Listening {
         netns,
         cookie: ops::cookie(ctx),
-        cgroup: caller::cgroup(),
+        cgroup,
         watched: watch.map_or(0, |(id, _)| id),
         port: u32::from(port),
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        zero: 0,
     };
     if EVENTS.output::<Listening>(event, 0).is_err() {
         count(Stat::EventLost);

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask, Reply};
-use crate::audit::{AuditLog, Event, Occasion, Options};
+use crate::audit::{AuditLog, Event, Occasion, OpenError, Options};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
@@ -66,7 +66,14 @@ pub struct App {
 /// To be kept until the process ends: the guard that took over waits for the end of this connection.
 #[must_use]
 #[derive(Debug)]
-pub struct Farewell(#[expect(dead_code, reason = "it is open, and that is all")] Option<UnixStream>);
+pub struct Farewell(Option<UnixStream>);
+
+impl Farewell {
+    /// Whether another guard goes on with the listeners.
+    pub fn is_handed_on(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 /// Another guard that waits for the listeners.
 type Heir = oneshot::Sender<(Handover, oneshot::Sender<UnixStream>)>;
@@ -95,11 +102,16 @@ impl App {
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
-        // From here on the guard before serves nobody new.
         let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
+        // A trail that a running guard holds can be read and written: it does so. Any other is opened before that guard is
+        // asked to go.
+        let own_trail = if take_over { open_unless_held(&config).await? } else { None };
         let handed = heritage::find(&config, take_over, inherited).await?;
         let occasion = if handed.is_empty() { Occasion::Start } else { Occasion::TakeOver };
-        let audit = open_audit(&config).await?;
+        let audit = match own_trail {
+            Some(audit) => audit,
+            None => open_audit(&config).await?,
+        };
         let digest = rules.digest.clone();
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
@@ -293,6 +305,14 @@ impl App {
         format!("{protected}: {} server(s){down}", self.config.servers.len())
     }
 
+    /// What the guard has to do without on this host, in words.
+    pub fn shortcomings(&self) -> Vec<String> {
+        let kernel::Status { wall, lock_problems, reduced, .. } = self.kernel.status();
+        let walls = wall.problems.into_iter().map(|words| format!("NO SECOND WALL: {words}"));
+        let locks = lock_problems.into_iter().map(|words| format!("LOCK-DOWN INCOMPLETE: {words}"));
+        walls.chain(locks).chain(reduced.into_iter().map(|words| format!("REDUCED: {words}"))).collect()
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -351,6 +371,7 @@ impl App {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
+            "managed": self.manager.is_there(),
             "privileges": Privileges::now().ok(),
             "kernel": self.kernel.status(),
             "policy": rules.digest,
@@ -391,10 +412,21 @@ impl http::Handler for Requests {
     }
 }
 
+const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is let through";
+
 async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
     let options = audit_options(config);
-    let audit = tokio::task::spawn_blocking(move || AuditLog::open(options)).await?;
-    audit.context("cannot open the audit trail, and without one nothing is let through")
+    tokio::task::spawn_blocking(move || AuditLog::open(options)).await?.context(NO_TRAIL)
+}
+
+/// `None`: another guard writes it.
+async fn open_unless_held(config: &Config) -> anyhow::Result<Option<AuditLog>> {
+    let options = audit_options(config);
+    match tokio::task::spawn_blocking(move || AuditLog::open(options)).await? {
+        Ok(audit) => Ok(Some(audit)),
+        Err(OpenError::Locked(_)) => Ok(None),
+        Err(error) => Err(error).context(NO_TRAIL),
+    }
 }
 
 fn audit_options(config: &Config) -> Options {

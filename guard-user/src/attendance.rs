@@ -35,6 +35,9 @@ pub struct Counts {
 #[derive(Debug, Clone, Default)]
 pub struct Attendance {
     servers: Arc<BTreeMap<ServerName, Arc<Mutex<Counts>>>>,
+    /// Accepted connections by namespace and port: a server may have several doors, and the next guard must know how many
+    /// wait at each.
+    doors: Arc<Mutex<BTreeMap<(u64, u16), u64>>>,
 }
 
 /// Why an accepted connection goes no further.
@@ -56,7 +59,18 @@ pub struct Guest {
 impl Attendance {
     pub fn of<'a>(servers: impl IntoIterator<Item = &'a ServerName>) -> Self {
         let servers = servers.into_iter().map(|name| (name.clone(), Arc::default())).collect();
-        Self { servers: Arc::new(servers) }
+        Self { servers: Arc::new(servers), doors: Arc::default() }
+    }
+
+    /// Counts a connection at its door, the namespace's cookie and the port. To be called once for each, beside `dismiss` or
+    /// `admit`.
+    pub fn enter(&self, netns: u64, port: u16) {
+        *lock(&self.doors).entry((netns, port)).or_default() += 1;
+    }
+
+    /// How many connections came in by one door.
+    pub fn entered(&self, netns: u64, port: u16) -> u64 {
+        lock(&self.doors).get(&(netns, port)).copied().unwrap_or_default()
     }
 
     /// Counts a connection that is not served.
@@ -140,5 +154,15 @@ mod tests {
             [after.canaries, after.loops, after.over_limit, after.turned_away, after.ended, after.recorded];
         assert_eq!((ends, after.open), ([1, 1, 1, 1, 2, 1], 0));
         assert_eq!(attendance.counts(&mail), Counts::default());
+    }
+
+    #[test]
+    fn each_door_has_a_count_of_its_own() {
+        let attendance = Attendance::default();
+        for door in [(1, 3001), (1, 3001), (1, 3002), (2, 3001)] {
+            attendance.enter(door.0, door.1);
+        }
+        let entered = [(1, 3001), (1, 3002), (2, 3001), (2, 3002)];
+        assert_eq!(entered.map(|(netns, port)| attendance.entered(netns, port)), [2, 1, 1, 0]);
     }
 }

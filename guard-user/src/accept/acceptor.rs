@@ -254,6 +254,8 @@ impl Sorter {
             bump(&seen.stray);
             return None;
         };
+        let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
+        self.inner.attendance.enter(door.netns, door.port);
         if self.is_over.load(Ordering::SeqCst) {
             self.inner.attendance.dismiss(&server.name, Dismissal::TurnedAway);
             return None;
@@ -304,7 +306,6 @@ impl Sorter {
             // The client is gone, or the kernel lacks an option: not a reason to refuse.
             tracing::debug!(%error, "a connection keeps its default options");
         }
-        let door = Door { netns: self.realm.netns.cookie, port: original_dst.port() };
         let guest = self.inner.attendance.admit(&server.name);
         Some(Accepted { io, peer, original_dst, server, door, origin, guest, witness, place })
     }

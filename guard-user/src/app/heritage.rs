@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::admin::{self, ClientError};
 use crate::config::Config;
-use crate::kernel::{Handover, Manifest};
+use crate::kernel::{self, Handover, Manifest};
 use crate::service::{Inherited, Manager};
 
 /// The names under which the service manager keeps listeners, before their number.
@@ -19,15 +21,22 @@ const KEPT_MAX: usize = 512;
 /// How long the guard before may take to end once it has handed on.
 const GONE: Duration = Duration::from_secs(20);
 
-/// The listeners of the guard before. Empty: there are none, and the ports refuse until this guard serves.
+/// The listeners of the guard before. Empty: there are none, and the ports refuse until this guard serves. Before a
+/// running guard is asked, everything is tried that could keep this one from going on in its place.
 pub(super) async fn find(
-    config: &Config,
+    config: &Arc<Config>,
     take_over: bool,
     inherited: Vec<Inherited>,
 ) -> anyhow::Result<Handover> {
     let kept = kept(&config.runtime_dir, inherited);
     if !take_over {
         return Ok(kept);
+    }
+    if UnixStream::connect(config.admin_socket()).is_ok() {
+        let config = Arc::clone(config);
+        let rehearsed = tokio::task::spawn_blocking(move || kernel::rehearse(&config)).await?;
+        rehearsed
+            .context("this guard could not go on, so the running one was not asked and serves as before")?;
     }
     let (socket, pins) = (config.admin_socket(), config.kernel.bpffs.join(&config.kernel.pins));
     let drain = Duration::from_secs(config.limits.drain_seconds);
@@ -65,11 +74,29 @@ fn kept(runtime_dir: &Path, mut inherited: Vec<Inherited>) -> Handover {
     let read = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Manifest>>(&bytes).ok());
     // It stands for one start only.
     let _absent = fs::remove_file(&path);
-    let number =
-        |one: &Inherited| one.name.strip_prefix(NAME).and_then(|number| number.parse::<usize>().ok());
-    inherited.retain(|one| number(one).is_some());
-    inherited.sort_by_key(number);
+    inherited.retain(|one| {
+        let is_ours = is_ours(&one.name);
+        if !is_ours {
+            tracing::warn!(
+                name = one.name,
+                "the service manager passed a descriptor that is not the guard's; it is closed"
+            );
+        }
+        is_ours
+    });
+    if read.is_none() && !inherited.is_empty() {
+        tracing::warn!(
+            listeners = inherited.len(),
+            "the service manager kept listeners, and {} does not say whose; they are closed, and this is an ordinary start",
+            path.display()
+        );
+        return Handover::default();
+    }
     Handover::new(read.unwrap_or_default(), inherited.into_iter().map(|one| one.fd))
+}
+
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix(NAME).is_some_and(|number| number.parse::<usize>().is_ok())
 }
 
 /// Leaves the listeners with the service manager, which drops them unless it starts this service again.

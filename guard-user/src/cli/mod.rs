@@ -9,6 +9,7 @@ pub mod reload;
 pub mod run;
 pub mod servers;
 pub mod status;
+pub mod stop;
 pub mod tokens;
 pub mod unload;
 
@@ -34,6 +35,7 @@ enum Command {
     Check(check::Args),
     Status(status::Args),
     Reload(reload::Args),
+    Stop(stop::Args),
     Unload(unload::Args),
     Block(block::Args),
     Unblock(block::UnblockArgs),
@@ -61,6 +63,7 @@ impl Command {
             Self::Check(args) => args.json,
             Self::Status(args) => args.json,
             Self::Reload(args) => args.json,
+            Self::Stop(args) => args.json,
             Self::Unload(args) => args.json,
             Self::Block(args) => args.json,
             Self::Unblock(args) => args.json,
@@ -86,6 +89,7 @@ impl Command {
             Command::Check(args) => check::run(args),
             Command::Status(args) => status::run(&args),
             Command::Reload(args) => reload::run(&args),
+            Command::Stop(args) => stop::run(&args),
             Command::Unload(args) => unload::run(&args),
             Command::Block(args) => block::run(args),
             Command::Unblock(args) => block::unblock(args),

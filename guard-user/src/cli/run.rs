@@ -51,7 +51,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let manager = Manager::from_environment();
     let inherited = service::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let _until_the_end = runtime.block_on(async {
+    let ports: Vec<String> = config.servers.iter().map(|server| server.port.to_string()).collect();
+    let farewell = runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
         let (app, acceptor) =
@@ -60,7 +61,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         announce(&app, app.prove().await);
         app.run(acceptor, signals).await
     })?;
+    println!("{}", last_words(&ports, farewell.is_handed_on()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn last_words(ports: &[String], is_handed_on: bool) -> String {
+    let ports = ports.join(", ");
+    if is_handed_on {
+        format!("stopped: the next guard goes on with the listeners of the servers' ports ({ports}).")
+    } else {
+        format!(
+            "stopped: the servers' ports ({ports}) stay CLOSED. `mcp-guard run` serves again; `mcp-guard unload` opens them."
+        )
+    }
 }
 
 /// Each client connection may need another one to the server. Many hosts start programs with room for 1,024 files: the
@@ -96,6 +109,9 @@ fn announce(app: &Arc<App>, proven: bool) {
             "SERVER DOWN: nothing is pinned behind port {} ({}) yet; start it.",
             server.port, server.name
         );
+    }
+    for words in app.shortcomings() {
+        println!("{words}");
     }
     if proven {
         println!("protected: every claim was tried with a real connection and holds.");

@@ -106,6 +106,12 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for problem in array(status, "/kernel/wall/problems") {
         writeln!(out, "NO SECOND WALL   {}", plain(problem))?;
     }
+    for problem in array(status, "/kernel/lock_problems") {
+        writeln!(out, "LOCK-DOWN INCOMPLETE   {}", plain(problem))?;
+    }
+    for words in array(status, "/kernel/reduced") {
+        writeln!(out, "REDUCED   {}", plain(words))?;
+    }
     let protected_netns = status.pointer("/kernel/netns").and_then(Value::as_u64);
     if kernel::this_netns().is_some_and(|here| protected_netns != Some(here)) {
         writeln!(out, "NOT HERE   it protects ports of another network namespace, none of this one")?;

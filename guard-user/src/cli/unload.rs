@@ -26,7 +26,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match admin::ask(&config.admin_socket(), &Ask::Status { prove: false }) {
         Ok(status) => {
             let pid = status.get("pid").and_then(serde_json::Value::as_u64).unwrap_or_default();
-            bail!("a guard is running (pid {pid}); stop it first (`kill {pid}`), then unload");
+            bail!(
+                "a guard is running (pid {pid}); stop it first (`mcp-guard stop`, or `systemctl stop mcp-guard` if systemd started \
+                 it), then unload"
+            );
         }
         Err(ClientError::NotRunning { .. }) => {}
         Err(error) => return Err(error.into()),

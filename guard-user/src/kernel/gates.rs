@@ -19,7 +19,7 @@ use super::sys;
 
 /// Programs that this kernel may not have.
 const OPTIONAL: [&str; 2] = ["wall", "leave"];
-const NEEDED: [&str; 4] = ["out4", "out6", "say4", "say6"];
+pub(super) const NEEDED: [&str; 4] = ["out4", "out6", "say4", "say6"];
 
 /// Attaches the programs of servers' cgroups, and takes them away.
 pub(crate) struct Gates {

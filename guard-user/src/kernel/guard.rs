@@ -19,6 +19,7 @@ use super::census::Witnessed;
 use super::egress::Locks;
 use super::events::{self, Events};
 use super::expected::Expected;
+use super::features::Features;
 use super::gates::Gates;
 use super::hold::Holds;
 use super::keeper;
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     /// Id of the guard's cgroup.
     pub cgroup: u64,
     pub generation: u32,
+    /// What this kernel offers.
+    pub features: Features,
     pub maps: Maps,
     /// Tells which processes the clients in the own namespace are.
     pub witness: Witness,
@@ -158,7 +161,7 @@ impl Guard {
 
     /// This guard's listeners for the next one. To be called when nothing is accepted any more.
     pub fn hand_over(&self) -> std::io::Result<Handover> {
-        Handover::of(&self.inner, |server| self.inner.attendance.counts(server).accepted)
+        Handover::of(&self.inner)
     }
 
     /// Makes connections to the protected servers.
@@ -300,13 +303,19 @@ pub(super) fn pins_dir(config: &Kernel) -> PathBuf {
 }
 
 fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
-    let handed = Mutex::new(handed);
     super::object()?;
+    let features = Features::find();
+    features.suffice(&config)?;
     host::mount_bpffs(&config.kernel.bpffs)?;
     let own = Netns::own()?;
     let cgroup_root = host::cgroup2_root()?;
     let pins = Pins::open(&pins_dir(&config.kernel))?;
     let before = pins.inspect(own.cookie)?;
+    let handed = Mutex::new(match before {
+        Found::Ours(meta) => handed.of_pins(pins.policy_id(), meta.generation),
+        // Whoever removed the pins has opened the ports: what was swept before that counts for nothing.
+        Found::Nothing => handed.of_pins(None, 0),
+    });
     let generation = match before {
         Found::Ours(meta) => pins.next_generation(meta.generation)?,
         Found::Nothing => {
@@ -332,6 +341,9 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
+    for words in features.reduced() {
+        tracing::warn!("{words}");
+    }
     let Built {
         maps,
         steers,
@@ -356,6 +368,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         cgroup_root,
         cgroup,
         generation,
+        features,
         maps,
         steers,
         gates,
@@ -364,7 +377,7 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         holds,
         blocks,
         locks,
-        watches: Watches::new(),
+        watches: Watches::new(features.knows_caller),
         denied: Mutex::default(),
         witness,
         shared: Mutex::new(programs),
@@ -438,7 +451,9 @@ fn build(
     let gates =
         Arc::new(Gates::new(pins, &links, gates::id(&cgroup).context("cannot look at the guard's cgroup")?)?);
     programs.extend_from_slice(gates.programs());
-    let adopted = gates.adopt(&pins.older_links(generation)?, cgroup_root)?;
+    let older = pins.older_links(generation)?;
+    tell_of_programs(&older, &programs);
+    let adopted = gates.adopt(&older, cgroup_root)?;
     pins.remove_older_shared(generation)?;
     // Nothing dials yet, and the former guard is dead.
     maps.clear_flows().context("cannot forget the flows of a former guard")?;
@@ -485,6 +500,23 @@ fn build(
         failed,
         witness,
     })
+}
+
+/// Says in the log whether a guard that follows another one brings other programs.
+fn tell_of_programs(older: &[PathBuf], now: &[ProgramStatus]) {
+    let before = load::shared_at(older);
+    if before.is_empty() {
+        return;
+    }
+    let now: Vec<_> =
+        now.iter().filter(|program| load::SHARED.contains(&program.name.as_str())).cloned().collect();
+    match load::changed(&before, &now).as_slice() {
+        [] => tracing::info!(
+            programs = now.len(),
+            "the kernel programs are the same as those of the guard before"
+        ),
+        changed => tracing::info!(?changed, "other kernel programs than those of the guard before"),
+    }
 }
 
 /// Remembers a realm, or its end. The acceptor and `status` follow.

@@ -1,17 +1,20 @@
 //! Loads the programs on the pinned maps and attaches them under a new generation of pinned links.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use aya::programs::{CgroupAttachMode, Program, ProgramInfo, links::FdLink};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramInfo, links::FdLink};
 use aya::{Ebpf, EbpfLoader};
 use serde::Serialize;
 
+use super::features::Features;
 use super::maps::{LOGS, PINNED};
 use super::object::object;
 use super::pins::Pins;
+use super::{gates, sys};
 
 /// A loaded program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +22,8 @@ pub struct ProgramStatus {
     pub name: String,
     /// The id under which `bpftool` knows it.
     pub id: u32,
+    /// The kernel's digest of its instructions, in hex: the same program has the same one under every guard.
+    pub tag: String,
     /// Instructions that the verifier walked.
     pub verified: Option<u32>,
 }
@@ -32,9 +37,23 @@ pub(super) const SHARED: [&str; 8] = ["mine", "who4", "who6", "hold4", "hold6", 
 pub(super) fn load(pins: &Pins, links: &Path) -> anyhow::Result<Ebpf> {
     let object = object()?;
     pins.make_maps_dir()?;
-    on_pinned_maps(pins, links)
+    let mut loader = on_pinned_maps(pins, links);
+    Features::find().write(&mut loader);
+    loader
         .load(object)
         .context("cannot create the kernel maps; `mcp-guard doctor` tells what this kernel lacks")
+}
+
+/// Puts every program that the guard cannot do without through the verifier, on maps that nobody else has and that are
+/// gone when this returns.
+pub(super) fn rehearse(features: Features) -> anyhow::Result<Vec<ProgramStatus>> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    features.write(&mut loader);
+    let mut bpf = loader
+        .load(object()?)
+        .context("cannot create kernel maps; `mcp-guard doctor` tells what this kernel lacks")?;
+    SHARED.into_iter().chain(gates::NEEDED).chain(["steer"]).map(|name| verify(&mut bpf, name)).collect()
 }
 
 /// A loader that takes the pinned maps. Making one reads the kernel's type information, which takes longer than the
@@ -67,15 +86,65 @@ pub(super) fn verify(bpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramStatus
         Program::CgroupSkb(program) => program.load(),
         _ => anyhow::bail!("program {name} has an unexpected type; build the kernel object again"),
     };
-    result.with_context(|| {
+    result.map_err(|error| anyhow::anyhow!(why(error))).with_context(|| {
         format!("the kernel does not take program {name}; `mcp-guard doctor` tells what this kernel lacks")
     })?;
     let info = program.info().with_context(|| format!("cannot look at program {name}"))?;
     Ok(status(name, &info))
 }
 
+/// Why a program was not loaded, in one line: the verifier's log goes through every instruction before it comes to the
+/// point. The whole log is for who sets `RUST_LOG=debug`.
+fn why(error: ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
+    let log = verifier_log.to_string();
+    tracing::debug!("the verifier: {log}");
+    match last_word(&log) {
+        Some(word) => format!("{io_error}: {word}"),
+        None => io_error.to_string(),
+    }
+}
+
+/// The verifier's last line that is no statistics.
+fn last_word(log: &str) -> Option<&str> {
+    let is_word = |line: &&str| {
+        const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "insns processed"];
+        !line.is_empty() && !STATISTICS.iter().any(|begin| line.starts_with(begin))
+    };
+    log.trim_end_matches('\0').lines().map(str::trim).rfind(is_word)
+}
+
+/// The programs of two guards, by what they do: names of those whose instructions differ, and of those that only one has.
+pub(super) fn changed(before: &[ProgramStatus], now: &[ProgramStatus]) -> Vec<String> {
+    let of = |programs: &[ProgramStatus]| -> BTreeMap<String, String> {
+        programs.iter().map(|program| (program.name.clone(), program.tag.clone())).collect()
+    };
+    let (before, now) = (of(before), of(now));
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != now.get(*name)).cloned().collect()
+}
+
+/// The shared programs behind pinned links, as a former guard loaded them.
+pub(super) fn shared_at(pins: &[PathBuf]) -> Vec<ProgramStatus> {
+    let shared = |pin: &PathBuf| {
+        let name = SHARED.into_iter().find(|name| pin.file_name() == Some(name.as_ref()))?;
+        Some((sys::link(pin).ok()?.program, name))
+    };
+    let names: BTreeMap<u32, &str> = pins.iter().filter_map(shared).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let all = aya::programs::loaded_programs().filter_map(Result::ok);
+    all.filter_map(|info| Some(status(names.get(&info.id())?, &info))).collect()
+}
+
 fn status(name: &str, info: &ProgramInfo) -> ProgramStatus {
-    ProgramStatus { name: name.to_owned(), id: info.id(), verified: info.verified_instruction_count() }
+    ProgramStatus {
+        name: name.to_owned(),
+        id: info.id(),
+        tag: format!("{:016x}", info.tag()),
+        verified: info.verified_instruction_count(),
+    }
 }
 
 /// Where the shared programs are attached.
@@ -131,4 +200,30 @@ pub(super) fn attach(bpf: &mut Ebpf, name: &str, cgroup: impl AsFd, pin: &Path) 
     // The pin keeps the link; our handle may go.
     link.pin(pin).with_context(|| format!("cannot pin the link of program {name}"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_last_word_is_what_an_operator_hears() {
+        let log = "0: R1=ctx\n; \n715: (85) call bpf_x#123\nunknown func bpf_x#123\nprocessed 97 insns (limit 1000000) peak_states 7 \n\n";
+        assert_eq!(last_word(log), Some("unknown func bpf_x#123"));
+        assert_eq!(last_word("processed 97 insns\n"), None);
+        assert_eq!(last_word(""), None);
+    }
+
+    #[test]
+    fn programs_are_compared_by_their_instructions() {
+        let program = |name: &str, id, tag: &str| ProgramStatus {
+            name: name.into(),
+            id,
+            tag: tag.into(),
+            verified: None,
+        };
+        let before = [program("tie", 1, "aa"), program("mine", 2, "bb"), program("old", 3, "cc")];
+        let now = [program("tie", 9, "aa"), program("mine", 8, "b0"), program("new", 7, "dd")];
+        assert_eq!(changed(&before, &now), ["mine", "new", "old"]);
+    }
 }

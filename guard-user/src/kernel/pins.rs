@@ -84,33 +84,17 @@ impl Pins {
 
     /// Whether a guard was here before, and of which kind.
     pub(super) fn inspect(&self, netns: u64) -> anyhow::Result<Found> {
-        let path = self.map("META");
-        if !path.exists() {
-            return Ok(Found::Nothing);
-        }
-        let meta = MapData::from_pin(&path)
-            .ok()
-            .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
-            .and_then(|array| array.get(&0, 0).ok());
-        let dir = self.dir.display();
-        match meta {
-            Some(Meta { abi: 0, .. }) => Ok(Found::Nothing),
-            Some(meta) if meta.abi == ABI && meta.netns == netns => Ok(Found::Ours(meta)),
-            Some(meta) if meta.abi == ABI => bail!(
-                "the pins in {dir} protect another network namespace (cookie {}, this one is {netns}); \
-                 start the guard there, or run `mcp-guard unload` first, which opens its ports",
-                meta.netns
-            ),
-            found => bail!(
-                "the pins in {dir} were made by a guard with map layout {}, this one has {ABI}; they keep refusing \
-                 connections. Run `mcp-guard unload` (the ports are open until the next start), then start again",
-                found.map_or_else(|| "unknown".into(), |meta| meta.abi.to_string())
-            ),
-        }
+        inspect(&self.dir, netns)
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.dir.join("maps").join(name)
+        map(&self.dir, name)
+    }
+
+    /// The kernel's number of the map of protected ports, which no other map ever gets: it tells these pins from those that
+    /// somebody made in their place.
+    pub(super) fn policy_id(&self) -> Option<u32> {
+        MapData::from_pin(self.map("POLICY")).and_then(|data| data.info()).ok().map(|info| info.id())
     }
 
     pub(super) fn make_maps_dir(&self) -> anyhow::Result<()> {
@@ -241,6 +225,50 @@ impl Pins {
         removed.extend(remove_tree(&self.dir)?);
         Ok(removed)
     }
+}
+
+/// Whether a guard was here before, and of which kind. Needs no lock: a running guard may hold it.
+pub(super) fn inspect(dir: &Path, netns: u64) -> anyhow::Result<Found> {
+    let path = map(dir, "META");
+    if !path.exists() {
+        return Ok(Found::Nothing);
+    }
+    let meta = MapData::from_pin(&path)
+        .ok()
+        .and_then(|data| Array::<_, Meta>::try_from(Map::Array(data)).ok())
+        .and_then(|array| array.get(&0, 0).ok());
+    let dir = dir.display();
+    match meta {
+        Some(Meta { abi: 0, .. }) => Ok(Found::Nothing),
+        Some(meta) if meta.abi == ABI && meta.netns == netns => Ok(Found::Ours(meta)),
+        Some(meta) if meta.abi == ABI => bail!(
+            "the pins in {dir} protect another network namespace (cookie {}, this one is {netns}); \
+                 start the guard there, or run `mcp-guard unload` first, which opens its ports",
+            meta.netns
+        ),
+        found => bail!(
+            "the pins in {dir} were made by a guard with map layout {}, this one has {ABI}; they keep refusing \
+                 connections. Run `mcp-guard unload` (the ports are open until the next start), then start again",
+            found.map_or_else(|| "unknown".into(), |meta| meta.abi.to_string())
+        ),
+    }
+}
+
+/// Whether a guard runs on these pins.
+pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
+    match File::open(dir) {
+        Ok(lock) => match lock.try_lock() {
+            Ok(()) => Ok(false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn map(dir: &Path, name: &str) -> PathBuf {
+    dir.join("maps").join(name)
 }
 
 /// The name of the link by which a namespace is steered. By cookie, since inodes are reused.

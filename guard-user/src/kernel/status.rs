@@ -37,6 +37,8 @@ pub struct Status {
     pub blocks: Vec<BlockStatus>,
     /// What in the kernel is not as the guard left it.
     pub drift: Vec<String>,
+    /// What this kernel cannot do, and what follows.
+    pub reduced: Vec<String>,
     /// The second wall, at the servers' cgroups.
     pub wall: WallStatus,
     /// Servers that may not connect as they like.
@@ -131,6 +133,7 @@ impl Status {
             failed,
             blocks: inner.blocks.list(),
             drift,
+            reduced: inner.features.reduced(),
             wall: inner.walls.status(&inner.maps),
             locks: inner.locks.status(&inner.maps),
             lock_problems: inner.locks.problems(inner.servers.iter().any(|server| server.egress.is_some())),

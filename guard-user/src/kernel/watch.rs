@@ -24,6 +24,8 @@ const NEWS_MAX: usize = 256;
 
 /// Watches the cgroups of pinned servers.
 pub(crate) struct Watches {
+    /// No program tells of listeners in watched cgroups, so each look is one at all of them.
+    is_untold: bool,
     /// By cgroup id.
     watched: Mutex<BTreeMap<u64, Watched>>,
     /// Watched cgroups in which somebody has begun to listen.
@@ -55,9 +57,11 @@ pub struct OtherPort {
 }
 
 impl Watches {
-    pub(super) fn new() -> Self {
+    /// `is_told`: whether this kernel's programs tell of listeners in watched cgroups.
+    pub(super) fn new(is_told: bool) -> Self {
         let (news, to_record) = mpsc::channel(NEWS_MAX);
         Self {
+            is_untold: !is_told,
             watched: Mutex::default(),
             stirred: Mutex::default(),
             others: Mutex::default(),
@@ -122,8 +126,11 @@ impl Watches {
 
     /// The watched cgroups where somebody has begun to listen since the last call, with their namespace.
     pub(super) fn stirred(&self) -> BTreeMap<u64, Vec<u64>> {
-        let ids = std::mem::take(&mut *lock(&self.stirred));
+        let mut ids = std::mem::take(&mut *lock(&self.stirred));
         let watched = lock(&self.watched);
+        if self.is_untold {
+            ids.extend(watched.keys());
+        }
         let mut by_netns: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for id in ids {
             if let Some(known) = watched.get(&id) {
@@ -220,7 +227,7 @@ mod tests {
 
     #[test]
     fn only_a_listener_in_a_watched_cgroup_is_noted() {
-        let watches = Watches::new();
+        let watches = Watches::new(true);
         let mut event = [0; EVENT_BYTES];
         assert!(!watches.note(&event));
         event[24..32].copy_from_slice(&7_u64.to_ne_bytes());

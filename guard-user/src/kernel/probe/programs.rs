@@ -55,14 +55,15 @@ pub(super) fn rows() -> Vec<Row> {
             ProgramType::CgroupSockAddr,
             BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
         ),
-        (
-            "helper: get_current_ancestor_cgroup_id in sock_ops",
-            ProgramType::SockOps,
-            BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id,
-        ),
     ] {
         rows.push(Row::needed(name, call(program, helper), kernel));
     }
+    rows.push(Row::useful(
+        "helper: get_current_ancestor_cgroup_id in sock_ops",
+        call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id),
+        "no `kernel.watch`, no `other_ports: protect` or `deny`; other ports of servers are found up to half a second later \
+         (Linux 6.4 has it)",
+    ));
     rows.push(Row::useful(
         "helper: get_netns_cookie in cgroup_skb",
         call(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie),
