@@ -147,12 +147,17 @@ impl Daemon {
 
     /// Starts another guard that takes over from the running one, and waits until it protects and the other one has ended.
     pub fn upgrade(&mut self) -> anyhow::Result<()> {
+        self.upgrade_within(START_LIMIT)
+    }
+
+    /// The same on a machine that is slow.
+    pub fn upgrade_within(&mut self, limit: Duration) -> anyhow::Result<()> {
         let mut old = self.process.take().context("no guard runs")?;
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut command = self.command("run --take-over");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
         let mut new = Process::spawn(self.netns.as_deref(), command)?;
-        let protects = eventually(START_LIMIT, || {
+        let protects = eventually(limit, || {
             if let Some(status) = new.ended()? {
                 bail!("the new guard ended with {status}; its log ends:\n{}", self.log_end());
             }
@@ -180,6 +185,14 @@ impl Daemon {
         let mut process = self.process.take().context("no guard runs")?;
         process.signal(Signal::TERM)?;
         let status = process.wait_for_end(STOP_LIMIT)?;
+        ensure!(status.success(), "mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
+        Ok(())
+    }
+
+    /// Waits for the end of a guard that somebody else has told to end.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
+        let status = self.process.as_mut().context("no guard runs")?.wait_for_end(STOP_LIMIT)?;
+        self.process = None;
         ensure!(status.success(), "mcp-guard ended with {status}; its log ends:\n{}", self.log_end());
         Ok(())
     }
