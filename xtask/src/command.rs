@@ -32,6 +32,12 @@ impl Tool {
         self
     }
 
+    /// A flag with a path behind it.
+    pub(crate) fn arg_path(mut self, flag: &str, path: &Path) -> Self {
+        self.command.arg(flag).arg(path);
+        self
+    }
+
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self

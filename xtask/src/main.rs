@@ -7,6 +7,7 @@
 mod command;
 mod ebpf;
 mod guard;
+mod guest;
 mod machine;
 mod verbs;
 
@@ -49,6 +50,7 @@ verbs! {
     Status => status,
     Unload => unload,
     Test => test,
+    Kernel => kernel,
     Lint => lint,
     Bench => bench,
     Upgrades => upgrades,
