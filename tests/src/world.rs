@@ -218,6 +218,25 @@ impl World {
         self.start_guard_where(&self.host, change)
     }
 
+    /// The same, with files of its own in the place of `/etc/resolv.conf` and `/etc/hosts`.
+    pub fn guard_resolving_by(
+        &self,
+        resolv_conf: &str,
+        hosts: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Process, String> {
+        for (name, text) in [("resolv.conf", resolv_conf), ("hosts", hosts)] {
+            fs::write(self.dir.path().join(name), text).expect("writing the file");
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-ec"]);
+        command.arg(
+            "mount --bind \"$0/resolv.conf\" /etc/resolv.conf; mount --bind \"$0/hosts\" /etc/hosts; exec \"$@\"",
+        );
+        command.arg(self.dir.path()).arg(program("steer-probe"));
+        self.start_guard_by(&self.host, command, change)
+    }
+
     /// The same in another world's network.
     pub fn guard_where_in(&self, netns: &Netns, change: impl FnOnce(&mut Value)) -> Result<Process, String> {
         self.start_guard_where(netns, change)

@@ -1,9 +1,9 @@
 //! Where a locked server may connect, and what becomes of other ports that it listens on.
 
-use std::net::TcpListener;
-
+use guard_common::CGROUP_DEPTH_MAX;
 use guard_tests::cgroup::Cgroup;
-use guard_tests::probe::{connect, serve};
+use guard_tests::locked::{destinations, pinned, reaches};
+use guard_tests::probe::connect;
 use guard_tests::world::{HOST_V4, NOBODY, Process, World, test};
 use serde_json::{Value, json};
 
@@ -15,20 +15,6 @@ const FAR: &str = "10.77.0.2:4003";
 const FAR_V6: &str = "[fd77::2]:4003";
 const ALL: [&str; 6] = [HERE, HERE_V6, MAPPED, OWN, FAR, FAR_V6];
 
-/// Servers that anybody may reach, here and on the other host.
-fn destinations(world: &World) {
-    for (netns, address) in [(&world.host, "[::]:4001"), (&world.remote, "[::]:4003")] {
-        let listener = netns.run(|| TcpListener::bind(address).expect("a listener"));
-        std::thread::spawn(move || serve(&listener, "server"));
-    }
-}
-
-fn pinned(guard: &mut Process, server: &Process) -> Value {
-    guard.ask_until("status", |status| {
-        status["namespaces"][0]["ports"]["3001"]["pinned"][0]["pid"].as_u64() == Some(server.pid().into())
-    })
-}
-
 fn guard(world: &World, entry: &Value) -> Process {
     outcome(world, entry).expect("a guard")
 }
@@ -39,15 +25,6 @@ fn outcome(world: &World, entry: &Value) -> Result<Process, String> {
             config["servers"][0][key] = value.clone();
         }
     })
-}
-
-fn reaches(server: &mut Process, address: &str) -> bool {
-    let met = server.ask(&format!("connect {address}"));
-    if met["server"] == true {
-        return true;
-    }
-    assert!(met["error"].to_string().contains("Operation not permitted"), "{address}: {met}");
-    false
 }
 
 #[test]
@@ -185,6 +162,42 @@ fn a_server_in_the_root_cgroup_cannot_be_locked_in() {
         assert!(words.contains("root cgroup") && words.contains("systemd-run"), "{words}");
         // Nothing is left of that start.
         drop(guard(world, &json!({})));
+    });
+}
+
+#[test]
+fn a_server_deeper_than_the_programs_look_cannot_be_locked_in() {
+    test(|world| {
+        let mut cgroups = vec![Cgroup::new()];
+        while cgroups.len() <= CGROUP_DEPTH_MAX as usize {
+            let next = cgroups.last().expect("there is one").child("deeper");
+            cgroups.push(next);
+        }
+        let [.., deepest, too_deep] = cgroups.as_slice() else { panic!("two at least") };
+        let entry = json!({"egress": {"default": "deny"}});
+        {
+            let _server = world.probe_in(too_deep, &["worker", "127.0.0.1:3001"]);
+            let words = outcome(world, &entry).expect_err("a lock that holds nothing");
+            assert!(words.contains("17 levels") && words.contains("systemd-run"), "{words}");
+        }
+        {
+            // It comes while a guard runs.
+            let mut guard = guard(world, &entry);
+            let _server = world.probe_in(too_deep, &["worker", "127.0.0.1:3001"]);
+            let is_told = |status: &Value| status["lock_problems"].to_string().contains("17 levels");
+            guard.ask_until("status", is_told);
+            guard.kill();
+        }
+        world.unload();
+        {
+            destinations(world);
+            let mut server = world.probe_in(deepest, &["worker", "127.0.0.1:3001"]);
+            let mut guard = guard(world, &entry);
+            pinned(&mut guard, &server);
+            guard.ask_until("status", |status| status["locks"] != json!([]));
+            assert!(!reaches(&mut server, FAR), "one level less is locked in");
+        }
+        while cgroups.pop().is_some() {}
     });
 }
 

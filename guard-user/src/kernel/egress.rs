@@ -1,16 +1,17 @@
 //! The lock-down of servers: where the processes of a server's cgroup may connect.
 
 mod entries;
+mod names;
+mod resolver;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use aya::maps::lpm_trie::Key;
-use guard_common::{Egress as Place, Lock, PREFIX_BITS_FIXED};
+use guard_common::{CGROUP_DEPTH_MAX, Egress as Place, Lock, PREFIX_BITS_FIXED};
 use serde::Serialize;
 
 use super::gates::{self, Gates};
@@ -18,8 +19,8 @@ use super::maps::{Maps, gone, lock};
 use super::{cut, rules};
 use crate::config::{Egress, Host, Server};
 
-pub(super) use entries::NAMES_EVERY;
-use entries::{Entries, Names, action, entries, renew};
+use entries::{Entries, action, entries};
+use names::Names;
 
 /// The programs of a lock, in the order in which they are attached.
 const PROGRAMS: [&str; 5] = ["out4", "out6", "say4", "say6", "leave"];
@@ -101,8 +102,8 @@ impl Locks {
         check_cgroup(server, path)?;
         let dir = gates::directory(&self.root, path);
         let id = gates::id(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
-        let wanted = entries(egress, &lock(&self.names));
         let mut locked = lock(&self.locked);
+        let wanted = entries(egress, &lock(&self.names), Instant::now());
         let known = locked.get(&id);
         if known.is_some_and(|known| known.entries == wanted) {
             return Ok(());
@@ -112,7 +113,8 @@ impl Locks {
             Some(known) => known.entries.clone(),
             None => stored(maps, id),
         };
-        write(maps, id, &before, &wanted).context("cannot write the destinations")?;
+        // What cannot be written is as closed, or as open, as the default is.
+        let written = write(maps, id, &before, &wanted).context("cannot write the destinations");
         let default = action(egress.default);
         let value = Lock { default, zero: 0, server: rules::server_key(server.name.as_str()) };
         lock(&maps.locks).insert(id, value, 0).context("cannot lock the cgroup")?;
@@ -125,8 +127,9 @@ impl Locks {
         if known.is_none() {
             tracing::info!(server = %server.name, cgroup = %dir.display(), "locked in");
         }
-        locked.insert(id, Locked { server: server.name.to_string(), dir, entries: wanted });
-        Ok(())
+        let entries = if written.is_ok() { wanted } else { before };
+        locked.insert(id, Locked { server: server.name.to_string(), dir, entries });
+        written
     }
 
     /// A guard before this one may have locked in what is not to be locked in any more.
@@ -174,25 +177,17 @@ impl Locks {
         Ok(())
     }
 
-    /// Resolves every name anew. Takes as long as the host's resolver does; the kernel follows at the next `refresh`.
-    pub(super) fn resolve(&self, servers: &[Arc<Server>], now: Instant) {
-        let names: BTreeSet<&str> = servers
-            .iter()
-            .filter_map(|server| server.egress.as_ref())
-            .flat_map(|egress| &egress.except)
-            .filter_map(|destination| match &destination.host {
-                Host::Name(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .collect();
-        for name in names {
-            let found = (name, 0).to_socket_addrs();
-            if let Err(error) = &found {
-                tracing::warn!(name, %error, "cannot resolve; the addresses that are known stay for a while");
-            }
-            let found = found.into_iter().flatten().map(|address| address.ip());
-            renew(lock(&self.names).entry(name.to_owned()).or_default(), found, now);
+    /// Resolves the names whose answers hold no more. Takes as long as the host's resolver does; the kernel follows at the
+    /// next `refresh`. Returns how long all names are good then.
+    pub(super) async fn resolve(&self, servers: &[Arc<Server>]) -> Duration {
+        let due = lock(&self.names).due(names_of(servers), Instant::now());
+        let answers = resolver::ask(due).await;
+        let mut names = lock(&self.names);
+        let now = Instant::now();
+        for (question, found) in answers {
+            names.learn(question, found, now);
         }
+        names.pause(now)
     }
 
     pub(crate) fn status(&self, maps: &Maps) -> Vec<LockStatus> {
@@ -213,9 +208,14 @@ impl Locks {
     }
 
     /// What is not as `guard.yaml` wants it, in words.
-    pub(crate) fn problems(&self, has_locks: bool) -> Vec<String> {
+    pub(crate) fn problems(&self, servers: &[Arc<Server>]) -> Vec<String> {
         let mut problems: Vec<_> =
             lock(&self.failed).iter().map(|(server, words)| format!("{server}: {words}")).collect();
+        {
+            let (names, now) = (lock(&self.names), Instant::now());
+            problems.extend(names_of(servers).into_iter().flat_map(|name| names.problems(name, now)));
+        }
+        let has_locks = servers.iter().any(|server| server.egress.is_some());
         if has_locks && let Some(why) = self.gates.missing("leave") {
             problems.push(format!(
                 "this kernel cannot look at packets, so raw ones and connections from before the lock leave: {why} (Linux \
@@ -231,12 +231,33 @@ impl Locks {
     }
 }
 
-/// A lock on the root cgroup would be one on the whole host.
+/// The names among the servers' destinations.
+fn names_of(servers: &[Arc<Server>]) -> BTreeSet<&str> {
+    let destinations =
+        servers.iter().filter_map(|server| server.egress.as_ref()).flat_map(|egress| &egress.except);
+    destinations
+        .filter_map(|destination| match &destination.host {
+            Host::Name(name) => Some(name.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A lock on the root cgroup would be one on the whole host, and one that the programs do not find would be none.
 pub(super) fn check_cgroup(server: &Server, path: &str) -> anyhow::Result<()> {
     if server.egress.is_some() && path.trim_matches('/').is_empty() {
         bail!(
             "server {} runs in the root cgroup, as any process may, so `egress` would lock in the whole host; start it in a \
              unit of its own (`systemd-run --unit NAME ...`), or remove its `egress`",
+            server.name
+        );
+    }
+    let depth = path.split('/').filter(|part| !part.is_empty()).count();
+    if server.egress.is_some() && depth > CGROUP_DEPTH_MAX as usize {
+        bail!(
+            "server {} runs in the cgroup {path}, {depth} levels below the root; the kernel programs look at \
+             {CGROUP_DEPTH_MAX}, so its `egress` would hold nothing; start it in a cgroup nearer to the root \
+             (`systemd-run --unit NAME ...`), or remove its `egress`",
             server.name
         );
     }

@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use anyhow::Context;
 use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
@@ -460,7 +459,8 @@ fn build(
 
     let locks = Locks::new(Arc::clone(&gates), cgroup_root);
     locks.free_left(&maps)?;
-    locks.resolve(servers, Instant::now());
+    // The first look at the servers finds the names resolved. This is a thread that may wait.
+    tokio::runtime::Handle::current().block_on(locks.resolve(servers));
     let walls = Walls::new(Arc::clone(&gates), &maps, config.kernel.wall)?;
     walls.adopt(&adopted);
     let holds = Holds::new(&maps, cgroup_root)?;

@@ -136,7 +136,7 @@ impl Status {
             reduced: inner.features.reduced(),
             wall: inner.walls.status(&inner.maps),
             locks: inner.locks.status(&inner.maps),
-            lock_problems: inner.locks.problems(inner.servers.iter().any(|server| server.egress.is_some())),
+            lock_problems: inner.locks.problems(&inner.servers),
             other_ports: inner.watches.status(),
             counters,
             upstream_flows: inner.maps.flows_len(),

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use guard_common::Port;
@@ -17,13 +17,15 @@ use super::guard::Inner;
 use super::hold::Holds;
 use super::places::Wanted;
 use super::realm::Realm;
-use super::{diag, egress, sys, wall};
+use super::{diag, sys, wall};
 use crate::config::Server;
 
 /// How often empty cgroups are looked for when no change of one is told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Room for events that are read at once; they are only a reason to look.
 const EVENTS_BYTES: usize = 4096;
+/// The least time between two rounds of questions to the resolver.
+const NAMES_PAUSE_MIN: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// To be called after each look for servers. What fails here leaves the steering as it is, and is told.
@@ -38,9 +40,7 @@ impl Inner {
         if let Err(error) = self.holds.refresh(&self.maps, &holders) {
             tracing::error!("cannot say who may bind the protected ports: {error:#}");
         }
-        let servers: Vec<_> =
-            pinned.iter().map(|(_, server, path)| (Arc::clone(server), path.clone())).collect();
-        self.locks.refresh(&self.maps, &servers);
+        self.locks.refresh(&self.maps, &locked(&pinned));
         if let Err(error) = self.watches.refresh(&self.maps, &self.cgroup_root, &wards, &pinned) {
             tracing::error!("other ports of servers are not watched: {error:#}");
         }
@@ -82,18 +82,28 @@ pub(super) fn pinned(realms: &BTreeMap<u64, Arc<Realm>>) -> Vec<(Port, Arc<Serve
     pinned
 }
 
+/// The servers with their cgroups, as `Locks` takes them.
+fn locked(pinned: &[(Port, Arc<Server>, String)]) -> Vec<(Arc<Server>, String)> {
+    pinned.iter().map(|(_, server, path)| (Arc::clone(server), path.clone())).collect()
+}
+
 /// Starts to resolve the names of locked servers' destinations again and again. Ends with the guard's last handle.
 pub(super) fn spawn_names(inner: Weak<Inner>) {
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(egress::NAMES_EVERY).await;
-            let Some(inner) = inner.upgrade() else { return };
-            // The host's resolver may take its time. What it found is written at the next look for servers.
-            let resolved =
-                tokio::task::spawn_blocking(move || inner.locks.resolve(&inner.servers, Instant::now()));
-            if resolved.await.is_err() {
-                return;
-            }
+            let pause = {
+                let Some(inner) = inner.upgrade() else { return };
+                let pause = inner.locks.resolve(&inner.servers).await;
+                // Who asked the same resolver connects already.
+                let written = tokio::task::spawn_blocking(move || {
+                    inner.locks.refresh(&inner.maps, &locked(&pinned(&inner.realms())));
+                });
+                if written.await.is_err() {
+                    return;
+                }
+                pause
+            };
+            tokio::time::sleep(pause.max(NAMES_PAUSE_MIN)).await;
         }
     });
 }

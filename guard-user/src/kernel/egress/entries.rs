@@ -3,35 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZero;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guard_common::{EGRESS_ALLOW, EGRESS_DENY};
 
 use super::super::address;
+use super::names::Names;
 use crate::config::{Answer, Destination, Egress, Host};
 
-/// How often names are resolved again. The library that asks does not tell how long an answer holds.
-pub(in crate::kernel) const NAMES_EVERY: Duration = Duration::from_secs(30);
-/// How long an address stays that its name has no more: clients go on with what they know.
-pub(super) const NAMES_GRACE: Duration = Duration::from_secs(300);
 /// Bits of an address before those of an IPv4 one.
 const MAPPED_BITS: u32 = 96;
 
 /// What EGRESS holds for one cgroup: prefix length in bits of the address, port (0: all), address → `EGRESS_` action.
 pub(super) type Entries = BTreeMap<(u32, u16, [u8; 16]), u32>;
-
-/// The addresses of each name, and when it had them last.
-pub(super) type Names = BTreeMap<String, BTreeMap<IpAddr, Instant>>;
-
-/// Adds the addresses that a name has `now`, and forgets those that it has not had for long.
-pub(super) fn renew(
-    known: &mut BTreeMap<IpAddr, Instant>,
-    found: impl Iterator<Item = IpAddr>,
-    now: Instant,
-) {
-    known.extend(found.map(|ip| (ip.to_canonical(), now)));
-    known.retain(|_, seen| now.duration_since(*seen) < NAMES_GRACE);
-}
 
 pub(super) fn action(answer: Answer) -> u32 {
     match answer {
@@ -40,8 +24,8 @@ pub(super) fn action(answer: Answer) -> u32 {
     }
 }
 
-/// What the kernel is told. `names` are the addresses that are known.
-pub(super) fn entries(egress: &Egress, names: &Names) -> Entries {
+/// What the kernel is told. `names` has the addresses that are known.
+pub(super) fn entries(egress: &Egress, names: &Names, now: Instant) -> Entries {
     let other = match egress.default {
         Answer::Allow => EGRESS_DENY,
         Answer::Deny => EGRESS_ALLOW,
@@ -57,8 +41,11 @@ pub(super) fn entries(egress: &Egress, names: &Names) -> Entries {
             Host::Any => add(port, Ipv6Addr::UNSPECIFIED.into(), 0),
             Host::Net(ip, prefix) => add(port, *ip, (*prefix).into()),
             Host::Name(name) => {
-                for ip in names.get(name).into_iter().flatten().map(|(ip, _)| *ip) {
-                    add(port, ip, if ip.is_ipv4() { 32 } else { 128 });
+                for (ip, source) in names.addresses(name, now) {
+                    // Whoever answers for a name may close what it likes, and open no more than what may be elsewhere.
+                    if egress.default == Answer::Allow || source.may_open(ip) {
+                        add(port, ip, if ip.is_ipv4() { 32 } else { 128 });
+                    }
                 }
             }
         }
@@ -92,16 +79,31 @@ fn covers(net: &IpAddr, prefix: u8, ip: &IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::names::{Family, Found, Source};
     use super::*;
 
     fn egress(default: Answer, except: &[&str]) -> Egress {
         Egress { default, except: except.iter().map(|text| Destination::parse(text).unwrap()).collect() }
     }
 
+    /// What a resolver said of a.example.
+    fn names(addresses: &[&str]) -> Names {
+        let mut names = Names::default();
+        for family in [Family::V4, Family::V6] {
+            let addresses = addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap());
+            let addresses = addresses.filter(|ip| ip.is_ipv4() == (family == Family::V4)).collect();
+            let found = Found::Addresses { addresses, ttl: Duration::from_secs(60), source: Source::Dns };
+            names.learn(("a.example".to_owned(), family), found, Instant::now());
+        }
+        names
+    }
+
     #[test]
     fn exceptions_get_the_other_answer_and_ipv4_is_counted_from_bit_96() {
         let found =
-            entries(&egress(Answer::Deny, &["10.0.0.0/8:443", "[2001:db8::/32]:*"]), &BTreeMap::new());
+            entries(&egress(Answer::Deny, &["10.0.0.0/8:443", "[2001:db8::/32]:*"]), &Names::default(), Instant::now());
         let v4 = address::key("10.0.0.0".parse().unwrap());
         let v6 = address::key("2001:db8::".parse().unwrap());
         assert_eq!(found, Entries::from([((104, 443, v4), EGRESS_ALLOW), ((32, 0, v6), EGRESS_ALLOW)]));
@@ -110,29 +112,27 @@ mod tests {
     #[test]
     fn all_of_ipv6_does_not_mean_ipv4() {
         let mapped = (96, 0, address::key(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0).into()));
-        let found = entries(&egress(Answer::Deny, &["[::/0]:*"]), &BTreeMap::new());
+        let found = entries(&egress(Answer::Deny, &["[::/0]:*"]), &Names::default(), Instant::now());
         assert_eq!(found.get(&mapped), Some(&EGRESS_DENY));
-        let found = entries(&egress(Answer::Deny, &["[::/0]:*", "0.0.0.0/0:*"]), &BTreeMap::new());
+        let found = entries(&egress(Answer::Deny, &["[::/0]:*", "0.0.0.0/0:*"]), &Names::default(), Instant::now());
         assert_eq!(found.get(&mapped), Some(&EGRESS_ALLOW));
-        assert_eq!(entries(&egress(Answer::Deny, &["*:*", "[::/0]:*"]), &BTreeMap::new()).len(), 1);
-    }
-
-    #[test]
-    fn an_address_that_its_name_has_no_more_stays_for_the_time_of_grace() {
-        let (mut known, start) = (BTreeMap::new(), Instant::now());
-        let [old, new]: [IpAddr; 2] = ["::ffff:192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        renew(&mut known, [old].into_iter(), start);
-        renew(&mut known, [new].into_iter(), start + NAMES_EVERY);
-        assert_eq!(known.len(), 2);
-        renew(&mut known, [].into_iter(), start + NAMES_GRACE);
-        assert_eq!(known.into_keys().collect::<Vec<_>>(), [new]);
+        assert_eq!(entries(&egress(Answer::Deny, &["*:*", "[::/0]:*"]), &Names::default(), Instant::now()).len(), 1);
     }
 
     #[test]
     fn a_name_has_an_entry_for_each_address() {
-        let now = Instant::now();
-        let ips = ["192.0.2.1", "2001:db8::1"].map(|ip| (ip.parse().unwrap(), now));
-        let names = BTreeMap::from([("a.example".to_owned(), BTreeMap::from(ips))]);
-        assert_eq!(entries(&egress(Answer::Allow, &["a.example:443", "b.example:443"]), &names).len(), 2);
+        let egress = egress(Answer::Allow, &["a.example:443", "b.example:443"]);
+        assert_eq!(entries(&egress, &names(&["192.0.2.1", "2001:db8::1"]), Instant::now()).len(), 2);
+    }
+
+    #[test]
+    fn a_name_opens_nothing_local_and_closes_whatever_it_has() {
+        let names = names(&["192.0.2.1", "127.0.0.1", "169.254.169.254", "::1"]);
+        let keys = |default| -> Vec<_> {
+            let entries = entries(&egress(default, &["a.example:443"]), &names, Instant::now());
+            entries.into_keys().map(|(_, _, address)| address).collect()
+        };
+        assert_eq!(keys(Answer::Deny), [address::key("192.0.2.1".parse().unwrap())]);
+        assert_eq!(keys(Answer::Allow).len(), 4);
     }
 }
