@@ -182,15 +182,8 @@ fn answer(question: &[u8], says: Option<&Says>) -> Vec<u8> {
 fn record(name: &[u8], kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     const INTERNET: u16 = 1;
     let length = u16::try_from(data.len()).expect("a short record");
-    [
-        name,
-        &kind.to_be_bytes(),
-        &INTERNET.to_be_bytes(),
-        &ttl.to_be_bytes(),
-        &length.to_be_bytes(),
-        data,
-    ]
-    .concat()
+    [name, &kind.to_be_bytes(), &INTERNET.to_be_bytes(), &ttl.to_be_bytes(), &length.to_be_bytes(), data]
+        .concat()
 }
 
 fn encoded(name: &str) -> Vec<u8> {

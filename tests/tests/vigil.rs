@@ -148,6 +148,31 @@ fn open_port(world: &World) {
 }
 
 #[test]
+fn who_may_bind_and_where_a_server_may_connect_is_written_again() {
+    test(|world| {
+        let cgroup = Cgroup::new();
+        let _server = world.probe_in(&cgroup, &["server", "0.0.0.0:3001"]);
+        let egress = json!({"default": "deny", "except": ["192.0.2.1:443"]});
+        let mut guard = world.guard_for(&json!([{"name": "demo", "port": PORT, "egress": egress}]));
+        let open = |name: &str| MapData::from_pin(world.pins().join("maps").join(name)).unwrap();
+        let mut holders: HashMap<_, [u64; 2], u64> = Map::HashMap(open("HOLDERS")).try_into().unwrap();
+        let mut locks: HashMap<_, u64, [u64; 2]> = Map::HashMap(open("LOCKS")).try_into().unwrap();
+        wait(&mut guard, |_| holders.keys().count() == 1 && locks.get(&cgroup.id(), 0).is_ok());
+        let port = holders.keys().next().unwrap().unwrap();
+        holders.remove(&port).unwrap();
+        let status = wait(&mut guard, damaged);
+        assert!(drift(&status).contains("hold of port 3001"), "{status:#}");
+        wait(&mut guard, |status| !damaged(status));
+        assert_eq!(holders.get(&port, 0).unwrap(), cgroup.id());
+        locks.remove(&cgroup.id()).unwrap();
+        let status = wait(&mut guard, damaged);
+        assert!(drift(&status).contains("lock of server demo"), "{status:#}");
+        wait(&mut guard, |status| !damaged(status));
+        assert!(locks.get(&cgroup.id(), 0).is_ok());
+    });
+}
+
+#[test]
 fn what_tells_of_servers_elsewhere_is_written_again() {
     test(|world| {
         let place = json!({"netns": world.remote.path()});

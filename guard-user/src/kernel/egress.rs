@@ -190,6 +190,23 @@ impl Locks {
         names.pause(now)
     }
 
+    /// The locked cgroups of which the kernel knows something else than was written, in words.
+    pub(super) fn differ(&self, maps: &Maps) -> Vec<(u64, String)> {
+        let locked = lock(&self.locked);
+        let alive = locked.iter().filter(|(id, known)| gates::id(&known.dir).ok() == Some(**id));
+        alive
+            .filter(|(id, known)| {
+                lock(&maps.locks).get(id, 0).is_err() || stored(maps, **id) != known.entries
+            })
+            .map(|(id, known)| (*id, format!("of server {} ({})", known.server, known.dir.display())))
+            .collect()
+    }
+
+    /// Has the next `refresh` write all of it again.
+    pub(super) fn write_again(&self, cgroup: u64) {
+        lock(&self.locked).remove(&cgroup);
+    }
+
     pub(crate) fn status(&self, maps: &Maps) -> Vec<LockStatus> {
         lock(&self.locked)
             .iter()

@@ -75,6 +75,19 @@ impl Holds {
         Ok(())
     }
 
+    /// The ports of which the kernel knows another holder than was written, or none.
+    pub(super) fn differ(&self, maps: &Maps) -> Vec<Port> {
+        let held = lock(&self.held);
+        let holders = lock(&maps.holders);
+        let differs = |port: &&Port| holders.get(*port, 0).ok() != held.get(*port).map(|(id, _)| *id);
+        held.keys().filter(differs).copied().collect()
+    }
+
+    /// Has the next `refresh` write it again.
+    pub(super) fn write_again(&self, port: Port) {
+        lock(&self.held).remove(&port);
+    }
+
     /// Ends every hold, for a guard that stops: nobody would be here to end them later.
     pub(crate) fn lift_all(&self, maps: &Maps) -> anyhow::Result<()> {
         let held = std::mem::take(&mut *lock(&self.held));

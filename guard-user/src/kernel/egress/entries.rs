@@ -102,8 +102,11 @@ mod tests {
 
     #[test]
     fn exceptions_get_the_other_answer_and_ipv4_is_counted_from_bit_96() {
-        let found =
-            entries(&egress(Answer::Deny, &["10.0.0.0/8:443", "[2001:db8::/32]:*"]), &Names::default(), Instant::now());
+        let found = entries(
+            &egress(Answer::Deny, &["10.0.0.0/8:443", "[2001:db8::/32]:*"]),
+            &Names::default(),
+            Instant::now(),
+        );
         let v4 = address::key("10.0.0.0".parse().unwrap());
         let v6 = address::key("2001:db8::".parse().unwrap());
         assert_eq!(found, Entries::from([((104, 443, v4), EGRESS_ALLOW), ((32, 0, v6), EGRESS_ALLOW)]));
@@ -114,9 +117,13 @@ mod tests {
         let mapped = (96, 0, address::key(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0).into()));
         let found = entries(&egress(Answer::Deny, &["[::/0]:*"]), &Names::default(), Instant::now());
         assert_eq!(found.get(&mapped), Some(&EGRESS_DENY));
-        let found = entries(&egress(Answer::Deny, &["[::/0]:*", "0.0.0.0/0:*"]), &Names::default(), Instant::now());
+        let found =
+            entries(&egress(Answer::Deny, &["[::/0]:*", "0.0.0.0/0:*"]), &Names::default(), Instant::now());
         assert_eq!(found.get(&mapped), Some(&EGRESS_ALLOW));
-        assert_eq!(entries(&egress(Answer::Deny, &["*:*", "[::/0]:*"]), &Names::default(), Instant::now()).len(), 1);
+        assert_eq!(
+            entries(&egress(Answer::Deny, &["*:*", "[::/0]:*"]), &Names::default(), Instant::now()).len(),
+            1
+        );
     }
 
     #[test]

@@ -83,11 +83,10 @@ impl Held {
 impl Names {
     /// Which of these names to ask for now.
     pub(super) fn due<'a>(&self, names: impl IntoIterator<Item = &'a str>, now: Instant) -> Vec<Question> {
-        let questions =
-            names.into_iter().flat_map(|name| [Family::V4, Family::V6].map(|family| (name.to_owned(), family)));
-        questions
-            .filter(|question| self.known.get(question).is_none_or(|known| known.due <= now))
-            .collect()
+        let questions = names
+            .into_iter()
+            .flat_map(|name| [Family::V4, Family::V6].map(|family| (name.to_owned(), family)));
+        questions.filter(|question| self.known.get(question).is_none_or(|known| known.due <= now)).collect()
     }
 
     /// How long to wait until some name is due.
@@ -151,7 +150,8 @@ impl Names {
         }
         problems.dedup();
         if families().any(|known| known.is_cut) {
-            problems.push(format!("{name} has more than {ADDRESSES_MAX} addresses; the rest counts for nothing"));
+            problems
+                .push(format!("{name} has more than {ADDRESSES_MAX} addresses; the rest counts for nothing"));
         }
         let never: Vec<_> = self
             .addresses(name, now)
@@ -175,7 +175,9 @@ impl Names {
 
 impl Known {
     fn keep_newest(&mut self) {
-        let Some(over) = self.addresses.len().checked_sub(ADDRESSES_MAX).filter(|over| *over > 0) else { return };
+        let Some(over) = self.addresses.len().checked_sub(ADDRESSES_MAX).filter(|over| *over > 0) else {
+            return;
+        };
         let mut oldest: Vec<_> =
             self.addresses.iter().map(|(ip, held)| (held.is_newest, held.until, *ip)).collect();
         oldest.sort_unstable();

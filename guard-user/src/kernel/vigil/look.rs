@@ -44,6 +44,8 @@ pub(super) fn look(inner: &Inner, settled: &Privileges) -> Vec<Found> {
     found.extend(slots(inner));
     found.extend(blocks(inner));
     found.extend(wall(inner));
+    found.extend(locks(inner));
+    found.extend(holds(inner));
     found.extend(privileges(settled));
     found.extend(cgroup(inner));
     found
@@ -145,6 +147,28 @@ fn blocks(inner: &Inner) -> Vec<Found> {
             ),
             words: "the programs do not know of it".into(),
             remedy: Some(Remedy::Block(key)),
+        })
+        .collect()
+}
+
+fn locks(inner: &Inner) -> Vec<Found> {
+    let differ = inner.locks.differ(&inner.maps).into_iter();
+    differ
+        .map(|(cgroup, of)| Found {
+            what: format!("lock {of}"),
+            words: "its destinations are not those that were written".into(),
+            remedy: Some(Remedy::Lock(cgroup)),
+        })
+        .collect()
+}
+
+fn holds(inner: &Inner) -> Vec<Found> {
+    let differ = inner.holds.differ(&inner.maps).into_iter();
+    differ
+        .map(|port| Found {
+            what: format!("hold of port {} in namespace {}", port.port, port.netns),
+            words: "others may bind it".into(),
+            remedy: Some(Remedy::Hold(port)),
         })
         .collect()
 }

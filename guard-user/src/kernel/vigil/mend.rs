@@ -26,6 +26,10 @@ pub(super) enum Remedy {
     /// The rules of servers in other namespaces.
     Awaited,
     Block(Block),
+    /// Where a server in this cgroup may connect.
+    Lock(u64),
+    /// Who may bind this port.
+    Hold(Port),
     Wall,
 }
 
@@ -57,6 +61,14 @@ pub(super) fn mend(inner: &Inner, remedy: &Remedy) -> anyhow::Result<()> {
             rules::wait_for(&inner.maps, &inner.servers, inner.generation).context("cannot write the rules")
         }
         Remedy::Block(key) => block::apply_again(&inner.maps, key),
+        Remedy::Lock(cgroup) => {
+            inner.locks.write_again(*cgroup);
+            Ok(())
+        }
+        Remedy::Hold(port) => {
+            inner.holds.write_again(*port);
+            Ok(())
+        }
         Remedy::Wall => {
             inner.maps.set_switch(SWITCH_WALL, inner.walls.wanted()).context("cannot set the switch")
         }

@@ -138,7 +138,8 @@ fn dns_opens_nothing_of_this_host_or_its_link_and_the_hosts_file_does() {
         assert!(!Source::Dns.may_open(ip(local)), "{local}");
         assert!(Source::Host.may_open(ip(local)), "{local}");
     }
-    for other in ["10.0.0.1", "192.168.0.1", "203.0.113.1", "64:ff9b::203.0.113.1", "2001:db8::1", "fd00::1"] {
+    for other in ["10.0.0.1", "192.168.0.1", "203.0.113.1", "64:ff9b::203.0.113.1", "2001:db8::1", "fd00::1"]
+    {
         assert!(Source::Dns.may_open(ip(other)), "{other}");
     }
 }
