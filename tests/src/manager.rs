@@ -3,13 +3,20 @@
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// The first number of a descriptor that is passed.
+const FIRST: i32 = 3;
 
 /// A file descriptor that the daemon gave to be kept.
 #[derive(Debug)]
@@ -35,6 +42,38 @@ impl Manager {
         let socket = UnixDatagram::bind(&path)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         Ok(Self { socket, path, told: Vec::new(), stored: Vec::new() })
+    }
+
+    /// A command that is started with these descriptors, as the manager passes what it keeps.
+    pub fn pass(command: &Command, stored: &[Stored]) -> Command {
+        let mut shell = Command::new("sh");
+        // The variable must name the process that the shell becomes.
+        shell.args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        let names: Vec<&str> = stored.iter().map(|one| one.name.as_str()).collect();
+        shell.env("LISTEN_FDS", stored.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        // Above all numbers that are used below. Copies, so that the manager's own stay.
+        let high = stored.iter().map(|one| fcntl(&one.fd, FcntlArg::F_DUPFD_CLOEXEC(200)).expect("a copy"));
+        // SAFETY: `fcntl` has just made it.
+        let high: Vec<OwnedFd> = high.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
+        // SAFETY: between fork and exec, the closure makes one dup2 call for each descriptor; it neither allocates nor locks.
+        unsafe {
+            shell.pre_exec(move || {
+                for (number, fd) in (FIRST..).zip(&high) {
+                    if libc::dup2(fd.as_raw_fd(), number) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        shell
     }
 
     /// The variable that names this manager to a daemon.

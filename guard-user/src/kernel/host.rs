@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+/// Inode of the root of the whole cgroup2 tree; any other directory is a part of it.
+const TREE_INODE: u64 = 1;
 /// How long a guard that has just ended may still be in its cgroup.
 const LEAVING: Duration = Duration::from_millis(500);
 /// Between two looks.
@@ -33,6 +35,13 @@ pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     if mounted() {
         return Ok(());
     }
+    if !is_in_hosts_mounts() {
+        bail!(
+            "no bpffs is mounted at {0}, and this process has a mount namespace of its own: one that is mounted here would end with \
+             it, and the ports would open. Mount it on the host first: `mount -t bpf bpf {0}`",
+            dir.display()
+        );
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=0700")).with_context(|| {
         format!(
@@ -43,11 +52,34 @@ pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Whether what this process mounts is there for the whole host: its mount namespace is that of the first process or of the
+/// kernel's own. What cannot be found out counts as yes.
+pub(super) fn is_in_hosts_mounts() -> bool {
+    let of =
+        |pid: &str| fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|file| (file.dev(), file.ino()));
+    let hosts: Vec<_> = ["1", "2"].into_iter().filter_map(of).collect();
+    hosts.is_empty() || of("self").is_none_or(|own| hosts.contains(&own))
+}
+
 /// Where cgroup2 is mounted; on a hybrid host that is not `/sys/fs/cgroup`.
 pub(super) fn cgroup2_root() -> anyhow::Result<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    cgroup2_mount(&table)
-        .context("no cgroup2 is mounted; mount one: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+    let root = cgroup2_mount(&table)
+        .context("no cgroup2 is mounted; mount one: `mount -t cgroup2 none /sys/fs/cgroup/unified`")?;
+    if !is_whole_tree(&root)? {
+        bail!(
+            "the cgroup2 at {} is only a part of the host's tree (a cgroup namespace): programs that are attached there do not see \
+             the processes outside. Start the guard in the host's own, such as `nsenter --cgroup=/proc/1/ns/cgroup`",
+            root.display()
+        );
+    }
+    Ok(root)
+}
+
+/// Whether this is the root of the whole tree, and not what a cgroup namespace takes for it.
+pub(super) fn is_whole_tree(root: &Path) -> anyhow::Result<bool> {
+    let meta = fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    Ok(meta.ino() == TREE_INODE)
 }
 
 /// A line is: id, parent, device, root, mount point, options, optional fields, "-", type, source, options.

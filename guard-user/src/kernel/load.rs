@@ -196,7 +196,19 @@ pub(super) fn attach(bpf: &mut Ebpf, name: &str, cgroup: impl AsFd, pin: &Path) 
             _ => anyhow::bail!("it is not loaded"),
         })
     };
-    let link = attached().with_context(|| format!("cannot attach program {name}"))?;
+    let link = attached().map_err(|error| {
+        let is_taken = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|cause| {
+            cause.raw_os_error() == Some(nix::libc::EPERM)
+        });
+        let error = error.context(format!("cannot attach program {name}"));
+        if !is_taken {
+            return error;
+        }
+        error.context(
+            "another program may hold a hook of that cgroup, or of one above it, without sharing it: `bpftool cgroup tree` shows it; \
+             end whoever attached it",
+        )
+    })?;
     // The pin keeps the link; our handle may go.
     link.pin(pin).with_context(|| format!("cannot pin the link of program {name}"))?;
     Ok(())

@@ -63,8 +63,11 @@ impl Pins {
         let meta = lock.metadata().with_context(|| format!("cannot look at {}", dir.display()))?;
         if meta.uid() != 0 || meta.mode() & 0o077 != 0 {
             bail!(
-                "{} must belong to root with mode 0700; who can write there can open the ports",
-                dir.display()
+                "{0} must belong to root with mode 0700, and belongs to uid {1} with mode {2:04o}: who can write there can open the \
+                 ports. If its pins are a guard's, `chown root:root {0} && chmod 700 {0}`; else remove it",
+                dir.display(),
+                meta.uid(),
+                meta.mode() & 0o7777
             );
         }
         match lock.try_lock() {

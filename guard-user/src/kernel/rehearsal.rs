@@ -8,7 +8,6 @@ use super::guard::pins_dir;
 use super::netns::Netns;
 use super::{host, load, pins};
 use crate::config::Config;
-use crate::config::decisions::Decisions;
 
 /// Fails if this guard could not follow the one that runs. To be called before that one is asked.
 pub fn rehearse(config: &Config) -> anyhow::Result<()> {
@@ -25,8 +24,6 @@ pub fn rehearse(config: &Config) -> anyhow::Result<()> {
     }
     pins::inspect(&dir, Netns::own()?.cookie)?;
     host::cgroup2_root()?;
-    Decisions::load(&config.state_dir)
-        .with_context(|| format!("cannot read the approvals in {}", config.state_dir.display()))?;
     load::rehearse(features)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Found, Outcome, Row, bpf};
+use crate::privilege::Privileges;
 
 pub(super) const CGROUP2: &str = "cgroup2";
 
@@ -37,33 +38,25 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
+/// Those that the running guard keeps; it does not start without any one of them.
 pub(super) fn capabilities() -> Row {
-    let outcome = match fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective) {
-        None => Outcome::no("/proc/self/status does not tell"),
-        Some(set) => judge(set),
+    let outcome = match Privileges::now() {
+        Err(error) => Outcome::refused("capget", &error),
+        Ok(Privileges { capabilities, missing, .. }) => judge(&capabilities, &missing),
     };
     Row::needed(
         "capabilities",
         outcome,
-        "run the guard as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN (bpffs, cgroups) and CAP_SYS_PTRACE",
+        "run the guard as root; in a unit or a container grant what docs/privileges.md lists",
     )
 }
 
-fn effective(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
-fn judge(set: u64) -> Outcome {
-    const WANTED: [(&str, u32); 4] =
-        [("CAP_NET_ADMIN", 12), ("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21), ("CAP_BPF", 39)];
-    let (have, lack): (Vec<_>, Vec<_>) = WANTED.iter().partition(|(_, bit)| set & (1 << bit) != 0);
-    let names = |list: Vec<&(&str, u32)>| list.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+fn judge(have: &[&str], lack: &[&str]) -> Outcome {
     if lack.is_empty() {
-        return Outcome::yes(names(have));
+        return Outcome::yes(have.join(", "));
     }
-    let found = if have.is_empty() { Found::NeedsRoot } else { Found::Partly };
-    Outcome { found, detail: format!("missing {}", names(lack)) }
+    let found = if have.is_empty() { Found::NeedsRoot } else { Found::No };
+    Outcome { found, detail: format!("missing {}", lack.join(", ")) }
 }
 
 pub(super) fn rows(state_dir: &Path) -> Vec<Row> {
@@ -187,11 +180,10 @@ mod tests {
 
     #[test]
     fn capabilities_are_judged_one_by_one() {
-        assert_eq!(effective("Name:\tx\nCapEff:\t000001fffeffffff\n"), Some(0x0000_01ff_feff_ffff));
-        assert_eq!(judge(0x0000_01ff_feff_ffff).found, Found::Yes);
-        assert_eq!(judge(0).found, Found::NeedsRoot);
-        let no_bpf = judge(!(1 << 39));
-        assert_eq!((no_bpf.found, no_bpf.detail.as_str()), (Found::Partly, "missing CAP_BPF"));
+        assert_eq!(judge(&["A", "B"], &[]).found, Found::Yes);
+        assert_eq!(judge(&[], &["A"]).found, Found::NeedsRoot);
+        let one = judge(&["A"], &["B"]);
+        assert_eq!((one.found, one.detail.as_str()), (Found::No, "missing B"));
     }
 
     #[test]

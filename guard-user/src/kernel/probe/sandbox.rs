@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::bpf::{self, Kind};
 use super::host::{CGROUP2, mounts};
 use super::{Outcome, Row};
+use crate::kernel::host::{is_in_hosts_mounts, is_whole_tree};
 
 pub(super) fn rows() -> Vec<Row> {
     // A thread of its own: its namespaces end with it, and the rest of the process stays where it was.
@@ -83,6 +84,9 @@ fn bpffs() -> Outcome {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if let Some(place) = mounts(&table, "bpf").first() {
         return Outcome::yes(format!("mounted at {}", place.point.display()));
+    }
+    if !is_in_hosts_mounts() {
+        return Outcome::no("not mounted, and what this process mounts would end with its mount namespace");
     }
     let tried = tempfile::tempdir().and_then(|dir| {
         // In the probe's own mount namespace, and not passed on from it.
@@ -170,9 +174,13 @@ fn cgroups() -> Vec<Row> {
     let found = mounts(&table, CGROUP2);
     let place = found.first();
     let mounted = match place {
+        Some(place) if !is_whole_tree(&place.point).unwrap_or(true) => Outcome::no(format!(
+            "what is mounted at {} is a cgroup namespace's part of the tree",
+            place.point.display()
+        )),
         Some(place) if place.root == "/" => Outcome::yes(format!("mounted at {}", place.point.display())),
-        Some(place) => Outcome::partly(format!(
-            "mounted at {}, but only its part {}: processes outside of it stay unnamed",
+        Some(place) => Outcome::no(format!(
+            "mounted at {}, but only its part {}: processes outside of it would stay unnamed",
             place.point.display(),
             place.root
         )),
@@ -185,7 +193,7 @@ fn cgroups() -> Vec<Row> {
         Row::needed(
             "cgroup2",
             mounted,
-            "mount it: `mount -t cgroup2 none /sys/fs/cgroup/unified` (a directory of your choice)",
+            "mount the whole of it: `mount -t cgroup2 none /sys/fs/cgroup/unified` (a directory of your choice)",
         ),
         Row::needed(
             "attaching to the guard's own cgroup",
