@@ -126,10 +126,24 @@ impl Daemon {
 
     /// The same with flags behind the verb.
     pub fn start_by(&mut self, verb: &str, limit: Duration) -> anyhow::Result<()> {
+        self.start_with(verb, limit, |command| command)
+    }
+
+    /// Starts it by another program, such as one that narrows what it may do. `wrap` makes that command of the guard's own.
+    pub fn start_through(&mut self, wrap: impl FnOnce(Command) -> Command) -> anyhow::Result<()> {
+        self.start_with("run", START_LIMIT, wrap)
+    }
+
+    fn start_with(
+        &mut self,
+        verb: &str,
+        limit: Duration,
+        wrap: impl FnOnce(Command) -> Command,
+    ) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "this guard runs already");
         self.write_config()?;
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = self.command(verb);
+        let mut command = wrap(self.command(verb));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).envs(&self.environment);
         let mut process = Process::spawn(self.netns.as_deref(), command)?;
         self.started = true;
@@ -298,6 +312,15 @@ impl Daemon {
     /// Everything that this guard has logged so far.
     pub fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.log_file())?)
+    }
+
+    /// Ends the guard at once and opens its ports.
+    ///
+    /// # Panics
+    /// If it does not run, or something of it is left.
+    pub fn unload_after_kill(&mut self) {
+        self.kill().expect("it runs");
+        self.unload().expect("nothing is left");
     }
 
     /// Removes what a guard of this name left in the kernel; returns what it said.

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
 use guard_tests::https::Request;
-use guard_tests::process::START_LIMIT;
-use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
+use guard_tests::process::{START_LIMIT, eventually, program};
+use guard_tests::scene::{ADDRESS, POLICY, Scene, apart, call, done_for, guard};
+use guard_tests::slice::Slice;
+use guard_tests::world::Process;
 use serde_json::json;
 
 /// How often, unless the variable says otherwise.
@@ -155,6 +157,63 @@ fn a_new_guard_with_a_mistake_leaves_the_old_one_serving() {
         assert_eq!(scene.daemon.status().unwrap()["kernel"]["protected"], true);
         let answer = scene.https.ask(&Request::post(&call(1, "open")).by(&scene.credential)).unwrap();
         assert_eq!(answer.status, 200);
+    });
+}
+
+#[test]
+fn a_new_guard_that_could_not_go_on_does_not_ask_the_old_one_to_go() {
+    apart(|| {
+        let (mut scene, _reached) = answering(&json!({}));
+        let (before, good) = (scene.daemon.pid(), scene.daemon.config.clone());
+        let blocked = scene.daemon.dir().join("no-folder");
+        std::fs::write(&blocked, "a file").unwrap();
+        let try_with = |scene: &mut Scene, words: &str| {
+            scene.daemon.write_config().unwrap();
+            let said = scene.daemon.upgrade().unwrap_err().to_string();
+            assert!(said.contains(words), "{words}: {said}");
+            assert_eq!(scene.daemon.pid(), before);
+            let answer = scene.https.ask(&Request::post(&call(1, "open")).by(&scene.credential)).unwrap();
+            assert_eq!(answer.status, 200, "{words}");
+            assert_eq!(scene.daemon.status().unwrap()["kernel"]["protected"], true, "{words}");
+            scene.daemon.config = good.clone();
+            scene.daemon.write_config().unwrap();
+        };
+        scene.daemon.config.audit.dir = Some(blocked);
+        try_with(&mut scene, "cannot open the audit trail");
+        scene.daemon.config.kernel.pins = format!("{}-other", good.kernel.pins);
+        try_with(&mut scene, "does not hold the pins");
+        scene.daemon.upgrade().unwrap();
+        assert_ne!(scene.daemon.pid(), before);
+    });
+}
+
+#[test]
+fn what_waits_at_one_door_of_a_server_is_not_taken_for_what_came_in_by_another() {
+    apart(|| {
+        let slice = Slice::new();
+        let mut command = std::process::Command::new(program("steer-probe").unwrap());
+        command.args(["worker", "127.0.0.1:3001"]);
+        slice.put("demo.service", &mut command);
+        let mut server = Process::start(&mut command).unwrap();
+        let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+        daemon.config.servers[0].other_ports = mcp_guard::config::OtherPorts::Protect;
+        daemon.start().unwrap();
+        assert_eq!(server.ask("listen 127.0.0.1:3002")["done"], true);
+        let other = std::net::SocketAddr::from(([127, 0, 0, 1], 3002));
+        let open = eventually(START_LIMIT, || Ok(TcpStream::connect(other).is_ok().then_some(())));
+        assert!(open.unwrap().is_some(), "the second door is served");
+        for _ in 0..7 {
+            drop(TcpStream::connect(other).unwrap());
+        }
+        daemon.upgrade().unwrap();
+        for _ in 0..3 {
+            drop(TcpStream::connect(ADDRESS).unwrap());
+        }
+        daemon.stop().unwrap();
+        let output = daemon.output("audit reconcile", &["--json"]).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        drop(server);
+        daemon.unload().unwrap();
     });
 }
 
