@@ -4,8 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use guard_tests::manager::Manager;
+use guard_tests::probe::connect;
 use guard_tests::process::{START_LIMIT, eventually};
-use guard_tests::scene::{POLICY, Scene, apart, guard};
+use guard_tests::scene::{ADDRESS, POLICY, Scene, apart, guard};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -41,6 +42,50 @@ fn ready_is_told_after_the_proof_and_the_end_before_it_comes() {
         assert_eq!(lines[ready + 1], "STATUS=protected: 1 server(s)", "{lines:?}");
         scene.daemon.stop().unwrap();
         manager.wait_for("STOPPING=1", 0, LIMIT).unwrap();
+    });
+}
+
+#[test]
+fn stopped_is_closed_and_unloaded_is_open_and_both_say_so() {
+    apart(|| {
+        let mut scene = Scene::new(&json!({})).unwrap();
+        let said = |scene: &Scene, verb: &str| {
+            let output = scene.daemon.output(verb, &[]).unwrap();
+            assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let early = scene.daemon.output("unload", &[]).unwrap();
+        assert!(
+            String::from_utf8_lossy(&early.stderr).contains("`mcp-guard stop`"),
+            "a running guard is stopped first"
+        );
+        let words = said(&scene, "stop");
+        assert!(words.contains("has ended") && words.contains("(3001) stay CLOSED"), "{words}");
+        scene.daemon.wait_for_end().unwrap();
+        let log = scene.daemon.log().unwrap();
+        assert!(
+            log.contains("stopped: the servers' ports (3001) stay CLOSED. `mcp-guard run` serves again"),
+            "{log}"
+        );
+        assert_eq!(connect(ADDRESS)["refused"], true);
+        let words = said(&scene, "stop");
+        assert!(words.contains("No guard is running") && words.contains("stay CLOSED"), "{words}");
+        let words = said(&scene, "unload");
+        assert!(words.contains("ports (3001) are open: nothing protects them"), "{words}");
+        assert_eq!(connect(ADDRESS)["refused"], serde_json::Value::Null);
+    });
+}
+
+#[test]
+fn a_guard_of_a_manager_is_not_stopped_behind_its_back() {
+    apart(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let manager = Manager::new(dir.path()).unwrap();
+        let scene = scene_with(&manager, None);
+        let output = scene.daemon.output("stop", &[]).unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && words.contains("systemctl stop mcp-guard"), "{words}");
+        assert_eq!(scene.daemon.status().unwrap()["kernel"]["protected"], true);
     });
 }
 

@@ -133,7 +133,8 @@ fn doctor(stage: &mut Stage) -> anyhow::Result<String> {
     drop(stage.daemon.write_config());
     let rows = report["rows"].as_array().context("rows")?;
     let missing = rows.iter().filter(|row| row["found"] != "yes" && is_of_the_kernel(row));
-    Ok(missing.map(|row| format!("\nLESS     doctor: {} is missing", row["what"])).collect())
+    let lines: Vec<_> = missing.map(|row| format!("\nLESS     doctor: {} is missing", row["what"])).collect();
+    Ok(lines.concat())
 }
 
 /// The others are the host's: disk, clock.
@@ -187,7 +188,8 @@ fn less(stage: &mut Stage) -> anyhow::Result<String> {
         ensure!(refused.contains("`kernel.watch` cannot be had on this kernel"), "{refused}");
         ensure!(stage.status("/kernel/protected")? == true, "the running guard goes on");
     }
-    Ok(all.iter().map(|words| format!("\nLESS     {words}")).collect())
+    let lines: Vec<_> = all.iter().map(|words| format!("\nLESS     {words}")).collect();
+    Ok(lines.concat())
 }
 
 fn serves(stage: &mut Stage) -> anyhow::Result<String> {

@@ -28,7 +28,9 @@ impl Image {
             bail!("{version:?} is no version of Linux; write it as 6.1");
         }
         fs::create_dir_all(home()).with_context(|| format!("making {}", home().display()))?;
-        if let Some(here) = newest(version, fs::read_dir(home())?.flatten().filter_map(name_of)) {
+        if let Some(here) =
+            newest(version, fs::read_dir(home())?.flatten().filter_map(|entry| name_of(&entry)))
+        {
             return Self::of(&here);
         }
         if !machine::is_debian() {
@@ -85,7 +87,7 @@ impl Image {
     }
 }
 
-fn name_of(entry: fs::DirEntry) -> Option<String> {
+fn name_of(entry: &fs::DirEntry) -> Option<String> {
     entry.file_name().into_string().ok()
 }
 
