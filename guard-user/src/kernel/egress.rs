@@ -2,6 +2,7 @@
 
 mod entries;
 mod names;
+mod powers;
 mod resolver;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,6 +232,15 @@ impl Locks {
         {
             let (names, now) = (lock(&self.names), Instant::now());
             problems.extend(names_of(servers).into_iter().flat_map(|name| names.problems(name, now)));
+        }
+        for known in lock(&self.locked).values() {
+            if let Some(pid) = powers::packet_sender(&known.dir) {
+                problems.push(format!(
+                    "{}: pid {pid} has CAP_NET_RAW and may send by packet sockets, which no lock sees; start the server \
+                     without it",
+                    known.server
+                ));
+            }
         }
         let has_locks = servers.iter().any(|server| server.egress.is_some());
         if has_locks && let Some(why) = self.gates.missing("leave") {

@@ -1,7 +1,7 @@
 //! Attacks of `guard_tests::bypass`, to be run as somebody and from somewhere. Each prints one line of JSON that says what
 //! it met.
 
-use guard_tests::bypass::{bpf, connect, crafted, published, repair, theft, tool};
+use guard_tests::bypass::{bpf, connect, crafted, leave, published, repair, theft, tool};
 use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
@@ -13,6 +13,7 @@ fn main() -> anyhow::Result<()> {
         ["crafted", target, how @ ..] => crafted::run(target, how)?,
         ["half-open", target, how @ ..] => return crafted::half_open(target, how),
         ["repair", target] => return repair::run(target),
+        ["leave", way, target, mark, allowed, fence] => leave::run(way, target, mark, allowed, fence)?,
         ["steal", pid] => theft::run(pid.parse()?)?,
         ["unpin", pins] => bpf::run(pins.as_ref()),
         ["relay", listen, target] => return published::relay(listen, target),

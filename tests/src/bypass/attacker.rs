@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid, write};
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::world::{NOBODY, Netns, Process, World};
 
 /// A position from which the program `attacker` runs.
@@ -21,6 +22,7 @@ pub struct Attacker {
     program: PathBuf,
     netns: PathBuf,
     userns: Option<PathBuf>,
+    cgroup: Option<PathBuf>,
     /// As the user namespace counts.
     uid: u32,
 }
@@ -29,7 +31,7 @@ impl Attacker {
     /// A process with this uid in a namespace; uid 0 is root of this host.
     pub fn new(world: &World, name: &'static str, netns: &Netns, uid: u32) -> Self {
         let program = world.public_program("attacker");
-        Self { name, program, netns: netns.path(), userns: None, uid }
+        Self { name, program, netns: netns.path(), userns: None, cgroup: None, uid }
     }
 
     /// An unprivileged process on the guard's host.
@@ -46,6 +48,13 @@ impl Attacker {
     #[must_use]
     pub fn in_netns(mut self, netns: &Netns) -> Self {
         self.netns = netns.path();
+        self
+    }
+
+    /// The same process in a cgroup.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: &Cgroup) -> Self {
+        self.cgroup = Some(cgroup.path().to_owned());
         self
     }
 
@@ -71,10 +80,16 @@ impl Attacker {
     fn command(&self, attack: &[&str]) -> Command {
         let netns = File::open(&self.netns).expect("the network namespace");
         let userns = self.userns.as_ref().map(|path| File::open(path).expect("the user namespace"));
+        let cgroup = self.cgroup.as_ref().map(|path| {
+            File::options().write(true).open(path.join("cgroup.procs")).expect("the cgroup's list")
+        });
         let uid = self.uid;
         let mut command = Command::new(&self.program);
         command.args(attack);
         let enter = move || {
+            if let Some(cgroup) = &cgroup {
+                write(cgroup, b"0")?;
+            }
             setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
             if let Some(userns) = &userns {
                 setns(userns.as_fd(), CloneFlags::CLONE_NEWUSER)?;

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod connect;
 pub mod crafted;
 pub mod jail;
+pub mod leave;
 pub mod published;
 pub mod repair;
 pub mod theft;

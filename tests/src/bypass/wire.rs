@@ -201,7 +201,7 @@ fn ip(from: Ipv4Addr, to: Ipv4Addr, id: u16, offset: usize, is_last: bool, data:
 }
 
 /// The Internet checksum of RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
@@ -215,7 +215,7 @@ fn ip_protocol() -> u16 {
     0x0800_u16.to_be()
 }
 
-fn link_address(device: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
+pub(super) fn link_address(device: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
     // SAFETY: all zeroes is a valid value of this structure of numbers.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).expect("a small number");
@@ -234,7 +234,7 @@ fn internet_address(ip: Ipv4Addr) -> libc::sockaddr_in {
     address
 }
 
-fn length_of<T>() -> libc::socklen_t {
+pub(super) fn length_of<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).expect("a small structure")
 }
 
