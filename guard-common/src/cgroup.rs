@@ -19,8 +19,8 @@ pub const PREFIX_BITS_FIXED: u32 = 96;
 pub struct Watch {
     /// [`WATCH_REPORT`] or [`WATCH_DENY`].
     pub action: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Entries of PENDING that the programs made for it, and that the guard counted when there was no room left.
+    pub pending: u32,
     /// As in `Rule::server`.
     pub server: u64,
 }

@@ -23,21 +23,21 @@ pub use event::{DENIED_BIND, DENIED_BLOCKED, DENIED_CONNECT, DENIED_SEND, Denied
 pub use flow::{Address, Flow};
 pub use limits::*;
 pub use policy::{
-    ANYWHERE, FLAG_BLOCKED, FLAG_PENDING, MODE_AWAITED, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Port, Rule,
-    SWITCH_BLOCK_ALL, SWITCH_WALL, SWITCHES, Tally, WALL_COUNT, WALL_ENFORCE, WALL_OFF,
+    ANYWHERE, FLAG_BLOCKED, FLAG_CLOSED, MODE_AWAITED, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Pending,
+    Port, Rule, SWITCH_BLOCK_ALL, SWITCH_WALL, SWITCHES, Tally, WALL_COUNT, WALL_ENFORCE, WALL_OFF,
 };
 pub use slot::{FAMILY_V4, FAMILY_V6, Meta, Owner, ROLE_GUARD, ROLE_SERVER, Slot};
 pub use stat::Stat;
 pub use who::Who;
 
 /// Version of every layout in this crate. Pins of another version are not taken over.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Block, Blocked, Denied, Egress, EgressTally, Flow, Listening, Lock, Meta, Owner, Port, Rule, Slot,
-        Tally, Watch, Who,
+        Block, Blocked, Denied, Egress, EgressTally, Flow, Listening, Lock, Meta, Owner, Pending, Port, Rule,
+        Slot, Tally, Watch, Who,
     };
 
     macro_rules! pod {
@@ -58,6 +58,7 @@ mod pod {
         Lock,
         Meta,
         Owner,
+        Pending,
         Port,
         Rule,
         Slot,

@@ -1,5 +1,9 @@
 /// Entries of POLICY: protected ports and the guard's private ports, of all namespaces.
 pub const POLICY_ENTRIES_MAX: u32 = 16_384;
+/// Entries of PENDING and APPROVED: ports of listeners that nobody has configured, of all namespaces.
+pub const PENDING_ENTRIES_MAX: u32 = 16_384;
+/// Of these, what the kernel programs write for one watched cgroup and all below it.
+pub const PENDING_OF_CGROUP_MAX: u32 = 1024;
 /// Entries of SOCKS: the guard's listeners and the servers' listeners.
 pub const SOCKS_ENTRIES_MAX: u32 = 16_384;
 /// Entries of FLOWS and OWN: live upstream connections of the guard.
@@ -12,7 +16,7 @@ pub const WHO_ENTRIES_MAX: u32 = 65_536;
 pub const EVENTS_BYTES: u32 = 64 * 1024;
 /// Bytes of the ring buffer DENIED.
 pub const DENIED_BYTES: u32 = 64 * 1024;
-/// Entries of WATCHED and LOCKS: cgroups with an answer of their own.
+/// Entries of WATCHED, SHUT and LOCKS: cgroups with an answer of their own.
 pub const CGROUPS_ENTRIES_MAX: u32 = 4096;
 /// Entries of BLOCKS and BLOCKED_CGROUPS.
 pub const BLOCKS_ENTRIES_MAX: u32 = 4096;

@@ -15,8 +15,9 @@ pub const ANYWHERE: u64 = 0;
 
 /// `Rule::flags`: the kill switch. Nobody reaches the port, the guard neither.
 pub const FLAG_BLOCKED: u32 = 1;
-/// `Rule::flags`: a listener that nobody has approved yet. Nobody reaches the port.
-pub const FLAG_PENDING: u32 = 2;
+/// `Rule::flags`: closed until the guard serves it. Nobody reaches the port. The programs take an entry of PENDING for such a
+/// rule.
+pub const FLAG_CLOSED: u32 = 2;
 
 /// Index into SWITCHES: 1 refuses every protected port.
 pub const SWITCH_BLOCK_ALL: u32 = 0;
@@ -32,7 +33,7 @@ pub const WALL_COUNT: u32 = 1;
 /// It drops.
 pub const WALL_ENFORCE: u32 = 2;
 
-/// Key of POLICY, TALLY, TRUST and HOLDERS.
+/// Key of POLICY, PENDING, APPROVED, TALLY, TRUST and HOLDERS.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
@@ -58,13 +59,26 @@ impl Port {
 pub struct Rule {
     /// [`MODE_GUARDED`], [`MODE_PRIVATE`] or [`MODE_AWAITED`].
     pub mode: u32,
-    /// [`FLAG_BLOCKED`] and [`FLAG_PENDING`], or zero.
+    /// [`FLAG_BLOCKED`] and [`FLAG_CLOSED`], or zero.
     pub flags: u32,
-    /// Which start of the guard wrote it; zero: a program did, for a listener in a watched cgroup.
+    /// Which start of the guard wrote it.
     pub generation: u32,
     /// Always zero.
     pub zero: u32,
     /// First 8 bytes of the SHA-256 of the server's name, big-endian; zero: none.
+    pub server: u64,
+}
+
+/// Value of PENDING: a listener that nobody has approved. The port is closed unless APPROVED has the same `at`, or POLICY a
+/// rule. Whoever listens anew makes a new `at`, so an approval holds only for those who listened when it was given.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// When somebody began to listen, in nanoseconds since boot.
+    pub at: u64,
+    /// The watched cgroup.
+    pub watched: u64,
+    /// As in `Rule::server`; zero: the cgroup is watched for its own sake.
     pub server: u64,
 }
 
@@ -82,7 +96,7 @@ pub struct Tally {
     pub udp: u64,
     /// Connections refused by the kill switch.
     pub blocked: u64,
-    /// Connections refused because nobody has approved the listener.
+    /// Connections refused because the guard does not serve the port yet.
     pub pending: u64,
     /// Packets that the second wall dropped.
     pub dropped: u64,
@@ -126,4 +140,5 @@ impl Tally {
 
 const _: () = assert!(size_of::<Port>() == 16);
 const _: () = assert!(size_of::<Rule>() == 24);
+const _: () = assert!(size_of::<Pending>() == 24);
 const _: () = assert!(size_of::<Tally>() == 80);

@@ -40,13 +40,15 @@ pub enum Stat {
     Egress = 17,
     /// The event of a refusal could not be sent; it is counted all the same.
     DeniedLost = 18,
-    /// A listener in a watched cgroup could not be closed: POLICY is full.
-    PolicyFull = 19,
+    /// A new listener in a watched cgroup had no room in PENDING: the cgroup is shut instead.
+    PendingFull = 19,
+    /// A port could not be counted by itself: TALLY is full.
+    TallyFull = 20,
 }
 
 impl Stat {
     /// Every counter with the name that `status` shows.
-    pub const ALL: [(Self, &'static str); 20] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::Steered, "steered"),
         (Self::Own, "own"),
         (Self::NoGuard, "refused_no_guard"),
@@ -66,10 +68,11 @@ impl Stat {
         (Self::BlockedCgroup, "refused_cgroup"),
         (Self::Egress, "egress_refused"),
         (Self::DeniedLost, "denied_lost"),
-        (Self::PolicyFull, "policy_full"),
+        (Self::PendingFull, "pending_full"),
+        (Self::TallyFull, "tally_full"),
     ];
     /// Entries of STATS.
-    pub const COUNT: u32 = 20;
+    pub const COUNT: u32 = 21;
 }
 
 const _: () = assert!(Stat::ALL.len() == Stat::COUNT as usize);

@@ -6,14 +6,28 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use core::ptr::{addr_of, read_volatile};
 use guard_common::{
     ANYWHERE, BLOCKS_ENTRIES_MAX, Block, Blocked, CGROUPS_ENTRIES_MAX, CLOSING_ENTRIES_MAX, DENIED_BYTES,
-    EGRESS_ENTRIES_MAX, EVENTS_BYTES, Egress, EgressTally, FLOWS_ENTRIES_MAX, Flow, Lock, Meta, Owner,
-    POLICY_ENTRIES_MAX, Port, Rule, SOCKS_ENTRIES_MAX, SWITCHES as SWITCHES_ENTRIES, Slot, Stat, Tally,
-    WHO_ENTRIES_MAX, Watch, Who,
+    EGRESS_ENTRIES_MAX, EVENTS_BYTES, Egress, EgressTally, FLAG_CLOSED, FLOWS_ENTRIES_MAX, Flow, Lock,
+    MODE_GUARDED, Meta, Owner, PENDING_ENTRIES_MAX, POLICY_ENTRIES_MAX, Pending, Port, Rule,
+    SOCKS_ENTRIES_MAX, SWITCHES as SWITCHES_ENTRIES, Slot, Stat, Tally, WHO_ENTRIES_MAX, Watch, Who,
 };
 
-/// Protected ports and the guard's private ports. Written by the guard; `tie` adds what nobody has approved.
+/// Protected ports and the guard's private ports. Written by the guard alone: nobody else's listeners take its room.
 #[map]
 pub static POLICY: HashMap<Port, Rule> = HashMap::with_max_entries(POLICY_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Ports on which somebody listens whom nobody has approved. Written by `tie`, and by the guard for listeners from before.
+#[map]
+pub static PENDING: HashMap<Port, Pending> =
+    HashMap::with_max_entries(PENDING_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// `Pending::at` of what was approved. Written by the guard.
+#[map]
+pub static APPROVED: HashMap<Port, u64> = HashMap::with_max_entries(PENDING_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
+/// Watched cgroups that listen on more than PENDING has room for, since when (nanoseconds since boot): nothing new gets in
+/// there but to ports that are approved.
+#[map]
+pub static SHUT: HashMap<u64, u64> = HashMap::with_max_entries(CGROUPS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
 
 /// Listening sockets of the guard and of the servers. An entry goes away with its socket.
 #[map]
@@ -116,11 +130,13 @@ pub fn count(stat: Stat) {
     }
 }
 
-/// This CPU's tally of a port; none if the map is full.
+/// This CPU's tally of a port that POLICY has; none if the map is full. Others have none: who listens may choose how many.
 #[inline(always)]
 pub fn tally(port: &Port, add: impl FnOnce(&mut Tally)) {
     let slot = TALLY.get_ptr_mut(port).or_else(|| {
-        let _full = TALLY.insert(port, &Tally::ZERO, 0);
+        if TALLY.insert(port, &Tally::ZERO, 0).is_err() {
+            count(Stat::TallyFull);
+        }
         TALLY.get_ptr_mut(port)
     });
     if let Some(slot) = slot {
@@ -134,17 +150,39 @@ pub fn tally(port: &Port, add: impl FnOnce(&mut Tally)) {
 pub struct Found {
     pub mode: u32,
     pub flags: u32,
+    /// POLICY has it. Else nobody has approved who listens there.
+    pub is_configured: bool,
 }
 
 /// The rule of a port.
 #[inline(always)]
 pub fn rule(port: &Port) -> Option<Found> {
+    configured(port).or_else(|| {
+        is_pending(port).then_some(Found { mode: MODE_GUARDED, flags: FLAG_CLOSED, is_configured: false })
+    })
+}
+
+/// Whether somebody listens there whom nobody has approved.
+#[inline(always)]
+fn is_pending(port: &Port) -> bool {
+    PENDING.get_ptr(port).is_some_and(|pending| {
+        // SAFETY: a valid map value, one aligned word that is read once.
+        let at = unsafe { read_volatile(addr_of!((*pending).at)) };
+        // SAFETY: as above.
+        APPROVED.get_ptr(port).is_none_or(|approved| unsafe { read_volatile(approved) } != at)
+    })
+}
+
+/// The rule of a port that the guard wrote.
+#[inline(always)]
+pub fn configured(port: &Port) -> Option<Found> {
     let rule = POLICY.get_ptr(port)?;
     // SAFETY: a valid map value; each field is one aligned word that is read once.
     unsafe {
         Some(Found {
             mode: read_volatile(addr_of!((*rule).mode)),
             flags: read_volatile(addr_of!((*rule).flags)),
+            is_configured: true,
         })
     }
 }
@@ -152,7 +190,7 @@ pub fn rule(port: &Port) -> Option<Found> {
 /// The rule of a port, or that of a server on it in some other namespace, to which one connects from here.
 #[inline(always)]
 pub fn rule_or_awaited(port: &Port) -> Option<Found> {
-    rule(port).or_else(|| rule(&Port::new(ANYWHERE, port.port)))
+    rule(port).or_else(|| configured(&Port::new(ANYWHERE, port.port)))
 }
 
 /// The value of a switch, one of the `SWITCH_` constants.

@@ -31,6 +31,8 @@ pub struct Ports {
     pub dst_port: u16,
     /// TCP that carries no byte and opens nothing.
     pub is_bare: bool,
+    /// TCP that opens a connection.
+    pub is_opening: bool,
 }
 
 impl Ports {
@@ -126,7 +128,16 @@ fn ports(ctx: &SkBuffContext, protocol: u8, at: u32, src: Address, dst: Address)
         dst,
         dst_port: u16::from_be(dst_port),
         is_bare,
+        is_opening: protocol == TCP && is_opening(ctx, at),
     })
+}
+
+/// What cannot be read opens no connection either way.
+#[inline(always)]
+fn is_opening(ctx: &SkBuffContext, at: u32) -> bool {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    ctx.load::<u8>(at as usize + 13).map_or(true, |flags| flags & (SYN | ACK) == SYN)
 }
 
 #[inline(always)]

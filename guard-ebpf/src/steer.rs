@@ -7,7 +7,7 @@ use aya_ebpf::programs::SkLookupContext;
 use aya_log_ebpf::warn;
 use core::ptr::{addr_of, read_volatile};
 use guard_common::{
-    FAMILY_V4, FAMILY_V6, FLAG_BLOCKED, FLAG_PENDING, Flow, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Port,
+    FAMILY_V4, FAMILY_V6, FLAG_BLOCKED, FLAG_CLOSED, Flow, MODE_GUARDED, MODE_PRIVATE, NETNS_UNSET, Port,
     SWITCH_BLOCK_ALL, Slot, Stat,
 };
 
@@ -44,7 +44,9 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
             return pass;
         }
         count(Stat::Udp);
-        tally(&key, |tally| tally.udp += 1);
+        if rule.is_configured {
+            tally(&key, |tally| tally.udp += 1);
+        }
         return drop;
     }
     if rule.mode != MODE_GUARDED {
@@ -52,14 +54,16 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         warn!(&ctx, "private port {} was addressed directly: refused", port);
         return drop;
     }
+    if rule.flags & FLAG_CLOSED != 0 {
+        count(Stat::Pending);
+        if rule.is_configured {
+            tally(&key, |tally| tally.pending += 1);
+        }
+        return drop;
+    }
     if rule.flags & FLAG_BLOCKED != 0 || switch(SWITCH_BLOCK_ALL) != 0 {
         count(Stat::Blocked);
         tally(&key, |tally| tally.blocked += 1);
-        return drop;
-    }
-    if rule.flags & FLAG_PENDING != 0 {
-        count(Stat::Pending);
-        tally(&key, |tally| tally.pending += 1);
         return drop;
     }
 

@@ -3,15 +3,21 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
     BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
-use guard_common::{ANYWHERE, FLAG_PENDING, Flow, Listening, MODE_GUARDED, Port, Rule, Stat, WATCH_DENY};
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+use guard_common::{
+    ANYWHERE, Flow, Listening, MODE_GUARDED, PENDING_OF_CGROUP_MAX, Pending, Port, Stat, WATCH_DENY,
+};
 
-use crate::maps::{EVENTS, FLOWS, POLICY, WATCHED, WHO, WHO_CK, count, rule, rule_or_awaited, tally};
+use crate::maps::{
+    EVENTS, FLOWS, PENDING, SHUT, WATCHED, WHO, WHO_CK, configured, count, rule_or_awaited, tally,
+};
 use crate::{caller, ops};
 
 /// Whether programs of this type may ask for the caller's cgroup, which they may from Linux 6.4 on. The guard writes it
@@ -59,7 +65,7 @@ fn connect(ctx: &SockOpsContext) {
 fn established(ctx: &SockOpsContext) {
     let netns = ops::netns(ctx);
     let key = Port::new(netns, ops::local_port(ctx));
-    if !rule(&key).is_some_and(|rule| rule.mode == MODE_GUARDED) {
+    if !configured(&key).is_some_and(|rule| rule.mode == MODE_GUARDED) {
         return;
     }
     // While one guard follows another, both guards' programs run here. A callback that nobody uses marks what is counted.
@@ -79,7 +85,7 @@ fn listen(ctx: &SockOpsContext) {
     let netns = ops::netns(ctx);
     let port = ops::local_port(ctx);
     let key = Port::new(netns, port);
-    let rule = rule(&key);
+    let rule = configured(&key);
     if rule.is_some_and(|rule| rule.mode != MODE_GUARDED) {
         return;
     }
@@ -93,16 +99,14 @@ fn listen(ctx: &SockOpsContext) {
         (0, None)
     };
     if rule.is_none() {
-        if watch.is_none() && crate::maps::rule(&Port::new(ANYWHERE, port)).is_none() {
+        if watch.is_none()
+            && configured(&Port::new(ANYWHERE, port)).is_none()
+            && PENDING.get_ptr(&key).is_none()
+        {
             return;
         }
-        if let Some((_, (WATCH_DENY, server))) = watch {
-            // The socket listens already, but its `listen` has not returned yet.
-            let pending = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server };
-            if POLICY.insert(&key, &pending, BPF_NOEXIST.into()).is_err() {
-                count(Stat::PolicyFull);
-                warn!(ctx, "port {}: a new listener could not be closed", port);
-            }
+        if let Some((watched, (WATCH_DENY, server))) = watch {
+            close(ctx, &key, watched, server);
         }
     }
     let event = Listening {
@@ -116,4 +120,47 @@ fn listen(ctx: &SockOpsContext) {
     if EVENTS.output::<Listening>(event, 0).is_err() {
         count(Stat::EventLost);
     }
+}
+
+/// Closes the port of a new listener, also one that was approved for those who listened before. The socket listens already,
+/// but its `listen` has not returned yet.
+#[inline(always)]
+fn close(ctx: &SockOpsContext, key: &Port, watched: u64, server: u64) {
+    // SAFETY: a helper without arguments.
+    let at = unsafe { bpf_ktime_get_boot_ns() };
+    let old = PENDING.get_ptr(key).map(|old| {
+        // SAFETY: a valid map value; single aligned words that are read once.
+        unsafe { (read_volatile(addr_of!((*old).watched)), read_volatile(addr_of!((*old).server))) }
+    });
+    let has_room = old.is_some() || take_room(watched);
+    let (of, server) = old.unwrap_or((watched, server));
+    if has_room && PENDING.insert(key, &Pending { at, watched: of, server }, 0).is_ok() {
+        return;
+    }
+    if let Some(old) = PENDING.get_ptr_mut(key) {
+        // There was no memory for another one.
+        // SAFETY: as above; one aligned word.
+        unsafe { write_volatile(addr_of_mut!((*old).at), at) };
+        return;
+    }
+    count(Stat::PendingFull);
+    if SHUT.insert(&watched, &at, 0).is_err() {
+        warn!(ctx, "port {}: a new listener could not be closed", key.port);
+    }
+}
+
+/// Counts one more entry for a watched cgroup, if it has fewer than it may have. The guard counts anew: two at once count
+/// as one here.
+#[inline(always)]
+fn take_room(watched: u64) -> bool {
+    let Some(watch) = WATCHED.get_ptr_mut(&watched) else { return false };
+    // SAFETY: a valid map value; single aligned words.
+    unsafe {
+        let pending = read_volatile(addr_of!((*watch).pending));
+        if pending >= PENDING_OF_CGROUP_MAX {
+            return false;
+        }
+        write_volatile(addr_of_mut!((*watch).pending), pending + 1);
+    }
+    true
 }

@@ -1,14 +1,17 @@
 //! The second wall: what reaches a server's socket by any way round `steer` ends here.
 
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns, bpf_skb_cgroup_id};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_ktime_get_boot_ns, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, Global};
 use guard_common::{
-    FLAG_BLOCKED, Flow, MODE_GUARDED, Port, SWITCH_BLOCK_ALL, SWITCH_WALL, Stat, WALL_ENFORCE, WALL_OFF,
+    CGROUP_DEPTH_MAX, FLAG_BLOCKED, Flow, MODE_GUARDED, Port, SWITCH_BLOCK_ALL, SWITCH_WALL, Stat,
+    WALL_ENFORCE, WALL_OFF,
 };
 
-use crate::maps::{CLOSING, FLOWS, count, rule, switch, tally};
+use crate::maps::{CLOSING, FLOWS, PENDING, SHUT, WATCHED, count, rule, switch, tally};
 use crate::packet::{self, Packet, Ports, TCP};
 
 /// Id of the guard's own cgroup. Its accepted sockets have protected ports too, and are not a server's.
@@ -37,7 +40,11 @@ pub fn wall(ctx: SkBuffContext) -> i32 {
             // SAFETY: the helper takes this context.
             let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
             let key = Port::new(netns, ports.dst_port);
-            let Some(rule) = rule(&key) else { return PASS };
+            let Some(rule) = rule(&key) else {
+                // What has no rule and is in PENDING is approved.
+                let is_new = ports.is_opening && is_shut(&ctx) && PENDING.get_ptr(&key).is_none();
+                return if is_new && !is_guards() { stop(mode, None) } else { PASS };
+            };
             if rule.mode != MODE_GUARDED || is_guards() {
                 return PASS;
             }
@@ -45,9 +52,26 @@ pub fn wall(ctx: SkBuffContext) -> i32 {
             if ports.protocol == TCP && is_own(&ports, netns, is_blocked) {
                 return PASS;
             }
-            stop(mode, Some(&key))
+            stop(mode, rule.is_configured.then_some(&key))
         }
     }
+}
+
+/// Whether the socket is in a watched cgroup that listens on more ports than there is room for.
+#[inline(always)]
+fn is_shut(ctx: &SkBuffContext) -> bool {
+    let mut is_shut = false;
+    for level in 1..=CGROUP_DEPTH_MAX {
+        // SAFETY: the helper takes this context and any level; zero: the socket's cgroup is not so deep.
+        let id = unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) };
+        if id == 0 {
+            break;
+        }
+        if WATCHED.get_ptr(&id).is_some() {
+            is_shut = SHUT.get_ptr(&id).is_some();
+        }
+    }
+    is_shut
 }
 
 /// Whether the packet is of one of the guard's upstream connections.

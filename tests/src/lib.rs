@@ -27,5 +27,6 @@ pub mod scene;
 pub mod serve;
 pub mod slice;
 pub mod tls;
+pub mod tricks;
 pub mod unit;
 pub mod world;

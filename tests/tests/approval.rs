@@ -3,18 +3,26 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use guard_common::PENDING_OF_CGROUP_MAX;
 use guard_tests::daemon::Daemon;
 use guard_tests::process::{START_LIMIT, eventually, program};
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, POLICY, apart, guard};
 use guard_tests::slice::Slice;
 use guard_tests::world::Netns;
+use mcp_guard::config::WallMode;
 use serde_json::{Value, json};
 
 /// How long a connection is tried that nobody answers.
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// Ports of a process that listens on too many.
+const FLOOD: u16 = 20_000;
+#[expect(clippy::cast_possible_truncation, reason = "1024 and some")]
+const FLOOD_PORTS: u16 = PENDING_OF_CGROUP_MAX as u16 + 100;
+/// How long somebody tries to hit a listener that comes and goes.
+const TRIED_FOR: Duration = Duration::from_secs(8);
 
 /// A server that greets; killed when dropped.
 struct Listener(Child);
@@ -28,8 +36,20 @@ impl Drop for Listener {
 
 /// A process in that cgroup that listens, when this returns.
 fn listen(slice: &Slice, cgroup: &str, address: &str) -> Listener {
+    start(slice, cgroup, &["server", address])
+}
+
+/// One that listens on more ports than can be told apart, from [`FLOOD`] on.
+fn flood(slice: &Slice, cgroup: &str) -> Listener {
+    let addresses: Vec<String> =
+        (FLOOD..FLOOD + FLOOD_PORTS).map(|port| format!("127.0.0.1:{port}")).collect();
+    let words: Vec<&str> = std::iter::once("server").chain(addresses.iter().map(String::as_str)).collect();
+    start(slice, cgroup, &words)
+}
+
+fn start(slice: &Slice, cgroup: &str, arguments: &[&str]) -> Listener {
     let mut command = Command::new(program("steer-probe").unwrap());
-    command.args(["server", address]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
     slice.put(cgroup, &mut command);
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
@@ -205,6 +225,109 @@ fn what_is_approved_as_a_server_is_protected_from_the_next_start_on() {
         assert!(!is_reached("127.0.0.1:4030"), "the guard answers there now");
         assert!(TcpStream::connect("127.0.0.1:4030").is_ok());
         assert_eq!(records(&daemon), [("pending".to_owned(), 4030), ("guarded".to_owned(), 4030)]);
+    });
+}
+
+/// The first port of the flood, one in it, and the last, for which there is no room.
+fn is_flood_closed() -> bool {
+    [FLOOD, FLOOD + 500, FLOOD + FLOOD_PORTS - 1].iter().all(|port| !is_reached(&format!("127.0.0.1:{port}")))
+}
+
+#[test]
+fn who_listens_on_everything_closes_himself_and_hides_nobody() {
+    apart(|| {
+        let slice = Slice::new();
+        let _server = Puppet::at(ADDRESS).unwrap();
+        let mut daemon = watching(&slice);
+        daemon.start().unwrap();
+        let _early = listen(&slice, "agents.slice/early.service", "127.0.0.1:4050");
+        closed(&daemon, 4050);
+        daemon.json("servers approve", &["host/4050"]).unwrap();
+        let flood = flood(&slice, "agents.slice/flood.service");
+        assert!(is_flood_closed(), "each is closed when its `listen` returns");
+        assert!(is_reached("127.0.0.1:4050"), "what was approved stays open");
+        let _outside = listen(&slice, "other.service", "127.0.0.1:4051");
+        assert!(is_reached("127.0.0.1:4051"), "who is not watched is nobody's business");
+        let _late = listen(&slice, "agents.slice/late.service", "127.0.0.1:4052");
+        assert!(!is_reached("127.0.0.1:4052"));
+        closed(&daemon, 4052);
+        assert!(is_flood_closed());
+        daemon.json("servers approve", &["host/4052"]).unwrap();
+        assert!(is_reached("127.0.0.1:4052"), "a neighbour of the flood is approved as ever");
+        assert!(is_flood_closed());
+        let status = daemon.status().unwrap();
+        assert!(status["kernel"]["counters"]["pending_full"].as_u64() > Some(0), "{status:#}");
+        let told = |words: &str| daemon.log().unwrap().matches(words).count();
+        assert_eq!(told("listens on more ports than can be told apart"), 1);
+
+        drop(flood);
+        let is_over = eventually(START_LIMIT, || Ok((told("can be told apart again") == 1).then_some(())));
+        assert!(is_over.unwrap().is_some());
+        let _last = listen(&slice, "agents.slice/last.service", "127.0.0.1:4053");
+        assert!(!is_reached("127.0.0.1:4053") && is_reached("127.0.0.1:4052"));
+        closed(&daemon, 4053);
+    });
+}
+
+#[test]
+fn who_listened_on_everything_before_the_guard_is_closed_with_or_without_a_second_wall() {
+    for wall in [WallMode::Enforce, WallMode::Off] {
+        apart(|| {
+            let slice = Slice::new();
+            let _server = Puppet::at(ADDRESS).unwrap();
+            let mut daemon = watching(&slice);
+            daemon.config.kernel.wall = wall;
+            let _flood = flood(&slice, "agents.slice/flood.service");
+            assert!(!is_flood_closed(), "without a guard");
+            daemon.start().unwrap();
+            let is_closed = eventually(START_LIMIT, || Ok(is_flood_closed().then_some(()))).unwrap();
+            assert!(is_closed.is_some(), "{wall:?}");
+            assert!(TcpStream::connect(ADDRESS).is_ok(), "the guard serves its own servers");
+        });
+    }
+}
+
+#[test]
+fn a_listener_that_comes_and_goes_is_never_reached() {
+    apart(|| {
+        let slice = Slice::new();
+        let _server = Puppet::at(ADDRESS).unwrap();
+        let mut daemon = watching(&slice);
+        daemon.start().unwrap();
+        let addresses: Vec<String> = (4060..4068).map(|port| format!("127.0.0.1:{port}")).collect();
+        let mut words = vec!["flicker"];
+        words.extend(addresses.iter().map(String::as_str));
+        let _flicker = start(&slice, "agents.slice/flicker.service", &words);
+        let (end, mut tries) = (Instant::now() + TRIED_FOR, 0_u32);
+        while Instant::now() < end {
+            for address in &addresses {
+                assert!(!is_reached(address), "{address} after {tries} tries");
+                tries += 1;
+            }
+        }
+        assert!(tries > 100, "{tries} tries");
+    });
+}
+
+#[test]
+fn a_port_with_two_listeners_is_open_only_if_both_are_approved() {
+    apart(|| {
+        let slice = Slice::new();
+        let _server = Puppet::at(ADDRESS).unwrap();
+        let mut daemon = watching(&slice);
+        daemon.start().unwrap();
+        let _one = listen(&slice, "agents.slice/one.service", "127.0.0.1:4070");
+        closed(&daemon, 4070);
+        daemon.json("servers approve", &["host/4070"]).unwrap();
+        assert!(is_reached("127.0.0.1:4070"));
+        let _two = listen(&slice, "agents.slice/two.service", "127.0.0.2:4070");
+        for _look in 0..20 {
+            assert!(!is_reached("127.0.0.2:4070") && !is_reached("127.0.0.1:4070"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(closed(&daemon, 4070)["unit"], "two.service");
+        daemon.json("servers approve", &["host/4070"]).unwrap();
+        assert!(is_reached("127.0.0.2:4070") && is_reached("127.0.0.1:4070"));
     });
 }
 

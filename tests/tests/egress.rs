@@ -245,3 +245,29 @@ fn another_port_of_a_server_is_open_protected_or_closed_as_its_entry_says() {
         });
     }
 }
+
+#[test]
+fn other_ports_that_a_guard_protected_are_never_open_while_the_next_one_starts() {
+    test(|world| {
+        let cgroup = Cgroup::new();
+        let mut server = world.probe_in(&cgroup, &["worker", "127.0.0.1:3001", "0.0.0.0:3005"]);
+        let entry = json!({"other_ports": "protect"});
+        let mut first = guard(world, &entry);
+        pinned(&mut first, &server);
+        first.ask_until("status", |status| status["namespaces"][0]["servers"]["3005"] == "demo");
+        first.kill();
+        let mut tries = 0;
+        let mut second = std::thread::scope(|scope| {
+            let start = scope.spawn(|| guard(world, &entry));
+            while !start.is_finished() {
+                let met = world.host.run(|| connect("127.0.0.1:3005".parse().expect("an address")));
+                assert_ne!(met["server"], true, "after {tries} tries");
+                tries += 1;
+            }
+            start.join().expect("a guard")
+        });
+        assert!(tries > 10, "{tries} tries");
+        second.ask_until("status", |status| status["namespaces"][0]["servers"]["3005"] == "demo");
+        assert_eq!(server.ask("connect 127.0.0.1:3005")["guard"], true);
+    });
+}

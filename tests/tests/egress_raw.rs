@@ -43,7 +43,12 @@ impl Field {
     fn new(world: &World) -> Self {
         let jail = Jail::linked(&world.host, "10.78.0");
         jail.netns.sysctl("ipv4/ping_group_range", "0 200000");
-        Self { jail, cgroup: Cgroup::new(), sniffer: Sniffer::in_netns(&world.host), tries: AtomicU32::new(0) }
+        Self {
+            jail,
+            cgroup: Cgroup::new(),
+            sniffer: Sniffer::in_netns(&world.host),
+            tries: AtomicU32::new(0),
+        }
     }
 
     fn entry(&self, egress: &Value) -> Value {

@@ -64,6 +64,8 @@ fn pulse(app: &App, acceptor: &Acceptor) -> Pulse {
     let mut pulse = Pulse::default();
     pulse.watch("the acceptor", acceptor.beat().clone());
     pulse.watch("the self-watch", app.kernel.beat());
+    pulse.watch("the look for servers", app.kernel.keeping());
+    pulse.watch("the look at holds", app.kernel.lifting());
     pulse.watch("the audit writer", app.pipeline.audit.beat());
     pulse
 }

@@ -53,6 +53,9 @@ pub struct Limits {
     pub audit_wait_milliseconds: u64,
     /// A local client's executable whose SHA-256 an agent's entry asks for; a larger one is not read and does not match.
     pub executable_bytes_max: u64,
+    /// Network namespaces of one container or unit that are protected for one server; those in which somebody listens on its
+    /// port come first.
+    pub server_namespaces_max: usize,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -83,6 +86,7 @@ impl Default for Limits {
             json_depth_max: 64,
             audit_wait_milliseconds: 2000,
             executable_bytes_max: 1024 * 1024 * 1024,
+            server_namespaces_max: 16,
             drain_seconds: 10,
         }
     }

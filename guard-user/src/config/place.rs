@@ -29,6 +29,13 @@ pub enum Place {
     Pid(NonZeroU32),
 }
 
+impl Place {
+    /// Whether its processes are found by the name of their cgroup.
+    pub fn is_by_cgroup(&self) -> bool {
+        matches!(self, Self::Container(_) | Self::Unit(_))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

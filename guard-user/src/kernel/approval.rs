@@ -13,24 +13,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aya::maps::MapError;
-use guard_common::{FLAG_PENDING, MODE_GUARDED, Port, Rule, WATCH_DENY, Watch};
+use guard_common::{PENDING_OF_CGROUP_MAX, Port, WATCH_DENY, Watch};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::maps::{Maps, gone, lock};
-use super::netns::{Netns, NetnsId};
+use super::netns::Netns;
+use super::pending::{self, Seen};
 use super::process::Place;
-use super::{diag, owner, survey, sweep};
+use super::{diag, gates, owner, places, survey, sweep};
 use crate::config::decisions::{Decision, Decisions, Verdict};
 
 /// News that wait to be recorded. What has no room is told at the next look.
 const NEWS_MAX: usize = 1024;
+/// A cgroup with no more listeners than this is quiet: its listeners find room where others have taken theirs.
+const QUIET_MAX: usize = 64;
+/// Entries of one watched cgroup up to which that room goes.
+const ROOM_OF_QUIET: usize = 2 * PENDING_OF_CGROUP_MAX as usize;
 /// Between two looks for closed ports of namespaces that are dead. Each look enters all namespaces of the host.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
-/// Cgroups that are looked through below one that is watched.
-const CGROUPS_MAX: usize = 65_536;
-/// `BPF_NOEXIST`: a rule that is there stays as it is.
-const BPF_NOEXIST: u64 = 1;
 
 /// A listener in a watched cgroup that is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,6 +76,11 @@ pub(crate) struct Wards {
     decisions: Mutex<Decisions>,
     closed: Mutex<BTreeMap<Port, Closed>>,
     tidied: Mutex<Option<Instant>>,
+    looking: Mutex<()>,
+    /// Ids of watched cgroups with more listeners than there is room for.
+    crowded: Mutex<BTreeSet<u64>>,
+    /// Directories of which something was told.
+    told: Mutex<BTreeSet<PathBuf>>,
     news: mpsc::Sender<Closed>,
     /// Taken by the one who records.
     to_record: Mutex<Option<mpsc::Receiver<Closed>>>,
@@ -99,6 +105,9 @@ impl Wards {
             decisions: Mutex::new(decisions),
             closed: Mutex::default(),
             tidied: Mutex::default(),
+            looking: Mutex::default(),
+            crowded: Mutex::default(),
+            told: Mutex::default(),
             news,
             to_record: Mutex::new(Some(to_record)),
         })
@@ -119,30 +128,71 @@ impl Wards {
         lock(&self.to_record).take()
     }
 
-    /// One look. Cheap where nothing is watched.
-    pub(super) fn look(&self, maps: &Maps) -> anyhow::Result<()> {
+    /// One look. Cheap where nothing is watched. `is_walled`: the second wall keeps a cgroup closed that is shut.
+    pub(super) fn look(&self, maps: &Maps, is_walled: bool) -> anyhow::Result<()> {
+        // Decisions are carried out by looks too.
+        let _one_at_a_time = lock(&self.looking);
         self.watch(maps).context("cannot watch a cgroup")?;
-        let mut there = BTreeSet::new();
-        let mut cookies = BTreeSet::new();
-        for (_, pids) in self.by_namespace() {
-            let Some(first) = pids.first() else { continue };
+        // First what is closed, then who listens: what changes in between is not taken for what was seen.
+        let mut seen = Seen::now(maps);
+        let mut view = View { is_walled, ..View::default() };
+        let (paths, pids) = self.processes();
+        let mut sockets = Vec::new();
+        for path in paths {
             // It may have ended just now.
-            let Ok(netns) = Netns::open(&of_pid(*first)) else { continue };
-            cookies.insert(netns.cookie);
-            let listening = netns.run(diag::listening)?.context("cannot list listening sockets")?;
-            for listener in held(listening, &pids) {
-                let port = Port::new(netns.cookie, listener.socket.local.port());
-                if self.judge(maps, &netns, port, &listener)? {
-                    there.insert(port);
+            let Ok(netns) = Netns::open(&path) else { continue };
+            match netns.run(diag::listening).and_then(|listening| listening) {
+                Ok(listening) => {
+                    let ports = listening.iter().map(|socket| socket.local.port()).collect();
+                    sockets.extend(listening.into_iter().map(|socket| (netns.cookie, socket)));
+                    view.looked_at.insert(netns.cookie, (netns, ports));
+                }
+                // Nobody's namespace keeps the others from being looked at.
+                Err(error) => tracing::error!(
+                    netns = netns.cookie,
+                    "cannot list the listening sockets of processes in a watched cgroup: {error}"
+                ),
+            }
+        }
+        for (port, noise, listeners) in by_port(sockets, pids) {
+            match self.judge(maps, &mut seen, port, noise, &listeners, &mut view) {
+                Ok(Judged::NotOurs) => {}
+                Ok(Judged::Closed) => {
+                    view.there.insert(port);
+                }
+                Ok(Judged::ClosedNow) => {
+                    view.there.insert(port);
+                    view.to_sweep.entry(port.netns).or_default().push(port.port);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        netns = port.netns,
+                        port = port.port,
+                        "a listener is not judged: {error:#}"
+                    );
                 }
             }
         }
-        lock(&self.closed).retain(|port, _| there.contains(port));
-        self.forget(maps, &cookies, &there)
+        lock(&self.closed).retain(|port, _| view.there.contains(port));
+        self.tell_crowded(maps, &mut seen, &view)?;
+        self.forget(maps, &seen, &mut view)?;
+        pending::recount(maps).context("cannot count the closed ports of a cgroup")?;
+        let places: Vec<(&Netns, &[u16])> = view
+            .to_sweep
+            .iter()
+            .filter_map(|(cookie, ports)| Some((&view.looked_at.get(cookie)?.0, ports.as_slice())))
+            .collect();
+        sweep::sweep_all(&places).into_iter().try_for_each(|swept| swept.map(drop))
     }
 
     /// Notes a decision about a listener that is closed, and carries it out.
-    pub(crate) fn decide(&self, maps: &Maps, closed: &Closed, decision: Decision) -> anyhow::Result<()> {
+    pub(crate) fn decide(
+        &self,
+        maps: &Maps,
+        closed: &Closed,
+        decision: Decision,
+        is_walled: bool,
+    ) -> anyhow::Result<()> {
         let verdict = decision.verdict;
         let mut decisions = lock(&self.decisions);
         let mut next = decisions.clone();
@@ -159,19 +209,17 @@ impl Wards {
             .with_context(|| format!("cannot write to {}", self.state_dir.display()))?;
         *decisions = next;
         drop(decisions);
-        let port = Port::new(closed.netns, closed.port);
         match verdict {
-            Verdict::Open => {
-                open(maps, port)?;
-                lock(&self.closed).remove(&port);
-            }
+            // Whether nobody else listens there is looked at anew.
+            Verdict::Open => self.look(maps, is_walled),
             Verdict::Guarded | Verdict::Refused => {
+                let port = Port::new(closed.netns, closed.port);
                 if let Some(known) = lock(&self.closed).get_mut(&port) {
                     known.state = state(Some(verdict));
                 }
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Puts the cgroups that are there into WATCHED and takes out those that are gone: one that is made again has another id.
@@ -188,50 +236,86 @@ impl Wards {
             |maps: &Maps| lock(&maps.watched).iter().filter_map(Result::ok).collect::<Vec<(u64, Watch)>>();
         for (id, _) in all(maps).iter().filter(|(id, watch)| watch.server == 0 && !there.contains_key(id)) {
             gone(lock(&maps.watched).remove(id))?;
+            gone(lock(&maps.shut).remove(id))?;
         }
         for id in there.keys().filter(|id| !watched.contains_key(id)) {
-            lock(&maps.watched).insert(id, Watch { action: WATCH_DENY, zero: 0, server: 0 }, 0)?;
+            lock(&maps.watched).insert(id, Watch { action: WATCH_DENY, pending: 0, server: 0 }, 0)?;
         }
         *watched = there;
         Ok(())
     }
 
-    /// The processes in watched cgroups, by their network namespace.
-    fn by_namespace(&self) -> BTreeMap<NetnsId, Vec<u32>> {
-        let mut pids = BTreeSet::new();
-        let mut left = CGROUPS_MAX;
+    /// The processes in watched cgroups, and a file for each network namespace in which one of their threads is.
+    fn processes(&self) -> (Vec<PathBuf>, BTreeSet<u32>) {
+        let (mut paths, mut pids) = (BTreeMap::new(), BTreeSet::new());
         for dir in self.dirs() {
-            members(&dir, &mut pids, &mut left);
-        }
-        let mut found: BTreeMap<NetnsId, Vec<u32>> = BTreeMap::new();
-        for pid in pids {
-            if let Some(id) = NetnsId::of(&of_pid(pid)) {
-                found.entry(id).or_default().push(pid);
+            let members = places::members(&dir);
+            if members.is_cut && lock(&self.told).insert(dir.clone()) {
+                tracing::error!(
+                    cgroup = %dir.display(),
+                    "a watched cgroup has more cgroups, processes or threads than are looked at: a listener from before the \
+                     guard may be open; new ones are closed"
+                );
             }
+            paths.extend(members.namespaces);
+            pids.extend(members.pids);
         }
-        found
+        (paths.into_values().collect(), pids)
     }
 
-    /// Closes a listener, or opens it, as was decided. True: it is closed.
-    fn judge(&self, maps: &Maps, netns: &Netns, port: Port, listener: &Listener) -> anyhow::Result<bool> {
-        let rule = lock(&maps.policy).get(&port, 0).ok();
-        if rule.is_some_and(|rule| rule.mode != MODE_GUARDED || rule.flags & FLAG_PENDING == 0) {
-            // A server of guard.yaml, or a listener of the guard's own.
-            return Ok(false);
+    /// Closes a port, or opens it, as was decided about all who listen there.
+    fn judge(
+        &self,
+        maps: &Maps,
+        seen: &mut Seen,
+        port: Port,
+        noise: usize,
+        listeners: &[Listener],
+        view: &mut View,
+    ) -> anyhow::Result<Judged> {
+        let is_servers = seen.ports.get(&port).is_some_and(|pending| pending.server != 0);
+        if is_servers || lock(&maps.policy).get(&port, 0).is_ok() {
+            // A server of guard.yaml, another port of one, or a listener of the guard's own.
+            return Ok(Judged::NotOurs);
         }
-        let Listener { socket, process } = listener;
-        let verdict = lock(&self.decisions).of(&process.cgroup, port.port).map(|decision| decision.verdict);
-        if verdict == Some(Verdict::Open) {
-            if rule.is_some() {
-                open(maps, port)?;
+        let verdict = |listener: &&Listener| {
+            lock(&self.decisions).of(&listener.process.cgroup, port.port).map(|decision| decision.verdict)
+        };
+        let Some(closed) = listeners
+            .iter()
+            .find(|listener| verdict(listener) != Some(Verdict::Open))
+            .or_else(|| listeners.first())
+        else {
+            return Ok(Judged::NotOurs);
+        };
+        let watched = self.watched_by(&closed.process.cgroup);
+        if verdict(&closed) == Some(Verdict::Open) {
+            seen.approve(maps, port, watched)?;
+            return Ok(Judged::NotOurs);
+        }
+        let Some((netns, _)) = view.looked_at.get(&port.netns) else { return Ok(Judged::NotOurs) };
+        let room = if noise <= QUIET_MAX { ROOM_OF_QUIET } else { PENDING_OF_CGROUP_MAX as usize };
+        let is_new = match seen.close(maps, port, watched, 0, room)? {
+            pending::Closed::Before => false,
+            pending::Closed::Now => true,
+            pending::Closed::WithItsCgroup => {
+                *view.crowd.entry(watched).or_default() += 1;
+                if !view.is_walled {
+                    // Nothing else keeps it closed.
+                    for listener in listeners {
+                        netns.run(|| diag::destroy(&listener.socket))?.context("cannot end a listener")?;
+                    }
+                }
+                return Ok(Judged::NotOurs);
             }
-            return Ok(false);
-        }
-        if rule.is_none() {
-            close(maps, port).context("cannot close a port")?;
-            // It was reachable until now.
-            netns.run(|| sweep::sweep(&[port.port]))??;
-        }
+        };
+        self.note(netns, port, closed, verdict(&closed));
+        Ok(if is_new { Judged::ClosedNow } else { Judged::Closed })
+    }
+
+    /// Remembers a closed listener, and tells of one that is new.
+    fn note(&self, netns: &Netns, port: Port, listener: &Listener, verdict: Option<Verdict>) {
+        let Listener { socket, process } = listener;
         let place = Place::of(&process.cgroup);
         let now = Closed {
             netns: netns.cookie,
@@ -250,30 +334,64 @@ impl Wards {
         if is_told || self.news.try_send(now.clone()).is_ok() {
             lock(&self.closed).insert(port, now);
         }
-        Ok(true)
+    }
+
+    /// The id of the watched cgroup of a process; the nearest, where one is in another. Zero: none.
+    fn watched_by(&self, cgroup: &str) -> u64 {
+        let dir = gates::directory(&self.root, cgroup);
+        let watched = lock(&self.watched);
+        let above = watched.iter().filter(|(_, watched)| dir.starts_with(watched));
+        above.max_by_key(|(_, watched)| watched.components().count()).map_or(0, |(id, _)| *id)
+    }
+
+    /// Says which watched cgroups listen on more than there is room for, and opens those again that do not any more.
+    fn tell_crowded(&self, maps: &Maps, seen: &mut Seen, view: &View) -> anyhow::Result<()> {
+        let watched = lock(&self.watched).clone();
+        let mut crowded = lock(&self.crowded);
+        for (id, dir) in &watched {
+            let beyond = view.crowd.get(id).copied().unwrap_or_default();
+            if beyond == 0 {
+                seen.reopen(maps, *id)?;
+                if crowded.remove(id) {
+                    tracing::info!(cgroup = %dir.display(), "each listener of the watched cgroup can be told apart again");
+                }
+            } else if crowded.insert(*id) {
+                tracing::error!(
+                    cgroup = %dir.display(),
+                    beyond,
+                    "a watched cgroup listens on more ports than can be told apart ({PENDING_OF_CGROUP_MAX}): those beyond are \
+                     closed, and so is every new one; find out who listens there with `mcp-guard servers list` and stop it"
+                );
+            }
+        }
+        crowded.retain(|id| watched.contains_key(id));
+        Ok(())
     }
 
     /// Forgets closed ports on which nobody listens any more, in namespaces that were looked at or that are dead. A server's
     /// other ports are not ours.
-    fn forget(&self, maps: &Maps, looked_at: &BTreeSet<u64>, there: &BTreeSet<Port>) -> anyhow::Result<()> {
-        let ours = |rule: &Rule| rule.flags & FLAG_PENDING != 0 && rule.server == 0;
-        let pending: Vec<Port> = lock(&maps.policy)
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(port, rule)| ours(rule) && !there.contains(port))
-            .map(|(port, _)| port)
-            .collect();
-        let (here, elsewhere): (Vec<Port>, Vec<Port>) =
-            pending.into_iter().partition(|port| looked_at.contains(&port.netns));
-        for port in here {
+    fn forget(&self, maps: &Maps, seen: &Seen, view: &mut View) -> anyhow::Result<()> {
+        let gone = seen.ports.iter().filter(|(port, _)| !view.there.contains(port));
+        let (here, elsewhere): (Vec<_>, Vec<_>) = gone
+            .map(|(port, pending)| (*port, pending.server == 0))
+            .partition(|(port, _)| view.looked_at.contains_key(&port.netns));
+        for (port, _) in here.into_iter().filter(|(_, is_ours)| *is_ours) {
             // Not if it only left the cgroup, or its process could not be seen for a moment.
-            if !self.listens(port) {
-                open(maps, port)?;
+            let listens =
+                view.looked_at.get(&port.netns).is_some_and(|(_, ports)| ports.contains(&port.port));
+            if !listens && !seen.forget(maps, port)? {
+                view.to_sweep.entry(port.netns).or_default().push(port.port);
             }
         }
-        if self.paths.is_empty() {
-            // Nothing is watched any more, so nobody could decide about them.
-            return elsewhere.into_iter().try_for_each(|port| Ok(open(maps, port)?));
+        let (ours, others): (Vec<_>, Vec<_>) = elsewhere.into_iter().partition(|(_, is_ours)| *is_ours);
+        let mut elsewhere: Vec<Port> = others.into_iter().map(|(port, _)| port).collect();
+        for (port, _) in ours {
+            if self.paths.is_empty() {
+                // Nothing is watched any more, so nobody could decide about it.
+                seen.forget(maps, port)?;
+            } else {
+                elsewhere.push(port);
+            }
         }
         let mut tidied = lock(&self.tidied);
         if elsewhere.is_empty() || tidied.is_some_and(|at| at.elapsed() < TIDY_EVERY) {
@@ -282,23 +400,31 @@ impl Wards {
         *tidied = Some(Instant::now());
         drop(tidied);
         let living = survey::cookies()?;
-        for port in elsewhere.into_iter().filter(|port| !living.contains(&port.netns)) {
-            open(maps, port)?;
-        }
-        Ok(())
+        let dead = elsewhere.into_iter().filter(|port| !living.contains(&port.netns));
+        // Nobody begins to listen in a namespace that is dead.
+        dead.into_iter().try_for_each(|port| seen.forget(maps, port).map(drop))
     }
+}
 
-    /// Whether anybody listens on a port of a namespace that has a process in a watched cgroup. In doubt, yes.
-    fn listens(&self, port: Port) -> bool {
-        self.by_namespace().values().filter_map(|pids| Netns::open(&of_pid(*pids.first()?)).ok()).any(
-            |netns| {
-                netns.cookie == port.netns
-                    && !netns.run(diag::listening).is_ok_and(|all| {
-                        all.is_ok_and(|all| all.iter().all(|socket| socket.local.port() != port.port))
-                    })
-            },
-        )
-    }
+/// What one look has found.
+#[derive(Default)]
+struct View {
+    is_walled: bool,
+    /// Ports that are closed for one listener each.
+    there: BTreeSet<Port>,
+    /// Namespaces by their cookies, with all ports that somebody listens on.
+    looked_at: BTreeMap<u64, (Netns, BTreeSet<u16>)>,
+    /// Ports that were open until now.
+    to_sweep: BTreeMap<u64, Vec<u16>>,
+    /// Listeners of each watched cgroup for which there was no room.
+    crowd: BTreeMap<u64, usize>,
+}
+
+/// What becomes of a port.
+enum Judged {
+    NotOurs,
+    Closed,
+    ClosedNow,
 }
 
 fn state(verdict: Option<Verdict>) -> State {
@@ -309,80 +435,32 @@ fn state(verdict: Option<Verdict>) -> State {
     }
 }
 
-/// Those of the sockets that one of these processes holds.
-fn held(listening: Vec<diag::Socket>, pids: &[u32]) -> Vec<Listener> {
-    let processes = owner::among(listening.iter().map(|socket| socket.inode), pids.iter().copied());
-    let with_process = listening.into_iter().filter_map(|socket| {
-        let process = processes.get(&socket.inode)?.clone();
-        Some(Listener { socket, process })
-    });
-    with_process.collect()
-}
-
-/// Adds the processes of a cgroup and of all below it.
-fn members(dir: &Path, pids: &mut BTreeSet<u32>, left: &mut usize) {
-    let Some(fewer) = left.checked_sub(1) else {
-        tracing::error!(
-            "more than {CGROUPS_MAX} watched cgroups: listeners may be found only by the kernel program"
-        );
-        return;
+/// The sockets that one of these processes holds, by their port, with the number of listeners in the quietest of the cgroups
+/// that listen on it. Quiet ones first: who listens on much must not hide the others.
+fn by_port(sockets: Vec<(u64, diag::Socket)>, pids: BTreeSet<u32>) -> Vec<(Port, usize, Vec<Listener>)> {
+    let processes = owner::among(sockets.iter().map(|(_, socket)| socket.inode), pids);
+    let mut noise: BTreeMap<String, usize> = BTreeMap::new();
+    let mut by_port: BTreeMap<Port, Vec<Listener>> = BTreeMap::new();
+    for (netns, socket) in sockets {
+        if let Some(process) = processes.get(&socket.inode).cloned() {
+            *noise.entry(process.cgroup.clone()).or_default() += 1;
+            let port = Port::new(netns, socket.local.port());
+            by_port.entry(port).or_default().push(Listener { socket, process });
+        }
+    }
+    let noise_of = |listeners: &[Listener]| {
+        let counts = listeners.iter().filter_map(|listener| noise.get(&listener.process.cgroup));
+        counts.min().copied().unwrap_or_default()
     };
-    *left = fewer;
-    let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(procs.lines().filter_map(|pid| pid.parse::<u32>().ok()));
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            members(&entry.path(), pids, left);
-        }
-    }
-}
-
-fn of_pid(pid: u32) -> PathBuf {
-    format!("/proc/{pid}/ns/net").into()
-}
-
-/// Removes the rule of a port that is pending; any other rule stays.
-fn open(maps: &Maps, port: Port) -> Result<(), MapError> {
-    let mut policy = lock(&maps.policy);
-    match policy.get(&port, 0) {
-        Ok(rule) if rule.flags & FLAG_PENDING != 0 => gone(policy.remove(&port)),
-        Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Closes a port as the kernel program does. A rule that came meanwhile stays.
-fn close(maps: &Maps, port: Port) -> Result<(), MapError> {
-    let rule = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server: 0 };
-    match lock(&maps.policy).insert(port, rule, BPF_NOEXIST) {
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EEXIST) => {
-            Ok(())
-        }
-        other => other,
-    }
+    let mut all: Vec<_> =
+        by_port.into_iter().map(|(port, listeners)| (port, noise_of(&listeners), listeners)).collect();
+    all.sort_by_key(|(_, noise, _)| *noise);
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processes_below_a_watched_cgroup_are_found_and_the_walk_ends() {
-        let root = tempfile::tempdir().unwrap();
-        let make = |path: &str, pids: &str| {
-            fs::create_dir_all(root.path().join(path)).unwrap();
-            fs::write(root.path().join(path).join("cgroup.procs"), pids).unwrap();
-        };
-        make("agents.slice", "1\n");
-        make("agents.slice/a.service/worker", "2\n3\n");
-        make("other.slice", "4\n");
-        let (mut pids, mut left) = (BTreeSet::new(), CGROUPS_MAX);
-        members(&root.path().join("agents.slice"), &mut pids, &mut left);
-        assert_eq!(pids, BTreeSet::from([1, 2, 3]));
-        let (mut pids, mut left) = (BTreeSet::new(), 1);
-        members(&root.path().join("agents.slice"), &mut pids, &mut left);
-        assert_eq!(pids, BTreeSet::from([1]));
-    }
 
     #[test]
     fn what_was_refused_or_approved_as_a_server_stays_closed() {

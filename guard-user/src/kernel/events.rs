@@ -8,6 +8,7 @@ use anyhow::Context;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
+use guard_common::{Listening, Port};
 
 use super::guard::Inner;
 use super::sys;
@@ -19,6 +20,17 @@ const LINES_PER_SECOND_MAX: u64 = 20;
 
 /// The ring buffer of new listeners.
 pub(super) type Events = RingBuf<MapData>;
+
+/// Size of [`Listening`].
+const LISTENING_BYTES: usize = size_of::<Listening>();
+
+/// Where somebody began to listen, and which process, as [`Listening`] has it.
+pub(super) fn listener(event: &[u8]) -> Option<(Port, u32)> {
+    let event: &[u8; LISTENING_BYTES] = event.try_into().ok()?;
+    let word = |at: usize| event.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let netns = u64::from_ne_bytes(event.get(..8)?.try_into().ok()?);
+    Some((Port::new(netns, u16::try_from(word(32)?).ok()?), word(36)?))
+}
 
 /// Starts to copy the words of the programs to the log. Ends with the guard's last handle.
 pub(super) fn spawn_log(bpf: &mut Ebpf, inner: Weak<Inner>) -> anyhow::Result<()> {

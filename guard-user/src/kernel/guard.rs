@@ -1,6 +1,6 @@
 //! Start: from nothing, or over the pins of a guard that died, to closed ports that only this process serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ use super::pins::{Found, Pins};
 use super::places;
 use super::process::Witness;
 use super::prove::{self, Claim};
-use super::realm::{Ground, Realm};
+use super::realm::{self, Ground, Realm};
 use super::status::{Seen, Status};
 use super::steers::Steers;
 use super::version::Version;
@@ -43,7 +43,7 @@ use crate::config::{Config, Kernel, Server};
 use crate::service::Beat;
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
-const PROOFS_AT_ONCE_MAX: usize = 8;
+pub(super) const PROOFS_AT_ONCE_MAX: usize = 8;
 
 /// The protected namespaces by their cookies.
 pub(crate) type Realms = Arc<BTreeMap<u64, Arc<Realm>>>;
@@ -92,8 +92,13 @@ pub(crate) struct Inner {
     pub realms: watch::Sender<Realms>,
     /// Namespaces that could not be protected, and why. Tried again.
     pub failed: Mutex<BTreeMap<NetnsId, String>>,
-    /// Held while something of a namespace is put back or taken away.
+    /// Held by who changes a namespace, and by who looks whether it is as it was left.
     pub changing: Mutex<()>,
+    /// What else of the servers' places is not protected, in words.
+    pub problems: Mutex<BTreeMap<String, String>>,
+    /// Moves with each look for servers, and with each for holds and blocks.
+    pub keeping: Beat,
+    pub lifting: Beat,
     /// What the guard before handed on and nobody has taken yet.
     handed: Mutex<Handover>,
     /// Keeps the pins locked for this process.
@@ -156,6 +161,16 @@ impl Guard {
     /// Moves with each look at the kernel.
     pub fn beat(&self) -> Beat {
         self.inner.vigil.beat.clone()
+    }
+
+    /// Moves with each look for servers and listeners.
+    pub fn keeping(&self) -> Beat {
+        self.inner.keeping.clone()
+    }
+
+    /// Moves with each look at holds and blocks.
+    pub fn lifting(&self) -> Beat {
+        self.inner.lifting.clone()
     }
 
     /// This guard's listeners for the next one. To be called when nothing is accepted any more.
@@ -231,7 +246,7 @@ impl Guard {
 
     /// Carries out what an operator decided about a closed listener, and remembers it. Writes to the disk.
     pub fn decide(&self, closed: &Closed, decision: Decision) -> anyhow::Result<()> {
-        self.inner.wards.decide(&self.inner.maps, closed, decision)
+        self.inner.wards.decide(&self.inner.maps, closed, decision, self.inner.walls.stands())
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -254,6 +269,7 @@ impl Inner {
             pins: &self.pins,
             steers: &self.steers,
             witness: &self.witness,
+            cgroup_root: &self.cgroup_root,
             generation: self.generation,
             handed: &self.handed,
         }
@@ -324,19 +340,17 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         }
     };
     let servers: Vec<Arc<Server>> = config.servers.iter().cloned().map(Arc::new).collect();
-    let built = match build(&config, &pins, generation, &own, &cgroup_root, &servers, &handed) {
-        Ok(built) => built,
-        Err(error) => {
-            let cleaned = match before {
-                Found::Ours(_) => pins.undo_takeover(generation),
-                Found::Nothing => pins.remove_all().map(drop),
-            };
-            return Err(match cleaned {
-                Ok(()) => error,
-                Err(cleaning) => error.context(format!("and cleaning up failed: {cleaning:#}")),
-            });
+    let built = build(&config, &pins, generation, &own, &cgroup_root, &servers, &handed);
+    let built = built.map_err(|error| {
+        let cleaned = match before {
+            Found::Ours(_) => pins.undo_takeover(generation),
+            Found::Nothing => pins.remove_all().map(drop),
+        };
+        match cleaned {
+            Ok(()) => error,
+            Err(cleaning) => error.context(format!("and cleaning up failed: {cleaning:#}")),
         }
-    };
+    })?;
     let cgroup = cgroup_root.join(&config.kernel.cgroup);
     let cgroup =
         std::fs::metadata(&cgroup).with_context(|| format!("cannot look at {}", cgroup.display()))?.ino();
@@ -360,7 +374,10 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
     } = built;
     let blocks = Blocks::new(&cgroup_root);
     let wards = Wards::new(&cgroup_root, &config.state_dir, &config.kernel.watch)?;
-    wards.look(&maps)?;
+    // Whoever listens in a watched cgroup does not keep the guard from its servers.
+    if let Err(error) = wards.look(&maps, walls.stands()) {
+        tracing::error!("cannot look for listeners in watched cgroups: {error:#}; trying again");
+    }
     let inner = Inner {
         servers,
         own,
@@ -390,6 +407,9 @@ fn start(config: Arc<Config>, handed: Handover) -> anyhow::Result<Started> {
         realms: watch::Sender::new(Arc::new(realms)),
         failed: Mutex::new(failed),
         changing: Mutex::default(),
+        problems: Mutex::default(),
+        keeping: Beat::default(),
+        lifting: Beat::default(),
         handed,
         pins,
         config,
@@ -467,10 +487,20 @@ fn build(
     rules::wait_for(&maps, servers, generation).context("cannot wait for servers elsewhere")?;
     let steers = Steers::new(pins, &links)?;
     let witness = Witness::here(cgroup_root, config.limits.executable_bytes_max)?;
-    let ground = Ground { maps: &maps, pins, steers: &steers, witness: &witness, generation, handed };
+    let ground =
+        Ground { maps: &maps, pins, steers: &steers, witness: &witness, cgroup_root, generation, handed };
     let (mut realms, mut failed) = (BTreeMap::new(), BTreeMap::new());
-    for (id, wanted) in places::find(servers, cgroup_root) {
-        match Realm::raise(&wanted, &ground) {
+    let none = BTreeSet::new();
+    let search = places::Search {
+        cgroup_root,
+        namespaces_max: config.limits.server_namespaces_max,
+        known: &none,
+        heard: &none,
+    };
+    // What is left out is told by the first look of the keeper.
+    let found = places::find(servers, &search);
+    for (id, raised) in realm::raise_all(&found.wanted, &ground) {
+        match raised {
             Ok(realm) => {
                 realms.insert(realm.netns.cookie, Arc::new(realm));
             }

@@ -1,8 +1,9 @@
 //! Handles of the pinned maps. Each map has its own lock, held for one system call at a time.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
@@ -10,13 +11,19 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SockHash};
 use guard_common::{
-    Block, Blocked, Egress, EgressTally, Flow, Lock, Meta, Owner, Port, Rule, Slot, Stat, Tally, Watch, Who,
+    Block, Blocked, Egress, EgressTally, Flow, Lock, Meta, Owner, Pending, Port, Rule, Slot, Stat, Tally,
+    Watch, Who,
 };
 use serde::Serialize;
 
+use super::sys;
+
 /// Maps that are pinned, so that they outlive the guard.
-pub(super) const PINNED: [&str; 23] = [
+pub(super) const PINNED: [&str; 26] = [
     "POLICY",
+    "PENDING",
+    "APPROVED",
+    "SHUT",
     "SOCKS",
     "MULTIPATH",
     "FLOWS",
@@ -48,6 +55,11 @@ type Hash<K, V> = Mutex<HashMap<MapData, K, V>>;
 
 pub(crate) struct Maps {
     pub policy: Hash<Port, Rule>,
+    /// Ports whose listeners nobody has approved; `Pending::at` of those that were.
+    pub pending: Hash<Port, Pending>,
+    pub approved: Hash<Port, u64>,
+    /// Watched cgroups with too many listeners, by id, and since when.
+    pub shut: Hash<u64, u64>,
     pub flows: Hash<Flow, u64>,
     multipath: Hash<Slot, u32>,
     pub trust: Hash<Port, Owner>,
@@ -71,6 +83,8 @@ pub(crate) struct Maps {
     switches: Mutex<Array<MapData, u32>>,
     alive: Mutex<Array<MapData, u64>>,
     ids: Vec<Named>,
+    pending_file: OwnedFd,
+    shut_file: OwnedFd,
 }
 
 /// A kernel object with the id under which `bpftool` knows it.
@@ -84,6 +98,7 @@ impl Maps {
     /// Takes the maps out of a loaded object.
     pub(crate) fn take(bpf: &mut Ebpf) -> anyhow::Result<Self> {
         let mut ids = Vec::new();
+        let (pending_file, shut_file) = (file(bpf, "PENDING")?, file(bpf, "SHUT")?);
         for (name, map) in bpf.maps() {
             if let Some(info) = data(map).and_then(|data| data.info().ok()) {
                 ids.push(Named { name: name.to_owned(), id: info.id() });
@@ -92,6 +107,9 @@ impl Maps {
         ids.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             policy: typed(bpf, "POLICY")?,
+            pending: typed(bpf, "PENDING")?,
+            approved: typed(bpf, "APPROVED")?,
+            shut: typed(bpf, "SHUT")?,
             flows: typed(bpf, "FLOWS")?,
             multipath: typed(bpf, "MULTIPATH")?,
             trust: typed(bpf, "TRUST")?,
@@ -111,6 +129,8 @@ impl Maps {
             switches: typed(bpf, "SWITCHES")?,
             alive: typed(bpf, "ALIVE")?,
             ids,
+            pending_file,
+            shut_file,
         })
     }
 
@@ -233,6 +253,32 @@ impl Maps {
         keys.into_iter().try_for_each(|key| gone(trust.remove(&key)))
     }
 
+    /// Takes out an entry of PENDING. What is returned was there until now: a program may have written it just before.
+    pub(super) fn take_pending(&self, port: Port) -> io::Result<Option<Pending>> {
+        let empty = Pending { at: 0, watched: 0, server: 0 };
+        sys::take_from_map(&self.pending_file, port, empty)
+    }
+
+    /// The same of SHUT.
+    pub(super) fn take_shut(&self, cgroup: u64) -> io::Result<Option<u64>> {
+        sys::take_from_map(&self.shut_file, cgroup, 0)
+    }
+
+    /// Forgets what came to a port, and tells it a last time.
+    pub(crate) fn take_tally(&self, port: Port) -> Result<Tally, MapError> {
+        let last = self.tally(port);
+        gone(lock(&self.tally).remove(&port))?;
+        Ok(last)
+    }
+
+    /// The ports that were counted and have no rule any more.
+    pub(crate) fn tallies_left(&self) -> Vec<Port> {
+        let counted: Vec<Port> = lock(&self.tally).keys().filter_map(Result::ok).collect();
+        let policy = lock(&self.policy);
+        let is_gone = |port: &Port| matches!(policy.get(port, 0), Err(MapError::KeyNotFound));
+        counted.into_iter().filter(is_gone).collect()
+    }
+
     /// Live upstream flows.
     pub(crate) fn flows_len(&self) -> usize {
         lock(&self.flows).keys().flatten().count()
@@ -273,6 +319,14 @@ fn typed<T: TryFrom<Map, Error = MapError>>(bpf: &mut Ebpf, name: &str) -> anyho
         T::try_from(map)
             .with_context(|| format!("map {name} has another shape; build the kernel object again"))?,
     ))
+}
+
+/// Another handle of a map, for what the library does not do.
+fn file(bpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    let map =
+        bpf.map(name).with_context(|| format!("the kernel object has no map {name}; build it again"))?;
+    let data = data(map).with_context(|| format!("map {name} has another shape; build it again"))?;
+    data.fd().as_fd().try_clone_to_owned().context("cannot open a map twice")
 }
 
 fn data(map: &Map) -> Option<&MapData> {

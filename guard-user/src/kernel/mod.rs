@@ -30,6 +30,7 @@ mod maps;
 mod netns;
 mod object;
 mod owner;
+mod pending;
 mod pins;
 mod places;
 pub mod probe;

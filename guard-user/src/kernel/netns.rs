@@ -38,6 +38,12 @@ impl NetnsId {
         is_nsfs.then(|| Self { device: meta.dev(), inode: meta.ino() })
     }
 
+    /// That of a thread, by its file in `/proc`.
+    pub(super) fn of_thread(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self { device: meta.dev(), inode: meta.ino() })
+    }
+
     /// This process's own.
     pub(super) fn own() -> anyhow::Result<Self> {
         Self::of(Path::new(OWN)).context("cannot tell which network namespace this is; is /proc mounted?")

@@ -3,26 +3,27 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use arc_swap::ArcSwap;
-use guard_common::{ANYWHERE, FLAG_PENDING, MODE_PRIVATE, Port, Rule};
+use guard_common::{ANYWHERE, FLAG_CLOSED, MODE_GUARDED, MODE_PRIVATE, Port, Rule};
 
 use super::handover::{Handover, Legacy};
 use super::listeners::Listeners;
 use super::load::ProgramStatus;
 use super::maps::{self, Maps, lock};
-use super::netns::Netns;
+use super::netns::{Netns, NetnsId};
 use super::pins::{Pins, steer_name};
 use super::places::Wanted;
 use super::process::Witness;
 use super::prove::Claim;
 use super::servers::Servers;
 use super::steers::Steers;
-use super::{local, rules, sweep};
+use super::{local, pending, rules, sweep};
 use crate::config::{OtherPorts, Server};
 
 /// A protected port of one network namespace.
@@ -61,47 +62,88 @@ pub(super) struct Ground<'a> {
     pub pins: &'a Pins,
     pub steers: &'a Steers,
     pub witness: &'a Witness,
+    pub cgroup_root: &'a Path,
     pub generation: u32,
     /// Listeners of the guard before, if it handed them on.
     pub handed: &'a Mutex<Handover>,
 }
 
-impl Realm {
-    /// Closes the ports of `wanted` and serves them from here on. The order matters: each step leaves the ports as closed
-    /// as they were, or more; so does an error.
-    pub(super) fn raise(wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let name = name_of(wanted);
-        Self::build(&name, wanted, ground).with_context(|| format!("cannot protect {name}"))
+/// Closes the ports of all these namespaces, and serves them from here on. First all are closed: none is open for as long as
+/// the work on another one takes. The order matters: each step leaves the ports as closed as they were, or more; so does an
+/// error.
+pub(super) fn raise_all<'w>(
+    wanted: impl IntoIterator<Item = (&'w NetnsId, &'w Wanted)>,
+    ground: &Ground<'_>,
+) -> Vec<(NetnsId, anyhow::Result<Realm>)> {
+    let closed: Vec<(NetnsId, &Wanted, anyhow::Result<Shut>)> =
+        wanted.into_iter().map(|(id, wanted)| (*id, wanted, Shut::new(*id, wanted, ground))).collect();
+    let steered: Vec<_> = closed
+        .into_iter()
+        .map(|(id, wanted, shut)| (id, wanted, shut.and_then(|shut| Unswept::new(shut, wanted, ground))))
+        .collect();
+    let ready = steered.iter().filter_map(|(.., unswept)| unswept.as_ref().ok());
+    let places: Vec<(&Netns, &[u16])> =
+        ready.map(|unswept| (&unswept.shut.netns, unswept.new.as_slice())).collect();
+    // Nothing is served there yet, so every live connection on the ports is one from before.
+    let mut swept = sweep::sweep_all(&places).into_iter();
+    steered
+        .into_iter()
+        .map(|(id, wanted, unswept)| {
+            let realm = unswept.and_then(|unswept| {
+                let ended = swept.next().context("a namespace was not swept")?;
+                let cookie = unswept.shut.netns.cookie;
+                ended.and_then(|ended| unswept.serve(wanted, ended, ground)).inspect_err(|_| {
+                    give_way(cookie, wanted, ground);
+                })
+            });
+            (id, realm.with_context(|| format!("cannot protect {}", name_of(wanted))))
+        })
+        .collect()
+}
+
+/// A namespace whose ports are closed.
+struct Shut {
+    netns: Netns,
+}
+
+impl Shut {
+    /// First closed, then all that can fail: who owns the namespace could see to it that it does.
+    fn new(id: NetnsId, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let netns = Netns::open(&wanted.path)?;
+        // Its process may have gone elsewhere since it was found.
+        ensure!(netns.id == id, "its process is in another network namespace now");
+        close(ground, netns.cookie, wanted.servers.keys().copied())?;
+        Ok(Self { netns })
+    }
+}
+
+/// A namespace that is steered to listeners which nobody serves yet. Connections from before may live in it.
+struct Unswept {
+    shut: Shut,
+    steer: ProgramStatus,
+    listeners: Listeners,
+    witness: Witness,
+    servers: Servers,
+    /// What had come to the ports that the guard before handed on.
+    accepted: BTreeMap<u16, u64>,
+    /// Ports that were not.
+    new: Vec<u16>,
+}
+
+impl Unswept {
+    fn new(shut: Shut, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let cookie = shut.netns.cookie;
+        Self::build(shut, wanted, ground).inspect_err(|_| give_way(cookie, wanted, ground))
     }
 
-    fn build(name: &str, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
-        let Ground { maps, pins, steers, generation, .. } = ground;
-        let netns = Netns::open(&wanted.path)?;
+    fn build(shut: Shut, wanted: &Wanted, ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let Ground { maps, pins, steers, witness, generation, handed, .. } = ground;
+        let netns = &shut.netns;
         let cookie = netns.cookie;
-        let ports: Vec<u16> = wanted.servers.keys().copied().collect();
-        // First closed, then all that can fail: who owns the namespace could see to it that it does.
-        close(maps, cookie, *generation, &ports)?;
         // Old and new programs run side by side on the same maps until the old link goes.
         let links = pins.make_generation(*generation)?;
-        let steer = steers.attach(cookie, &netns, &links.join(steer_name(cookie)))?;
+        let steer = steers.attach(cookie, netns, &links.join(steer_name(cookie)))?;
         pins.remove_older_steering(cookie, *generation)?;
-        let served = Self::serve(name, netns, wanted, steer, ground);
-        if served.is_err() {
-            // The rules of listeners that are gone; those of the servers' ports stay.
-            forget_rules(maps, cookie, &ports)?;
-        }
-        served
-    }
-
-    fn serve(
-        name: &str,
-        netns: Netns,
-        wanted: &Wanted,
-        steer: ProgramStatus,
-        ground: &Ground<'_>,
-    ) -> anyhow::Result<Self> {
-        let Ground { maps, witness, generation, handed, .. } = ground;
-        let cookie = netns.cookie;
         let ports: Vec<u16> = wanted.servers.keys().copied().collect();
         let legacy = lock(handed).take(cookie);
         let (listeners, accepted) = if let Some(Legacy { listeners, accepted }) = legacy {
@@ -118,35 +160,34 @@ impl Realm {
         let private = private_ports(&listeners)?;
         set_private(maps, cookie, *generation, &private)?;
 
-        let servers = Servers::new(cookie);
-        servers.set_ports(&ports);
-        servers.scan(maps, &netns, &HashSet::new())?;
+        let servers = Servers::new(cookie, ground.cgroup_root);
+        servers.set_ports(&wanted.servers);
+        servers.scan(maps, netns, &HashSet::new())?;
         // A port that was handed on is swept, and clients wait at its listener. Beside it a new one is closed to all until
         // it is swept, too.
         let (swept, new): (Vec<u16>, Vec<u16>) = ports.iter().partition(|port| accepted.contains_key(port));
         if !swept.is_empty() {
-            set_private(maps, cookie, *generation, &new)?;
+            set_closed(maps, cookie, *generation, &new)?;
         }
-        let protect = |ports: &[u16]| {
-            let of_port = |port: &u16| Some((*port, wanted.servers.get(port)?));
-            ports.iter().filter_map(of_port).try_for_each(|(port, server)| {
-                rules::protect(maps, Port::new(cookie, port), *generation, &server.name)
-            })
-        };
-        protect(if swept.is_empty() { &new } else { &swept })?;
+        protect(wanted, ground, cookie, if swept.is_empty() { &new } else { &swept })?;
         let keep = [ports.as_slice(), &private].concat();
         close_others(maps, cookie, &keep, wanted)?;
         forget_rules(maps, cookie, &keep)?;
-        // Nothing is served there yet, so every live connection on the ports is one from before.
-        let ended = netns.run(|| sweep::sweep(&new))??;
+        Ok(Self { shut, steer, listeners, witness, servers, accepted, new })
+    }
+
+    /// `ended`: connections from before.
+    fn serve(self, wanted: &Wanted, ended: usize, ground: &Ground<'_>) -> anyhow::Result<Realm> {
+        let Self { shut: Shut { netns }, steer, listeners, witness, servers, accepted, new } = self;
+        let (maps, cookie) = (ground.maps, netns.cookie);
         let mut before = established(maps, cookie, &new);
-        before.extend(accepted.into_iter().filter(|(port, _)| swept.contains(port)));
-        protect(&new)?;
+        before.extend(accepted.into_iter().filter(|(port, _)| wanted.servers.contains_key(port)));
+        protect(wanted, ground, cookie, &new)?;
         // A server may have started to listen while its port was not protected yet.
         servers.scan(maps, &netns, &maps.sockets())?;
         listeners.install(maps, cookie).context("cannot hand the guard's listeners to the kernel")?;
-        Ok(Self {
-            name: name.to_owned(),
+        Ok(Realm {
+            name: name_of(wanted),
             netns,
             listeners,
             servers,
@@ -160,7 +201,26 @@ impl Realm {
             before: Mutex::new(before),
         })
     }
+}
 
+/// After a failure: the servers' ports stay closed, of a guard's listeners that are gone nothing stays.
+fn give_way(cookie: u64, wanted: &Wanted, ground: &Ground<'_>) {
+    let ports: Vec<u16> = wanted.servers.keys().copied().collect();
+    let given = close_others(ground.maps, cookie, &ports, wanted)
+        .and_then(|()| forget_rules(ground.maps, cookie, &ports));
+    if let Err(error) = given {
+        tracing::error!(netns = cookie, "rules of a namespace that cannot be protected stay: {error:#}");
+    }
+}
+
+fn protect(wanted: &Wanted, ground: &Ground<'_>, cookie: u64, ports: &[u16]) -> anyhow::Result<()> {
+    let of_port = |port: &u16| Some((*port, wanted.servers.get(port)?));
+    ports.iter().filter_map(of_port).try_for_each(|(port, server)| {
+        rules::protect(ground.maps, Port::new(cookie, port), ground.generation, &server.name)
+    })
+}
+
+impl Realm {
     /// The protected server on a port.
     pub(crate) fn server(&self, port: u16) -> Option<Arc<Server>> {
         self.by_port.load().get(&port).cloned()
@@ -205,10 +265,10 @@ impl Realm {
         }
         let cookie = self.netns.cookie;
         // Closed to all while what is older is ended: the guard's own connections must not be among it.
-        set_private(ground.maps, cookie, ground.generation, &new)?;
+        set_closed(ground.maps, cookie, ground.generation, &new)?;
         let ended = self.netns.run(|| sweep::sweep(&new))??;
         self.ended.fetch_add(ended, Ordering::Relaxed);
-        self.servers.set_ports(&all.keys().copied().collect::<Vec<_>>());
+        self.servers.set_ports(&all);
         self.servers.scan(ground.maps, &self.netns, &ground.maps.sockets())?;
         lock(&self.before).extend(established(ground.maps, cookie, &new));
         // The acceptor knows them before the kernel steers the first connection.
@@ -233,16 +293,11 @@ pub(super) fn release(cookie: u64, ground: &Ground<'_>) -> anyhow::Result<()> {
     ground.maps.forget_owners(cookie).context("cannot forget whose servers they were")
 }
 
-/// Every port that a guard has closed in the kernel, with its namespace. Those that a program closed, since nobody has
-/// approved their listener yet, are not a guard's.
+/// Every port that a guard has closed in the kernel, with its namespace.
 pub(super) fn ruled(maps: &Maps) -> Vec<(u64, u16)> {
     let rules = lock(&maps.policy);
-    let theirs = rules.iter().filter_map(Result::ok).filter(is_guards);
-    theirs.map(|(key, _)| (key.netns, key.port)).filter(|(netns, _)| *netns != ANYWHERE).collect()
-}
-
-fn is_guards((_, rule): &(Port, Rule)) -> bool {
-    rule.flags & FLAG_PENDING == 0
+    let all = rules.keys().filter_map(Result::ok);
+    all.map(|key| (key.netns, key.port)).filter(|(netns, _)| *netns != ANYWHERE).collect()
 }
 
 fn established(maps: &Maps, netns: u64, ports: &[u16]) -> BTreeMap<u16, u64> {
@@ -259,24 +314,26 @@ fn private_ports(listeners: &Listeners) -> anyhow::Result<Vec<u16>> {
 }
 
 pub(super) fn set_private(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
+    set(maps, netns, ports, Rule { mode: MODE_PRIVATE, flags: 0, generation, zero: 0, server: 0 })
+}
+
+/// Closes ports to everybody and everything, the guard too.
+fn set_closed(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
+    set(maps, netns, ports, Rule { mode: MODE_GUARDED, flags: FLAG_CLOSED, generation, zero: 0, server: 0 })
+}
+
+fn set(maps: &Maps, netns: u64, ports: &[u16], rule: Rule) -> anyhow::Result<()> {
     let mut policy = lock(&maps.policy);
-    for port in ports {
-        policy
-            .insert(
-                Port::new(netns, *port),
-                Rule { mode: MODE_PRIVATE, flags: 0, generation, zero: 0, server: 0 },
-                0,
-            )
-            .with_context(|| format!("cannot protect port {port}"))?;
-    }
-    Ok(())
+    ports.iter().try_for_each(|port| {
+        policy.insert(Port::new(netns, *port), rule, 0).with_context(|| format!("cannot protect port {port}"))
+    })
 }
 
 /// Closes ports that have no rule yet. Those that have one are closed already, or clients wait at them.
-fn close(maps: &Maps, netns: u64, generation: u32, ports: &[u16]) -> anyhow::Result<()> {
-    let has_rule = |port: &u16| lock(&maps.policy).get(&Port::new(netns, *port), 0).is_ok();
-    let open: Vec<u16> = ports.iter().copied().filter(|port| !has_rule(port)).collect();
-    set_private(maps, netns, generation, &open)
+fn close(ground: &Ground<'_>, netns: u64, ports: impl Iterator<Item = u16>) -> anyhow::Result<()> {
+    let has_rule = |port: &u16| lock(&ground.maps.policy).get(&Port::new(netns, *port), 0).is_ok();
+    let open: Vec<u16> = ports.filter(|port| !has_rule(port)).collect();
+    set_closed(ground.maps, netns, ground.generation, &open)
 }
 
 /// Other ports of servers that the guard before served (`other_ports: protect`) are closed until they are judged anew.
@@ -287,8 +344,7 @@ fn close_others(maps: &Maps, netns: u64, keep: &[u16], wanted: &Wanted) -> anyho
         .filter(|server| server.other_ports == OtherPorts::Protect)
         .map(|server| rules::server_key(server.name.as_str()))
         .collect();
-    let mut policy = lock(&maps.policy);
-    let others: Vec<(Port, Rule)> = policy
+    let others: Vec<(Port, Rule)> = lock(&maps.policy)
         .iter()
         .filter_map(Result::ok)
         .filter(|(key, rule)| {
@@ -296,8 +352,8 @@ fn close_others(maps: &Maps, netns: u64, keep: &[u16], wanted: &Wanted) -> anyho
         })
         .collect();
     others.into_iter().try_for_each(|(key, rule)| {
-        let pending = Rule { flags: rule.flags | FLAG_PENDING, generation: 0, ..rule };
-        policy.insert(key, pending, 0).with_context(|| format!("cannot close port {}", key.port))
+        pending::keep_closed(maps, key, rule.server)
+            .with_context(|| format!("cannot keep port {} closed", key.port))
     })
 }
 
@@ -307,9 +363,8 @@ fn forget_rules(maps: &Maps, netns: u64, keep: &[u16]) -> anyhow::Result<()> {
     let stale: Vec<Port> = policy
         .iter()
         .filter_map(Result::ok)
-        .filter(|(key, _)| key.netns == netns && !keep.contains(&key.port))
-        .filter(is_guards)
         .map(|(key, _)| key)
+        .filter(|key| key.netns == netns && !keep.contains(&key.port))
         .collect();
     for key in stale {
         maps::gone(policy.remove(&key)).with_context(|| format!("cannot release port {}", key.port))?;

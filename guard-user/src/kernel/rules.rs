@@ -1,13 +1,10 @@
 //! What POLICY says of a port, with the blocks that hold for its server.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context;
 use aya::maps::MapError;
-use guard_common::{
-    ANYWHERE, BLOCK_SERVER, Block, FLAG_BLOCKED, FLAG_PENDING, MODE_AWAITED, MODE_GUARDED, Port, Rule,
-};
+use guard_common::{ANYWHERE, BLOCK_SERVER, Block, FLAG_BLOCKED, MODE_AWAITED, MODE_GUARDED, Port, Rule};
 use sha2::{Digest, Sha256};
 
 use super::maps::{Maps, gone, lock};
@@ -60,28 +57,6 @@ fn flags(maps: &Maps, server: &ServerName) -> Result<u32, MapError> {
         Err(MapError::KeyNotFound) => Ok(0),
         Err(error) => Err(error),
     }
-}
-
-/// Ports of servers that were closed because their entries do not want them; those of cgroups that are watched for their own sake
-/// have no server's key.
-fn closed(maps: &Maps) -> Vec<Port> {
-    let policy = lock(&maps.policy);
-    let rules = policy.iter().filter_map(Result::ok);
-    rules
-        .filter(|(_, rule)| rule.flags & FLAG_PENDING != 0 && rule.server != 0)
-        .map(|(port, _)| port)
-        .collect()
-}
-
-/// Forgets closed ports of servers on which nobody listens any more. `listening` are the ports of `netns` that somebody
-/// listens on.
-pub(super) fn forget_closed(maps: &Maps, netns: u64, listening: &BTreeSet<u16>) -> Result<(), MapError> {
-    for port in closed(maps) {
-        if port.netns == netns && !listening.contains(&port.port) {
-            gone(lock(&maps.policy).remove(&port))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -14,7 +15,8 @@ use serde::Serialize;
 use super::maps::{Maps, lock};
 use super::netns::Netns;
 use super::owner::{self, Borrowed, Process};
-use super::{address, diag};
+use super::{address, diag, places};
+use crate::config::{Place, Server};
 
 /// How often a listener that could not be pinned is looked at again. Each look reads all of /proc.
 const RETRY: Duration = Duration::from_secs(1);
@@ -69,6 +71,9 @@ pub struct PortStatus {
     /// Cookies of the listeners at the last full look, and when that was.
     #[serde(skip)]
     looked: Option<(Vec<u64>, Instant)>,
+    /// Where `guard.yaml` has the server.
+    #[serde(skip)]
+    place: Place,
 }
 
 impl PortStatus {
@@ -82,6 +87,7 @@ impl PortStatus {
 pub(crate) struct Servers {
     /// Cookie of the namespace.
     netns: u64,
+    cgroup_root: PathBuf,
     state: Mutex<BTreeMap<u16, PortStatus>>,
 }
 
@@ -92,16 +98,16 @@ struct Candidate {
 }
 
 impl Servers {
-    pub(crate) fn new(netns: u64) -> Self {
-        Self { netns, state: Mutex::default() }
+    pub(crate) fn new(netns: u64, cgroup_root: &Path) -> Self {
+        Self { netns, cgroup_root: cgroup_root.to_owned(), state: Mutex::default() }
     }
 
     /// From now on, servers on these ports are looked for, and on no others.
-    pub(crate) fn set_ports(&self, ports: &[u16]) {
+    pub(crate) fn set_ports(&self, servers: &BTreeMap<u16, Arc<Server>>) {
         let mut state = lock(&self.state);
-        state.retain(|port, _| ports.contains(port));
-        for port in ports {
-            state.entry(*port).or_default();
+        state.retain(|port, _| servers.contains_key(port));
+        for (port, server) in servers {
+            state.entry(*port).or_default().place = server.place.clone();
         }
     }
 
@@ -127,7 +133,7 @@ impl Servers {
             let listeners: &[diag::Socket] = by_port.get(&port).map_or(&[], Vec::as_slice);
             self.drop_gone(maps, port, listeners, slots, status)?;
             if listeners.is_empty() {
-                *status = PortStatus::default();
+                *status = PortStatus { place: status.place.clone(), ..PortStatus::default() };
                 continue;
             }
             let mut cookies: Vec<u64> = listeners.iter().map(|socket| socket.cookie).collect();
@@ -193,6 +199,7 @@ impl Servers {
                 status.unrecognised.push(format!("{}: no process holds it", socket.local));
             }
         }
+        self.drop_strangers(&mut candidates, status);
         self.drop_untrusted(maps, port, &mut candidates, status)?;
         for family in [FAMILY_V4, FAMILY_V6] {
             if status.pinned.iter().any(|pinned| pinned.family == family) {
@@ -217,6 +224,23 @@ impl Servers {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the candidates that are in the container or unit that the server's entry names: whoever else comes first to its
+    /// port must not pass for it.
+    fn drop_strangers(&self, candidates: &mut Vec<Candidate>, status: &mut PortStatus) {
+        let PortStatus { place, unrecognised, .. } = status;
+        candidates.retain(|candidate| {
+            let Process { pid, cgroup, .. } = &candidate.process;
+            let is_in = places::is_in(place, &self.cgroup_root, *pid, cgroup);
+            if !is_in {
+                unrecognised.push(format!(
+                    "{}: not in {place}, where guard.yaml has the server; stop it, or name its place in the server's entry",
+                    describe(candidate)
+                ));
+            }
+            is_in
+        });
     }
 
     /// Keeps the candidates of the owner that is trusted with this port. The first owner that is seen becomes it,

@@ -100,7 +100,8 @@ impl Status {
         let realms = inner.realms();
         let claims: Vec<Claim> = realms.values().flat_map(|realm| lock(&realm.claims).clone()).collect();
         let unproven = realms.values().any(|realm| lock(&realm.claims).is_empty());
-        let failed: Vec<String> = lock(&inner.failed).values().cloned().collect();
+        let mut failed: Vec<String> = lock(&inner.failed).values().cloned().collect();
+        failed.extend(lock(&inner.problems).iter().map(|(about, words)| format!("{about}: {words}")));
         let mut counters: BTreeMap<_, _> =
             Stat::ALL.iter().map(|(stat, name)| (*name, inner.maps.count(*stat))).collect();
         let seen = &inner.seen;

@@ -1,7 +1,7 @@
 //! Every TCP socket that listens on this host, in whichever network namespace, with the process that holds it. Looks only;
 //! needs no running guard and no kernel program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -70,7 +70,14 @@ pub struct Holder {
 /// Looks at all namespaces of this host. `servers` are those of `guard.yaml`.
 pub fn survey(servers: &[Server]) -> anyhow::Result<Survey> {
     let servers: Vec<_> = servers.iter().cloned().map(std::sync::Arc::new).collect();
-    let configured = places::find(&servers, &host::cgroup2_root()?);
+    let none = BTreeSet::new();
+    let search = places::Search {
+        cgroup_root: &host::cgroup2_root()?,
+        namespaces_max: NAMESPACES_MAX,
+        known: &none,
+        heard: &none,
+    };
+    let configured = places::find(&servers, &search).wanted;
     let mut found = Survey::default();
     let mut sockets = Vec::new();
     for (id, space) in spaces()? {
@@ -111,9 +118,12 @@ impl Space {
     }
 }
 
-/// The cookies of all namespaces that this process can enter. An error if there is one that it cannot.
-pub(super) fn cookies() -> anyhow::Result<std::collections::BTreeSet<u64>> {
-    spaces()?.values().map(|space| Ok(Netns::open(&space.path)?.cookie)).collect()
+/// The cookies of all namespaces that this process can enter. An error if there is one that it cannot, or if there are more
+/// than it looks at.
+pub(super) fn cookies() -> anyhow::Result<BTreeSet<u64>> {
+    let spaces = spaces()?;
+    anyhow::ensure!(spaces.len() < NAMESPACES_MAX, "more than {NAMESPACES_MAX} network namespaces");
+    spaces.values().map(|space| Ok(Netns::open(&space.path)?.cookie)).collect()
 }
 
 fn listening(space: &Space) -> anyhow::Result<Vec<diag::Socket>> {

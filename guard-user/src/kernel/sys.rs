@@ -15,6 +15,8 @@ use tokio::io::unix::AsyncFd;
 
 /// `BPF_OBJ_GET` in `bpf(2)`.
 const BPF_OBJ_GET: libc::c_long = 7;
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` in `bpf(2)`.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 /// `BPF_OBJ_GET_INFO_BY_FD` in `bpf(2)`.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 /// `BPF_PROG_QUERY` in `bpf(2)`.
@@ -23,6 +25,43 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_SK_LOOKUP: u32 = 36;
 /// More programs than this on one namespace are reported as an error.
 const PROGRAMS_MAX: usize = 64;
+
+/// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_AND_DELETE_ELEM` reads.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Takes the value of a key out of a hash map, in one step (Linux 5.14). `room` is where the kernel puts it.
+pub(super) fn take_from_map<K: aya::Pod, V: aya::Pod>(
+    map: impl AsFd,
+    key: K,
+    mut room: V,
+) -> io::Result<Option<V>> {
+    let mut attr = ElementAttr {
+        map_fd: u32::try_from(map.as_fd().as_raw_fd()).map_err(io::Error::other)?,
+        key: (&raw const key) as u64,
+        value: (&raw mut room) as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: `attr` is a valid attribute of the stated size. The kernel reads as many bytes of `key` and writes as many of
+    // `room` as the map's own types have; the callers name those types, which any bytes are good for (`Pod`).
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_ELEM, &raw mut attr, size_of::<ElementAttr>())
+    };
+    if result == 0 {
+        return Ok(Some(room));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        error => Err(error),
+    }
+}
 
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` reads, of `include/uapi/linux/bpf.h`.
 #[repr(C)]

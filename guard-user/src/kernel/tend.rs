@@ -15,9 +15,11 @@ use rustix::fs::inotify;
 
 use super::guard::Inner;
 use super::hold::Holds;
+use super::maps::lock;
+use super::pending::{self, Seen};
 use super::places::Wanted;
 use super::realm::Realm;
-use super::{diag, sys, wall};
+use super::{diag, sweep, sys, wall};
 use crate::config::Server;
 
 /// How often empty cgroups are looked for when no change of one is told.
@@ -53,19 +55,27 @@ impl Inner {
 
     fn judge_others(&self, netns: u64, cgroups: &[u64]) -> anyhow::Result<()> {
         let Some(realm) = self.realm(netns) else { return Ok(()) };
+        let mut seen = Seen::now(&self.maps);
         let listening = realm.netns.run(diag::listening)??;
-        let protect = self.watches.judge(&self.maps, netns, cgroups, &listening)?;
-        if protect.is_empty() {
+        let protected =
+            |server: &Server| realm.ports().values().filter(|known| known.name == server.name).count();
+        let found = self.watches.judge(&self.maps, netns, cgroups, &mut seen, &listening, protected)?;
+        if !found.again.is_empty() {
+            let ports: Vec<u16> = found.again.iter().map(|port| port.port).collect();
+            realm.netns.run(|| sweep::sweep(&ports))??;
+        }
+        if found.protect.is_empty() {
             return Ok(());
         }
         let mut servers = BTreeMap::new();
-        for (port, server) in protect {
+        for (port, server) in &found.protect {
             let Some(number) = NonZeroU16::new(port.port) else { continue };
             servers.insert(port.port, Arc::new(Server { port: number, ..server.as_ref().clone() }));
         }
         let wanted = Wanted { path: PathBuf::new(), servers, in_conflict: Vec::new() };
+        let _alone = lock(&self.changing);
         realm.extend(&wanted, &self.ground())?;
-        Ok(())
+        found.protect.iter().try_for_each(|(port, _)| pending::ruled(&self.maps, *port))
     }
 }
 
@@ -127,6 +137,7 @@ pub(super) fn spawn_lift(inner: Weak<Inner>) -> anyhow::Result<()> {
                 {
                     tracing::error!("cannot say who may bind the protected ports: {error:#}");
                 }
+                inner.lifting.beat();
             }
             if let Ok(Ok(mut ready)) = tokio::time::timeout(LOOK_EVERY, changes.readable()).await {
                 drain(changes.get_ref());

@@ -96,6 +96,8 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
 
 /// One look, and what follows from it.
 fn turn(inner: &Inner, settled: &Privileges, tell: &mpsc::Sender<Drift>) {
+    // What is half done is no difference, and what is let go of must not be put back.
+    let _alone = lock(&inner.changing);
     let found = look(inner, settled);
     let before = lock(&inner.vigil.now).clone();
     let mut now = BTreeMap::new();

@@ -114,6 +114,11 @@ impl Walls {
         }
     }
 
+    /// Whether it drops, once the start has come to its end.
+    pub(crate) fn stands(&self) -> bool {
+        self.mode == WallMode::Enforce && self.gates.missing(PROGRAM).is_none()
+    }
+
     /// From now on, what it counted is dropped. To be called after the sweep.
     pub(crate) fn enforce(&self, maps: &Maps) -> anyhow::Result<()> {
         if self.mode == WallMode::Enforce {

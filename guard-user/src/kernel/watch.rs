@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use aya::maps::MapError;
-use guard_common::{FLAG_PENDING, MODE_GUARDED, Port, Rule, WATCH_DENY, WATCH_REPORT, Watch};
+use guard_common::{PENDING_OF_CGROUP_MAX, Port, WATCH_DENY, WATCH_REPORT, Watch};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::maps::{Maps, gone, lock};
-use super::rules::{self, server_key};
+use super::pending::{Closed, Seen};
+use super::rules::server_key;
 use super::{diag, gates};
 use crate::config::{OtherPorts, Server};
 
-/// `BPF_NOEXIST`: a rule that is there stays as it is.
-const BPF_NOEXIST: u64 = 1;
+/// Ports of one server that are protected in one namespace, with its own (`other_ports: protect`). The others stay closed.
+const PROTECTED_OTHERS_MAX: usize = 256;
+/// Other ports of servers that are shown.
+const OTHERS_SHOWN_MAX: usize = 1024;
 /// Size of `guard_common::Listening`.
 const EVENT_BYTES: usize = size_of::<guard_common::Listening>();
 /// Other ports that wait to be recorded; more are in the log and in `status` only.
@@ -54,6 +56,15 @@ pub struct OtherPort {
     pub uid: u32,
     /// What became of it.
     pub done: OtherPorts,
+}
+
+/// What a look found that the caller must see to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Ports to protect as others of a server.
+    pub protect: Vec<(Port, Arc<Server>)>,
+    /// Ports that were closed again at once, after somebody had come just when they were forgotten.
+    pub again: BTreeSet<Port>,
 }
 
 impl Watches {
@@ -106,7 +117,7 @@ impl Watches {
                 OtherPorts::Report => WATCH_REPORT,
                 OtherPorts::Protect | OtherPorts::Deny => WATCH_DENY,
             };
-            let value = Watch { action, zero: 0, server: server_key(server.name.as_str()) };
+            let value = Watch { action, pending: 0, server: server_key(server.name.as_str()) };
             lock(&maps.watched).insert(id, value, 0).context("cannot watch a server's cgroup")?;
             watched.insert(id, Watched { server: Arc::clone(server), netns: port.netns, dir });
             // It listens already.
@@ -120,7 +131,11 @@ impl Watches {
         for id in over {
             watched.remove(&id);
             gone(lock(&maps.watched).remove(&id)).context("cannot forget a cgroup that is gone")?;
+            gone(lock(&maps.shut).remove(&id)).context("cannot forget a cgroup that is gone")?;
         }
+        // Whether they still listen on so much is looked at again.
+        let shut: Vec<u64> = lock(&maps.shut).keys().filter_map(Result::ok).collect();
+        lock(&self.stirred).extend(shut.into_iter().filter(|id| watched.contains_key(id)));
         Ok(())
     }
 
@@ -140,53 +155,57 @@ impl Watches {
         by_netns
     }
 
-    /// Goes through all listeners of a namespace and does with those in `cgroups` as their servers' entries say. Returns the
-    /// ports to protect as others of a server.
+    /// Goes through all listeners of a namespace and does with those in `cgroups` as their servers' entries say. `seen` is
+    /// older than `listening`. `protected`: how many ports of a server are.
     pub(super) fn judge(
         &self,
         maps: &Maps,
         netns: u64,
         cgroups: &[u64],
+        seen: &mut Seen,
         listening: &[diag::Socket],
-    ) -> Result<Vec<(Port, Arc<Server>)>, MapError> {
-        let mut protect = Vec::new();
+        protected: impl Fn(&Server) -> usize,
+    ) -> anyhow::Result<Found> {
+        let mut found = Found::default();
         let ports: BTreeSet<u16> = listening.iter().map(|socket| socket.local.port()).collect();
-        rules::forget_closed(maps, netns, &ports)?;
-        lock(&self.others).retain(|port, _| port.netns != netns || ports.contains(&port.port));
+        self.forget(maps, netns, seen, &ports, &mut found)?;
         for id in cgroups {
             let Some(Watched { server, dir, .. }) = lock(&self.watched).get(id).cloned() else { continue };
             let ids = super::cut::below(&dir);
+            let key = server_key(server.name.as_str());
+            let mut has_room = true;
             for socket in listening.iter().filter(|socket| socket.cgroup.is_some_and(|id| ids.contains(&id)))
             {
                 let port = Port::new(netns, socket.local.port());
-                let rule = lock(&maps.policy).get(&port, 0).ok();
-                let key = server_key(server.name.as_str());
-                if rule.is_some_and(|rule| rule.flags & FLAG_PENDING == 0 || rule.server != key) {
+                let is_others = seen.ports.get(&port).is_some_and(|pending| pending.server != key);
+                if is_others || lock(&maps.policy).get(&port, 0).is_ok() {
                     continue;
                 }
-                match server.other_ports {
-                    // Closed by a guard before this one, whose file said so.
-                    OtherPorts::Report if rule.is_some() => gone(lock(&maps.policy).remove(&port))?,
-                    OtherPorts::Report => {}
-                    OtherPorts::Deny => close(maps, port, &server)?,
-                    OtherPorts::Protect => {
-                        close(maps, port, &server)?;
-                        protect.push((port, Arc::clone(&server)));
+                let mut done = server.other_ports;
+                if done == OtherPorts::Report {
+                    // If a guard before this one has closed it, its file said so.
+                    if !seen.forget(maps, port)? {
+                        found.again.insert(port);
+                    }
+                } else {
+                    let room = PENDING_OF_CGROUP_MAX as usize;
+                    let closed = seen.close(maps, port, *id, key, room)?;
+                    has_room &= closed != Closed::WithItsCgroup;
+                    if done == OtherPorts::Protect {
+                        if protected(&server) + found.protect.len() < PROTECTED_OTHERS_MAX {
+                            found.protect.push((port, Arc::clone(&server)));
+                        } else {
+                            done = OtherPorts::Deny;
+                        }
                     }
                 }
-                let other = OtherPort {
-                    server: server.name.to_string(),
-                    port: port.port,
-                    netns,
-                    uid: socket.uid,
-                    done: server.other_ports,
-                };
-                if lock(&self.others).insert(port, other.clone()).as_ref() != Some(&other) {
-                    self.tell(other);
-                }
+                self.show(port, &server, socket.uid, done);
+            }
+            if has_room {
+                seen.reopen(maps, *id)?;
             }
         }
-        Ok(protect)
+        Ok(found)
     }
 
     fn tell(&self, other: OtherPort) {
@@ -197,20 +216,40 @@ impl Watches {
         }
     }
 
+    /// Forgets closed ports of servers on which nobody listens any more.
+    fn forget(
+        &self,
+        maps: &Maps,
+        netns: u64,
+        seen: &Seen,
+        listening: &BTreeSet<u16>,
+        found: &mut Found,
+    ) -> anyhow::Result<()> {
+        lock(&self.others).retain(|port, _| port.netns != netns || listening.contains(&port.port));
+        let servers = seen.ports.iter().filter(|(port, pending)| port.netns == netns && pending.server != 0);
+        for (port, _) in servers.filter(|(port, _)| !listening.contains(&port.port)) {
+            if !seen.forget(maps, *port)? {
+                found.again.insert(*port);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers another port, and tells of one that is new. A server that listens on very many does not fill the log.
+    fn show(&self, port: Port, server: &Server, uid: u32, done: OtherPorts) {
+        let other =
+            OtherPort { server: server.name.to_string(), port: port.port, netns: port.netns, uid, done };
+        let mut others = lock(&self.others);
+        if others.len() >= OTHERS_SHOWN_MAX && !others.contains_key(&port) {
+            return;
+        }
+        if others.insert(port, other.clone()).as_ref() != Some(&other) {
+            self.tell(other);
+        }
+    }
+
     pub(crate) fn status(&self) -> Vec<OtherPort> {
         lock(&self.others).values().cloned().collect()
-    }
-}
-
-/// Closes a port unless it has a rule already.
-fn close(maps: &Maps, port: Port, server: &Server) -> Result<(), MapError> {
-    let server = server_key(server.name.as_str());
-    let rule = Rule { mode: MODE_GUARDED, flags: FLAG_PENDING, generation: 0, zero: 0, server };
-    match lock(&maps.policy).insert(port, rule, BPF_NOEXIST) {
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EEXIST) => {
-            Ok(())
-        }
-        other => other,
     }
 }
 

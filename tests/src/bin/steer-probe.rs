@@ -8,6 +8,8 @@
 //! `steer-probe stay <address>`: connects, is greeted, prints `{"ready":true}`, then `{"ended":true}` when the other side is gone.
 //! `steer-probe worker <address>...`: a server that obeys commands on its input: `connect <address>`, `send <address>` (UDP),
 //! `open <address>` and `echo` (keeps a connection and tries it), `listen <address>`.
+//! `steer-probe aside <address>`: a server in a network namespace of one of its threads, whose id it tells for each line of input.
+//! `steer-probe flicker <address>...`: a server that begins to listen and ends, again and again.
 //! `steer-probe client <address>`: prints one line of JSON that says what it met.
 
 use std::io::{BufRead, BufReader, Read};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use guard_tests::probe::{connect, serve};
+use guard_tests::tricks;
 use mcp_guard::accept::{Acceptor, Origin};
 use mcp_guard::config::Config;
 use mcp_guard::kernel::{Door, Guard, canary};
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
         ["shadow", addresses @ ..] => server(addresses, "shadow", Kind::Shared),
         ["multipath", addresses @ ..] => server(addresses, "server", Kind::Multipath),
         ["worker", addresses @ ..] => worker(addresses),
+        ["aside", address] => tricks::aside(address.parse().expect("an address")),
+        ["flicker", addresses @ ..] => tricks::flicker(addresses),
         ["stay", address] => stay(address.parse().expect("an address")),
         ["client", address] => {
             println!("{}", connect(address.parse().expect("an address")));

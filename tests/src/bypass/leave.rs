@@ -206,7 +206,8 @@ pub struct Sniffer {
 impl Sniffer {
     pub fn in_netns(netns: &Netns) -> Self {
         let all = Protocol::from(i32::from(u16::try_from(libc::ETH_P_ALL).expect("a number").to_be()));
-        let socket = netns.run(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)).expect("a packet socket"));
+        let socket =
+            netns.run(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)).expect("a packet socket"));
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         Self { socket }
     }

@@ -2,8 +2,9 @@
 //! container, attacked from inside.
 
 use guard_tests::bypass::{Attacker, Jail, assert_guarded, assert_reaches, assert_stopped};
-use guard_tests::world::{HOST_V4, Netns, PORT, Process, World, test};
-use serde_json::json;
+use guard_tests::cgroup::Cgroup;
+use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, World, test};
+use serde_json::{Value, json};
 
 use crate::field::{Field, connect, field, words};
 
@@ -209,6 +210,81 @@ fn row_22_sources_and_targets_that_belong_to_the_host() {
             assert_stopped(row, &from, &words(martian));
         }
         drop((server, guard));
+    });
+}
+
+fn container_id(number: u128) -> String {
+    format!("{:064x}", u128::from(std::process::id()) << 64 | 0x800 | number)
+}
+
+/// What the guard says of listeners on the port that are not the server.
+fn strangers(status: &Value) -> String {
+    status["namespaces"][0]["ports"]["3001"]["unrecognised"].to_string()
+}
+
+#[test]
+fn row_8_who_is_in_the_containers_network_and_not_in_the_container_is_not_its_server() {
+    test(|world| {
+        let id = container_id(1);
+        let cgroup = Cgroup::named(&format!("docker-{id}.scope"));
+        let jail = Jail::new();
+        // As `nsenter`, a sidecar of another container, or a debugger.
+        let mut idle =
+            world.probe_inside(&jail.netns, &cgroup, &["worker"]).expect("a process of the container");
+        let stranger = world.server_in(&jail.netns, &["0.0.0.0:3001"]);
+        assert_reaches(
+            "8 stranger",
+            &Attacker::local(world).in_netns(&jail.netns),
+            &["connect", "127.0.0.1:3001"],
+        );
+        let mut guard = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": {"container": id}}]));
+        let status = guard.ask_until("status", |status| strangers(status).contains("not in container"));
+        assert_eq!(status["namespaces"][0]["ports"]["3001"]["pinned"], json!([]), "{status:#}");
+        assert_eq!(guard.ask("dial 3001")["kind"], "NotConnected");
+        drop(stranger);
+        // The first of the container is the server.
+        assert_eq!(idle.ask("listen 0.0.0.0:3001"), json!({"done": true}));
+        guard.ask_until("dial 3001", |met| met["answer"] == "server");
+    });
+}
+
+#[test]
+fn row_8_a_user_who_calls_his_cgroup_a_container_or_unit_has_none() {
+    test(|world| {
+        let (id, unit) = (container_id(2), format!("mg-crm-{}.service", std::process::id()));
+        let home = Cgroup::new();
+        std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).expect("the user's own");
+        let false_ones = [home.child(&format!("docker-{id}.scope")), home.child(&unit)];
+        let (one, two) = (Netns::new(), Netns::new());
+        let addresses = [["server", "0.0.0.0:3001"], ["server", "0.0.0.0:3002"]];
+        let servers: Vec<Process> = [&one, &two]
+            .iter()
+            .zip(&false_ones)
+            .zip(&addresses)
+            .map(|((netns, cgroup), words)| world.probe_inside(netns, cgroup, words).expect("a server"))
+            .collect();
+        let mut guard = world.guard_for(&json!([
+            {"name": "boxed", "port": PORT, "in": {"container": id}},
+            {"name": "crm", "port": PORT + 1, "in": {"unit": unit}},
+        ]));
+        let (boxed, crm) = (Netns::new(), Netns::new());
+        let true_ones = [Cgroup::named(&format!("docker-{id}.scope")), Cgroup::named(&unit)];
+        let _boxed = world.probe_inside(&boxed, &true_ones[0], &addresses[0]).expect("the container");
+        let _crm = world.probe_inside(&crm, &true_ones[1], &addresses[1]).expect("the unit");
+        let status = guard
+            .ask_until("status", |status| status["namespaces"].as_array().is_some_and(|all| all.len() == 2));
+        world.note(&status);
+        for (netns, port, word) in [
+            (&boxed, PORT, "guard"),
+            (&crm, PORT + 1, "guard"),
+            (&one, PORT, "server"),
+            (&two, PORT + 1, "server"),
+        ] {
+            let met = netns.run(|| guard_tests::probe::connect(([127, 0, 0, 1], port).into()));
+            assert_eq!(met[word], true, "{port}: {met}");
+        }
+        drop(servers);
+        drop(false_ones);
     });
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use guard_tests::bypass::Jail;
 use guard_tests::probe::{assert_ended, connect};
-use guard_tests::world::{PORT, cgroup2_root, test};
+use guard_tests::world::{Netns, PORT, Process, cgroup2_root, test};
 use serde_json::json;
 
 /// How many containers come, one after the other.
@@ -123,5 +123,47 @@ fn row_16_a_new_container_is_found_by_its_listener() {
         open.sort();
         let (median, longest) = (open[COUNT / 2].as_millis(), open[COUNT - 1].as_millis());
         println!("16 new container, in its cgroup from the start: median {median} ms, longest {longest} ms");
+    });
+}
+
+#[test]
+fn row_16_a_thread_with_a_network_of_its_own_is_found() {
+    test(|world| {
+        let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0x200);
+        let cgroup = guard_tests::cgroup::Cgroup::named(&format!("docker-{id}.scope"));
+        let mut guard = world.guard_for(&json!([{"name": "boxed", "port": PORT, "in": {"container": id}}]));
+        let jail = Jail::new();
+        let program = world.public_program("steer-probe");
+        let mut command = cgroup.command(0, &program);
+        command.args(["aside", "0.0.0.0:3001"]);
+        let mut server = jail.netns.run(|| Process::start(&mut command)).expect("the server starts");
+        let tid = server.ask("tid")["tid"].as_i64().expect("a thread");
+        let path = format!("/proc/{}/task/{tid}/ns/net", server.pid());
+        let aside = Netns::of(fs::File::open(path).expect("the thread's namespace"));
+        let address = (IpAddr::V4(Ipv4Addr::LOCALHOST), PORT).into();
+        let end = Instant::now() + OPEN_MAX;
+        while aside.run(|| connect(address))["guard"] != true {
+            assert!(Instant::now() < end, "{:#}", guard.ask("status"));
+            sleep(Duration::from_millis(10));
+        }
+        let status = guard.ask_until("status", |status| {
+            let spaces = status["namespaces"].as_array().expect("a list");
+            spaces.iter().any(|space| space["ports"]["3001"]["pinned"] != json!([]))
+        });
+        world.note(&status);
+    });
+}
+
+#[test]
+fn row_16_a_listener_in_a_namespace_that_nobody_protects_is_told() {
+    test(|world| {
+        let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0x300);
+        let guard = world.guard_for(&json!([{"name": "boxed", "port": PORT, "in": {"container": id}}]));
+        let _elsewhere = world.server_in(&world.remote, &["0.0.0.0:3001"]);
+        let end = Instant::now() + OPEN_MAX;
+        while !guard.log().contains("somebody listens on the port of a server") {
+            assert!(Instant::now() < end, "{}", guard.log());
+            sleep(Duration::from_millis(20));
+        }
     });
 }

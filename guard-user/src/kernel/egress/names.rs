@@ -221,12 +221,12 @@ fn is_local_v4(ip: Ipv4Addr) -> bool {
         || ip.is_broadcast()
 }
 
-/// The IPv4 address within one of IPv6: mapped, compatible, or for a translator (64:ff9b::/96).
+/// The IPv4 address within one of IPv6: mapped, compatible, or for a translator (`64:ff9b::/96`).
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     const TRANSLATED: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
     ip.to_ipv4().or_else(|| {
-        let [a, b, c, d, e, f, high, low] = ip.segments();
-        let is_translated = [a, b, c, d, e, f] == TRANSLATED;
+        let [.., high, low] = ip.segments();
+        let is_translated = ip.segments().starts_with(&TRANSLATED);
         is_translated.then(|| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
     })
 }

@@ -73,7 +73,7 @@ fn record_type(family: Family) -> RecordType {
 /// What this host itself says of a name. One that it knows in one family has nothing in the other, as everywhere.
 fn by_host(hosts: &Hosts, (name, family): &Question) -> Option<Found> {
     let query = |family| Some(Query::query(Name::from_ascii(name).ok()?, record_type(family)));
-    let of = |family| Some(hosts.lookup_static_host(&query(family)?)?);
+    let of = |family| hosts.lookup_static_host(&query(family)?);
     let mine = of(*family);
     let other = of(match family {
         Family::V4 => Family::V6,

@@ -33,14 +33,8 @@ pub(super) enum Remedy {
     Wall,
 }
 
-/// Puts it right. What belongs to a namespace that was given up meanwhile stays as it is.
+/// Puts it right.
 pub(super) fn mend(inner: &Inner, remedy: &Remedy) -> anyhow::Result<()> {
-    let _alone = lock(&inner.changing);
-    if let Remedy::Steer(realm) | Remedy::Slots(realm) | Remedy::Rule(realm, _) = remedy
-        && inner.realm(realm.netns.cookie).is_none_or(|now| !Arc::ptr_eq(&now, realm))
-    {
-        return Ok(());
-    }
     match remedy {
         Remedy::Shared(name) => {
             let dir = inner.links();
