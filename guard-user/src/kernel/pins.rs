@@ -186,6 +186,14 @@ impl Pins {
         cookies
     }
 
+    /// Ids of the programs that steer, by their pinned links.
+    pub(super) fn steering(&self) -> Vec<u32> {
+        let dirs = children(&self.links()).unwrap_or_default();
+        let links = dirs.iter().flat_map(|dir| children(dir).unwrap_or_default());
+        let steers = links.filter(|link| steered_by(link).is_some());
+        steers.filter_map(|link| sys::link(&link).ok()).map(|link| link.program).collect()
+    }
+
     /// Whether a namespace that has steering is still there. What cannot be told counts as there.
     pub(super) fn is_steered_alive(&self, netns: u64) -> bool {
         let links: Vec<PathBuf> = children(&self.links())

@@ -3,14 +3,23 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
 
 use super::guard::pins_dir;
 use super::host;
+use super::netns::Netns;
 use super::pins::Pins;
+use super::sys;
 use crate::config::Kernel;
+
+/// How long the kernel may take to detach what has no pin any more.
+const DETACHED: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What `unload` removed. All empty: there was nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -40,7 +49,13 @@ impl std::fmt::Display for Unloaded {
 pub fn unload(config: &Kernel) -> anyhow::Result<Unloaded> {
     let mut unloaded = Unloaded::default();
     if let Some(pins) = Pins::open_existing(&pins_dir(config))? {
+        let steering = pins.steering();
         unloaded.pins = pins.remove_all()?;
+        if is_still_attached(&steering) {
+            unloaded
+                .left
+                .push("the kernel has not detached the programs yet: the ports open in a moment".into());
+        }
     }
     let cgroup = host::cgroup2_root()?.join(&config.cgroup);
     match fs::remove_dir(&cgroup) {
@@ -52,4 +67,18 @@ pub fn unload(config: &Kernel) -> anyhow::Result<Unloaded> {
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", cgroup.display())),
     }
     Ok(unloaded)
+}
+
+/// The kernel detaches a moment after the last pin is gone. Waits for it in this network namespace, for a short time.
+fn is_still_attached(steering: &[u32]) -> bool {
+    let Ok(own) = Netns::own() else { return false };
+    let end = Instant::now() + DETACHED;
+    loop {
+        let running = sys::sk_lookup_programs(&own).unwrap_or_default();
+        let is_attached = running.iter().any(|program| steering.contains(program));
+        if !is_attached || Instant::now() > end {
+            return is_attached;
+        }
+        sleep(LOOK);
+    }
 }
