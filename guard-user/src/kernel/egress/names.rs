@@ -223,12 +223,10 @@ fn is_local_v4(ip: Ipv4Addr) -> bool {
 
 /// The IPv4 address within one of IPv6: mapped, compatible, or for a translator (`64:ff9b::/96`).
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    const TRANSLATED: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
-    ip.to_ipv4().or_else(|| {
-        let [.., high, low] = ip.segments();
-        let is_translated = ip.segments().starts_with(&TRANSLATED);
-        is_translated.then(|| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-    })
+    const TRANSLATED: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    let octets = ip.octets();
+    let [.., a, b, c, d] = octets;
+    ip.to_ipv4().or_else(|| octets.starts_with(&TRANSLATED).then(|| Ipv4Addr::new(a, b, c, d)))
 }
 
 #[cfg(test)]

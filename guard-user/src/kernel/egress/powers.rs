@@ -5,7 +5,7 @@ use std::path::Path;
 
 use guard_common::CGROUP_DEPTH_MAX;
 
-/// `CAP_NET_RAW`, as a bit of the numbers in `/proc/<pid>/status`.
+/// The capability for raw and packet sockets, as a bit of the numbers in `/proc/<pid>/status`.
 const NET_RAW: u64 = 1 << 13;
 
 /// A process of the cgroup, or below it, that may open a packet socket. What such a socket sends meets no program of a
