@@ -279,9 +279,11 @@ fn who_listened_on_everything_before_the_guard_is_closed_with_or_without_a_secon
             daemon.config.kernel.wall = wall;
             let _flood = flood(&slice, "agents.slice/flood.service");
             assert!(!is_flood_closed(), "without a guard");
+            let mut early = TcpStream::connect(("127.0.0.1", FLOOD + FLOOD_PORTS - 1)).unwrap();
             daemon.start().unwrap();
             let is_closed = eventually(START_LIMIT, || Ok(is_flood_closed().then_some(()))).unwrap();
             assert!(is_closed.is_some(), "{wall:?}");
+            guard_tests::probe::assert_ended(&mut early);
             assert!(TcpStream::connect(ADDRESS).is_ok(), "the guard serves its own servers");
         });
     }

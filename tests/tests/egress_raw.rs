@@ -66,12 +66,12 @@ impl Field {
         println!("{way} to {target} from {}: seen {seen}, {met}", from.name);
         (seen, met)
     }
+}
 
-    fn each_way(&self, mut tried: impl FnMut(&str, &str)) {
-        for (way, v4, v6) in WAYS {
-            for ip in [(v4, V4), (v6, V6)].into_iter().filter_map(|(there, ip)| there.then_some(ip)) {
-                tried(way, ip);
-            }
+fn each_way(mut tried: impl FnMut(&str, &str)) {
+    for (way, v4, v6) in WAYS {
+        for ip in [(v4, V4), (v6, V6)].into_iter().filter_map(|(there, ip)| there.then_some(ip)) {
+            tried(way, ip);
         }
     }
 }
@@ -81,7 +81,7 @@ fn nothing_leaves_a_closed_server_but_by_a_packet_socket() {
     test(|world| {
         let field = Field::new(world);
         let root = field.jail.root(world).in_cgroup(&field.cgroup);
-        field.each_way(|way, ip| assert!(field.leaves(&root, way, ip, 4002).0, "{way}, {ip}: no attack"));
+        each_way(|way, ip| assert!(field.leaves(&root, way, ip, 4002).0, "{way}, {ip}: no attack"));
 
         let _server = world
             .probe_inside(&field.jail.netns, &field.cgroup, &["worker", "0.0.0.0:3001"])
@@ -91,7 +91,7 @@ fn nothing_leaves_a_closed_server_but_by_a_packet_socket() {
         guard.ask_until("status", |status| status["locks"][0]["cgroup"] == json!(field.cgroup.path()));
 
         let mut closed = 0;
-        field.each_way(|way, ip| {
+        each_way(|way, ip| {
             let (seen, met) = field.leaves(&root, way, ip, 4002);
             assert_eq!(seen, way == OPEN, "{way}, {ip}: {met}");
             closed += u64::from(way != OPEN);

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuHashMap};
 use guard_common::{Port, Tally};
+use guard_tests::bypass::tool;
 use guard_tests::cgroup::Cgroup;
+use guard_tests::locked::eventually;
 use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, REMOTE_V4, World, test};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -158,8 +160,11 @@ fn a_container_is_protected_when_it_comes_and_let_go_when_it_is_gone() {
             let status = guard.ask_until("status", |status| status["namespaces"] == json!([]));
             assert_eq!(status["failed"], json!([]));
         }
-        let links: Vec<_> = guard_tests::residue::files(&world.pins().join("links"));
-        assert!(!links.iter().any(|link| link.to_string_lossy().contains("steer-")), "{links:?}");
+        // It is gone from `status` a moment earlier.
+        eventually("no link of it is left", || {
+            let links: Vec<_> = guard_tests::residue::files(&world.pins().join("links"));
+            !links.iter().any(|link| link.to_string_lossy().contains("steer-"))
+        });
     });
 }
 
@@ -326,6 +331,31 @@ fn what_was_counted_in_namespaces_that_are_gone_takes_no_room() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
+    });
+}
+
+#[test]
+fn claims_that_do_not_hold_are_tried_again() {
+    test(|world| {
+        let link = world.dir().join("container");
+        let mut guard = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": {"netns": link}}]));
+        let netns = Netns::new();
+        let shut = "add table inet shut; add chain inet shut in { type filter hook input priority 0; }; \
+                    add rule inet shut in tcp dport 3001 drop";
+        assert_eq!(netns.run(|| tool("nft", &[shut]))["done"], true);
+        let _server = world.server_in(&netns, &["0.0.0.0:3001"]);
+        std::os::unix::fs::symlink(netns.path(), &link).expect("a link");
+        let mut fail = |wanted: bool| {
+            eventually(&format!("claims fail: {wanted}"), || {
+                let status = guard.ask("status");
+                world.note(&status);
+                let claims = &status["claims"];
+                claims.as_array().is_some_and(|all| !all.is_empty()) && all_hold(claims) != wanted
+            });
+        };
+        fail(true);
+        assert_eq!(netns.run(|| tool("nft", &["delete table inet shut"]))["done"], true);
+        fail(false);
     });
 }
 

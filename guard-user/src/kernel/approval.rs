@@ -164,6 +164,9 @@ impl Wards {
                     view.there.insert(port);
                     view.to_sweep.entry(port.netns).or_default().push(port.port);
                 }
+                Ok(Judged::ClosedBeyond) => {
+                    view.to_sweep.entry(port.netns).or_default().push(port.port);
+                }
                 Err(error) => {
                     tracing::error!(
                         netns = port.netns,
@@ -295,9 +298,10 @@ impl Wards {
         }
         let Some((netns, _)) = view.looked_at.get(&port.netns) else { return Ok(Judged::NotOurs) };
         let room = if noise <= QUIET_MAX { ROOM_OF_QUIET } else { PENDING_OF_CGROUP_MAX as usize };
+        let was_open = !(view.is_walled && seen.was_shut(watched)) || seen.ports.contains_key(&port);
         let is_new = match seen.close(maps, port, watched, 0, room)? {
             pending::Closed::Before => false,
-            pending::Closed::Now => true,
+            pending::Closed::Now => was_open,
             pending::Closed::WithItsCgroup => {
                 *view.crowd.entry(watched).or_default() += 1;
                 if !view.is_walled {
@@ -306,7 +310,7 @@ impl Wards {
                         netns.run(|| diag::destroy(&listener.socket))?.context("cannot end a listener")?;
                     }
                 }
-                return Ok(Judged::NotOurs);
+                return Ok(if was_open { Judged::ClosedBeyond } else { Judged::NotOurs });
             }
         };
         self.note(netns, port, closed, verdict(&closed));
@@ -425,6 +429,8 @@ enum Judged {
     NotOurs,
     Closed,
     ClosedNow,
+    /// With its whole cgroup, just now.
+    ClosedBeyond,
 }
 
 fn state(verdict: Option<Verdict>) -> State {

@@ -8,17 +8,17 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use guard_common::Port;
-use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
 use super::census::Census;
 use super::events::{self, Events};
-use super::guard::{Inner, PROOFS_AT_ONCE_MAX, note_failure, publish};
+use super::guard::{Inner, note_failure, publish};
 use super::maps::lock;
 use super::netns::NetnsId;
 use super::places::{self, Found, Search, Wanted};
+use super::proofs::Proofs;
 use super::realm::{self, Realm};
-use super::{diag, owner, prove, sys};
+use super::{diag, owner, sys};
 use crate::config::{Place, Server};
 
 /// How often is looked for servers and namespaces when no event tells of one.
@@ -115,7 +115,7 @@ pub(super) fn spawn(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut absences = Absences::default();
         let mut debt = Debt::none(Instant::now());
-        let proofs = Arc::new(Semaphore::new(PROOFS_AT_ONCE_MAX));
+        let proofs = Proofs::new();
         loop {
             let mut heard = Heard::default();
             tokio::select! {
@@ -167,13 +167,7 @@ pub(super) fn spawn(events: Events, inner: Weak<Inner>) -> anyhow::Result<()> {
                 Err(_runtime_ends) => return,
             };
             inner.keeping.beat();
-            for realm in raised {
-                let (inner, proofs) = (Arc::clone(&inner), Arc::clone(&proofs));
-                tokio::spawn(async move {
-                    let _turn = proofs.acquire().await;
-                    prove::prove(&inner, &realm).await
-                });
-            }
+            proofs.start(&inner, raised);
             drop(inner);
             tokio::time::sleep(debt.pause_after(cost, Instant::now())).await;
         }

@@ -35,6 +35,7 @@ mod pins;
 mod places;
 pub mod probe;
 pub mod process;
+mod proofs;
 mod prove;
 mod realm;
 mod rehearsal;

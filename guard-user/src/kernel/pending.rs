@@ -3,7 +3,7 @@
 //! Kernel programs write them as well, at any moment. So a port is opened only as it was seen before the look that found
 //! nothing against it: who has begun to listen since has made it another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use aya::maps::MapError;
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     counts: BTreeMap<u64, usize>,
     /// Watched cgroups that are shut, and since when.
     shut: BTreeMap<u64, u64>,
+    /// Those that were shut since.
+    shut_since: BTreeSet<u64>,
 }
 
 /// What became of a port.
@@ -45,7 +47,7 @@ impl Seen {
         for pending in ports.values() {
             *counts.entry(pending.watched).or_default() += 1;
         }
-        Self { ports, counts, shut }
+        Self { ports, counts, shut, shut_since: BTreeSet::new() }
     }
 
     /// Whether nobody reaches the port: it is pending and not approved.
@@ -96,6 +98,7 @@ impl Seen {
             _ => Err(error).context("cannot shut a cgroup"),
         })?;
         self.shut.insert(watched, at);
+        self.shut_since.insert(watched);
         Ok(Closed::WithItsCgroup)
     }
 
@@ -137,6 +140,11 @@ impl Seen {
             lock(&maps.shut).insert(watched, newer, 0).context("cannot shut a cgroup again")?;
         }
         Ok(())
+    }
+
+    /// Whether the cgroup was shut when this was seen: nobody has reached a new listener in it.
+    pub(super) fn was_shut(&self, watched: u64) -> bool {
+        self.shut.contains_key(&watched) && !self.shut_since.contains(&watched)
     }
 
     fn count(&self, watched: u64) -> usize {

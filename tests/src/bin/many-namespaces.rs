@@ -1,5 +1,7 @@
 //! Protects many network namespaces and lets go of them: `cargo xtask namespaces`.
 
+use std::time::Duration;
+
 use clap::Parser;
 use guard_tests::many::{self, Round, Usage};
 
@@ -15,12 +17,15 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    println!("{:<6} {:>12} {:>12}   {:<34} after", "round", "protected s", "released s", "while protected");
+    println!(
+        "{:<6} {:>8} {:>12} {:>12}   {:<44} after",
+        "round", "made s", "protected s", "released s", "while protected"
+    );
     many::run(args.count, args.rounds, |number, round| {
-        let Round { protected, released, with, after } = round;
-        let (protected, released) = (protected.as_secs_f64(), released.as_secs_f64());
+        let Round { made, protected, released, with, after } = round;
+        let [made, protected, released] = [made, protected, released].map(Duration::as_secs_f64);
         println!(
-            "{:<6} {protected:>12.2} {released:>12.2}   {:<34} {}",
+            "{:<6} {made:>8.2} {protected:>12.2} {released:>12.2}   {:<44} {}",
             number + 1,
             words(with),
             words(after)
@@ -31,7 +36,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn words(usage: &Usage) -> String {
-    format!("{} files, {:.1} MiB, {} programs", usage.files, kib_to_mib(usage.memory_kib), usage.programs)
+    let Usage { files, memory_kib, pins, programs } = usage;
+    format!("{files} files, {:.1} MiB, {programs} programs, {pins} pins", kib_to_mib(*memory_kib))
 }
 
 fn kib_to_mib(kib: u64) -> f64 {
