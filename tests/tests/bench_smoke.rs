@@ -6,10 +6,10 @@ use guard_tests::process::program;
 use serde_json::Value;
 
 #[test]
-fn a_short_run_measures_both_cells_without_an_error() {
+fn a_short_run_measures_calls_and_connections_without_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("figures.json");
-    let plan = "--seconds 0.3 --runs 2 --concurrency 2 --rate 50 --cells direct,guard-os";
+    let plan = "--seconds 0.3 --runs 2 --concurrency 2 --rate 50 --cells connect,direct,guard-os";
     let mut bench = Command::new(program("bench-cells").unwrap());
     let output = bench.args(plan.split(' ')).arg("--json").arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -31,6 +31,15 @@ fn a_short_run_measures_both_cells_without_an_error() {
             "{cell} {figure}: {figures:#}"
         );
         assert_eq!(measured["runs"].as_array().unwrap().len(), 2);
+    }
+    for cell in ["none", "passing", "steered", "identity"] {
+        for figure in ["p50_us", "per_s"] {
+            let measured = &figures["connections"][cell][figure];
+            for value in [&measured["median"], &measured["to_none"]["median"]] {
+                assert!(value.as_f64().is_some_and(|value| value > 0.0), "{cell} {figure}: {figures:#}");
+            }
+            assert_eq!(measured["runs"].as_array().unwrap().len(), 2);
+        }
     }
     assert!(
         figures["cells"]["direct"].get("cpu_s_per_100k").is_none(),

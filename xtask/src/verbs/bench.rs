@@ -9,7 +9,7 @@ use anyhow::bail;
 use crate::command::Tool;
 use crate::{ebpf, machine};
 
-/// What a call costs: the guard beside nginx and beside no proxy, in one run
+/// What a call and a connection cost: the guard beside nginx and beside no proxy, in one run
 ///
 /// Builds everything optimised (the first time takes minutes), and on Debian as root installs nginx-light if there
 /// is no nginx. Each cell runs in a network namespace of its own. A single wrong answer fails the run.
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Calls a second in the open loop [default: 500]
     #[arg(long)]
     rate: Option<f64>,
-    /// Only these: direct, nginx, guard-os, guard-durable
+    /// Only these: connect, direct, nginx, guard-os, guard-durable
     #[arg(long)]
     cells: Option<String>,
     /// Also write everything that was measured to this file
@@ -42,8 +42,18 @@ pub(crate) struct Args {
 
 /// No more than these: an optimised build of one takes a minute or two.
 const PROGRAMS: [&str; 4] = ["mcp-guard", "static-upstream", "load-gen", "bench-cells"];
-const SMOKE: [&str; 10] =
-    ["--seconds", "0.3", "--runs", "1", "--concurrency", "2", "--rate", "50", "--cells", "direct,guard-os"];
+const SMOKE: [&str; 10] = [
+    "--seconds",
+    "0.3",
+    "--runs",
+    "1",
+    "--concurrency",
+    "2",
+    "--rate",
+    "50",
+    "--cells",
+    "connect,direct,guard-os",
+];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !machine::is_root() {
@@ -94,8 +104,7 @@ impl Args {
     }
 }
 
-const NGINX_ADVICE: &str =
-    "nginx is the yardstick. Install it, or leave its cell out: cargo xtask bench --cells direct,guard-os";
+const NGINX_ADVICE: &str = "nginx is the yardstick. Install it, or leave its cell out: cargo xtask bench --cells connect,direct,guard-os";
 
 fn install_nginx() -> anyhow::Result<()> {
     if machine::find_program("nginx").is_some() {

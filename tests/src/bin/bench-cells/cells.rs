@@ -93,7 +93,7 @@ impl Cell {
         };
         cell.headers.push(format!("Mcp-Name: {TOOL}"));
         match kind {
-            Kind::Direct => {}
+            Kind::Direct | Kind::Connect => {}
             Kind::Nginx => cell.start_nginx()?,
             Kind::GuardOs => cell.start_guard(Durability::Os)?,
             Kind::GuardDurable => cell.start_guard(Durability::Durable)?,

@@ -4,6 +4,7 @@
 //! `cargo xtask bench` builds what this needs and starts it; docs/performance.md says how to read the figures.
 
 mod cells;
+mod connect;
 mod machine;
 mod report;
 mod rounds;
@@ -51,10 +52,12 @@ enum Kind {
     GuardOs,
     /// The guard; each record is on disk before its call goes on
     GuardDurable,
+    /// No calls: what a connection costs without programs, past them, steered, and with its client's identity
+    Connect,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Direct, Self::Nginx, Self::GuardOs, Self::GuardDurable];
+    const ALL: [Self; 5] = [Self::Connect, Self::Direct, Self::Nginx, Self::GuardOs, Self::GuardDurable];
 
     fn name(self) -> &'static str {
         match self {
@@ -62,12 +65,18 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::GuardOs => "guard-os",
             Self::GuardDurable => "guard-durable",
+            Self::Connect => "connect",
         }
     }
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((first, rest)) if first == connect::DOOR => connect::door(rest),
+        _ => run(&Options::parse()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -85,9 +94,16 @@ fn run(options: &Options) -> anyhow::Result<()> {
         rate: options.rate,
     };
     let before = machine::Machine::now()?;
-    let cells = kinds.iter().map(|kind| cells::Cell::start(*kind)).collect::<anyhow::Result<Vec<_>>>()?;
+    // First: the programs of other cells' guards would see these connections too.
+    let connections = if kinds.contains(&Kind::Connect) {
+        connect::run(plan.seconds, plan.runs).context("connect")?
+    } else {
+        connect::Measured::new()
+    };
+    let kinds = kinds.iter().filter(|kind| **kind != Kind::Connect);
+    let cells = kinds.map(|kind| cells::Cell::start(*kind)).collect::<anyhow::Result<Vec<_>>>()?;
     let measured = rounds::run(&plan, &cells)?;
-    let report = report::Report { plan, before, load_after: machine::load(), measured };
+    let report = report::Report { plan, before, load_after: machine::load(), measured, connections };
     print!("{}", report.text());
     if let Some(file) = &options.json {
         let text = serde_json::to_vec_pretty(&report.json())?;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::connect::{self, CELLS};
 use crate::machine::Machine;
 use crate::rounds::{Measured, Plan};
 
@@ -26,6 +27,7 @@ pub(crate) struct Report {
     pub(crate) before: Machine,
     pub(crate) load_after: String,
     pub(crate) measured: Vec<Measured>,
+    pub(crate) connections: connect::Measured,
 }
 
 /// The middle and the extremes of some values.
@@ -59,6 +61,10 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let Plan { seconds, runs, connections, rate } = self.plan;
         let mut text = format!("{}, at the end {}\n", self.before.text(), self.load_after);
+        text += &self.of_connections();
+        if self.measured.is_empty() {
+            return text;
+        }
         let _ = writeln!(
             text,
             "{runs} rounds; in each every cell: closed loop {seconds} s on {connections} connections, open loop \
@@ -79,6 +85,40 @@ impl Report {
         }
         text.push('\n');
         text
+    }
+
+    /// The cost of a connection, and its ratio to that of one without the guard.
+    fn of_connections(&self) -> String {
+        if self.connections.is_empty() {
+            return String::new();
+        }
+        let Plan { seconds, runs, .. } = self.plan;
+        let mut rows = vec![
+            ["connection", "p50 µs", "p99 µs", "per s", "p50 / none", "per s / none"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
+        for cell in CELLS {
+            let of = |figure| {
+                let values = self.connections.get(cell).and_then(|figures| figures.get(figure));
+                values.and_then(|values| Spread::of(values))
+            };
+            let ratio = |figure| Spread::of(&connect::ratios(&self.connections, cell, figure));
+            let figures = [
+                (of("p50_us"), 1),
+                (of("p99_us"), 1),
+                (of("per_s"), 0),
+                (ratio("p50_us"), 2),
+                (ratio("per_s"), 2),
+            ];
+            let words = figures
+                .map(|(spread, decimals)| spread.map_or("-".to_owned(), |spread| spread.text(decimals)));
+            rows.push([vec![cell.to_owned()], words.to_vec()].concat());
+        }
+        format!(
+            "{runs} rounds of connections, one after the other, {seconds} s each. Median (least–most).\n\n{}\n",
+            table(&rows)
+        )
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -105,7 +145,23 @@ impl Report {
             "errors": 0,
             "cells": cells,
             "ratios": ratios,
+            "connections": self.connections_json(),
         })
+    }
+
+    fn connections_json(&self) -> Value {
+        let of_cell = |(cell, figures): (&&str, &std::collections::BTreeMap<&str, Vec<f64>>)| {
+            let mut all = Map::new();
+            for (name, values) in figures {
+                let mut figure = Spread::of(values).map_or(Value::Null, Spread::json);
+                figure["runs"] = json!(values);
+                let ratio = Spread::of(&connect::ratios(&self.connections, cell, name));
+                figure["to_none"] = ratio.map_or(Value::Null, Spread::json);
+                all.insert((*name).to_owned(), figure);
+            }
+            ((*cell).to_owned(), Value::Object(all))
+        };
+        Value::Object(self.connections.iter().map(of_cell).collect())
     }
 
     /// The guard's figures by nginx's, round by round.
