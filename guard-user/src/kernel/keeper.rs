@@ -30,7 +30,7 @@ const DESERTED_FOR: Duration = Duration::from_secs(2);
 /// In the long run, looks are followed by pauses of so many times what they took...
 const PAUSE_PER_COST: u32 = 4;
 /// ...but pauses may be owed for so long: a few listeners that come at once are seen at once.
-const OWED_MAX: Duration = Duration::from_secs(1);
+const OWED_MAX: Duration = Duration::from_secs(3);
 /// Events that are read before a look; the others wait for the next one.
 const EVENTS_AT_ONCE_MAX: usize = 2048;
 /// New listeners that are remembered until the next look.
