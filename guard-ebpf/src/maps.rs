@@ -102,6 +102,10 @@ pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(CGROUPS_ENTR
 #[map]
 pub static BLOCKS: HashMap<Block, Blocked> = HashMap::with_max_entries(BLOCKS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
 
+/// Blocks that were taken back, until a guard has recorded it. Only the daemon and the operator's commands read it.
+#[map]
+pub static LIFTED: HashMap<Block, Blocked> = HashMap::with_max_entries(BLOCKS_ENTRIES_MAX, BPF_F_NO_PREALLOC);
+
 /// Cgroups whose processes may connect to no protected port.
 #[map]
 pub static BLOCKED_CGROUPS: HashMap<u64, u32> =

@@ -40,13 +40,12 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     let key = Port::new(netns, port as u16);
     let Some(rule) = rule(&key) else { return pass };
     if protocol != TCP {
-        if rule.mode == MODE_PRIVATE {
+        // Nobody has said that a port with a new listener is a server's: what is not TCP there is somebody else's.
+        if rule.mode == MODE_PRIVATE || !rule.is_configured {
             return pass;
         }
         count(Stat::Udp);
-        if rule.is_configured {
-            tally(&key, |tally| tally.udp += 1);
-        }
+        tally(&key, |tally| tally.udp += 1);
         return drop;
     }
     if rule.mode != MODE_GUARDED {

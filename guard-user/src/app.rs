@@ -372,6 +372,8 @@ impl App {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "managed": self.manager.is_there(),
+            "waiting": self.kernel.closed().len(),
+            "unwatched": self.kernel.unwatched(),
             "privileges": Privileges::now().ok(),
             "kernel": self.kernel.status(),
             "policy": rules.digest,
@@ -416,7 +418,12 @@ const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is 
 
 async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
     let options = audit_options(config);
-    tokio::task::spawn_blocking(move || AuditLog::open(options)).await?.context(NO_TRAIL)
+    match tokio::task::spawn_blocking(move || AuditLog::open(options)).await? {
+        Err(error @ OpenError::Locked(_)) => Err(error).context(
+            "a guard runs already and goes on serving; `mcp-guard run --take-over` replaces it without refusing anybody",
+        ),
+        opened => opened.context(NO_TRAIL),
+    }
 }
 
 /// `None`: another guard writes it.

@@ -71,9 +71,9 @@ impl Connection {
             Origin::Remote => return Client::Remote,
         };
         let (witness, peer, dst) = (self.process.witness.clone(), self.peer, self.original_dst);
-        let looked = tokio::task::spawn_blocking(move || witness.look(&process, peer, dst)).await;
-        let client = looked.unwrap_or(Client::UnknownLocal);
-        if is_neighbour { client.as_neighbour() } else { client }
+        let look = if is_neighbour { Witness::look_next_door } else { Witness::look };
+        let looked = tokio::task::spawn_blocking(move || look(&witness, &process, peer, dst)).await;
+        looked.unwrap_or(Client::UnknownLocal)
     }
 
     /// SHA-256 of what the client's process runs, if that can be told. May take as long as reading the file takes.

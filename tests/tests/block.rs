@@ -206,8 +206,10 @@ fn blocks_are_shown_and_recorded_also_those_that_were_set_while_no_guard_ran() {
         assert_eq!(connect(ADDRESS)["refused"], true);
         let recorded = records(&scene.daemon, "blocked", 2);
         assert_eq!(recorded[1]["what"], "all");
+        let recorded = records(&scene.daemon, "unblocked", 1);
+        assert_eq!((&recorded[0]["what"], &recorded[0]["name"]), (&json!("server"), &json!("demo")));
         scene.daemon.json("unblock", &["--all"]).unwrap();
-        assert_eq!(records(&scene.daemon, "unblocked", 1)[0]["what"], "all");
+        assert_eq!(records(&scene.daemon, "unblocked", 2)[1]["what"], "all");
         let mut line = scene.https.line().unwrap();
         line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
         scene.puppet.hear().unwrap().answer(&done(1)).unwrap();

@@ -182,6 +182,21 @@ fn a_new_guard_that_could_not_go_on_does_not_ask_the_old_one_to_go() {
         try_with(&mut scene, "cannot open the audit trail");
         scene.daemon.config.kernel.pins = format!("{}-other", good.kernel.pins);
         try_with(&mut scene, "does not hold the pins");
+        let taken = guard_tests::cgroup::Cgroup::new();
+        let mut stranger = taken.command(0, "/bin/sleep".as_ref()).arg("600").spawn().unwrap();
+        scene.daemon.config.kernel.cgroup = taken
+            .path()
+            .strip_prefix(guard_tests::world::cgroup2_root())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        try_with(&mut scene, "other processes are in the guard's cgroup");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        scene.daemon.config.servers[0].egress =
+            Some(serde_json::from_value(json!({"default": "deny"})).unwrap());
+        try_with(&mut scene, "runs in the root cgroup");
         scene.daemon.upgrade().unwrap();
         assert_ne!(scene.daemon.pid(), before);
     });

@@ -311,8 +311,8 @@ impl Sorter {
     }
 
     fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {
-        let Self { local, realm, .. } = self;
-        local.is_local(peer.ip(), own.ip(), Instant::now(), || realm.addresses())
+        let realm = Arc::clone(&self.realm);
+        self.local.is_local(peer.ip(), own.ip(), Instant::now(), move || realm.addresses())
     }
 }
 

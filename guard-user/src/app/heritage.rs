@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::Value;
 
 use crate::admin::{self, ClientError};
 use crate::config::Config;
@@ -34,7 +35,8 @@ pub(super) async fn find(
     }
     if UnixStream::connect(config.admin_socket()).is_ok() {
         let config = Arc::clone(config);
-        let rehearsed = tokio::task::spawn_blocking(move || kernel::rehearse(&config)).await?;
+        let rehearsed =
+            tokio::task::spawn_blocking(move || kernel::rehearse(&config, &running(&config))).await?;
         rehearsed
             .context("this guard could not go on, so the running one was not asked and serves as before")?;
     }
@@ -53,6 +55,24 @@ pub(super) async fn find(
     };
     let handover = tokio::task::spawn_blocking(asked).await?;
     handover.context("the running guard did not hand over; `mcp-guard status` tells whether it still serves")
+}
+
+/// What the guard that runs says of itself; nothing, if it does not answer.
+fn running(config: &Config) -> kernel::Running {
+    let Ok(status) = admin::ask(&config.admin_socket(), &admin::Ask::Status { prove: false }) else {
+        return kernel::Running::default();
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let namespaces = status.pointer("/kernel/namespaces").and_then(Value::as_array);
+    let pinned = namespaces.into_iter().flatten().flat_map(|there| {
+        let ports = there["ports"].as_object().into_iter().flatten();
+        ports.flat_map(move |(port, known)| {
+            let listeners = known["pinned"].as_array().into_iter().flatten();
+            listeners.map(move |listener| (text(&there["servers"][port]), text(&listener["cgroup"])))
+        })
+    });
+    let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    kernel::Running { pid, pinned: pinned.collect() }
 }
 
 /// Waits until the process before has let go of the pins: it does when it ends, a moment after it said so.

@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// Proves, and tells the service manager and the trail what came of it. A service is ready when its protection is proven,
-/// and not before.
+/// and not before; but nobody in a container, and no server, keeps the manager from hearing so.
 pub(super) async fn repeat(app: Arc<App>) {
     let usual = Duration::from_secs(app.config.kernel.prove_seconds);
     let mut failing = BTreeMap::new();
@@ -24,7 +24,7 @@ pub(super) async fn repeat(app: Arc<App>) {
     loop {
         let status = app.kernel.status();
         record(&app, &mut failing, &status.claims).await;
-        if status.protected && !is_ready {
+        if !is_ready && (status.protected || app.kernel.serves()) {
             is_ready = true;
             app.manager.tell(&[Word::Ready]);
         }
@@ -36,7 +36,9 @@ pub(super) async fn repeat(app: Arc<App>) {
             }
             tokio::time::sleep(usual).await;
         } else {
-            if let Err(error) = app.kernel.install_again() {
+            let kernel = app.kernel.clone();
+            let installed = tokio::task::spawn_blocking(move || kernel.install_again()).await;
+            if let Ok(Err(error)) = installed {
                 tracing::error!("the guard's listeners cannot be handed to the kernel again: {error:#}");
             }
             tokio::time::sleep(pause).await;

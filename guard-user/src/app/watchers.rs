@@ -31,10 +31,19 @@ impl App {
             recorded.iter().filter(|(key, _)| !now.contains_key(key)).map(|(key, _)| *key).collect();
         for key in gone {
             if let Some(block) = recorded.get(&key) {
-                tracing::warn!(what = block.kind, name = block.name, "unblocked");
-                self.note(&Event::Unblocked(record(block))).await?;
+                self.unblocked(block).await?;
             }
             recorded.remove(&key);
+            self.kernel.forget_lifted(&key)?;
+        }
+        // Of what was taken back while no guard ran, the kernel remembers it.
+        for (key, block) in self.kernel.lifted() {
+            // It is just being taken back: then it is gone at the next call.
+            if recorded.get(&key) == Some(&block) {
+                continue;
+            }
+            self.unblocked(&block).await?;
+            self.kernel.forget_lifted(&key)?;
         }
         for (key, block) in now.iter() {
             if recorded.get(key) != Some(block) {
@@ -44,6 +53,11 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    async fn unblocked(&self, block: &BlockStatus) -> anyhow::Result<()> {
+        tracing::warn!(what = block.kind, name = block.name, "unblocked");
+        self.note(&Event::Unblocked(record(block))).await
     }
 
     async fn note(&self, event: &Event<'_>) -> anyhow::Result<()> {

@@ -145,7 +145,9 @@ fn tell(config: &Config, done: &Done, word: &str, json: bool) -> anyhow::Result<
         println!("{ended} open connections were ended.");
     }
     match told {
+        Ok(_) if *unchanged => {}
         Ok(_) => println!("The running guard has recorded it."),
+        Err(ClientError::NotRunning { .. }) if *unchanged => println!("No guard is running."),
         Err(ClientError::NotRunning { .. }) => {
             println!("No guard is running; the next one that starts records it.");
         }

@@ -1,5 +1,6 @@
 //! `mcp-guard run`
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -55,8 +56,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let farewell = runtime.block_on(async {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
-        let (app, acceptor) =
-            App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await?;
+        let socket = config.admin_socket();
+        let started = App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await;
+        let (app, acceptor) = started.map_err(|error| {
+            let nobody = UnixStream::connect(&socket).is_err();
+            let words = "no guard runs now, and the ports that one protected stay CLOSED; mend this and run `mcp-guard run`";
+            if args.take_over && nobody { error.context(words) } else { error }
+        })?;
         app::serve_admin(&app)?;
         announce(&app, app.prove().await);
         app.run(acceptor, signals).await

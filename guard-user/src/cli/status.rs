@@ -59,10 +59,12 @@ fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
     let closed = match remains {
         Remains::Here => Some(true),
         Remains::Nothing | Remains::Elsewhere => Some(false),
-        Remains::Unknown => None,
+        Remains::Hidden | Remains::Unknown => None,
     };
+    // Who may not look at them sees none.
+    let blocks = kernel::blocks(&config.kernel).unwrap_or_default();
     if json {
-        println!("{}", json!({ "running": false, "closed": closed, "pins": pins }));
+        println!("{}", json!({ "running": false, "closed": closed, "pins": pins, "blocks": blocks }));
     } else {
         println!("{error}.");
         let pins = pins.display();
@@ -76,12 +78,26 @@ fn not_running(config: &Config, error: &ClientError, json: bool) -> ExitCode {
             ),
             Remains::Elsewhere => println!(
                 "The ports of this network namespace are OPEN and unprotected. The pins in {pins}\n\
-                 keep ports of another one closed; run this there (`ip netns exec`, `nsenter --net`)."
+                 keep ports of another one closed; run this there (`nsenter --net=/run/netns/NAME`)."
+            ),
+            Remains::Hidden => println!(
+                "Whether the ports are closed cannot be told: this process sees no bpffs at {}.\n\
+                 `ip netns exec` hides the host's; use `nsenter --net=/run/netns/NAME`.",
+                config.kernel.bpffs.display()
             ),
             Remains::Unknown => println!(
                 "Whether the ports are closed cannot be told: {pins} is not readable, or another version\n\
                  of the guard made it. Run this as root, with the version that protected the ports."
             ),
+        }
+        for block in blocks {
+            let name = [block.kind, block.name.as_str()].join(" ");
+            let since = super::block::time(block.since);
+            println!(
+                "BLOCKED   {} since {since}, also for the next guard: {}",
+                name.trim_end(),
+                block.reason
+            );
         }
     }
     ExitCode::from(NOT_RUNNING)
@@ -105,6 +121,23 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     for problem in array(status, "/kernel/wall/problems") {
         writeln!(out, "NO SECOND WALL   {}", plain(problem))?;
+    }
+    if text("/kernel/wall/mode") == "count" {
+        writeln!(out, "WALL COUNTS ONLY   kernel.wall is count: what gets round the steering is let pass")?;
+    }
+    for path in array(status, "/unwatched") {
+        writeln!(out, "NOT WATCHED   {}: there is no such cgroup now", plain(path))?;
+    }
+    let waiting = status["waiting"].as_u64().unwrap_or_default();
+    if waiting > 0 {
+        writeln!(
+            out,
+            "WAITING   {waiting} listener(s) closed until somebody decides: mcp-guard servers list"
+        )?;
+    }
+    for other in array(status, "/kernel/other_ports") {
+        let (server, port, done) = (plain(&other["server"]), &other["port"], plain(&other["done"]));
+        writeln!(out, "OTHER PORT   {server} also listens on {port} (other_ports: {done})")?;
     }
     for problem in array(status, "/kernel/lock_problems") {
         writeln!(out, "LOCK-DOWN INCOMPLETE   {}", plain(problem))?;

@@ -64,7 +64,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
-            connections_per_peer_max: 2048,
+            connections_per_peer_max: 1024,
             calls_in_flight_max: 4096,
             tls_handshake_seconds: 10,
             header_seconds: 10,

@@ -177,15 +177,17 @@ impl Wards {
             }
         }
         lock(&self.closed).retain(|port, _| view.there.contains(port));
-        self.tell_crowded(maps, &mut seen, &view)?;
-        self.forget(maps, &seen, &mut view)?;
-        pending::recount(maps).context("cannot count the closed ports of a cgroup")?;
+        // What fails here keeps nobody's connections from being ended.
+        let told = self.tell_crowded(maps, &mut seen, &view);
+        let forgotten = self.forget(maps, &seen, &mut view);
+        let counted = pending::recount(maps).context("cannot count the closed ports of a cgroup");
         let places: Vec<(&Netns, &[u16])> = view
             .to_sweep
             .iter()
             .filter_map(|(cookie, ports)| Some((&view.looked_at.get(cookie)?.0, ports.as_slice())))
             .collect();
-        sweep::sweep_all(&places).into_iter().try_for_each(|swept| swept.map(drop))
+        let swept = sweep::sweep_all(&places).into_iter().try_for_each(|swept| swept.map(drop));
+        swept.and(told).and(forgotten).and(counted)
     }
 
     /// Notes a decision about a listener that is closed, and carries it out.
@@ -242,7 +244,9 @@ impl Wards {
             gone(lock(&maps.shut).remove(id))?;
         }
         for id in there.keys().filter(|id| !watched.contains_key(id)) {
-            lock(&maps.watched).insert(id, Watch { action: WATCH_DENY, pending: 0, server: 0 }, 0)?;
+            // Those of a former guard's time take room too.
+            let pending = u32::try_from(Seen::now(maps).count(*id)).unwrap_or(u32::MAX);
+            lock(&maps.watched).insert(id, Watch { action: WATCH_DENY, pending, server: 0 }, 0)?;
         }
         *watched = there;
         Ok(())

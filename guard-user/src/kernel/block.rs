@@ -64,6 +64,7 @@ pub struct Done {
 struct Pinned {
     policy: HashMap<MapData, Port, Rule>,
     blocks: HashMap<MapData, Block, Blocked>,
+    lifted: HashMap<MapData, Block, Blocked>,
     cgroups: HashMap<MapData, u64, u32>,
     switches: Array<MapData, u32>,
     root: PathBuf,
@@ -94,6 +95,13 @@ pub fn unblock(config: &Kernel, target: &Target) -> anyhow::Result<Done> {
         Err(MapError::KeyNotFound) => None,
         Err(error) => return Err(error).context("cannot read the block"),
     };
+    let mut problems = Vec::new();
+    // It outlives a guard that is dead: the next one records it.
+    if let Some(value) = value
+        && let Err(error) = pinned.lifted.insert(key, value, 0)
+    {
+        problems.push(format!("no record of it will be in the audit trail: {error}"));
+    }
     gone(pinned.blocks.remove(&key)).context("cannot take the block back")?;
     pinned.apply(target, value.map_or(0, |value| value.cgroup), false)?;
     let written_microseconds = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
@@ -103,7 +111,7 @@ pub fn unblock(config: &Kernel, target: &Target) -> anyhow::Result<Done> {
         block: status(&key, &value.unwrap_or(empty)),
         unchanged: value.is_none(),
         ended: 0,
-        problems: Vec::new(),
+        problems,
     })
 }
 
@@ -129,6 +137,7 @@ const EMPTY: Blocked =
 impl Pinned {
     fn open(config: &Kernel) -> anyhow::Result<Self> {
         let maps = pins_dir(config).join("maps");
+        ensure!(!host::hides_bpffs(&config.bpffs), "{}", host::hidden(&config.bpffs));
         ensure!(
             maps.join("META").try_exists().context("cannot look at the pins; run this as root")?,
             "nothing of the guard is in the kernel ({} has no maps), so nothing could refuse a connection; the ports are open. \
@@ -149,6 +158,7 @@ impl Pinned {
         Ok(Self {
             policy: hash(data("POLICY")?)?,
             blocks: hash(data("BLOCKS")?)?,
+            lifted: hash(data("LIFTED")?)?,
             cgroups: hash(data("BLOCKED_CGROUPS")?)?,
             switches: Array::try_from(Map::Array(data("SWITCHES")?))?,
             root: host::cgroup2_root()?,
@@ -183,6 +193,11 @@ impl Pinned {
             uid: nix::unistd::getuid().as_raw(),
             ..EMPTY
         };
+        ensure!(
+            name.len() <= value.name.len(),
+            "{name} is longer than the {} bytes that a block has room for; block a cgroup above it",
+            value.name.len()
+        );
         value.name_len = put(&mut value.name, &name);
         value.reason_len = put(&mut value.reason, reason);
         Ok((self.key(target)?, value))

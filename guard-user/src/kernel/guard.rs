@@ -5,14 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
-use guard_common::{ABI, FAMILY_V4, FAMILY_V6, Meta, Slot};
+use guard_common::{ABI, Block, FAMILY_V4, FAMILY_V6, Meta, Slot};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::approval::{Closed, Wards};
-use super::blocks::Blocks;
+use super::blocks::{All as AllBlocks, Blocks};
 use super::canary::Canaries;
 use super::census::Witnessed;
 use super::egress::Locks;
@@ -23,7 +24,7 @@ use super::gates::Gates;
 use super::hold::Holds;
 use super::keeper;
 use super::load::{self, Places, ProgramStatus};
-use super::maps::{Maps, lock};
+use super::maps::{Maps, gone, lock};
 use super::netns::{Netns, NetnsId};
 use super::pins::{Found, Pins};
 use super::places;
@@ -36,11 +37,14 @@ use super::version::Version;
 use super::vigil::{self, Drift, Vigil};
 use super::wall::Walls;
 use super::watch::{OtherPort, Watches};
-use super::{Census, DeniedCall, Dialer, Handover, denied, egress, gates, host, rules, tend};
+use super::{Census, DeniedCall, Dialer, Handover, block, denied, egress, gates, host, rules, tend};
 use crate::attendance::Attendance;
 use crate::config::decisions::Decision;
 use crate::config::{Config, Kernel, Server};
 use crate::service::Beat;
+
+/// How long the start waits for the names in lock-downs: clients are refused meanwhile.
+const NAMES_AT_START: Duration = Duration::from_secs(2);
 
 /// Namespaces that are proven at the same time. Each sends out a process that waits for answers.
 pub(super) const PROOFS_AT_ONCE_MAX: usize = 8;
@@ -148,6 +152,24 @@ impl Guard {
         self.inner.blocks.clone()
     }
 
+    /// Blocks that were taken back and are not recorded yet.
+    pub fn lifted(&self) -> AllBlocks {
+        let lifted = lock(&self.inner.maps.lifted);
+        let all = lifted.iter().filter_map(Result::ok);
+        all.map(|(key, value)| (key, block::status(&key, &value))).collect()
+    }
+
+    /// It is recorded.
+    pub fn forget_lifted(&self, key: &Block) -> anyhow::Result<()> {
+        gone(lock(&self.inner.maps.lifted).remove(key)).context("cannot forget a block that was taken back")
+    }
+
+    /// Cgroups that are to be watched and are not there.
+    pub fn unwatched(&self) -> Vec<&str> {
+        let watch = self.inner.config.kernel.watch.iter().map(String::as_str);
+        watch.filter(|path| !self.inner.cgroup_root.join(path.trim_start_matches('/')).is_dir()).collect()
+    }
+
     /// Reads what `mcp-guard block` has written, at once.
     pub fn refresh_blocks(&self) -> anyhow::Result<()> {
         self.inner.blocks.refresh(&self.inner.maps)
@@ -218,6 +240,14 @@ impl Guard {
             }
         }
         Ok(())
+    }
+
+    /// Whether the guard does what is its own to do: what it claims of the host's namespace holds. Whoever is root in a
+    /// container, or stops a server, changes what `status` says, and not this.
+    pub fn serves(&self) -> bool {
+        let realms = self.inner.realms();
+        let own = realms.values().filter(|realm| realm.netns.is_own);
+        own.flat_map(|realm| lock(&realm.claims).clone()).all(|claim| claim.holds || claim.of_server)
     }
 
     /// What kernel and guard have counted so far.
@@ -480,7 +510,14 @@ fn build(
     let locks = Locks::new(Arc::clone(&gates), cgroup_root);
     locks.free_left(&maps)?;
     // The first look at the servers finds the names resolved. This is a thread that may wait.
-    tokio::runtime::Handle::current().block_on(locks.resolve(servers));
+    tokio::runtime::Handle::current().block_on(async {
+        let resolved = tokio::time::timeout(NAMES_AT_START, locks.resolve(servers)).await;
+        if resolved.is_err() {
+            tracing::warn!(
+                "the names of `egress` are not all resolved yet; servers that are closed wait for theirs"
+            );
+        }
+    });
     let walls = Walls::new(Arc::clone(&gates), &maps, config.kernel.wall)?;
     walls.adopt(&adopted);
     let holds = Holds::new(&maps, cgroup_root)?;

@@ -38,7 +38,8 @@ pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     if !is_in_hosts_mounts() {
         bail!(
             "no bpffs is mounted at {0}, and this process has a mount namespace of its own: one that is mounted here would end with \
-             it, and the ports would open. Mount it on the host first: `mount -t bpf bpf {0}`",
+             it, and the ports would open. Under `ip netns exec`, use `nsenter --net=/run/netns/NAME` instead; else mount it on the host \
+             first: `mount -t bpf bpf {0}`",
             dir.display()
         );
     }
@@ -50,6 +51,20 @@ pub(super) fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
             dir.display()
         )
     })
+}
+
+/// Whether pins may be there that this process cannot see: where it looks is no bpffs, and its mounts are not the host's.
+pub(super) fn hides_bpffs(dir: &Path) -> bool {
+    !statfs(dir).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) && !is_in_hosts_mounts()
+}
+
+/// That in words.
+pub(super) fn hidden(dir: &Path) -> String {
+    format!(
+        "this process sees no bpffs at {}, so it cannot tell what is in the kernel; `ip netns exec` hides the host's. Run this with \
+         `nsenter --net=/run/netns/NAME`",
+        dir.display()
+    )
 }
 
 /// Whether what this process mounts is there for the whole host: its mount namespace is that of the first process or of the
@@ -131,6 +146,24 @@ pub(super) fn enter_cgroup(dir: &Path) -> anyhow::Result<()> {
         sleep(LOOK);
     }
     let others = others()?;
+    none(dir, &others)
+}
+
+/// Fails if anybody but the guard that runs is in the cgroup. It need not be there yet.
+pub(super) fn only_guards(dir: &Path, running: Option<u32>) -> anyhow::Result<()> {
+    let others = || -> Vec<String> {
+        let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        members.lines().filter(|pid| pid.parse().ok() != running).map(str::to_owned).collect()
+    };
+    // A canary is born there and leaves at once.
+    let end = Instant::now() + LEAVING;
+    while Instant::now() < end && !others().is_empty() {
+        sleep(LOOK);
+    }
+    none(dir, &others())
+}
+
+fn none(dir: &Path, others: &[String]) -> anyhow::Result<()> {
     if !others.is_empty() {
         bail!(
             "other processes are in the guard's cgroup {}: pid {}. Is another guard running with the same `kernel.cgroup`? \

@@ -3,12 +3,18 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 
+use super::maps::lock;
+
 /// How long a list of the host's addresses is used.
 const KEPT: Duration = Duration::from_secs(1);
+/// Addresses of one namespace that are known.
+const ADDRESSES_MAX: usize = 65_536;
 
 /// The addresses of this network namespace's interfaces that are up.
 pub(crate) fn addresses() -> io::Result<Vec<IpAddr>> {
@@ -26,32 +32,38 @@ pub(crate) fn addresses() -> io::Result<Vec<IpAddr>> {
 /// Says whether a peer is on this host; asks the kernel again when what it knows is old.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    known: HashSet<IpAddr>,
+    known: Arc<Mutex<HashSet<IpAddr>>>,
     asked: Option<Instant>,
+    asking: Arc<AtomicBool>,
 }
 
 impl Local {
     /// `peer` and `own` are the two ends of a connection, v4-mapped addresses made plain.
-    /// `addresses` lists what the namespace of the connection has.
+    /// `addresses` lists what the namespace of the connection has. It runs on a thread of its own, since who owns a namespace
+    /// may give it a million; until it answers, what was known stays, and a process of this host counts as remote at worst.
+    /// Remote peers are trusted with nothing. To be called inside a tokio runtime.
     pub(crate) fn is_local(
         &mut self,
         peer: IpAddr,
         own: IpAddr,
         now: Instant,
-        addresses: impl FnOnce() -> io::Result<Vec<IpAddr>>,
+        addresses: impl FnOnce() -> io::Result<Vec<IpAddr>> + Send + 'static,
     ) -> bool {
         if peer.is_loopback() || peer == own {
             return true;
         }
-        if self.asked.is_none_or(|asked| now.duration_since(asked) > KEPT) {
-            // With no answer, what was known stays; a process of this host counts as remote at worst, and remote
-            // peers are trusted with nothing.
-            if let Ok(known) = addresses() {
-                self.known = known.into_iter().collect();
-                self.asked = Some(now);
-            }
+        let is_old = self.asked.is_none_or(|asked| now.duration_since(asked) > KEPT);
+        if is_old && !self.asking.swap(true, Ordering::SeqCst) {
+            self.asked = Some(now);
+            let (known, asking) = (Arc::clone(&self.known), Arc::clone(&self.asking));
+            tokio::task::spawn_blocking(move || {
+                if let Ok(found) = addresses() {
+                    *lock(&known) = found.into_iter().take(ADDRESSES_MAX).collect();
+                }
+                asking.store(false, Ordering::SeqCst);
+            });
         }
-        self.known.contains(&peer)
+        lock(&self.known).contains(&peer)
     }
 }
 
@@ -59,8 +71,8 @@ impl Local {
 mod tests {
     use super::*;
 
-    #[test]
-    fn loopback_and_own_addresses_are_local_and_others_are_not() {
+    #[tokio::test]
+    async fn loopback_and_own_addresses_are_local_and_others_are_not() {
         let mut local = Local::default();
         let now = Instant::now();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -71,7 +83,10 @@ mod tests {
             "a connection to the own address"
         );
         assert!(!local.is_local(ip("192.0.2.1"), ip("192.0.2.2"), now, addresses));
-        local.known.insert(ip("192.0.2.7"));
+        while local.asking.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        lock(&local.known).insert(ip("192.0.2.7"));
         assert!(
             local.is_local(ip("192.0.2.7"), ip("192.0.2.8"), now, addresses),
             "from one own address to another"

@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::sys;
 
 /// Maps that are pinned, so that they outlive the guard.
-pub(super) const PINNED: [&str; 26] = [
+pub(super) const PINNED: [&str; 27] = [
     "POLICY",
     "PENDING",
     "APPROVED",
@@ -42,6 +42,7 @@ pub(super) const PINNED: [&str; 26] = [
     "HOLDERS",
     "WATCHED",
     "BLOCKS",
+    "LIFTED",
     "BLOCKED_CGROUPS",
     "LOCKS",
     "EGRESS",
@@ -68,6 +69,8 @@ pub(crate) struct Maps {
     /// By cgroup id.
     pub watched: Hash<u64, Watch>,
     pub blocks: Hash<Block, Blocked>,
+    /// Blocks that were taken back and are not recorded yet.
+    pub lifted: Hash<Block, Blocked>,
     /// By cgroup id; the value says nothing.
     pub blocked_cgroups: Hash<u64, u32>,
     /// By cgroup id.
@@ -116,6 +119,7 @@ impl Maps {
             holders: typed(bpf, "HOLDERS")?,
             watched: typed(bpf, "WATCHED")?,
             blocks: typed(bpf, "BLOCKS")?,
+            lifted: typed(bpf, "LIFTED")?,
             blocked_cgroups: typed(bpf, "BLOCKED_CGROUPS")?,
             locks: typed(bpf, "LOCKS")?,
             egress: typed(bpf, "EGRESS")?,

@@ -73,7 +73,7 @@ pub use process::{Client, Container, Evidence, PlaceError, Unit, Witness};
 pub use prove::Claim;
 pub use realm::Door;
 pub(crate) use realm::Realm;
-pub use rehearsal::rehearse;
+pub use rehearsal::{Running, rehearse};
 pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Once;
 use std::{fs, iter};
 
 use anyhow::{Context, bail};
@@ -10,6 +11,13 @@ use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sha2::{Digest, Sha256};
 use socket2::{Protocol, SockRef};
+
+/// Open files of one user's processes that a look goes through.
+const LINKS_OF_USER_MAX: usize = 262_144;
+/// The same of all users: some seconds.
+const LINKS_MAX: usize = 1_048_576;
+/// That these were too many is told once.
+static TOLD: Once = Once::new();
 
 /// A process that holds a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +53,10 @@ pub(super) fn among(
         return BTreeMap::new();
     }
     let mut holders: BTreeMap<u32, (u32, RawFd)> = BTreeMap::new();
+    let mut room = Room::default();
     for pid in pids {
-        for (fd, target) in links(pid) {
+        for (fd, target) in links(pid).take(room.of(pid)) {
+            room.take(pid);
             if let Some(inode) = wanted.get(&target) {
                 let holder = holders.entry(*inode).or_insert((pid, fd));
                 if holder.0 == 1 {
@@ -56,6 +66,51 @@ pub(super) fn among(
         }
     }
     holders.into_iter().filter_map(|(inode, (pid, fd))| Some((inode, process(pid, fd)?))).collect()
+}
+
+/// How many more open files a look goes through. Processes may share a table of a million files, so that each of them has
+/// them all: whose user has too many is not found, and a listener without a process stays closed.
+struct Room {
+    all: usize,
+    by_user: BTreeMap<u32, usize>,
+    /// The user of the process that is looked at.
+    now: (u32, u32),
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { all: LINKS_MAX, by_user: BTreeMap::new(), now: (0, 0) }
+    }
+}
+
+impl Room {
+    /// For this process.
+    fn of(&mut self, pid: u32) -> usize {
+        self.now = (pid, user(pid));
+        let left = *self.by_user.entry(self.now.1).or_insert(LINKS_OF_USER_MAX);
+        if left == 0 || self.all == 0 {
+            TOLD.call_once(|| {
+                tracing::warn!(
+                    uid = self.now.1,
+                    "a user has so many open files that not all are looked at for listeners"
+                );
+            });
+        }
+        left.min(self.all)
+    }
+
+    fn take(&mut self, pid: u32) {
+        debug_assert_eq!(self.now.0, pid);
+        self.all = self.all.saturating_sub(1);
+        self.by_user.entry(self.now.1).and_modify(|left| *left = left.saturating_sub(1));
+    }
+}
+
+/// The user of a process by its own word: its files in /proc belong to root when it does not want to be looked at.
+fn user(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.and_then(|uids| uids.split_whitespace().next()?.parse().ok()).unwrap_or(u32::MAX)
 }
 
 /// Whether the process holds the socket.
@@ -164,6 +219,23 @@ mod tests {
         let handle = borrow_socket(&process, found.inode, cookie).unwrap();
         assert!(matches!(&handle, Borrowed::Plain(fd) if socket_cookie(fd).unwrap() == cookie));
         assert!(borrow_socket(&process, found.inode, cookie + 1).is_err());
+    }
+
+    #[test]
+    fn one_users_open_files_leave_room_for_others() {
+        let mut room = Room::default();
+        let own = std::process::id();
+        assert_eq!(room.of(own), LINKS_OF_USER_MAX);
+        for _ in 0..LINKS_OF_USER_MAX {
+            room.take(own);
+        }
+        assert_eq!(room.of(own), 0);
+        room.by_user.insert(12_345, 7);
+        assert_eq!(room.all, LINKS_MAX - LINKS_OF_USER_MAX);
+        room.now = (1, 12_345);
+        room.take(1);
+        assert_eq!(room.by_user[&12_345], 6);
+        assert_eq!(user(own), nix::unistd::getuid().as_raw());
     }
 
     #[test]

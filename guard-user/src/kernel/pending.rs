@@ -147,7 +147,7 @@ impl Seen {
         self.shut.contains_key(&watched) && !self.shut_since.contains(&watched)
     }
 
-    fn count(&self, watched: u64) -> usize {
+    pub(super) fn count(&self, watched: u64) -> usize {
         self.counts.get(&watched).copied().unwrap_or_default()
     }
 }

@@ -25,13 +25,16 @@ pub struct Claim {
     pub holds: bool,
     /// What was seen.
     pub detail: String,
+    /// It is about the server behind, which others may stop.
+    #[serde(skip)]
+    pub(super) of_server: bool,
 }
 
 impl Claim {
     fn new(name: String, result: anyhow::Result<String>) -> Self {
         match result {
-            Ok(detail) => Self { name, holds: true, detail },
-            Err(error) => Self { name, holds: false, detail: format!("{error:#}") },
+            Ok(detail) => Self { name, holds: true, detail, of_server: false },
+            Err(error) => Self { name, holds: false, detail: format!("{error:#}"), of_server: false },
         }
     }
 }
@@ -45,7 +48,8 @@ pub(super) async fn prove(inner: &Arc<Inner>, realm: &Arc<Realm>) -> Vec<Claim> 
     for &port in realm.ports().keys() {
         if realm.servers.pinned(port).is_some() && !is_blocked(inner, realm, port) {
             let result = upstream(inner, realm, port).await;
-            claims.push(Claim::new(format!("port {port}: the guard reaches the server itself"), result));
+            let name = format!("port {port}: the guard reaches the server itself");
+            claims.push(Claim { of_server: true, ..Claim::new(name, result) });
         }
     }
     for claim in claims.iter_mut().filter(|_| !realm.netns.is_own) {
@@ -73,7 +77,7 @@ async fn blocking(inner: &Arc<Inner>, realm: &Arc<Realm>, f: fn(&Inner, &Realm) 
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
-    vec![Claim { name: "the proof runs to its end".into(), holds: false, detail: failure }]
+    vec![Claim { name: "the proof runs to its end".into(), holds: false, detail: failure, of_server: false }]
 }
 
 /// A program that runs after ours could undo our choice.

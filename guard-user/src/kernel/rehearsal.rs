@@ -6,11 +6,19 @@ use anyhow::{Context, bail};
 use super::features::Features;
 use super::guard::pins_dir;
 use super::netns::Netns;
-use super::{host, load, pins};
+use super::{egress, host, load, pins};
 use crate::config::Config;
 
+/// What is known of the guard that runs.
+#[derive(Debug, Default)]
+pub struct Running {
+    pub pid: Option<u32>,
+    /// The servers that it has pinned, each with the cgroup2 path of its process.
+    pub pinned: Vec<(String, String)>,
+}
+
 /// Fails if this guard could not follow the one that runs. To be called before that one is asked.
-pub fn rehearse(config: &Config) -> anyhow::Result<()> {
+pub fn rehearse(config: &Config, running: &Running) -> anyhow::Result<()> {
     let dir = pins_dir(&config.kernel);
     let features = Features::find();
     features.suffice(config)?;
@@ -23,7 +31,13 @@ pub fn rehearse(config: &Config) -> anyhow::Result<()> {
         );
     }
     pins::inspect(&dir, Netns::own()?.cookie)?;
-    host::cgroup2_root()?;
+    let root = host::cgroup2_root()?;
+    host::only_guards(&root.join(&config.kernel.cgroup), running.pid)?;
+    for (name, path) in &running.pinned {
+        if let Some(server) = config.servers.iter().find(|server| server.name.as_str() == name) {
+            egress::check_cgroup(server, path)?;
+        }
+    }
     load::rehearse(features)?;
     Ok(())
 }

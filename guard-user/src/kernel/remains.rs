@@ -4,7 +4,7 @@ use guard_common::{ABI, Meta};
 
 use super::guard::pins_dir;
 use super::netns::Netns;
-use super::version;
+use super::{host, version};
 use crate::config::Kernel;
 
 /// What the pins tell of the ports of this network namespace.
@@ -16,6 +16,8 @@ pub enum Remains {
     Here,
     /// They do so in another network namespace, and nothing is protected in this one.
     Elsewhere,
+    /// This process does not see where they would be.
+    Hidden,
     /// This user may not look, or another version of the guard made them.
     Unknown,
 }
@@ -30,6 +32,7 @@ pub fn remains(config: &Kernel) -> Remains {
     let path = pins_dir(config).join("maps").join("META");
     match path.try_exists() {
         Ok(true) => {}
+        Ok(false) if host::hides_bpffs(&config.bpffs) => return Remains::Hidden,
         Ok(false) => return Remains::Nothing,
         Err(_not_allowed) => return Remains::Unknown,
     }

@@ -72,6 +72,13 @@ impl Inner {
             let Some(number) = NonZeroU16::new(port.port) else { continue };
             servers.insert(port.port, Arc::new(Server { port: number, ..server.as_ref().clone() }));
         }
+        // They belong to whom the server belongs, and not to the next one who comes.
+        for (port, server) in &found.protect {
+            let mut trust = lock(&self.maps.trust);
+            if let Ok(owner) = trust.get(&Port::new(netns, server.port.get()), 0) {
+                trust.insert(*port, owner, 0).context("cannot note whose port it is")?;
+            }
+        }
         let wanted = Wanted { path: PathBuf::new(), servers, in_conflict: Vec::new() };
         let _alone = lock(&self.changing);
         realm.extend(&wanted, &self.ground())?;

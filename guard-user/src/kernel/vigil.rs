@@ -86,8 +86,17 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> std::io::Result<()> {
             let Some(inner) = weak.upgrade() else { return };
             let (settled, tell) = (settled.clone(), tell.clone());
             let looked = tokio::task::spawn_blocking(move || turn(&inner, &settled, &tell)).await;
-            if looked.is_err() {
-                return;
+            if let Err(error) = looked {
+                if !error.is_panic() {
+                    return;
+                }
+                // Without a beat, the watchdog sees it if it goes on; without a watchdog, `status` does.
+                tracing::error!(
+                    "the self-watch broke off, which is a fault of the guard: {error}; looking again"
+                );
+                if let Some(inner) = weak.upgrade() {
+                    lock(&inner.vigil.now).insert("the self-watch".into(), "it broke off".into());
+                }
             }
         }
     });

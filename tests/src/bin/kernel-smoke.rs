@@ -166,8 +166,10 @@ fn less(stage: &mut Stage) -> anyhow::Result<String> {
         let list = status.pointer(pointer).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    let (reduced, walls, locks) =
+    let (reduced, walls, mut locks) =
         (words("/kernel/reduced"), words("/kernel/wall/problems"), words("/kernel/lock_problems"));
+    // The others are about servers.
+    locks.retain(|words| words.contains("this kernel"));
     let log = stage.daemon.log()?;
     let programs = status.pointer("/kernel/programs").and_then(Value::as_array).context("programs")?;
     let has = |name: &str| programs.iter().any(|program| program["name"] == name);

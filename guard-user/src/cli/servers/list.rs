@@ -95,7 +95,7 @@ fn stopped(server: &Server, seen: &Survey, remains: Remains) -> Row {
     let state = match remains {
         Remains::Here => State::Closed,
         Remains::Nothing | Remains::Elsewhere => State::Unprotected,
-        Remains::Unknown => State::Unknown,
+        Remains::Hidden | Remains::Unknown => State::Unknown,
     };
     let here =
         seen.listeners.iter().filter(|listener| listener.server.as_deref() == Some(server.name.as_str()));

@@ -164,8 +164,30 @@ impl Witness {
     /// Looks at the process that connected from `peer` to `original_dst`. Makes some 30 system calls: not for async
     /// threads.
     pub fn look(&self, process: &LocalProcess, peer: SocketAddr, original_dst: SocketAddr) -> Client {
+        self.look_at(process, peer, original_dst, false)
+    }
+
+    /// The same for a client in another namespace. A record there may be of an older connection with the same numbers, so
+    /// the socket must be open still.
+    pub fn look_next_door(
+        &self,
+        process: &LocalProcess,
+        peer: SocketAddr,
+        original_dst: SocketAddr,
+    ) -> Client {
+        self.look_at(process, peer, original_dst, true).as_neighbour()
+    }
+
+    fn look_at(
+        &self,
+        process: &LocalProcess,
+        peer: SocketAddr,
+        original_dst: SocketAddr,
+        must_be_open: bool,
+    ) -> Client {
         let inode = match self.sockets.end(peer, original_dst) {
             Ok(End::Open { cookie, inode, .. }) if cookie == process.cookie => Some(inode),
+            Ok(End::Gone) if must_be_open => return Client::UnknownLocal,
             Ok(End::Gone) => None,
             Ok(End::Open { .. }) => {
                 tracing::warn!(%peer, pid = process.pid, "the client's socket is not the one that the kernel recorded");

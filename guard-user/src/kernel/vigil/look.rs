@@ -88,7 +88,16 @@ fn gates(inner: &Inner) -> Vec<Found> {
 /// Another program that runs after ours could undo its choice. Nothing is done about it: if both wanted to be the last,
 /// there would be no end.
 fn order(realm: &Realm) -> Option<Found> {
-    let running = sys::sk_lookup_programs(&realm.netns).ok()?;
+    let running = match sys::sk_lookup_programs(&realm.netns) {
+        Ok(running) => running,
+        Err(error) => {
+            return Some(Found {
+                what: format!("order in {}", realm.name),
+                words: format!("the programs that run there cannot be listed: {error}"),
+                remedy: None,
+            });
+        }
+    };
     let ours = realm.steer().id;
     let is_there = running.contains(&ours);
     (is_there && running.last() != Some(&ours)).then(|| Found {
