@@ -66,8 +66,12 @@ fn a_connection_that_the_sweep_missed_is_cut() {
         {
             let cgroup = Cgroup::new();
             let server = world.probe_in(&cgroup, &["server", bind]);
-            let mut guard =
-                world.guard_where(|config| config["kernel"]["wall"] = json!("count")).expect("a guard");
+            // The self-watch would put the switch back.
+            let counting = |config: &mut Value| {
+                config["kernel"]["wall"] = json!("count");
+                config["kernel"]["reattach"] = json!(false);
+            };
+            let mut guard = world.guard_where(counting).expect("a guard");
             let status = pinned(&mut guard, &server);
             let mut stream = past_the_steering(world, &status, || world.host.run(|| greeted(ip)));
             assert!(echoes(&mut stream), "{bind}: a wall that counts lets pass");
