@@ -45,11 +45,16 @@ pub fn wall(ctx: SkBuffContext) -> i32 {
                 let is_new = ports.is_opening && is_shut(&ctx) && PENDING.get_ptr(&key).is_none();
                 return if is_new && !is_guards() { stop(mode, None) } else { PASS };
             };
+            // As in `steer`: a new listener closes its port to TCP alone.
             if rule.mode != MODE_GUARDED || is_guards() {
                 return PASS;
             }
+            if ports.protocol != TCP {
+                // As in `steer`: a new listener closes its port to TCP alone.
+                return if rule.is_configured { stop(mode, Some(&key)) } else { PASS };
+            }
             let is_blocked = rule.flags & FLAG_BLOCKED != 0 || switch(SWITCH_BLOCK_ALL) != 0;
-            if ports.protocol == TCP && is_own(&ports, netns, is_blocked) {
+            if is_own(&ports, netns, is_blocked) {
                 return PASS;
             }
             stop(mode, rule.is_configured.then_some(&key))

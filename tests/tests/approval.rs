@@ -1,7 +1,7 @@
 //! A new listener in a watched cgroup is reached by nobody until somebody approves it, guard or no guard.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,26 @@ fn records(daemon: &Daemon) -> Vec<(String, u64)> {
         .of_kind("listener")
         .map(|record| (record["state"].as_str().unwrap().to_owned(), port(record)))
         .collect()
+}
+
+/// Whoever uses the number for something else than TCP has nothing to do with it.
+#[test]
+fn a_new_listener_closes_no_udp_port_of_others() {
+    apart(|| {
+        let slice = Slice::new();
+        let _server = Puppet::at(ADDRESS).unwrap();
+        let mut daemon = watching(&slice);
+        daemon.start().unwrap();
+        let _listener = listen(&slice, "agents.slice/a.service", "127.0.0.1:4001");
+        assert!(!is_reached("127.0.0.1:4001"));
+        let there = UdpSocket::bind("127.0.0.1:4001").unwrap();
+        there.set_read_timeout(Some(START_LIMIT)).unwrap();
+        let here = UdpSocket::bind("127.0.0.1:0").unwrap();
+        here.send_to(b"x", "127.0.0.1:4001").unwrap();
+        assert_eq!(there.recv(&mut [0; 8]).unwrap(), 1);
+        daemon.stop().unwrap();
+        daemon.unload().unwrap();
+    });
 }
 
 #[test]

@@ -162,6 +162,14 @@ fn a_blocked_cgroup_can_connect_to_no_protected_port() {
         }
         unblock(&world.kernel, &target).expect("unblocked");
         assert_eq!(world.client_in(&bad, here)["guard"], true);
+        // A name that was cut would mean another cgroup.
+        let upper = bad.path().join("a".repeat(200));
+        let deep = upper.join("b".repeat(200));
+        std::fs::create_dir_all(&deep).expect("cgroups");
+        let words =
+            block(&world.kernel, &Target::Cgroup(deep.clone()), "").expect_err("too long").to_string();
+        [deep, upper].map(|dir| std::fs::remove_dir(dir).expect("removed"));
+        assert!(words.contains("block a cgroup above it"), "{words}");
         let everything = Target::Cgroup("/".into());
         let words = block(&world.kernel, &everything, "").expect_err("it would hold the guard").to_string();
         assert!(words.contains("does not hold the guard"), "{words}");

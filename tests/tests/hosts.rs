@@ -222,3 +222,33 @@ fn a_foreign_program_that_comes_later_is_told_and_takes_protected_back() {
         host.daemon.unload_after_kill();
     });
 }
+
+/// As under `ip netns exec`, which mounts another /sys.
+#[test]
+fn who_sees_no_bpffs_is_not_told_that_closed_ports_are_open() {
+    apart(|| {
+        let mut host = Host::new();
+        host.daemon.start().unwrap();
+        host.daemon.kill().unwrap();
+        assert_eq!(connect(ADDRESS)["refused"], true, "a dead guard's ports are closed");
+        let bpffs = host.daemon.config.kernel.bpffs.display().to_string();
+        let say = |verb: &str| {
+            let output = Command::new("unshare")
+                .args(["--mount", "sh", "-c", &format!("mount -t tmpfs none {bpffs} && exec \"$@\""), "sh"])
+                .arg(Programs::built().unwrap().guard)
+                .args(verb.split(' '))
+                .arg("--config")
+                .arg(host.daemon.config_file())
+                .output()
+                .unwrap();
+            String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+        };
+        for verb in ["status", "block --all"] {
+            let words = say(verb);
+            assert!(words.contains("sees no bpffs") && words.contains("nsenter --net="), "{verb}: {words}");
+            assert!(!words.contains("OPEN") && !words.contains("ports are open"), "{verb}: {words}");
+        }
+        assert!(say("status --json").contains("\"closed\":null"));
+        host.daemon.unload().unwrap();
+    });
+}

@@ -283,7 +283,7 @@ impl Sorter {
         let origin = match who {
             Some(who) => Origin::Local(process(&who)),
             None if self.is_local(peer, original_dst) => Origin::UnknownLocal,
-            None => match self.inner.maps.take_who(self.inner.own.cookie, peer, original_dst) {
+            None => match self.next_door(peer, original_dst) {
                 Some(who) => Origin::Neighbour(process(&who)),
                 None => Origin::Remote,
             },
@@ -308,6 +308,12 @@ impl Sorter {
         }
         let guest = self.inner.attendance.admit(&server.name);
         Some(Accepted { io, peer, original_dst, server, door, origin, guest, witness, place })
+    }
+
+    /// The kernel's record of a client in the guard's own namespace; there is none where that is the server's.
+    fn next_door(&self, peer: SocketAddr, original_dst: SocketAddr) -> Option<Who> {
+        let own = self.inner.own.cookie;
+        (own != self.realm.netns.cookie).then(|| self.inner.maps.take_who(own, peer, original_dst))?
     }
 
     fn is_local(&mut self, peer: SocketAddr, own: SocketAddr) -> bool {

@@ -39,7 +39,7 @@ impl App {
         // Of what was taken back while no guard ran, the kernel remembers it.
         for (key, block) in self.kernel.lifted() {
             // It is just being taken back: then it is gone at the next call.
-            if recorded.get(&key) == Some(&block) {
+            if now.get(&key) == Some(&block) {
                 continue;
             }
             self.unblocked(&block).await?;

@@ -194,11 +194,14 @@ impl Locks {
     /// The locked cgroups of which the kernel knows something else than was written, in words.
     pub(super) fn differ(&self, maps: &Maps) -> Vec<(u64, String)> {
         let locked = lock(&self.locked);
+        if locked.is_empty() {
+            return Vec::new();
+        }
+        let stored = all_stored(maps);
+        let entries = |id: u64| stored.get(&halves(id)).cloned().unwrap_or_default();
         let alive = locked.iter().filter(|(id, known)| gates::id(&known.dir).ok() == Some(**id));
         alive
-            .filter(|(id, known)| {
-                lock(&maps.locks).get(id, 0).is_err() || stored(maps, **id) != known.entries
-            })
+            .filter(|(id, known)| lock(&maps.locks).get(id, 0).is_err() || entries(**id) != known.entries)
             .map(|(id, known)| (*id, format!("of server {} ({})", known.server, known.dir.display())))
             .collect()
     }
@@ -308,12 +311,19 @@ fn write(maps: &Maps, cgroup: u64, before: &Entries, after: &Entries) -> anyhow:
 
 /// What EGRESS holds for a cgroup.
 fn stored(maps: &Maps, cgroup: u64) -> Entries {
-    let own = Place::new(cgroup, 0, [0; 16]).cgroup;
-    let egress = lock(&maps.egress);
-    let entries = egress.iter().filter_map(Result::ok).filter_map(|(key, value)| {
-        let (bits, place) = (key.prefix_len(), key.data());
-        (place.cgroup == own)
-            .then(|| ((bits.saturating_sub(PREFIX_BITS_FIXED), place.port, place.address), value & 0xff))
-    });
-    entries.collect()
+    all_stored(maps).remove(&halves(cgroup)).unwrap_or_default()
+}
+
+/// What EGRESS holds for each cgroup, whose id stands there in halves.
+fn all_stored(maps: &Maps) -> BTreeMap<[u32; 2], Entries> {
+    let mut all = BTreeMap::<_, Entries>::new();
+    for (key, value) in lock(&maps.egress).iter().filter_map(Result::ok) {
+        let (bits, place) = (key.prefix_len().saturating_sub(PREFIX_BITS_FIXED), key.data());
+        all.entry(place.cgroup).or_default().insert((bits, place.port, place.address), value & 0xff);
+    }
+    all
+}
+
+fn halves(cgroup: u64) -> [u32; 2] {
+    Place::new(cgroup, 0, [0; 16]).cgroup
 }

@@ -246,8 +246,10 @@ impl Guard {
     /// container, or stops a server, changes what `status` says, and not this.
     pub fn serves(&self) -> bool {
         let realms = self.inner.realms();
-        let own = realms.values().filter(|realm| realm.netns.is_own);
-        own.flat_map(|realm| lock(&realm.claims).clone()).all(|claim| claim.holds || claim.of_server)
+        realms.values().filter(|realm| realm.netns.is_own).all(|realm| {
+            let claims = lock(&realm.claims);
+            !claims.is_empty() && claims.iter().all(|claim| claim.holds || claim.of_server)
+        })
     }
 
     /// What kernel and guard have counted so far.

@@ -55,8 +55,9 @@ pub(super) fn among(
     let mut holders: BTreeMap<u32, (u32, RawFd)> = BTreeMap::new();
     let mut room = Room::default();
     for pid in pids {
-        for (fd, target) in links(pid).take(room.of(pid)) {
-            room.take(pid);
+        let user = user(pid);
+        for (fd, target) in links(pid).take(room.left(user)) {
+            room.take(user);
             if let Some(inode) = wanted.get(&target) {
                 let holder = holders.entry(*inode).or_insert((pid, fd));
                 if holder.0 == 1 {
@@ -73,36 +74,32 @@ pub(super) fn among(
 struct Room {
     all: usize,
     by_user: BTreeMap<u32, usize>,
-    /// The user of the process that is looked at.
-    now: (u32, u32),
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { all: LINKS_MAX, by_user: BTreeMap::new(), now: (0, 0) }
+        Self { all: LINKS_MAX, by_user: BTreeMap::new() }
     }
 }
 
 impl Room {
-    /// For this process.
-    fn of(&mut self, pid: u32) -> usize {
-        self.now = (pid, user(pid));
-        let left = *self.by_user.entry(self.now.1).or_insert(LINKS_OF_USER_MAX);
-        if left == 0 || self.all == 0 {
+    fn left(&mut self, user: u32) -> usize {
+        let left = (*self.by_user.entry(user).or_insert(LINKS_OF_USER_MAX)).min(self.all);
+        if left == 0 {
             TOLD.call_once(|| {
                 tracing::warn!(
-                    uid = self.now.1,
-                    "a user has so many open files that not all are looked at for listeners"
+                    uid = user,
+                    "a user has so many open files that not all are looked at for listeners; `ls /proc/*/fd | wc -l` as that user \
+                     shows them"
                 );
             });
         }
-        left.min(self.all)
+        left
     }
 
-    fn take(&mut self, pid: u32) {
-        debug_assert_eq!(self.now.0, pid);
+    fn take(&mut self, user: u32) {
         self.all = self.all.saturating_sub(1);
-        self.by_user.entry(self.now.1).and_modify(|left| *left = left.saturating_sub(1));
+        self.by_user.entry(user).and_modify(|left| *left = left.saturating_sub(1));
     }
 }
 
@@ -224,18 +221,20 @@ mod tests {
     #[test]
     fn one_users_open_files_leave_room_for_others() {
         let mut room = Room::default();
-        let own = std::process::id();
-        assert_eq!(room.of(own), LINKS_OF_USER_MAX);
-        for _ in 0..LINKS_OF_USER_MAX {
-            room.take(own);
+        let (greedy, other) = (1, 2);
+        for _ in 0..room.left(greedy) {
+            room.take(greedy);
         }
-        assert_eq!(room.of(own), 0);
-        room.by_user.insert(12_345, 7);
-        assert_eq!(room.all, LINKS_MAX - LINKS_OF_USER_MAX);
-        room.now = (1, 12_345);
-        room.take(1);
-        assert_eq!(room.by_user[&12_345], 6);
-        assert_eq!(user(own), nix::unistd::getuid().as_raw());
+        assert_eq!((room.left(greedy), room.left(other)), (0, LINKS_OF_USER_MAX));
+        // Many users together have no more than there is.
+        room.all = 5;
+        assert_eq!(room.left(other), 5);
+    }
+
+    #[test]
+    fn a_process_that_does_not_want_to_be_looked_at_counts_for_its_user() {
+        assert_eq!(user(std::process::id()), nix::unistd::getuid().as_raw());
+        assert_eq!(user(u32::MAX), u32::MAX, "there is none");
     }
 
     #[test]
