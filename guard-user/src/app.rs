@@ -1,5 +1,6 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
+mod errands;
 mod heartbeat;
 mod heritage;
 mod listeners;
@@ -33,6 +34,7 @@ use crate::privilege::Privileges;
 use crate::respond::Site;
 use crate::rules::Rules;
 use crate::service::{Inherited, Manager, Word};
+use crate::session::{Errand, Errands, Sessions};
 use crate::tls::{Secured, TlsEnd};
 use crate::upstream::Upstream;
 use crate::velocity::Velocity;
@@ -61,6 +63,8 @@ pub struct App {
     /// Where another guard's wish for the listeners goes.
     wishes: mpsc::Sender<Heir>,
     wished: std::sync::Mutex<Option<mpsc::Receiver<Heir>>>,
+    /// Requests of the guard's own; taken by the task that makes them.
+    to_do: std::sync::Mutex<Option<mpsc::Receiver<Errand>>>,
 }
 
 /// To be kept until the process ends: the guard that took over waits for the end of this connection.
@@ -115,9 +119,14 @@ impl App {
         let digest = rules.digest.clone();
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
+        // Only now has the guard before this one written down what it knew.
+        let sessions = Sessions::open(&config.state_dir, &config.limits)?;
+        let (errands, to_do) = Errands::new();
         let pipeline = Pipeline {
             rules: ArcSwap::from_pointee(rules),
             velocity: Velocity::default(),
+            sessions: Arc::new(sessions),
+            errands,
             blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
             limits: config.limits.clone(),
@@ -145,6 +154,7 @@ impl App {
             manager,
             wishes: ask_heirs,
             wished: std::sync::Mutex::new(Some(heirs)),
+            to_do: std::sync::Mutex::new(Some(to_do)),
         };
         app.heartbeat(occasion).await;
         heritage::forget(&app.manager, &kept);
@@ -202,6 +212,7 @@ impl App {
             self.settle().await;
         }
         drop(acceptor);
+        self.pipeline.sessions.save();
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
         self.bequeath(end).await
@@ -349,6 +360,8 @@ impl App {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
+            Ask::Sessions => json!({ "sessions": self.pipeline.sessions.list() }),
+            Ask::EndSessions(choice) => self.end_sessions(&choice),
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))

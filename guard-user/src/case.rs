@@ -14,6 +14,7 @@ use crate::refusal::Refusal;
 use crate::respond::{Asked, View};
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::Rules;
+use crate::session::{Claim, SESSION_HEADER};
 use crate::types::{DecisionId, IntentName};
 use crate::velocity::Exceeded;
 
@@ -33,6 +34,8 @@ pub struct Case<'a> {
     pub caller: Option<Caller>,
     pub intent: Option<IntentName>,
     pub rule: Option<RuleName>,
+    /// Decision id of the call that this request goes on with.
+    pub continues: Option<DecisionId>,
 }
 
 impl<'a> Case<'a> {
@@ -48,6 +51,7 @@ impl<'a> Case<'a> {
             caller: None,
             intent: None,
             rule: None,
+            continues: None,
         }
     }
 
@@ -62,7 +66,7 @@ impl<'a> Case<'a> {
     }
 
     /// How `caller` sees the server's answer to this request.
-    pub fn view(&self, caller: &Caller, limits: &Limits) -> View {
+    pub fn view(&self, caller: &Caller, limits: &Limits, claim: Claim) -> View {
         let waits_for =
             self.message.as_ref().filter(|message| matches!(message.kind(), Kind::Request { .. }));
         View {
@@ -71,6 +75,7 @@ impl<'a> Case<'a> {
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
             list_bytes_max: limits.list_bytes_max,
+            claim,
         }
     }
 
@@ -99,23 +104,24 @@ impl<'a> Case<'a> {
         let caller = self.caller.as_ref();
         let record = CallRecord {
             id: self.asked.decision,
-            conn: self.connection.id,
+            conn: Some(self.connection.id),
             server: self.connection.server.name.as_str(),
             agent: caller.map(|caller| caller.agent().as_str()),
             client: caller.map(|caller| caller.client().as_str()),
             profile: caller.map(|caller| caller.profile().as_str()),
             evidence: caller.map(Caller::evidence),
             credential: caller.map(|caller| caller.credential().as_str()),
-            peer: self.connection.peer,
+            peer: Some(self.connection.peer),
             original_dst: Some(self.connection.original_dst),
             local: local(self.connection),
             era: self.message.as_ref().map(|message| era(message.era())),
-            session: self.head.headers.get("mcp-session-id").and_then(|session| session.to_str().ok()),
+            session: self.head.headers.get(SESSION_HEADER).and_then(|session| session.to_str().ok()),
             http_method: self.head.method.as_str(),
             rpc_method,
             rpc_id: rpc_id.as_deref(),
             target: target(self.target(), rpc_method),
             intent: self.intent.as_ref().map(IntentName::as_str),
+            continues: self.continues,
             reason: refusal.map_or_else(|| self.reason_to_allow(), Refusal::reason),
             text: text.as_deref(),
             rule,
@@ -157,6 +163,8 @@ fn target<'a>(target: Target<'a>, method: Option<&'a str>) -> Option<RecordTarge
         Target::Tool(name) => ("tool", name),
         Target::Resource(uri) => ("resource", uri),
         Target::Prompt(name) => ("prompt", name),
+        Target::Task(id) => ("task", id),
+        Target::ServerRequest(method) => ("server_request", method),
         Target::Method | Target::Unnamed => ("method", method?),
     };
     Some(RecordTarget { kind, name })

@@ -11,6 +11,7 @@
 //! identity  which agent this is              → Caller
 //! policy    may it                           → Decision
 //! velocity  how often                        → Admission
+//! session   whose session, task and stream it is
 //! audit     durable intent record            → Permit
 //! upstream  spends the Permit                → Reply
 //! audit     closing record
@@ -42,6 +43,7 @@ pub mod respond;
 pub mod rpc;
 pub mod rules;
 pub mod service;
+pub mod session;
 pub mod telemetry;
 pub mod tls;
 pub mod types;

@@ -20,8 +20,9 @@ use crate::refusal::Refusal;
 use crate::respond::{self, Site};
 use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
+use crate::session::{Claim, Errands, Sessions};
 use crate::types::{AgentName, DecisionId, IntentName};
-use crate::upstream::Upstream;
+use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Velocity};
 
 /// What the record of an unreadable request has for its HTTP method.
@@ -31,6 +32,10 @@ const UNREAD_METHOD: &[u8] = b"-";
 pub struct Pipeline {
     pub rules: ArcSwap<Rules>,
     pub velocity: Velocity,
+    /// What servers gave to whom.
+    pub sessions: Arc<Sessions>,
+    /// What the guard has to ask servers itself.
+    pub errands: Errands,
     pub audit: AuditLog,
     pub upstream: Upstream,
     /// The kill switch.
@@ -83,28 +88,45 @@ impl Pipeline {
             return Err(Refusal::Blocked { forwarded: false });
         }
         witnessed?;
-        self.decide(case, &caller)?;
+        let claim = self.claim(case, &caller)?;
+        self.decide(case, &caller, &claim)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
+        let (blocks, over) = (self.blocks.clone(), claim.until_over());
+        let mut cut = Box::pin(async move {
+            tokio::select! {
+                () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
+                () = over => Refusal::SessionOver,
+            }
+        });
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let answer = async {
             let Connection { server, door, .. } = case.connection;
-            let reply = self.upstream.forward(permit, server, *door, case.head, body).await?;
-            let view = case.view(&caller, &self.limits);
+            let head = case.head;
+            let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
+            let reply = self.upstream.forward(permit, server, *door, request).await?;
+            let view = case.view(&caller, &self.limits, claim);
             respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
         };
-        let blocks = self.blocks.clone();
-        let mut blocked = Box::pin(async move { blocks.until_held(&suspect).await });
         let response = tokio::select! {
             response = answer => response?,
             // The permit that is dropped with the call writes its closing record.
-            () = &mut blocked => return Err(Refusal::Blocked { forwarded: true }),
+            refusal = &mut cut => return Err(refusal),
         };
-        Ok(response.map(|body| body.until(blocked)))
+        Ok(response.map(|body| body.until(async { drop(cut.await) })))
+    }
+
+    /// Does it use only what was given to this agent?
+    fn claim(&self, case: &mut Case<'_>, caller: &Caller) -> Result<Claim, Refusal> {
+        let (sessions, errands) = (&self.sessions, &self.errands);
+        let request = (case.head, case.message.as_ref());
+        let claim = Claim::check(sessions, errands, case.connection, caller, request, case.asked.decision)?;
+        case.continues = claim.round().map(|round| round.call);
+        Ok(claim)
     }
 
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.
-    fn decide(&self, case: &mut Case<'_>, caller: &Caller) -> Result<(), Refusal> {
+    fn decide(&self, case: &mut Case<'_>, caller: &Caller, claim: &Claim) -> Result<(), Refusal> {
         let message = case.message.as_ref();
         let question = Question {
             agent: caller.agent(),
@@ -113,26 +135,34 @@ impl Pipeline {
             target: case.target(),
             arguments: message.and_then(Message::arguments),
         };
+        let is_first = claim.round().is_none();
+        if let Some(made) = claim.made() {
+            let question = Question { target: Target::Tool(&made.tool), ..question };
+            let judged = judge_result(case.rules.policy.decide_assuming_conditions(&question));
+            case.intent = judged.intent;
+            case.rule = Some(judged.rule?);
+            return Ok(());
+        }
         let listened = message.map_or_else(Vec::new, listened).into_iter();
         let judged = listened
-            .map(|target| self.judge(&case.rules, &Question { target, ..question }))
+            .map(|target| self.judge(&case.rules, &Question { target, ..question }, is_first))
             .find(|judged| judged.rule.is_err())
-            .unwrap_or_else(|| self.judge(&case.rules, &question));
+            .unwrap_or_else(|| self.judge(&case.rules, &question, is_first));
         case.intent = judged.intent;
         case.rule = Some(judged.rule?);
         Ok(())
     }
 
-    /// Policy first, then velocity, which counts only what the policy lets through.
-    fn judge(&self, rules: &Rules, question: &Question<'_>) -> Judged {
+    /// Policy first, then velocity, which counts only what the policy lets through, and a call of several rounds once.
+    fn judge(&self, rules: &Rules, question: &Question<'_>, is_first: bool) -> Judged {
         match rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
-                rule: self.count(question.agent, allow.velocity()).map(|()| allow.rule().clone()),
+                rule: self.count(question.agent, allow.velocity(), is_first).map(|()| allow.rule().clone()),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
-                rule: self.count(question.agent, hold.velocity()).and(Err(Refusal::held(&hold))),
+                rule: self.count(question.agent, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
             },
             Decision::Deny(deny) => {
                 Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
@@ -140,7 +170,10 @@ impl Pipeline {
         }
     }
 
-    fn count(&self, agent: &AgentName, rules: &[Arc<VelocityRule>]) -> Result<(), Refusal> {
+    fn count(&self, agent: &AgentName, rules: &[Arc<VelocityRule>], is_first: bool) -> Result<(), Refusal> {
+        if !is_first {
+            return Ok(());
+        }
         match self.velocity.admit(self.now(), agent, rules) {
             Admission::Within => Ok(()),
             Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),
@@ -224,6 +257,17 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
 struct Judged {
     intent: Option<IntentName>,
     rule: Result<RuleName, Refusal>,
+}
+
+/// A task's result: whoever may still make the call may have it. That it needed an approval is over.
+fn judge_result(decision: Decision) -> Judged {
+    match decision {
+        Decision::Allow(allow) => {
+            Judged { intent: allow.intents().first().cloned(), rule: Ok(allow.rule().clone()) }
+        }
+        Decision::Hold(hold) => Judged { intent: Some(hold.intent().clone()), rule: Ok(hold.rule().clone()) },
+        Decision::Deny(deny) => Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) },
+    }
 }
 
 fn listened(message: &Message) -> Vec<Target<'_>> {

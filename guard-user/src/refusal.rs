@@ -10,6 +10,7 @@ use crate::http::{FramingError, Unreadable};
 use crate::identity::Unidentified;
 use crate::policy::{Deny, ExceededAction, Hold, RuleName};
 use crate::rpc::{Fault, FrameError};
+use crate::session::NotYours;
 use crate::upstream;
 use crate::velocity::Exceeded;
 
@@ -44,6 +45,12 @@ pub enum Refusal {
     Plaintext,
     #[error("{}", .0.reason)]
     TooOften(Exceeded),
+    /// It names a session, a task or the like that was not given to this agent.
+    #[error("{0}")]
+    NotYours(#[from] NotYours),
+    /// Its session ended while the request was under way.
+    #[error("its session has ended")]
+    SessionOver,
     #[error("{0}")]
     Upstream(#[from] upstream::Error),
 }
@@ -103,6 +110,12 @@ impl Refusal {
             Self::Identity(error) => error.as_str(),
             Self::Method => "http_method",
             Self::NeedsApproval(_) => "needs_approval",
+            Self::NotYours(NotYours::BadSession(_)) => "bad_session_id",
+            Self::NotYours(NotYours::Session) => "unknown_session",
+            Self::NotYours(NotYours::Event) => "unknown_event",
+            Self::NotYours(NotYours::Task(_)) => "unknown_task",
+            Self::NotYours(NotYours::State) => "unknown_state",
+            Self::SessionOver => "session_over",
             Self::Path(_) => "unknown_path",
             Self::Plaintext => "plaintext",
             Self::TooOften(_) => "velocity_exceeded",
@@ -114,7 +127,15 @@ impl Refusal {
     pub fn code(&self) -> i32 {
         match self {
             Self::Frame(error) => error.fault.code(),
-            Self::Body(_) | Self::Framing(_) | Self::Method | Self::Path(_) | Self::Plaintext => -32600,
+            Self::Body(_)
+            | Self::Framing(_)
+            | Self::Method
+            | Self::NotYours(NotYours::BadSession(_))
+            | Self::Path(_)
+            | Self::Plaintext => -32600,
+            // What servers say of a task that they do not have.
+            Self::NotYours(NotYours::Task(_) | NotYours::State) => -32602,
+            Self::NotYours(NotYours::Session | NotYours::Event) | Self::SessionOver => 40_400,
             Self::Identity(_) => 40_100,
             Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
@@ -133,7 +154,9 @@ impl Refusal {
             Self::Framing(fault) => fault.status(),
             Self::Body(error) => error.status(),
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Path(_) => StatusCode::NOT_FOUND,
+            // At this a client opens a new session.
+            Self::Path(_) | Self::NotYours(NotYours::Session) | Self::SessionOver => StatusCode::NOT_FOUND,
+            Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
             Self::Blocked { .. } | Self::Denied(_) | Self::Identity(_) | Self::NeedsApproval(_) => {
                 StatusCode::FORBIDDEN
@@ -153,13 +176,17 @@ impl Refusal {
                 | Self::Framing(_)
                 | Self::Method
                 | Self::Path(_)
+                | Self::NotYours(NotYours::BadSession(_) | NotYours::Session | NotYours::Event)
                 | Self::Plaintext
         )
     }
 
     /// The call was forwarded before this happened, so its records are written already.
     pub fn is_after_permit(&self) -> bool {
-        matches!(self, Self::Answer(_) | Self::Blocked { forwarded: true } | Self::Upstream(_))
+        matches!(
+            self,
+            Self::Answer(_) | Self::Blocked { forwarded: true } | Self::SessionOver | Self::Upstream(_)
+        )
     }
 
     pub fn advice(&self) -> Advice {

@@ -26,6 +26,7 @@ pub mod residue;
 pub mod scene;
 pub mod serve;
 pub mod slice;
+pub mod tenants;
 pub mod tls;
 pub mod tricks;
 pub mod unit;

@@ -127,6 +127,11 @@ impl Heard {
         self.json("Connection: close\r\n", message)
     }
 
+    /// The same with more headers, each with its line end.
+    pub fn answer_with(mut self, headers: &str, message: &Value) -> io::Result<()> {
+        self.json(&format!("Connection: close\r\n{headers}"), message)
+    }
+
     /// A whole JSON answer on a connection that may be used again.
     pub fn answer_and_stay(&mut self, message: &Value) -> io::Result<()> {
         self.json("", message)

@@ -168,7 +168,9 @@ fn a_blocked_cgroup_can_connect_to_no_protected_port() {
         std::fs::create_dir_all(&deep).expect("cgroups");
         let words =
             block(&world.kernel, &Target::Cgroup(deep.clone()), "").expect_err("too long").to_string();
-        [deep, upper].map(|dir| std::fs::remove_dir(dir).expect("removed"));
+        for dir in [deep, upper] {
+            std::fs::remove_dir(dir).expect("removed");
+        }
         assert!(words.contains("block a cgroup above it"), "{words}");
         let everything = Target::Cgroup("/".into());
         let words = block(&world.kernel, &everything, "").expect_err("it would hold the guard").to_string();

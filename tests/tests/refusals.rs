@@ -101,7 +101,7 @@ fn a_hidden_tool_cannot_be_told_from_none() {
 fn another_refused_method_is_an_error_with_a_code_of_the_guards_own() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();
-        let message = json!({"jsonrpc": "2.0", "id": "a", "method": "tasks/list"});
+        let message = json!({"jsonrpc": "2.0", "id": "a", "method": "skills/list"});
         let answer = scene.https.ask(&scene.post(&message)).unwrap();
         let id = decision(&scene, &answer);
         let text = answer.json()["error"]["message"].as_str().unwrap().to_owned();

@@ -23,6 +23,10 @@ pub enum Ask {
     Reload,
     /// Stop to accept, let calls under way end, pass the listeners on and go.
     HandOver,
+    /// Which sessions are open, and whose.
+    Sessions,
+    /// End some of them, here and at their servers.
+    EndSessions(WhichSessions),
     /// Which listeners in watched cgroups are closed.
     Listeners,
     /// Open them, or keep them closed.
@@ -40,6 +44,17 @@ pub struct Choice {
     pub all_of: Option<String>,
     /// Approve it as a protected server of this name.
     pub name: Option<String>,
+}
+
+/// Which sessions to end: those that fit everything that is said, and none if nothing is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhichSessions {
+    /// By their names.
+    pub sessions: Vec<String>,
+    pub agent: Option<String>,
+    pub server: Option<String>,
+    /// All, as far as nothing else is said.
+    pub all: bool,
 }
 
 /// Longest request line, in bytes.

@@ -22,8 +22,8 @@ use crate::types::DecisionId;
 pub struct CallRecord<'a> {
     #[serde(serialize_with = "decision_id")]
     pub id: DecisionId,
-    /// The guard's number of the client connection, for telling which calls came together.
-    pub conn: u64,
+    /// The guard's number of the client connection, for telling which calls came together; none: the guard's own request.
+    pub conn: Option<u64>,
     #[serde(serialize_with = "text::name")]
     pub server: &'a str,
     #[serde(serialize_with = "text::name_opt")]
@@ -38,7 +38,8 @@ pub struct CallRecord<'a> {
     /// Which credential, by its id in the guard's list.
     #[serde(serialize_with = "text::name_opt")]
     pub credential: Option<&'a str>,
-    pub peer: SocketAddr,
+    /// None: the guard's own request.
+    pub peer: Option<SocketAddr>,
     pub original_dst: Option<SocketAddr>,
     pub local: Local<'a>,
     /// Protocol version of the request.
@@ -57,6 +58,9 @@ pub struct CallRecord<'a> {
     pub target: Option<Target<'a>>,
     #[serde(serialize_with = "text::name_opt")]
     pub intent: Option<&'a str>,
+    /// The call that this request goes on with, since its server asked for more input.
+    #[serde(serialize_with = "decision_id_opt", skip_serializing_if = "Option::is_none")]
+    pub continues: Option<DecisionId>,
     /// Why, as a code (`allowed`, `default_deny`, `velocity`, ...).
     #[serde(serialize_with = "text::name")]
     pub reason: &'a str,
@@ -109,6 +113,8 @@ pub enum Local<'a> {
     Unknown,
     /// On another host.
     Remote,
+    /// The guard itself.
+    Guard,
 }
 
 /// How a call ends that is not forwarded.
@@ -376,6 +382,7 @@ impl Serialize for Local<'_> {
         match self {
             Self::Unknown => to.serialize_str("unknown"),
             Self::Remote => to.serialize_str("remote"),
+            Self::Guard => to.serialize_str("guard"),
             Self::Process { evidence, relay, sha256 } => process(evidence, *relay, *sha256).serialize(to),
             Self::Neighbour { evidence, relay } => {
                 Process { across_namespaces: true, ..process(evidence, *relay, None) }.serialize(to)
@@ -444,6 +451,14 @@ fn session<S: Serializer>(id: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
     }
 }
 
+#[expect(clippy::ref_option, reason = "serde's derive passes fields by reference")]
+fn decision_id_opt<S: Serializer>(id: &Option<DecisionId>, to: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => to.collect_str(id),
+        None => to.serialize_none(),
+    }
+}
+
 fn decision_id<S: Serializer>(id: &DecisionId, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
@@ -459,14 +474,14 @@ pub(super) mod tests {
     pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
         CallRecord {
             id: DecisionId([number; 16]),
-            conn: 7,
+            conn: Some(7),
             server: "crm",
             agent: Some("support-agent"),
             client: Some("support"),
             profile: Some("production"),
             evidence: Some("secret"),
             credential: Some("c-1"),
-            peer: "127.0.0.1:4711".parse().unwrap(),
+            peer: Some("127.0.0.1:4711".parse().unwrap()),
             original_dst: Some("127.0.0.1:3001".parse().unwrap()),
             local: Local::Unknown,
             era: Some("2025-06-18"),
@@ -476,6 +491,7 @@ pub(super) mod tests {
             rpc_id: Some("1"),
             target: Some(Target { kind: "tool", name: "get_customer" }),
             intent: Some("customer.read"),
+            continues: None,
             reason: "allowed",
             text: None,
             rule: Some("read"),
@@ -543,6 +559,7 @@ pub(super) mod tests {
             rpc_id: Some(text),
             target: Some(Target { kind: "resource", name: text }),
             intent: Some(text),
+            continues: Some(DecisionId([0xff; 16])),
             reason: text,
             text: Some(text),
             rule: Some(text),

@@ -8,6 +8,7 @@ mod output;
 pub mod reload;
 pub mod run;
 pub mod servers;
+pub mod sessions;
 pub mod status;
 pub mod stop;
 pub mod tokens;
@@ -40,6 +41,7 @@ enum Command {
     Block(block::Args),
     Unblock(block::UnblockArgs),
     Servers(servers::Args),
+    Sessions(sessions::Args),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -68,6 +70,7 @@ impl Command {
             Self::Block(args) => args.json,
             Self::Unblock(args) => args.json,
             Self::Servers(args) => args.json,
+            Self::Sessions(args) => args.json,
             Self::Tokens(args) => args.json,
             Self::Audit(args) => args.wants_json(),
             Self::Doctor(args) => args.json,
@@ -94,6 +97,7 @@ impl Command {
             Command::Block(args) => block::run(args),
             Command::Unblock(args) => block::unblock(args),
             Command::Servers(args) => servers::run(args),
+            Command::Sessions(args) => sessions::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -56,6 +56,16 @@ pub struct Limits {
     /// Network namespaces of one container or unit that are protected for one server; those in which somebody listens on its
     /// port come first.
     pub server_namespaces_max: usize,
+    /// A session without a request under way; then it is closed at its server. An open stream is a request under way.
+    pub session_idle_seconds: u64,
+    /// A session, from its beginning; also how long a task is remembered.
+    pub session_seconds_max: u64,
+    /// Sessions of one agent; one more, and the one that was not used for longest is closed.
+    pub sessions_per_agent_max: usize,
+    /// Tasks of one agent; one more, and the oldest is forgotten.
+    pub tasks_per_agent_max: usize,
+    /// Event ids of a session from which its client may resume a stream: the last ones that went to it.
+    pub resumable_events_max: usize,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -87,6 +97,11 @@ impl Default for Limits {
             audit_wait_milliseconds: 2000,
             executable_bytes_max: 1024 * 1024 * 1024,
             server_namespaces_max: 16,
+            session_idle_seconds: 24 * 60 * 60,
+            session_seconds_max: 7 * 24 * 60 * 60,
+            sessions_per_agent_max: 1024,
+            tasks_per_agent_max: 4096,
+            resumable_events_max: 256,
             drain_seconds: 10,
         }
     }

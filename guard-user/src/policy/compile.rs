@@ -67,7 +67,7 @@ impl<'d> Offered<'d> {
         for targets in servers.values_mut() {
             let patterns: Vec<_> = targets
                 .iter()
-                .filter(|(key, _)| matches!(key, Key::Resource(_) | Key::Method(_)))
+                .filter(|(key, _)| matches!(key, Key::Resource(_) | Key::Method(_) | Key::ServerRequest(_)))
                 .map(|(key, meaning)| (*key, meaning.clone()))
                 .collect();
             for (key, meaning) in targets.iter_mut() {

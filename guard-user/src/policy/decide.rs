@@ -77,7 +77,7 @@ impl Policy {
     }
 
     /// The same with every condition taken as met.
-    pub(super) fn decide_assuming_conditions(&self, question: &Question<'_>) -> Decision {
+    pub fn decide_assuming_conditions(&self, question: &Question<'_>) -> Decision {
         self.judge(question, Conditions::Assumed)
     }
 
@@ -96,11 +96,32 @@ impl Policy {
         {
             return rules.decide(question.agent, conditions);
         }
+        // What a server asks its client is part of the protocol, until the policy speaks of it.
+        if let Target::ServerRequest(method) = question.target
+            && is_granted
+            && !self.speaks_of(question.server, method)
+        {
+            return self.protocol.clone();
+        }
         if !is_granted {
             let reason = format!("{} has no grant on the server {}", question.agent, question.server);
             return deny(DenyCode::ServerNotGranted, reason);
         }
         self.unruled(question)
+    }
+
+    /// Whether an intent names the server's request `method`.
+    fn speaks_of(&self, server: &ServerName, method: &str) -> bool {
+        let targets = self.intents.get(server);
+        targets.is_some_and(|targets| targets.find(Target::ServerRequest(method), method).is_some())
+    }
+
+    /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
+    /// for an answer cannot wait for a person.
+    pub fn may_ask(&self, agent: &AgentName, server: &ServerName, method: &str) -> bool {
+        let target = Target::ServerRequest(method);
+        let question = Question { agent, server, method, target, arguments: None };
+        matches!(self.decide(&question), Decision::Allow(_))
     }
 
     /// Whether a list shows `target` to the agent: some call of it could be allowed or held.
@@ -133,6 +154,8 @@ impl Policy {
             Target::Tool(_) => "tool",
             Target::Resource(_) => "resource",
             Target::Prompt(_) => "prompt",
+            Target::Task(_) => "task",
+            Target::ServerRequest(_) => "server request",
             Target::Method | Target::Unnamed => "method",
         };
         let reason = format!("no intent of the policy names this {what}");

@@ -223,19 +223,19 @@ impl File<'_> {
     }
 
     fn matcher(&mut self, node: &Node) -> Option<Matcher> {
-        let keys = ["server", "tool", "resource", "prompt", "method", "facts"];
+        let keys = ["server", "tool", "resource", "prompt", "method", "server_request", "facts"];
         let fields = self.reader.fields(node, "a matcher", &keys)?;
         let server = fields.required("server", &mut self.reader);
         let server = server.and_then(|node| {
             let name = self.reader.name(node, "server", ServerName::parse)?;
             Some(self.at(node, name))
         });
-        let kinds = ["tool", "resource", "prompt", "method"];
+        let kinds = ["tool", "resource", "prompt", "method", "server_request"];
         let named: Vec<_> =
             kinds.iter().filter_map(|kind| fields.optional(kind).map(|node| (*kind, node))).collect();
         let &[(kind, target)] = named.as_slice() else {
             let what = format!(
-                "a matcher names one of tool, resource, prompt, method; this one names {}",
+                "a matcher names one of tool, resource, prompt, method, server_request; this one names {}",
                 named.len()
             );
             let hint = match named.len() {
@@ -265,7 +265,7 @@ impl File<'_> {
         }
         let starless = |file: &mut Self| {
             if text.contains('*') {
-                let hint = "name each one; only resource and method take a trailing `*`";
+                let hint = "name each one; only resource, method and server_request take a trailing `*`";
                 file.reader.problem(node, format!("{kind} {text:?} must be exact"), Some(hint.into()));
                 return None;
             }
@@ -282,10 +282,10 @@ impl File<'_> {
                     self.reader.problem(node, what, Some("only a trailing `*` is a pattern".into()));
                     return None;
                 }
-                if kind == "resource" {
-                    self.resource(node, text, pattern)
-                } else {
-                    self.method(node, text, pattern)
+                match kind {
+                    "resource" => self.resource(node, text, pattern),
+                    "method" => self.method(node, text, pattern),
+                    _ => Some(Key::ServerRequest(pattern)),
                 }
             }
         }

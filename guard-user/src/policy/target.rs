@@ -12,6 +12,11 @@ pub const PROTOCOL_METHODS: &[(&str, &str)] = &[
     ("server/discover", "what `initialize` became in 2026-07-28"),
     ("ping", "keeps a connection alive"),
     ("notifications/*", "progress, cancellation, readiness; the server cannot answer them"),
+    ("tasks/get", "of the agent's own tasks; judged as the call that made the task"),
+    ("tasks/result", "the same"),
+    ("tasks/update", "the same"),
+    ("tasks/cancel", "the same"),
+    ("tasks/list", "its answer is filtered to the agent's own tasks"),
     ("tools/list", "its answer is filtered to what the agent may call"),
     ("prompts/list", "its answer is filtered to what the agent may use"),
     ("resources/list", "its answer is filtered to what the agent may read"),
@@ -35,6 +40,7 @@ pub(super) enum Key {
     Prompt(Box<str>),
     Resource(Pattern),
     Method(Pattern),
+    ServerRequest(Pattern),
 }
 
 /// An exact text, or everything that begins with one (written with a trailing `*`).
@@ -69,7 +75,9 @@ impl Key {
                 a.covers(b)
                     && !matches!((a, b), (Pattern::Prefix(_), Pattern::Exact(uri)) if !is_plain_uri(uri))
             }
-            (Self::Method(a), Self::Method(b)) => a.covers(b),
+            (Self::Method(a), Self::Method(b)) | (Self::ServerRequest(a), Self::ServerRequest(b)) => {
+                a.covers(b)
+            }
             _ => self == other,
         }
     }
@@ -82,6 +90,7 @@ pub(super) struct Targets<T> {
     prompts: HashMap<Box<str>, T>,
     resources: Patterns<T>,
     methods: Patterns<T>,
+    server_requests: Patterns<T>,
 }
 
 impl<T> Targets<T> {
@@ -92,6 +101,7 @@ impl<T> Targets<T> {
             prompts: HashMap::new(),
             resources: Patterns::default(),
             methods: Patterns::default(),
+            server_requests: Patterns::default(),
         };
         for (key, item) in items {
             match key {
@@ -99,10 +109,12 @@ impl<T> Targets<T> {
                 Key::Prompt(name) => drop(targets.prompts.insert(name, item)),
                 Key::Resource(pattern) => targets.resources.insert(pattern, item),
                 Key::Method(pattern) => targets.methods.insert(pattern, item),
+                Key::ServerRequest(pattern) => targets.server_requests.insert(pattern, item),
             }
         }
         targets.resources.link();
         targets.methods.link();
+        targets.server_requests.link();
         targets
     }
 
@@ -112,13 +124,14 @@ impl<T> Targets<T> {
             Target::Prompt(name) => self.prompts.get(name),
             Target::Resource(uri) => self.resources.find_uri(uri),
             Target::Method => self.methods.find(method),
-            // What it means is anybody's guess, so it means nothing that a rule could allow.
-            Target::Unnamed => None,
+            Target::ServerRequest(method) => self.server_requests.find(method),
+            // What it means is anybody's guess, or another call's matter, so it means nothing that a rule could allow.
+            Target::Task(_) | Target::Unnamed => None,
         }
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        let patterns = [&self.resources, &self.methods];
+        let patterns = [&self.resources, &self.methods, &self.server_requests];
         let patterned = patterns
             .into_iter()
             .flat_map(|p| p.exact.values().chain(p.prefixes.iter().map(|prefix| &prefix.item)));
@@ -342,12 +355,12 @@ mod tests {
         let targets = Targets::new([
             (Key::Tool("x".into()), "tool"),
             (Key::Prompt("x".into()), "prompt"),
-            (Key::Method(Pattern::parse("tasks/*")), "tasks"),
+            (Key::Method(Pattern::parse("skills/*")), "skills"),
         ]);
         assert_eq!(targets.find(Target::Tool("x"), "tools/call"), Some(&"tool"));
         assert_eq!(targets.find(Target::Prompt("x"), "prompts/get"), Some(&"prompt"));
-        assert_eq!(targets.find(Target::Method, "tasks/get"), Some(&"tasks"));
-        assert_eq!(targets.find(Target::Tool("tasks/get"), "tools/call"), None);
+        assert_eq!(targets.find(Target::Method, "skills/get"), Some(&"skills"));
+        assert_eq!(targets.find(Target::Tool("skills/get"), "tools/call"), None);
         assert_eq!(targets.find(Target::Resource("x"), "resources/read"), None);
     }
 

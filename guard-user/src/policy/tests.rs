@@ -37,6 +37,8 @@ fn ask(policy: &Policy, agent: &str, target: Target<'_>, arguments: Option<&Json
         Target::Tool(_) => "tools/call",
         Target::Resource(_) => "resources/read",
         Target::Prompt(_) => "prompts/get",
+        Target::Task(_) => "tasks/get",
+        Target::ServerRequest(method) => method,
         Target::Method | Target::Unnamed => "completion/complete",
     };
     let agent = AgentName::parse(agent).unwrap();
@@ -190,7 +192,7 @@ fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
         assert_eq!(denied(decide("lookup-agent", "files", method)).code(), DenyCode::ServerNotGranted);
         assert_eq!(denied(decide("nobody", "customer-ops", method)).code(), DenyCode::UnknownAgent);
     }
-    assert_eq!(denied(decide("lookup-agent", "customer-ops", "tasks/list")).code(), DenyCode::NoIntent);
+    assert_eq!(denied(decide("lookup-agent", "customer-ops", "skills/list")).code(), DenyCode::NoIntent);
 }
 
 #[test]
@@ -255,7 +257,7 @@ agents: {a: {client_id: c}}
 intents:
   files.read: [{server: customer-ops, resource: 'file:///data/*'}]
   files.secret: [{server: customer-ops, resource: 'file:///data/secret/*'}, {server: customer-ops, resource: 'file:///data/key'}]
-  tasks: [{server: customer-ops, method: tasks/*}]
+  tasks: [{server: customer-ops, method: skills/*}]
 policies:
   - {intent: files.read, agents: [a], decision: allow}
   - {intent: files.secret, agents: [a], decision: deny, reason: secret}
@@ -281,6 +283,6 @@ policies:
             arguments: None,
         })
     };
-    assert!(matches!(call("tasks/get"), Decision::Allow(_)));
+    assert!(matches!(call("skills/get"), Decision::Allow(_)));
     assert_eq!(denied(call("completion/complete")).code(), DenyCode::NoIntent);
 }

@@ -25,14 +25,14 @@ const EVENTS: &str = "text/event-stream";
 pub async fn relay(
     reply: Reply,
     asked: &Asked,
-    view: View,
+    mut view: View,
     limits: &Limits,
     memory: &Memory,
 ) -> Result<Response<Body>, Refusal> {
     let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
-    let readable = check_kind(&head);
+    let readable = check_kind(&head).and_then(|()| view.claim.take_head(&head));
     if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
         let stream = ReplyStream::new(
             body,
@@ -57,10 +57,13 @@ pub async fn relay(
         let unanswered = if head.status.is_success() { OutcomeResult::Ok } else { OutcomeResult::HttpError };
         outcome.result = passed.answer.map_or(unanswered, |answer| answer.result);
         outcome.error_code = passed.answer.and_then(|answer| answer.error_code);
-        outcome.response_bytes = u64::try_from(passed.data.len()).unwrap_or(u64::MAX);
+        let length = passed.data.as_ref().map_or(0, Bytes::len);
+        outcome.response_bytes = u64::try_from(length).unwrap_or(u64::MAX);
     }
     permit.conclude(&outcome);
     let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
+    let data =
+        data.ok_or(Refusal::Answer("it is a request, and one that the policy does not let the server make"))?;
     Ok(respond(&head, Body::holding(data, share)))
 }
 
@@ -117,7 +120,7 @@ fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str>
     match view.pass(body.clone()) {
         Ok(passed) => Ok(passed),
         Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
-        Err(_not_a_message) => Ok(Passed { data: body, answer: None }),
+        Err(_not_a_message) => Ok(Passed { data: Some(body), answer: None }),
     }
 }
 

@@ -67,7 +67,8 @@ impl ReplyStream {
         loop {
             let fault = match self.events.next_piece() {
                 Ok(Some(piece)) => match self.pass(piece) {
-                    Ok(bytes) => {
+                    Ok(None) => continue,
+                    Ok(Some(bytes)) => {
                         self.outcome.response_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                         self.ready.push_back(bytes);
                         continue;
@@ -90,11 +91,15 @@ impl ReplyStream {
         self.conclude(OutcomeResult::UpstreamFailed);
     }
 
-    fn pass(&mut self, piece: Piece) -> Result<Bytes, &'static str> {
+    /// `None`: the client does not get this one.
+    fn pass(&mut self, piece: Piece) -> Result<Option<Bytes>, &'static str> {
+        if let Some(id) = &piece.id {
+            self.view.claim.take_event(id);
+        }
         // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
         // a message.
         if !piece.is_message() {
-            return Ok(piece.raw);
+            return Ok(Some(piece.raw));
         }
         self.outcome.events += 1;
         let passed = self.view.pass(piece.data.clone())?;
@@ -102,7 +107,8 @@ impl ReplyStream {
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
         }
-        Ok(if passed.data == piece.data { piece.raw } else { piece.with_data(&passed.data) })
+        let unchanged = |data: &Bytes| *data == piece.data;
+        Ok(passed.data.map(|data| if unchanged(&data) { piece.raw.clone() } else { piece.with_data(&data) }))
     }
 
     fn conclude(&mut self, result: OutcomeResult) {

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use crate::audit::OutcomeResult;
 use crate::config::Server;
 use crate::rpc::list::{self, Filtered};
-use crate::rpc::reply::{self, ReplyKind};
+use crate::rpc::reply::{self, Outcome, Reply, ReplyKind};
 use crate::rpc::{Id, Target};
 use crate::rules::Rules;
+use crate::session::Claim;
 use crate::types::AgentName;
 
 /// Reads a server's messages on behalf of one request.
@@ -20,11 +21,13 @@ pub struct View {
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
     pub list_bytes_max: usize,
+    pub claim: Claim,
 }
 
 /// A message that may go to the client.
 pub(super) struct Passed {
-    pub data: Bytes,
+    /// `None`: the client does not get it.
+    pub data: Option<Bytes>,
     /// How the request that waits came out, if this message answers it.
     pub answer: Option<Answer>,
 }
@@ -40,15 +43,14 @@ impl View {
     pub(super) fn pass(&self, data: Bytes) -> Result<Passed, &'static str> {
         let reply = reply::look(&data)
             .map_err(|_error| "it is not a JSON-RPC message that every client reads alike")?;
-        let answer = match reply.kind {
-            ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(code) },
-            ReplyKind::Result { is_error: true, .. } => {
+        let answer = match &reply.kind {
+            ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(*code) },
+            ReplyKind::Result(Outcome { is_error: true, .. }) => {
                 Answer { result: OutcomeResult::ToolError, error_code: None }
             }
-            ReplyKind::Result { .. } => Answer { result: OutcomeResult::Ok, error_code: None },
-            ReplyKind::Notification { .. } | ReplyKind::Request { .. } => {
-                return Ok(Passed { data, answer: None });
-            }
+            ReplyKind::Result(_) => Answer { result: OutcomeResult::Ok, error_code: None },
+            ReplyKind::Request { method } => return Ok(self.ask(data, &reply, method)),
+            ReplyKind::Notification { .. } => return Ok(Passed { data: Some(data), answer: None }),
         };
         match (&self.waits_for, &reply.id) {
             // An error without an id is about a request that the server could not read: ours.
@@ -56,18 +58,44 @@ impl View {
             (Some(waiting), id) if id.as_ref() != Some(waiting) => return Err("it answers another request"),
             _ => {}
         }
-        let data = match reply.kind {
-            ReplyKind::Result { has_list: true, .. } => self.filter(data)?,
+        let data = match &reply.kind {
+            ReplyKind::Result(outcome) => self.pass_result(data, outcome)?,
             _ => data,
         };
-        Ok(Passed { data, answer: self.waits_for.is_some().then_some(answer) })
+        Ok(Passed { data: Some(data), answer: self.waits_for.is_some().then_some(answer) })
+    }
+
+    /// A server's request to its client, if the policy lets it ask that.
+    fn ask(&self, data: Bytes, reply: &Reply, method: &str) -> Passed {
+        if self.may_ask(method) {
+            return Passed { data: Some(data), answer: None };
+        }
+        if let Some(id) = &reply.id {
+            self.claim.refuse(id, method);
+        }
+        Passed { data: None, answer: None }
+    }
+
+    fn may_ask(&self, method: &str) -> bool {
+        self.rules.policy.may_ask(&self.agent, &self.server.name, method)
+    }
+
+    fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {
+        if !outcome.asks.iter().all(|method| self.may_ask(method)) {
+            return Err("the server asks the client for what the policy does not let it ask");
+        }
+        self.claim.take_result(outcome)?;
+        if outcome.has_list { self.filter(data) } else { Ok(data) }
     }
 
     fn filter(&self, data: Bytes) -> Result<Bytes, &'static str> {
         if data.len() > self.list_bytes_max {
             return Err("its list is longer than limits.list_bytes_max");
         }
-        let may_see = |target: Target<'_>| self.rules.policy.may_see(&self.agent, &self.server.name, target);
+        let may_see = |target: Target<'_>| match target {
+            Target::Task(id) => self.claim.has_task(id),
+            _ => self.rules.policy.may_see(&self.agent, &self.server.name, target),
+        };
         match list::filter(&data, may_see) {
             Ok(Filtered::Unchanged) => Ok(data),
             Ok(Filtered::Changed(filtered)) => Ok(filtered),

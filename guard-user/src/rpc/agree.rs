@@ -51,13 +51,16 @@ impl Message {
     /// What `Mcp-Name` has to say.
     fn header_name(&self) -> HeaderName<'_> {
         match (self.method(), self.target()) {
-            ("tools/call" | "prompts/get" | "resources/read", target) => match target {
-                Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) => HeaderName::Is(name),
-                Target::Method | Target::Unnamed => HeaderName::Missing,
+            (
+                "tools/call" | "prompts/get" | "resources/read" | "tasks/get" | "tasks/update"
+                | "tasks/cancel",
+                target,
+            ) => match target {
+                Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => {
+                    HeaderName::Is(name)
+                }
+                Target::ServerRequest(_) | Target::Method | Target::Unnamed => HeaderName::Missing,
             },
-            ("tasks/get" | "tasks/update" | "tasks/cancel", _) => {
-                self.param("taskId").and_then(Json::as_str).map_or(HeaderName::Missing, HeaderName::Is)
-            }
             _ => HeaderName::NotAsked,
         }
     }

@@ -30,7 +30,7 @@ pub enum ListError {
     Unreadable(#[from] serde_json::Error),
 }
 
-/// Drops the entries of `tools`, `prompts`, `resources` and `resourceTemplates` that `keep` does not want; a template
+/// Drops the entries of `tools`, `prompts`, `resources`, `resourceTemplates` and `tasks` that `keep` does not want; a template
 /// is asked about as [`Target::Resource`] with its template text. Entries that stay keep their bytes and order, and
 /// `nextCursor` stays, so a page may become empty. If anything was dropped, `cacheScope: "public"` becomes
 /// `"private"`, since another agent's list is another one.
@@ -54,6 +54,7 @@ pub fn filter(raw: &[u8], mut keep: impl FnMut(Target<'_>) -> bool) -> Result<Fi
         lists
             .resource_templates
             .map(|list| kept(list, |Template { uri_template }| keep(Target::Resource(&uri_template)))),
+        lists.tasks.map(|list| kept(list, |Identified { task_id }| keep(Target::Task(&task_id)))),
     ];
     for edit in judged.into_iter().flatten() {
         edits.extend(edit?);
@@ -87,6 +88,8 @@ struct Lists<'a> {
     #[serde(borrow)]
     resource_templates: Option<&'a RawValue>,
     #[serde(borrow)]
+    tasks: Option<&'a RawValue>,
+    #[serde(borrow)]
     cache_scope: Option<&'a RawValue>,
 }
 
@@ -107,6 +110,13 @@ struct Located<'a> {
 struct Template<'a> {
     #[serde(borrow)]
     uri_template: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identified<'a> {
+    #[serde(borrow)]
+    task_id: Cow<'a, str>,
 }
 
 /// A part of the reply's text (by address, not by content) and what comes in its place.

@@ -158,6 +158,9 @@ impl Message {
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
                 text("uri").map_or(Target::Unnamed, Target::Resource)
             }
+            "tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel" => {
+                text("taskId").map_or(Target::Unnamed, Target::Task)
+            }
             "completion/complete" => self.param("ref").map_or(Target::Unnamed, completed),
             _ => Target::Method,
         }
@@ -174,6 +177,11 @@ impl Message {
             ("subscriptions/listen", Some(_)) => None,
             _ => Some(Vec::new()),
         }
+    }
+
+    /// Whether it brings what a server asked for in its answer to an earlier request.
+    pub fn goes_on(&self) -> bool {
+        self.param("requestState").is_some() || self.param("inputResponses").is_some()
     }
 
     pub(super) fn param(&self, key: &str) -> Option<&Json> {

@@ -26,6 +26,10 @@ pub enum Target<'a> {
     Tool(&'a str),
     Resource(&'a str),
     Prompt(&'a str),
+    /// A task by its id: the policy is asked about the call that made it.
+    Task(&'a str),
+    /// A method by which a server asks its client something (`sampling/createMessage`, ...).
+    ServerRequest(&'a str),
     /// The method alone says what is asked (`ping`, `tools/list`, `initialize`, ...).
     Method,
     /// The method needs a tool, a resource or a prompt, and the request names none that can be read. The server

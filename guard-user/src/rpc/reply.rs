@@ -5,8 +5,12 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::Id;
+
+/// Requests that a server may make of a client in one answer.
+pub const ASKS_MAX: usize = 64;
 
 /// What the guard needs to know of a server's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +32,24 @@ pub enum ReplyKind {
     Request {
         method: String,
     },
-    Result {
-        /// `isError: true`: the tool ran and failed.
-        is_error: bool,
-        /// It has `tools`, `prompts`, `resources` or `resourceTemplates` and goes through [`super::list::filter`].
-        has_list: bool,
-    },
+    Result(Outcome),
+}
+
+/// What a result says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// `isError: true`: the tool ran and failed.
+    pub is_error: bool,
+    /// It has `tools`, `prompts`, `resources`, `resourceTemplates` or `tasks` and goes through [`super::list::filter`].
+    pub has_list: bool,
+    /// The id of the task that the call has become: `taskId`, or that of `task` (2025-11-25).
+    pub task: Option<String>,
+    /// `resultType: "input_required"`: the client is to send the request again, with more.
+    pub needs_input: bool,
+    /// `requestState`: what it has to send back then.
+    pub state: Option<String>,
+    /// Methods in `inputRequests`: what the server asks of the client.
+    pub asks: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +75,7 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
             ReplyKind::Request { method: method.into_owned() }
         }
         (Some(method), None, None) => ReplyKind::Notification { method: method.into_owned() },
-        (None, Some(Outcome { is_error, has_list }), None) => ReplyKind::Result { is_error, has_list },
+        (None, Some(outcome), None) => ReplyKind::Result(outcome),
         (None, None, Some(error)) => ReplyKind::Error { code: error.code },
         _ => return Err(ReplyError::Kind),
     };
@@ -82,12 +98,6 @@ struct ErrorMember {
     code: i64,
 }
 
-#[derive(Default)]
-struct Outcome {
-    is_error: bool,
-    has_list: bool,
-}
-
 /// `result: null` is a result all the same.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Outcome>, D::Error> {
     Outcome::deserialize(deserializer).map(Some)
@@ -96,10 +106,16 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Outcome>
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 enum Key {
+    InputRequests,
     IsError,
     Prompts,
+    RequestState,
     ResourceTemplates,
     Resources,
+    ResultType,
+    Task,
+    TaskId,
+    Tasks,
     Tools,
     #[serde(other)]
     Other,
@@ -121,23 +137,33 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outcome, A::Error> {
-        let mut is_error: Option<bool> = None;
+        let (mut is_error, mut kind, mut state, mut asks) = (None, None, None, None);
+        let (mut task, mut task_id) = (None, None);
         let mut has_list = false;
         while let Some(key) = map.next_key::<Key>()? {
             match key {
-                Key::IsError if is_error.is_some() => {
-                    return Err(serde::de::Error::duplicate_field("isError"));
-                }
-                Key::IsError => is_error = Some(map.next_value()?),
+                Key::IsError => once(&mut is_error, map.next_value()?, "isError")?,
+                Key::ResultType => once(&mut kind, map.next_value::<Text>()?, "resultType")?,
+                Key::RequestState => once(&mut state, map.next_value::<Text>()?, "requestState")?,
+                Key::InputRequests => once(&mut asks, map.next_value::<Asks>()?, "inputRequests")?,
+                Key::Task => once(&mut task, map.next_value::<TaskMember>()?, "task")?,
+                Key::TaskId => once(&mut task_id, map.next_value::<Text>()?, "taskId")?,
                 // That no list stands twice is for the list filter, which every such reply passes.
-                Key::Prompts | Key::ResourceTemplates | Key::Resources | Key::Tools => {
+                Key::Prompts | Key::ResourceTemplates | Key::Resources | Key::Tasks | Key::Tools => {
                     has_list = true;
                     map.next_value::<IgnoredAny>()?;
                 }
                 Key::Other => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        Ok(Outcome { is_error: is_error.unwrap_or(false), has_list })
+        Ok(Outcome {
+            is_error: is_error.unwrap_or(false),
+            has_list,
+            task: task_id.and_then(|Text(id)| id).or_else(|| task.and_then(|TaskMember(id)| id)),
+            needs_input: kind.is_some_and(|Text(kind)| kind.as_deref() == Some("input_required")),
+            state: state.and_then(|Text(state)| state),
+            asks: asks.map(|Asks(asks)| asks).unwrap_or_default(),
+        })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Outcome, A::Error> {
@@ -170,6 +196,84 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
     }
 }
 
+/// A member that stands twice is read differently by different clients.
+fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(name)),
+    }
+}
+
+/// A text; what is none is none of the guard's business.
+struct Text(Option<String>);
+
+/// The `taskId` of an object.
+struct TaskMember(Option<String>);
+
+/// The `method`s of an object's members.
+struct Asks(Vec<String>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = <&RawValue>::deserialize(deserializer)?.get();
+        let text = value.starts_with('"').then(|| serde_json::from_str(value)).transpose();
+        text.map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskMember {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Task {
+            task_id: Option<Text>,
+        }
+        let value = <&RawValue>::deserialize(deserializer)?.get();
+        let task: Option<Task> = value
+            .starts_with('{')
+            .then(|| serde_json::from_str(value))
+            .transpose()
+            .map_err(serde::de::Error::custom)?;
+        Ok(Self(task.and_then(|task| task.task_id?.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Asks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Ask<'a> {
+            #[serde(borrow)]
+            method: Cow<'a, str>,
+        }
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Asks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("requests by their keys")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asks, A::Error> {
+                let mut asks = Vec::new();
+                while let Some((_key, ask)) = map.next_entry::<IgnoredAny, Ask<'_>>()? {
+                    if asks.len() == ASKS_MAX {
+                        return Err(serde::de::Error::custom("more requests than a server may make at once"));
+                    }
+                    asks.push(ask.method.into_owned());
+                }
+                Ok(Asks(asks))
+            }
+
+            fn visit_unit<E>(self) -> Result<Asks, E> {
+                Ok(Asks(Vec::new()))
+            }
+        }
+
+        deserializer.deserialize_any(Members)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -183,13 +287,14 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_from_the_others() {
-        let plain = |is_error, has_list| ReplyKind::Result { is_error, has_list };
+        let plain =
+            |is_error, has_list| ReplyKind::Result(Outcome { is_error, has_list, ..Outcome::default() });
         assert_eq!(
             kind(r#"{"id":1,"result":{"content":[{"isError":true,"tools":1}]}}"#),
             plain(false, false)
         );
         assert_eq!(kind(r#"{"id":1,"result":{"isErro\u0072":true}}"#), plain(true, false));
-        for list in ["tools", "prompts", "resources", "resourceTemplates", "t\\u006fols"] {
+        for list in ["tools", "prompts", "resources", "resourceTemplates", "tasks", "t\\u006fols"] {
             assert_eq!(kind(&format!(r#"{{"result":{{"{list}":[]}},"id":1}}"#)), plain(false, true));
         }
         for result in ["null", "1", "-1", "1.5", "\"a\"", "true", "[{\"tools\":[]}]"] {
@@ -207,6 +312,36 @@ mod tests {
     }
 
     #[test]
+    fn tasks_and_requests_for_input_are_seen() {
+        let result = |result: &str| match kind(&format!(r#"{{"id":1,"result":{result}}}"#)) {
+            ReplyKind::Result(outcome) => outcome,
+            other => panic!("{other:?}"),
+        };
+        let task = |text| result(text).task;
+        assert_eq!(task(r#"{"resultType":"task","taskId":"a","status":"working"}"#).as_deref(), Some("a"));
+        assert_eq!(task(r#"{"task":{"ttl":1,"taskId":"a"}}"#).as_deref(), Some("a"));
+        assert_eq!(task(r#"{"task":"a","taskId":7}"#), None);
+        let asked = result(
+            r#"{"resultType":"input_required","requestState":"s","inputRequests":
+                {"a":{"method":"elicitation/create","params":{}},"b":{"method":"roots/list"}}}"#,
+        );
+        assert_eq!((asked.needs_input, asked.state.as_deref()), (true, Some("s")));
+        assert_eq!(asked.asks, ["elicitation/create", "roots/list"]);
+        assert!(!result(r#"{"resultType":"complete","inputRequests":null}"#).needs_input);
+    }
+
+    #[test]
+    fn a_server_asks_for_so_many_things_at_once() {
+        let asks = |count: usize| {
+            let asks: Vec<String> =
+                (0..count).map(|n| format!(r#""{n}":{{"method":"roots/list"}}"#)).collect();
+            look(format!(r#"{{"id":1,"result":{{"inputRequests":{{{}}}}}}}"#, asks.join(",")).as_bytes())
+        };
+        assert!(asks(ASKS_MAX).is_ok());
+        assert!(asks(ASKS_MAX + 1).is_err());
+    }
+
+    #[test]
     fn ids_keep_their_type() {
         let id = |text: &str| look(text.as_bytes()).unwrap().id;
         assert_eq!(id(r#"{"id":1,"result":{}}"#), Some(Id::Number(1)));
@@ -218,7 +353,7 @@ mod tests {
     #[test]
     fn nesting_costs_no_stack() {
         let deep = format!(r#"{{"id":1,"result":{{"x":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(kind(&deep), ReplyKind::Result { is_error: false, has_list: false });
+        assert_eq!(kind(&deep), ReplyKind::Result(Outcome::default()));
         assert_eq!(list::filter(deep.as_bytes(), |_| false).unwrap(), list::Filtered::Unchanged);
     }
 
@@ -229,6 +364,11 @@ mod tests {
             r#"{"id":1,"id":1,"result":{}}"#,
             r#"{"id":1,"result":{},"r\u0065sult":{}}"#,
             r#"{"id":1,"result":{"isError":false,"isError":true}}"#,
+            r#"{"id":1,"result":{"taskId":"a","taskId":"b"}}"#,
+            r#"{"id":1,"result":{"task":{"taskId":"a","taskId":"b"}}}"#,
+            r#"{"id":1,"result":{"resultType":"complete","resultType":"input_required"}}"#,
+            r#"{"id":1,"result":{"requestState":"a","requestState":"b"}}"#,
+            r#"{"id":1,"result":{"inputRequests":{"q":{"params":{}}}}}"#,
             r#"{"id":1,"result":{},"error":{"code":1}}"#,
             r#"{"id":1,"method":"a","result":{}}"#,
             r#"{"id":1.0,"result":{}}"#,

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, response};
+use http::{HeaderMap, Method, Request, Response, Uri, response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -75,6 +74,16 @@ pub struct Upstream {
     head_patience: Duration,
 }
 
+/// What is sent. The client's own `Host` goes on unchanged: servers check it against DNS rebinding.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    /// Exactly what was judged; only a POST has one.
+    pub body: Bytes,
+}
+
 /// A server's answer. Its call is still open: whoever reads the body concludes `permit`.
 pub struct Reply {
     pub head: response::Parts,
@@ -92,18 +101,17 @@ impl Upstream {
         }
     }
 
-    /// Sends the request whose intent `permit` stands for, with exactly the `body` that was judged.
+    /// Sends the request whose intent `permit` stands for.
     /// On an error the call is concluded here.
     pub async fn forward(
         &self,
         permit: Permit,
         server: &Server,
         door: Door,
-        head: &Parts,
-        body: Bytes,
+        request: Outgoing<'_>,
     ) -> Result<Reply, Error> {
         let asked_at = Instant::now();
-        match self.exchange(server, door, head, body).await {
+        match self.exchange(server, door, request).await {
             Ok((head, body)) => Ok(Reply { head, body, permit, asked_at }),
             Err(error) => {
                 permit.conclude(&Outcome {
@@ -120,16 +128,14 @@ impl Upstream {
         &self,
         server: &Server,
         door: Door,
-        head: &Parts,
-        body: Bytes,
+        Outgoing { method, uri, headers, body }: Outgoing<'_>,
     ) -> Result<(response::Parts, ReplyBody), Error> {
-        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let mut request = Request::builder().method(head.method.clone()).uri(Uri::from(path));
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let mut request = Request::builder().method(method.clone()).uri(Uri::from(path));
         if let Some(fields) = request.headers_mut() {
-            // The client's own `Host` goes on unchanged: servers check it against DNS rebinding.
-            *fields = headers::to_server(&head.headers, &head.uri, server);
+            *fields = headers::to_server(headers, uri, server);
         }
-        let body = if head.method == Method::POST { body } else { Bytes::new() };
+        let body = if method == Method::POST { body } else { Bytes::new() };
         let answer = self.ask(door, request.body(Full::new(body))?);
         tokio::time::timeout(self.head_patience, answer).await.unwrap_or(Err(Error::Silent))
     }

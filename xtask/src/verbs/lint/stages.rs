@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "types",
     "config",
     "privilege",
@@ -22,6 +22,7 @@ const ORDER: [&str; 22] = [
     "policy",
     "rules",
     "velocity",
+    "session",
     "audit",
     "upstream",
     "refusal",

@@ -1,0 +1,153 @@
+//! Ends sessions in time, and makes the guard's own requests of servers: each with a record first, like any other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use super::{App, lock};
+use crate::admin::WhichSessions;
+use crate::audit::{CallRecord, Local, Outcome, OutcomeResult, Target};
+use crate::session::{Errand, SESSION_HEADER, Seen, What};
+use crate::types::DecisionId;
+use crate::upstream::{Outgoing, Reply};
+
+/// Between two looks for sessions whose time is over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A server's answer to the guard is not read beyond this.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long a server may take to answer the guard.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends every session whose time is over.
+pub(super) async fn end_sessions_in_time(app: Arc<App>) {
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        app.sweep_sessions(|_session| false);
+    }
+}
+
+/// Does what is to be done, one after the other.
+pub(super) async fn run(app: Arc<App>) {
+    let Some(mut to_do) = lock(&app.to_do).take() else { return };
+    while let Some(errand) = to_do.recv().await {
+        let (server, owner) = (errand.server.clone(), errand.owner.clone());
+        let done = tokio::time::timeout(PATIENCE, app.run_errand(errand)).await;
+        if let Err(error) = done.unwrap_or_else(|_late| Err(anyhow::anyhow!("it took too long"))) {
+            tracing::warn!(%server, agent = %owner.agent, error = format!("{error:#}"), "a server could not be told");
+        }
+    }
+}
+
+impl App {
+    /// Ends what `ends` chooses and what is over anyway. How many were chosen.
+    fn sweep_sessions(&self, ends: impl Fn(&Seen) -> bool) -> usize {
+        let ended = self.pipeline.sessions.sweep(ends);
+        let count = ended.len();
+        for session in ended {
+            tracing::info!(
+                session = session.id.name(), server = %session.server, agent = %session.owner.agent,
+                reason = session.reason.as_str(), "a session is over"
+            );
+            self.pipeline.errands.leave(session.into());
+        }
+        count
+    }
+
+    /// What an operator wants gone.
+    pub(super) fn end_sessions(&self, which: &WhichSessions) -> Value {
+        let is_meant = |session: &Seen| {
+            (which.all || !which.sessions.is_empty() || which.agent.is_some() || which.server.is_some())
+                && (which.sessions.is_empty() || which.sessions.contains(&session.session))
+                && which.agent.as_deref().is_none_or(|agent| agent == session.owner.agent.as_str())
+                && which.server.as_deref().is_none_or(|server| server == session.server.as_str())
+        };
+        json!({ "ended": self.sweep_sessions(is_meant) })
+    }
+
+    async fn run_errand(&self, errand: Errand) -> anyhow::Result<()> {
+        let Errand { server, door, owner, what } = errand;
+        let known = self.config.servers.iter().find(|known| known.name == server);
+        let server = known.context("guard.yaml has no such server any more")?;
+        let (method, headers, body, reason, asked) = match &what {
+            What::Close { head, reason } => {
+                (Method::DELETE, head.clone(), Bytes::new(), reason.as_str(), None)
+            }
+            What::Refuse { head, id, method } => {
+                let body = refusal(id, method)?;
+                (Method::POST, to_post(head), body, "server_request_refused", Some((id, method)))
+            }
+        };
+        let rules = self.pipeline.rules.load_full();
+        let record = CallRecord {
+            id: DecisionId::random(),
+            conn: None,
+            server: server.name.as_str(),
+            agent: Some(owner.agent.as_str()),
+            client: Some(owner.client.as_str()),
+            profile: Some(owner.profile.as_str()),
+            evidence: None,
+            credential: None,
+            peer: None,
+            original_dst: None,
+            local: Local::Guard,
+            era: Some("legacy"),
+            session: headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()),
+            http_method: method.as_str(),
+            rpc_method: None,
+            rpc_id: asked.map(|(id, _)| id.as_str()),
+            target: asked.map(|(_, method)| Target { kind: "server_request", name: method }),
+            intent: None,
+            continues: None,
+            reason,
+            text: None,
+            rule: None,
+            velocity: None,
+            policy: Some(&rules.digest),
+            body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+            guest: None,
+        };
+        let permit = self.pipeline.audit.intend(&record).await?;
+        let uri = Uri::try_from(server.path.as_str())?;
+        let request = Outgoing { method: &method, uri: &uri, headers: &headers, body };
+        conclude(self.pipeline.upstream.forward(permit, server, door, request).await?).await;
+        Ok(())
+    }
+}
+
+/// Reads the answer to its end, within limits, so that its connection can be used again.
+async fn conclude(Reply { head, body, permit, asked_at }: Reply) {
+    let read = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    let bytes = read.map_or(0, |body| body.to_bytes().len());
+    let result = if head.status.is_success() { OutcomeResult::Ok } else { OutcomeResult::HttpError };
+    permit.conclude(&Outcome {
+        status: Some(head.status.as_u16()),
+        result,
+        response_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        duration: Instant::now().duration_since(asked_at),
+        ..Outcome::abandoned()
+    });
+}
+
+fn to_post(head: &HeaderMap) -> HeaderMap {
+    let mut head = head.clone();
+    head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    head.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    head
+}
+
+/// What the client would say that does not want to be asked.
+fn refusal(id: &str, method: &str) -> anyhow::Result<Bytes> {
+    let id: Value = serde_json::from_str(id)?;
+    let message = format!("the client's policy does not let this server ask {method}");
+    let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 40_300, "message": message } });
+    Ok(Bytes::from(error.to_string()))
+}

@@ -1,0 +1,114 @@
+//! `mcp-guard sessions`
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::admin::{self, Ask, WhichSessions};
+use crate::cli::output::{self, plain, print};
+use crate::config::Overrides;
+
+/// See the open MCP sessions, and end them
+///
+/// A session belongs to the agent that opened it, and to the user and cgroup of its process where that is on this host.
+/// Nobody else can use its id. It ends when its client or its server says so, after `limits.session_idle_seconds` without a
+/// request, and after `limits.session_seconds_max`. Stateless requests (2026-07-28) have no sessions.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    config: Overrides,
+    /// Print one JSON object, also on an error
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the open sessions, the newest first
+    ///
+    /// SESSION is the beginning of the id's SHA-256, as in the audit trail: whoever knows an id could try to use it.
+    List,
+    /// End sessions: here at once, with their open streams, and then at their servers
+    ///
+    /// Their next request is answered as if the session had never been; clients then open a new one. Exit code 1: there was
+    /// none to end.
+    End {
+        /// As `sessions list` shows it
+        #[arg(required_unless_present_any = ["agent", "server", "all"])]
+        session: Vec<String>,
+        /// Those of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Those at this server
+        #[arg(long)]
+        server: Option<String>,
+        /// All
+        #[arg(long, conflicts_with_all = ["session", "agent", "server"])]
+        all: bool,
+    },
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { command, config, json } = args;
+    let socket = config.load()?.admin_socket();
+    match command {
+        Command::List => {
+            let answer = admin::ask(&socket, &Ask::Sessions)?;
+            print(&if json { answer.to_string() } else { table(&answer["sessions"]) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::End { session, agent, server, all } => {
+            let which = WhichSessions { sessions: session, agent, server, all };
+            let answer = admin::ask(&socket, &Ask::EndSessions(which))?;
+            let count = answer["ended"].as_u64().unwrap_or_default();
+            if count == 0 {
+                bail!("no such session is open; `mcp-guard sessions list` shows those that are");
+            }
+            let words = format!("{count} session{} ended", if count == 1 { "" } else { "s" });
+            print(&if json { answer.to_string() } else { words })?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn table(sessions: &Value) -> String {
+    let sessions = sessions.as_array().map_or(&[][..], Vec::as_slice);
+    if sessions.is_empty() {
+        return "No session is open.".into();
+    }
+    let mut table =
+        output::table(["SESSION", "SERVER", "AGENT", "FROM", "VERSION", "OPENED", "USED", "REQUESTS"]);
+    for one in sessions {
+        let text = |key: &str| plain(one[key].as_str().unwrap_or("-"));
+        table.add_row([
+            text("session"),
+            text("server"),
+            text("agent"),
+            from(&one["from"]),
+            text("version"),
+            time(&one["opened_at"]),
+            time(&one["used_at"]),
+            one["requests"].to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn from(origin: &Value) -> String {
+    match origin.get("process") {
+        Some(process) => {
+            plain(&format!("uid {} in {}", process["uid"], process["cgroup"].as_str().unwrap_or_default()))
+        }
+        None => origin.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+fn time(milliseconds: &Value) -> String {
+    let time = milliseconds.as_i64().and_then(|at| Timestamp::from_millisecond(at / 1000 * 1000).ok());
+    time.map_or_else(|| "-".into(), |time| time.to_string())
+}

@@ -1,0 +1,266 @@
+//! What one request uses of what its agent was given, and what its answer may give it.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
+
+use super::errand::{Errand, Errands, What};
+use super::{Logical, Made, NewSession, Owner, Refused, Round, SessionId, SessionIdError, Sessions, Visit};
+use crate::connection::Connection;
+use crate::identity::Caller;
+use crate::kernel::Door;
+use crate::rpc::reply::Outcome;
+use crate::rpc::{Era, Id, Message, Target};
+use crate::types::{DecisionId, ServerName};
+
+pub const SESSION_HEADER: &str = "mcp-session-id";
+const VERSION_HEADER: &str = "mcp-protocol-version";
+const EVENT_HEADER: &str = "last-event-id";
+
+/// Why a request may not use what it names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotYours {
+    #[error("{0}")]
+    BadSession(#[from] SessionIdError),
+    #[error("no session with this id is open for this agent; open a new one with `initialize`")]
+    Session,
+    #[error(
+        "no event with this id was sent to this agent on this session; open a new stream without Last-Event-ID"
+    )]
+    Event,
+    #[error("Task not found: {0}")]
+    Task(String),
+    #[error("the request state is not one that was given to this agent; make the call anew without it")]
+    State,
+}
+
+/// Made for one request and kept until the last byte of its answer.
+pub struct Claim {
+    sessions: Arc<Sessions>,
+    errands: Errands,
+    server: ServerName,
+    door: Door,
+    owner: Owner,
+    head: HeaderMap,
+    session: Option<SessionId>,
+    visit: Option<Visit>,
+    /// What its answer does to the session.
+    step: Step,
+    /// The tool that is called: the answer may say that it has become a task.
+    tool: Option<String>,
+    /// The call that a task's result belongs to.
+    made: Option<Made>,
+    logical: Option<Logical>,
+    /// The call that this request goes on with.
+    round: Option<Round>,
+    decision: DecisionId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Opens,
+    Uses,
+    Ends,
+}
+
+impl Claim {
+    /// Looks at everything in the request that was given to somebody.
+    pub fn check(
+        sessions: &Arc<Sessions>,
+        errands: &Errands,
+        connection: &Connection,
+        caller: &Caller,
+        (head, message): (&Parts, Option<&Message>),
+        decision: DecisionId,
+    ) -> Result<Self, NotYours> {
+        let owner = Owner::of(caller, connection.client());
+        let server = &connection.server.name;
+        let is_modern = message.is_some_and(|message| message.era() == Era::Modern);
+        let mut claim = Self {
+            sessions: Arc::clone(sessions),
+            errands: errands.clone(),
+            server: server.clone(),
+            door: connection.door,
+            head: head.headers.clone(),
+            session: None,
+            visit: None,
+            step: step(&head.method, message),
+            tool: message.and_then(called_tool),
+            made: None,
+            logical: message.and_then(|message| Logical::of(server, message)),
+            round: None,
+            decision,
+            owner,
+        };
+        if let Some(id) = head.headers.get(SESSION_HEADER) {
+            claim.enter(id, is_modern)?;
+        }
+        if let Some(event) = head.headers.get(EVENT_HEADER)
+            && !sessions.may_resume(server, claim.session.as_ref(), &claim.owner, event.as_bytes())
+        {
+            return Err(NotYours::Event);
+        }
+        if let Some(message) = message
+            && let Target::Task(id) = message.target()
+        {
+            let made = sessions.task(server, id, &claim.owner);
+            claim.made = Some(made.ok_or_else(|| NotYours::Task(id.to_owned()))?);
+        }
+        if let Some(logical) = &claim.logical
+            && message.is_some_and(Message::goes_on)
+        {
+            claim.round = sessions.go_on(logical, &claim.owner).map_err(|_stolen| NotYours::State)?;
+        }
+        Ok(claim)
+    }
+
+    fn enter(&mut self, id: &HeaderValue, is_modern: bool) -> Result<(), NotYours> {
+        let id = SessionId::parse(id.as_bytes())?;
+        let version = self.head.get(VERSION_HEADER).and_then(|version| version.to_str().ok());
+        match self.sessions.enter(&self.server, &id, &self.owner, version) {
+            Ok(visit) => {
+                (self.session, self.visit) = (Some(id), Some(visit));
+                Ok(())
+            }
+            // A stateless request has no session, whatever its headers say. Without the header it can steal none.
+            Err(_refused) if is_modern => {
+                self.head.remove(SESSION_HEADER);
+                Ok(())
+            }
+            Err(_refused) => Err(NotYours::Session),
+        }
+    }
+
+    /// The client's headers, less a session that is none.
+    pub fn head(&self) -> &HeaderMap {
+        &self.head
+    }
+
+    /// The call to which the task belongs that is asked for.
+    pub fn made(&self) -> Option<&Made> {
+        self.made.as_ref()
+    }
+
+    /// The call that this request goes on with: it was judged and counted already.
+    pub fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// Ends when the session does; never without one.
+    pub fn until_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let over = self.visit.as_ref().map(Visit::until_over);
+        async move {
+            match over {
+                Some(over) => over.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes note of what the head of the answer says about the session.
+    pub fn take_head(&mut self, head: &response::Parts) -> Result<(), &'static str> {
+        let is_gone = head.status == StatusCode::NOT_FOUND;
+        if let Some(id) = &self.session
+            && (is_gone || (self.step == Step::Ends && head.status.is_success()))
+        {
+            self.sessions.forget(&self.server, id);
+        }
+        let mut given = head.headers.get_all(SESSION_HEADER).iter();
+        let Some(id) = given.next() else { return Ok(()) };
+        let id = SessionId::parse(id.as_bytes()).ok().filter(|_| given.next().is_none());
+        let id = id.ok_or("its Mcp-Session-Id is not one that every client reads alike")?;
+        if self.session.as_ref() == Some(&id) || !head.status.is_success() {
+            return Ok(());
+        }
+        if self.step != Step::Opens {
+            return Err("it names another session than the request");
+        }
+        let host = self.head.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let new = NewSession {
+            server: self.server.clone(),
+            id: id.clone(),
+            owner: self.owner.clone(),
+            netns: self.door.netns,
+            port: self.door.port,
+            version: None,
+            host: host.map(str::to_owned),
+        };
+        let adopted = self.sessions.adopt(&new);
+        let (visit, ended) = adopted.map_err(|_taken| "its session is another agent's already")?;
+        (self.session, self.visit) = (Some(id), Some(visit));
+        if let Some(ended) = ended {
+            self.errands.leave(ended.into());
+        }
+        Ok(())
+    }
+
+    /// Takes note of an event's id.
+    pub fn take_event(&self, id: &[u8]) {
+        if !id.is_empty() {
+            self.sessions.saw_event(&self.server, self.session.as_ref(), &self.owner, id);
+        }
+    }
+
+    /// Takes note of what a result gives to the client.
+    pub fn take_result(&self, outcome: &Outcome) -> Result<(), &'static str> {
+        if let (Some(tool), Some(id)) = (&self.tool, &outcome.task) {
+            let decision = self.decision.to_string();
+            let made = Made { owner: self.owner.clone(), tool: tool.clone(), decision };
+            let bound = self.sessions.made_task(&self.server, id, &made);
+            bound.map_err(|refused| match refused {
+                Refused::TooLong => "its task id is too long",
+                Refused::Unknown | Refused::Taken => "its task is another agent's already",
+            })?;
+        }
+        if let (Some(logical), true) = (&self.logical, outcome.needs_input) {
+            let (call, requests) =
+                self.round.as_ref().map_or((self.decision, 0), |round| (round.call, round.requests));
+            self.sessions.wait_for_input(Round {
+                logical: logical.clone().with_state(outcome.state.as_deref()),
+                owner: self.owner.clone(),
+                call,
+                requests: requests.saturating_add(1),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a task is the agent's.
+    pub fn has_task(&self, id: &str) -> bool {
+        self.sessions.task(&self.server, id, &self.owner).is_some()
+    }
+
+    /// Has a server's request refused, in place of the client, which does not get it.
+    pub fn refuse(&self, id: &Id, method: &str) {
+        let mut head = self.head.clone();
+        if let Some(session) = self.session.as_ref().and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
+            head.insert(SESSION_HEADER, session);
+        }
+        self.errands.leave(Errand {
+            server: self.server.clone(),
+            door: self.door,
+            owner: self.owner.clone(),
+            what: What::Refuse {
+                head,
+                id: serde_json::to_string(id).unwrap_or_default(),
+                method: method.to_owned(),
+            },
+        });
+    }
+}
+
+fn step(method: &Method, message: Option<&Message>) -> Step {
+    match message {
+        Some(message) if message.method() == "initialize" => Step::Opens,
+        None if method == Method::DELETE => Step::Ends,
+        _ => Step::Uses,
+    }
+}
+
+fn called_tool(message: &Message) -> Option<String> {
+    match message.target() {
+        Target::Tool(name) => Some(name.to_owned()),
+        _ => None,
+    }
+}

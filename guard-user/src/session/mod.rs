@@ -1,0 +1,198 @@
+//! What a server gave to one agent, and nobody else may use: sessions, tasks, event ids to resume a stream from, and the
+//! state of calls that wait for more input.
+//!
+//! `table`, `task`, `round` and `events` are the state and its rules, without I/O and clock; `journal` keeps them over
+//! restarts. `claim` is what one request uses of them, and `errand` what the guard itself then has to ask a server.
+
+mod claim;
+mod errand;
+mod events;
+mod id;
+mod journal;
+mod owner;
+mod round;
+mod table;
+mod task;
+mod visit;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+pub use claim::{Claim, NotYours, SESSION_HEADER};
+pub use errand::{Errand, Errands, What};
+pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
+pub use owner::{Origin, Owner};
+pub use round::{Logical, ROUND_REQUESTS_MAX, Round};
+pub use table::{Ended, NewSession, Reason, Refused, Seen};
+pub use task::{Made, TASK_ID_BYTES_MAX};
+pub use visit::Visit;
+
+use crate::config::Limits;
+use crate::types::ServerName;
+use events::Streams;
+use journal::Journal;
+use round::Rounds;
+use table::Table;
+use task::Tasks;
+
+/// All of it, for all servers. Each change is one short lock; none is held across an await.
+pub struct Sessions {
+    state: Mutex<State>,
+    tasks_per_agent_max: usize,
+    events_max: usize,
+    idle_milliseconds: u64,
+    milliseconds_max: u64,
+}
+
+struct State {
+    table: Table,
+    streams: Streams,
+    tasks: Tasks,
+    rounds: Rounds,
+    journal: Journal,
+}
+
+impl Sessions {
+    /// What a former guard left in `state_dir`. A file that cannot be read is no reason to let anybody use a session that
+    /// is not his: it is an error.
+    pub fn open(state_dir: &Path, limits: &Limits) -> io::Result<Self> {
+        let (mut table, mut tasks) = (Table::new(limits), Tasks::default());
+        let journal = Journal::open(state_dir, &mut table, &mut tasks)?;
+        let (streams, rounds) = (Streams::default(), Rounds::default());
+        Ok(Self {
+            state: Mutex::new(State { table, streams, tasks, rounds, journal }),
+            tasks_per_agent_max: limits.tasks_per_agent_max,
+            events_max: limits.resumable_events_max,
+            idle_milliseconds: limits.session_idle_seconds.saturating_mul(1000),
+            milliseconds_max: limits.session_seconds_max.saturating_mul(1000),
+        })
+    }
+
+    /// Lets a request use the session `id`, if it is `owner`'s. `version`: the protocol version that it names.
+    pub fn enter(
+        &self,
+        server: &ServerName,
+        id: &SessionId,
+        owner: &Owner,
+        version: Option<&str>,
+    ) -> Result<Visit, Refused> {
+        self.lock().table.enter(server, id, owner, version, unix_milliseconds())
+    }
+
+    /// Binds a session that a server has just opened. What had to make room is to be closed at its server.
+    pub fn adopt(&self, new: &NewSession) -> Result<(Visit, Option<Ended>), Refused> {
+        let now = unix_milliseconds();
+        let mut state = self.lock();
+        let State { table, journal, .. } = &mut *state;
+        let is_new = !table.has(&new.server, &new.id);
+        let (visit, ended) = table.adopt(new.clone(), now)?;
+        if let Some(gone) = &ended {
+            journal.ended(&gone.server, &gone.id);
+        }
+        if is_new {
+            journal.opened(new, now);
+        }
+        Ok((visit, ended))
+    }
+
+    /// Forgets a session that its client or its server has ended.
+    pub fn forget(&self, server: &ServerName, id: &SessionId) {
+        let mut state = self.lock();
+        if state.table.forget(server, id) {
+            state.journal.ended(server, id);
+        }
+    }
+
+    /// Takes out every session whose time is over, and every one that `ends` wants gone. They are still to be closed at
+    /// their servers.
+    pub fn sweep(&self, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+        let now = unix_milliseconds();
+        let mut state = self.lock();
+        let State { table, streams, tasks, rounds, journal } = &mut *state;
+        let ended = table.sweep(now, ends);
+        for gone in &ended {
+            journal.ended(&gone.server, &gone.id);
+        }
+        streams.sweep(now, self.idle_milliseconds);
+        tasks.sweep(now, self.milliseconds_max);
+        rounds.sweep(now);
+        journal.compact_if_long(table, tasks);
+        ended
+    }
+
+    /// Every session, the newest first.
+    pub fn list(&self) -> Vec<Seen> {
+        self.lock().table.list(unix_milliseconds())
+    }
+
+    /// Notes that the event `event` went to `owner`: on a session, or on a stream without one.
+    pub fn saw_event(&self, server: &ServerName, session: Option<&SessionId>, owner: &Owner, event: &[u8]) {
+        let mut state = self.lock();
+        match session {
+            None => state.streams.add(server, owner, event, self.events_max, unix_milliseconds()),
+            Some(id) => {
+                if let Some(events) = state.table.events(server, id, owner) {
+                    events.add(event, self.events_max);
+                }
+            }
+        }
+    }
+
+    /// Whether `event`, from which a client wants to resume, went to it.
+    pub fn may_resume(
+        &self,
+        server: &ServerName,
+        session: Option<&SessionId>,
+        owner: &Owner,
+        event: &[u8],
+    ) -> bool {
+        let mut state = self.lock();
+        match session {
+            None => state.streams.has(server, owner, event),
+            Some(id) => state.table.events(server, id, owner).is_some_and(|events| events.has(event)),
+        }
+    }
+
+    /// Binds a task to the call that made it.
+    pub fn made_task(&self, server: &ServerName, id: &str, made: &Made) -> Result<(), Refused> {
+        let now = unix_milliseconds();
+        let mut state = self.lock();
+        state.tasks.add(server, id, made.clone(), self.tasks_per_agent_max, now)?;
+        state.journal.task(server, id, made, now);
+        Ok(())
+    }
+
+    /// The call that made the task, if it was `owner`'s.
+    pub fn task(&self, server: &ServerName, id: &str, owner: &Owner) -> Option<Made> {
+        self.lock().tasks.of(server, id, owner).cloned()
+    }
+
+    /// Notes that a call waits for more input.
+    pub fn wait_for_input(&self, round: Round) {
+        self.lock().rounds.wait(round, unix_milliseconds());
+    }
+
+    /// The call that such a request goes on with, once; none if it is a new one.
+    pub fn go_on(&self, logical: &Logical, owner: &Owner) -> Result<Option<Round>, Refused> {
+        self.lock().rounds.go_on(logical, owner, unix_milliseconds())
+    }
+
+    /// Writes down all that the next guard needs.
+    pub fn save(&self) {
+        let mut state = self.lock();
+        let State { table, tasks, journal, .. } = &mut *state;
+        journal.compact(table, tasks);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lifetimes are counted in the time of day, since they outlive the guard and the host's boot.
+fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,281 @@
+//! Sessions and whose they are. Pure: time is an argument, in milliseconds since 1970.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use super::events::Events;
+use super::task::TASK_ID_BYTES_MAX;
+use super::visit::{Presence, Visit};
+use super::{Owner, SessionId};
+use crate::config::Limits;
+use crate::kernel::Door;
+use crate::types::ServerName;
+
+/// Longest protocol version that is kept of a session, in bytes.
+const VERSION_BYTES_MAX: usize = 32;
+
+/// A session that a server has just opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewSession {
+    pub server: ServerName,
+    pub id: SessionId,
+    pub owner: Owner,
+    /// Network namespace and port where its server is.
+    pub netns: u64,
+    pub port: u16,
+    /// The protocol version that was agreed on, if it is known.
+    pub version: Option<String>,
+    /// What its client calls the server: some servers answer to one name only.
+    pub host: Option<String>,
+}
+
+/// Why it may not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Also what somebody else's is called: who asks must not learn that there is one.
+    #[error("there is no such session here; open a new one")]
+    Unknown,
+    #[error("the server gave out what is another agent's already")]
+    Taken,
+    #[error("the server's id has more than {TASK_ID_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nobody used it for `limits.session_idle_seconds`.
+    SessionIdle,
+    /// It is older than `limits.session_seconds_max`.
+    SessionTooOld,
+    /// Its agent opened more than `limits.sessions_per_agent_max`.
+    SessionsTooMany,
+    /// An operator ended it.
+    SessionEnded,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionIdle => "session_idle",
+            Self::SessionTooOld => "session_too_old",
+            Self::SessionsTooMany => "sessions_too_many",
+            Self::SessionEnded => "session_ended",
+        }
+    }
+}
+
+/// A session that is over here, and still to be closed at its server.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub server: ServerName,
+    pub id: SessionId,
+    pub owner: Owner,
+    pub door: Door,
+    pub version: Option<String>,
+    pub host: Option<String>,
+    pub reason: Reason,
+}
+
+impl Ended {
+    /// The headers of a request about it.
+    pub fn head(&self) -> HeaderMap {
+        let fields = [
+            ("mcp-session-id", Some(self.id.as_str())),
+            ("mcp-protocol-version", self.version.as_deref()),
+            ("host", self.host.as_deref()),
+        ];
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| {
+                Some((HeaderName::from_static(name), HeaderValue::from_str(value?).ok()?))
+            })
+            .collect()
+    }
+}
+
+/// A session, for tables.
+#[derive(Debug, Clone, Serialize)]
+pub struct Seen {
+    /// [`SessionId::name`].
+    pub session: String,
+    pub server: ServerName,
+    #[serde(flatten)]
+    pub owner: Owner,
+    pub version: Option<String>,
+    /// Milliseconds since 1970.
+    pub opened_at: u64,
+    pub used_at: u64,
+    /// Requests under way, open streams among them.
+    pub requests: u32,
+}
+
+struct Session {
+    new: NewSession,
+    opened_at: u64,
+    presence: Arc<Presence>,
+    events: Events,
+}
+
+type Key = (ServerName, SessionId);
+
+pub(super) struct Table {
+    sessions: HashMap<Key, Session>,
+    idle_milliseconds: u64,
+    milliseconds_max: u64,
+    per_agent_max: usize,
+}
+
+impl Table {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            sessions: HashMap::new(),
+            idle_milliseconds: limits.session_idle_seconds.saturating_mul(1000),
+            milliseconds_max: limits.session_seconds_max.saturating_mul(1000),
+            per_agent_max: limits.sessions_per_agent_max,
+        }
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        server: &ServerName,
+        id: &SessionId,
+        owner: &Owner,
+        version: Option<&str>,
+        now: u64,
+    ) -> Result<Visit, Refused> {
+        let (idle, longest) = (self.idle_milliseconds, self.milliseconds_max);
+        let session = self.sessions.get_mut(&(server.clone(), id.clone())).ok_or(Refused::Unknown)?;
+        // The next sweep takes a session away whose time is over; it is of no use before that already.
+        if session.new.owner != *owner || session.is_over(idle, longest, now).is_some() {
+            return Err(Refused::Unknown);
+        }
+        if let Some(version) = version.filter(|version| version.len() <= VERSION_BYTES_MAX)
+            && session.new.version.as_deref() != Some(version)
+        {
+            session.new.version = Some(version.to_owned());
+        }
+        Ok(session.presence.visit(now))
+    }
+
+    pub(super) fn adopt(&mut self, new: NewSession, now: u64) -> Result<(Visit, Option<Ended>), Refused> {
+        let key = (new.server.clone(), new.id.clone());
+        if let Some(known) = self.sessions.get(&key) {
+            return if known.new.owner == new.owner {
+                Ok((known.presence.visit(now), None))
+            } else {
+                Err(Refused::Taken)
+            };
+        }
+        let ended = self.make_room(&new, now);
+        let presence = Presence::new(now);
+        let visit = presence.visit(now);
+        self.sessions.insert(key, Session { new, opened_at: now, presence, events: Events::default() });
+        Ok((visit, ended))
+    }
+
+    /// The session of the same agent goes that was not used for longest: who opens many loses his own.
+    fn make_room(&mut self, new: &NewSession, now: u64) -> Option<Ended> {
+        let of_agent = || self.sessions.iter().filter(|(_, other)| other.new.owner.agent == new.owner.agent);
+        if of_agent().count() < self.per_agent_max {
+            return None;
+        }
+        let oldest = of_agent().min_by_key(|(_, other)| (other.presence.used_at(now), other.opened_at));
+        let key = oldest.map(|(key, _)| key.clone())?;
+        Some(self.sessions.remove(&key)?.end(Reason::SessionsTooMany))
+    }
+
+    pub(super) fn has(&self, server: &ServerName, id: &SessionId) -> bool {
+        self.sessions.contains_key(&(server.clone(), id.clone()))
+    }
+
+    /// Whether there was one. Its server has ended it, and ends its streams too.
+    pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId) -> bool {
+        self.sessions.remove(&(server.clone(), id.clone())).is_some()
+    }
+
+    pub(super) fn sweep(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+        let (idle, longest) = (self.idle_milliseconds, self.milliseconds_max);
+        let over: Vec<(Key, Reason)> = self
+            .sessions
+            .iter()
+            .filter_map(|(key, session)| {
+                let asked = || ends(&session.seen(now)).then_some(Reason::SessionEnded);
+                Some((key.clone(), session.is_over(idle, longest, now).or_else(asked)?))
+            })
+            .collect();
+        over.into_iter().filter_map(|(key, reason)| Some(self.sessions.remove(&key)?.end(reason))).collect()
+    }
+
+    pub(super) fn list(&self, now: u64) -> Vec<Seen> {
+        let mut all: Vec<Seen> = self.sessions.values().map(|session| session.seen(now)).collect();
+        all.sort_by(|a, b| b.opened_at.cmp(&a.opened_at).then_with(|| a.session.cmp(&b.session)));
+        all
+    }
+
+    /// The event ids of a session, if it is `owner`'s.
+    pub(super) fn events(
+        &mut self,
+        server: &ServerName,
+        id: &SessionId,
+        owner: &Owner,
+    ) -> Option<&mut Events> {
+        let session = self.sessions.get_mut(&(server.clone(), id.clone()))?;
+        (session.new.owner == *owner).then_some(&mut session.events)
+    }
+
+    /// Takes in what a former guard wrote down.
+    pub(super) fn restore(&mut self, new: NewSession, opened_at: u64, used_at: u64, events: Vec<u64>) {
+        let (presence, events) = (Presence::new(used_at), Events::restored(events));
+        let key = (new.server.clone(), new.id.clone());
+        self.sessions.insert(key, Session { new, opened_at, presence, events });
+    }
+
+    /// Each session, when it was opened and used, and its event ids.
+    pub(super) fn each(&self, now: u64) -> impl Iterator<Item = (&NewSession, u64, u64, Vec<u64>)> {
+        self.sessions.values().map(move |session| {
+            (&session.new, session.opened_at, session.presence.used_at(now), session.events.all())
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+impl Session {
+    fn is_over(&self, idle_milliseconds: u64, milliseconds_max: u64, now: u64) -> Option<Reason> {
+        if now.saturating_sub(self.opened_at) >= milliseconds_max {
+            Some(Reason::SessionTooOld)
+        } else if now.saturating_sub(self.presence.used_at(now)) >= idle_milliseconds {
+            Some(Reason::SessionIdle)
+        } else {
+            None
+        }
+    }
+
+    fn seen(&self, now: u64) -> Seen {
+        Seen {
+            session: self.new.id.name(),
+            server: self.new.server.clone(),
+            owner: self.new.owner.clone(),
+            version: self.new.version.clone(),
+            opened_at: self.opened_at,
+            used_at: self.presence.used_at(now),
+            requests: self.presence.visits(),
+        }
+    }
+
+    fn end(self, reason: Reason) -> Ended {
+        self.presence.end();
+        let NewSession { server, id, owner, netns, port, version, host } = self.new;
+        Ended { server, id, owner, door: Door { netns, port }, version, host, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use proptest::prelude::*;
+
+use super::super::owner::tests::owner;
+use super::*;
+
+const AGENTS: [&str; 3] = ["a", "b", "c"];
+const IDS: [&str; 4] = ["1", "2", "3", "4"];
+
+fn server() -> ServerName {
+    ServerName::parse("crm").unwrap()
+}
+
+fn id(text: &str) -> SessionId {
+    SessionId::parse(text.as_bytes()).unwrap()
+}
+
+fn new(text: &str, agent: &str) -> NewSession {
+    let (server, owner) = (server(), owner(agent));
+    NewSession { server, id: id(text), owner, netns: 1, port: 3001, version: None, host: None }
+}
+
+fn table(idle: u64, longest: u64, per_agent: usize) -> Table {
+    Table::new(&Limits {
+        session_idle_seconds: idle,
+        session_seconds_max: longest,
+        sessions_per_agent_max: per_agent,
+        ..Limits::default()
+    })
+}
+
+#[test]
+fn a_session_in_use_is_not_idle_and_one_that_is_over_is_of_no_use_before_the_next_sweep() {
+    let mut table = table(10, 100, 8);
+    let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+    let enter = |table: &mut Table, now| table.enter(&server(), &id("1"), &owner("a"), None, now);
+    assert!(table.sweep(50_000, |_| false).is_empty(), "a request is under way");
+    drop(visit);
+    // The visit's end was now, by the clock of the day.
+    let ended = super::super::unix_milliseconds();
+    assert!(enter(&mut table, ended + 9_999).is_err(), "too old by then");
+    let gone = table.sweep(ended, |_| false);
+    assert_eq!(gone.len(), 1);
+    assert_eq!(gone[0].reason, Reason::SessionTooOld);
+    let (visit, _) = table.adopt(new("1", "a"), ended).unwrap();
+    drop(visit);
+    assert!(enter(&mut table, ended + 9_000).is_ok());
+    let far = super::super::unix_milliseconds() + 30_000;
+    assert_eq!(enter(&mut table, far).unwrap_err(), Refused::Unknown);
+    assert_eq!(table.sweep(far, |_| false)[0].reason, Reason::SessionIdle);
+}
+
+#[test]
+fn a_clock_that_goes_back_ends_nothing() {
+    let mut table = table(10, 100, 8);
+    drop(table.adopt(new("1", "a"), 1_000_000).unwrap());
+    assert!(table.sweep(0, |_| false).is_empty());
+    assert!(table.enter(&server(), &id("1"), &owner("a"), None, 0).is_ok());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Adopt(usize, usize),
+    Enter(usize, usize),
+    Forget(usize),
+    Sweep,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (id, agent) = (0..IDS.len(), 0..AGENTS.len());
+    prop_oneof![
+        (id.clone(), agent.clone()).prop_map(|(id, agent)| Step::Adopt(id, agent)),
+        (id.clone(), agent).prop_map(|(id, agent)| Step::Enter(id, agent)),
+        id.prop_map(Step::Forget),
+        Just(Step::Sweep),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, a session is open for the agent that a model of the table has for it, and for no other; and no
+    /// agent has more than it may have.
+    #[test]
+    fn a_session_is_never_another_agents(steps in prop::collection::vec(step(), 0..60)) {
+        let mut table = table(1_000_000_000, 10_000_000_000, 2);
+        let mut model: HashMap<usize, usize> = HashMap::new();
+        let now = super::super::unix_milliseconds();
+        for step in steps {
+            match step {
+                Step::Adopt(at, agent) => match table.adopt(new(IDS[at], AGENTS[agent]), now) {
+                    Ok((_, ended)) => {
+                        prop_assert!(model.get(&at).is_none_or(|owner| *owner == agent));
+                        if let Some(gone) = ended {
+                            prop_assert_eq!(&gone.owner, &owner(AGENTS[agent]), "its own make room");
+                            let gone = IDS.iter().position(|text| id(text) == gone.id).unwrap();
+                            prop_assert_eq!(model.remove(&gone), Some(agent));
+                        }
+                        model.insert(at, agent);
+                    }
+                    Err(refused) => {
+                        prop_assert_eq!(refused, Refused::Taken);
+                        prop_assert!(model.get(&at).is_some_and(|owner| *owner != agent));
+                    }
+                },
+                Step::Enter(at, agent) => {
+                    let entered = table.enter(&server(), &id(IDS[at]), &owner(AGENTS[agent]), None, now);
+                    prop_assert_eq!(entered.is_ok(), model.get(&at) == Some(&agent));
+                }
+                Step::Forget(at) => {
+                    prop_assert_eq!(table.forget(&server(), &id(IDS[at])), model.remove(&at).is_some());
+                }
+                Step::Sweep => prop_assert!(table.sweep(now, |_| false).is_empty()),
+            }
+            prop_assert_eq!(table.len(), model.len());
+            for agent in 0..AGENTS.len() {
+                prop_assert!(model.values().filter(|owner| **owner == agent).count() <= 2);
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Tasks: calls whose result is fetched later, by other requests.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Owner, Refused};
+use crate::types::ServerName;
+
+/// Longest task id, in bytes.
+pub const TASK_ID_BYTES_MAX: usize = 1024;
+
+/// The call that made a task. Its result belongs to that call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub owner: Owner,
+    /// What was called: who asks for the result must still be allowed to see it.
+    pub tool: String,
+    /// Decision id of the call.
+    pub decision: String,
+}
+
+/// All tasks. Pure: time is an argument, in milliseconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Tasks(HashMap<(ServerName, Box<str>), (Made, u64)>);
+
+impl Tasks {
+    /// Binds a task that a server has just made. Of an agent with more than `per_agent_max`, the oldest is forgotten.
+    pub(super) fn add(
+        &mut self,
+        server: &ServerName,
+        id: &str,
+        made: Made,
+        per_agent_max: usize,
+        now: u64,
+    ) -> Result<(), Refused> {
+        if id.len() > TASK_ID_BYTES_MAX {
+            return Err(Refused::TooLong);
+        }
+        let key = (server.clone(), Box::from(id));
+        match self.0.get(&key) {
+            Some((known, _)) if known.owner != made.owner => return Err(Refused::Taken),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let of_agent = || self.0.iter().filter(|(_, (other, _))| other.owner.agent == made.owner.agent);
+        if of_agent().count() >= per_agent_max {
+            let oldest = of_agent().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.0.remove(&key));
+        }
+        self.0.insert(key, (made, now));
+        Ok(())
+    }
+
+    pub(super) fn of(&self, server: &ServerName, id: &str, owner: &Owner) -> Option<&Made> {
+        let (made, _) = self.0.get(&(server.clone(), Box::from(id)))?;
+        (made.owner == *owner).then_some(made)
+    }
+
+    /// Takes in what a former guard wrote down.
+    pub(super) fn restore(&mut self, server: ServerName, id: &str, made: Made, at: u64) {
+        self.0.insert((server, id.into()), (made, at));
+    }
+
+    pub(super) fn sweep(&mut self, now: u64, milliseconds_max: u64) {
+        self.0.retain(|_, (_, at)| now.saturating_sub(*at) < milliseconds_max);
+    }
+
+    pub(super) fn each(&self) -> impl Iterator<Item = (&ServerName, &str, &Made, u64)> {
+        self.0.iter().map(|((server, id), (made, at))| (server, &**id, made, *at))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::owner::tests::owner;
+    use super::*;
+
+    fn made(agent: &str) -> Made {
+        Made { owner: owner(agent), tool: "report".into(), decision: "d".into() }
+    }
+
+    #[test]
+    fn a_task_belongs_to_whoever_made_it() {
+        let server = ServerName::parse("crm").unwrap();
+        let mut tasks = Tasks::default();
+        tasks.add(&server, "1", made("a"), 10, 0).unwrap();
+        assert_eq!(tasks.of(&server, "1", &owner("a")), Some(&made("a")));
+        assert_eq!(tasks.of(&server, "1", &owner("b")), None);
+        assert_eq!(tasks.of(&ServerName::parse("other").unwrap(), "1", &owner("a")), None);
+        assert_eq!(tasks.add(&server, "1", made("b"), 10, 0), Err(Refused::Taken));
+        let long = "x".repeat(TASK_ID_BYTES_MAX + 1);
+        assert_eq!(tasks.add(&server, &long, made("a"), 10, 0), Err(Refused::TooLong));
+    }
+
+    #[test]
+    fn who_makes_many_loses_the_oldest_of_his_own() {
+        let server = ServerName::parse("crm").unwrap();
+        let mut tasks = Tasks::default();
+        tasks.add(&server, "other", made("b"), 2, 0).unwrap();
+        for (now, id) in [(1, "1"), (2, "2"), (3, "3")] {
+            tasks.add(&server, id, made("a"), 2, now).unwrap();
+        }
+        let known = |agent: &str, id| tasks.of(&server, id, &owner(agent)).is_some();
+        assert_eq!(
+            [known("a", "1"), known("a", "2"), known("a", "3"), known("b", "other")],
+            [false, true, true, true]
+        );
+        tasks.sweep(12, 10);
+        assert_eq!(tasks.len(), 1);
+    }
+}

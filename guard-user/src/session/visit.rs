@@ -1,0 +1,73 @@
+//! A request's hold on its session: while it lasts, the session is in use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use super::unix_milliseconds;
+
+/// What a session and its visits share.
+#[derive(Debug)]
+pub(super) struct Presence {
+    visits: AtomicU32,
+    /// When the last visit began or ended, in milliseconds since 1970.
+    used_at: AtomicU64,
+    over: watch::Sender<bool>,
+}
+
+impl Presence {
+    pub(super) fn new(now: u64) -> Arc<Self> {
+        Arc::new(Self {
+            visits: AtomicU32::new(0),
+            used_at: AtomicU64::new(now),
+            over: watch::channel(false).0,
+        })
+    }
+
+    pub(super) fn visit(self: &Arc<Self>, now: u64) -> Visit {
+        self.visits.fetch_add(1, Ordering::Relaxed);
+        self.used_at.fetch_max(now, Ordering::Relaxed);
+        Visit { presence: Arc::clone(self) }
+    }
+
+    pub(super) fn visits(&self) -> u32 {
+        self.visits.load(Ordering::Relaxed)
+    }
+
+    /// A session with a request under way, such as an open stream, is in use now.
+    pub(super) fn used_at(&self, now: u64) -> u64 {
+        if self.visits() > 0 { now } else { self.used_at.load(Ordering::Relaxed) }
+    }
+
+    /// Ends every request under way.
+    pub(super) fn end(&self) {
+        self.over.send_replace(true);
+    }
+}
+
+/// A request that uses a session. Dropped at the end of its answer.
+#[derive(Debug)]
+pub struct Visit {
+    presence: Arc<Presence>,
+}
+
+impl Visit {
+    /// Ends when the session does.
+    pub fn until_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut over = self.presence.over.subscribe();
+        async move {
+            if over.wait_for(|over| *over).await.is_err() {
+                // The session was dropped with its table: the guard ends.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.presence.used_at.fetch_max(unix_milliseconds(), Ordering::Relaxed);
+        self.presence.visits.fetch_sub(1, Ordering::Relaxed);
+    }
+}
