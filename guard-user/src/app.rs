@@ -31,7 +31,7 @@ use crate::http::{Body, FramingError};
 use crate::kernel::Handover;
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
-use crate::respond::Site;
+use crate::respond::{Links, Site};
 use crate::rules::Rules;
 use crate::service::{Inherited, Manager, Word};
 use crate::session::{Errand, Errands, Sessions};
@@ -127,6 +127,7 @@ impl App {
             velocity: Velocity::default(),
             sessions: Arc::new(sessions),
             errands,
+            links: Links::default(),
             blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
             limits: config.limits.clone(),

@@ -11,7 +11,7 @@ use crate::identity::Caller;
 use crate::kernel::Client;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
-use crate::respond::{Asked, View};
+use crate::respond::{Asked, Link, View};
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::Rules;
 use crate::session::{Claim, SESSION_HEADER};
@@ -34,6 +34,8 @@ pub struct Case<'a> {
     pub caller: Option<Caller>,
     pub intent: Option<IntentName>,
     pub rule: Option<RuleName>,
+    /// The stream on which it is answered, if it was posted to a session of HTTP+SSE.
+    pub link: Option<Arc<Link>>,
     /// Decision id of the call that this request goes on with.
     pub continues: Option<DecisionId>,
 }
@@ -51,6 +53,7 @@ impl<'a> Case<'a> {
             caller: None,
             intent: None,
             rule: None,
+            link: None,
             continues: None,
         }
     }

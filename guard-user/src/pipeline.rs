@@ -1,5 +1,7 @@
 //! The product on one page: what happens to a request, from its first byte to the bytes that answer it.
 
+mod post;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,10 +19,10 @@ use crate::identity::{Caller, Unidentified};
 use crate::kernel::Blocks;
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
-use crate::respond::{self, Site};
+use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
-use crate::session::{Claim, Errands, Sessions};
+use crate::session::{Claim, Errands, NotYours, Sessions};
 use crate::types::{AgentName, DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Velocity};
@@ -36,6 +38,8 @@ pub struct Pipeline {
     pub sessions: Arc<Sessions>,
     /// What the guard has to ask servers itself.
     pub errands: Errands,
+    /// Streams of HTTP+SSE, on which posted messages are answered.
+    pub links: Links,
     pub audit: AuditLog,
     pub upstream: Upstream,
     /// The kill switch.
@@ -89,6 +93,10 @@ impl Pipeline {
         }
         witnessed?;
         let claim = self.claim(case, &caller)?;
+        if let Some(path) = claim.posted_to() {
+            let link = self.links.find(&case.connection.server.name, path);
+            case.link = Some(link.ok_or(NotYours::Session)?);
+        }
         self.decide(case, &caller, &claim)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
@@ -99,6 +107,12 @@ impl Pipeline {
                 () = over => Refusal::SessionOver,
             }
         });
+        if let Some(link) = &case.link {
+            return tokio::select! {
+                accepted = self.post(case, &caller, claim, link, body) => accepted,
+                refusal = &mut cut => Err(refusal),
+            };
+        }
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let answer = async {
             let Connection { server, door, .. } = case.connection;
@@ -106,7 +120,7 @@ impl Pipeline {
             let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
             let reply = self.upstream.forward(permit, server, *door, request).await?;
             let view = case.view(&caller, &self.limits, claim);
-            respond::relay(reply, &case.asked, view, &self.limits, &self.memory).await
+            respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.links).await
         };
         let response = tokio::select! {
             response = answer => response?,
@@ -190,7 +204,7 @@ impl Pipeline {
         let answer = |refusal: &Refusal| {
             respond::refuse(&case.asked, refusal, &case.connection.server, &self.site, &case.head.headers)
         };
-        let response = answer(&refusal);
+        let response = Self::refuse_on_stream(case, &refusal).unwrap_or_else(|| answer(&refusal));
         if matches!(refusal, Refusal::Body(Unreadable::Busy)) {
             // Like a connection too many. To wait for a record would hold more of what there is too little of.
             tracing::debug!(decision = %case.asked.decision, %refusal, "not answered");
@@ -244,10 +258,14 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
     if !connection.is_tls && !connection.may_be_plain() {
         return Err(Refusal::Plaintext);
     }
-    if case.head.uri.path() != connection.server.path {
-        return Err(Refusal::Path(connection.server.path.clone()));
-    }
+    let server = &connection.server;
+    let is_posted = server.sse_path.is_some() && case.head.method == Method::POST;
+    let path = case.head.uri.path();
     match case.head.method {
+        // The path to post to is the server's choice; whose it is the session says.
+        Method::POST if is_posted => Ok(()),
+        Method::GET if server.sse_path.as_deref() == Some(path) => Ok(()),
+        _ if path != server.path => Err(Refusal::Path(server.path.clone())),
         Method::POST | Method::GET | Method::DELETE => Ok(()),
         _ => Err(Refusal::Method),
     }

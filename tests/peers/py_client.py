@@ -16,6 +16,7 @@ import sys
 
 import httpx2
 from mcp import Client, types
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -122,7 +123,10 @@ async def run(url, table, names):
     failed = False
     http = httpx2.AsyncClient(headers=headers, trust_env=True, timeout=httpx2.Timeout(30, read=300))
     async with http:
-        transport = streamable_http_client(url, http_client=http)
+        if url.endswith("/sse"):
+            transport = sse_client(url, headers=headers)
+        else:
+            transport = streamable_http_client(url, http_client=http)
         options = {"sampling_callback": sample, "elicitation_callback": elicit}
         async with Client(transport, mode=os.environ.get("MCP_ERA", "auto"), **options) as client:
             driver = Driver(client, table)

@@ -8,6 +8,7 @@
 
 import { readFileSync } from "node:fs";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { SSEClientTransport } from "@modelcontextprotocol/sdk/client/sse.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { CreateMessageRequestSchema, ElicitRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 
@@ -63,7 +64,13 @@ async function answered(step) {
 
 const steps = {
   async initialize() {
-    await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } }));
+    const address = new URL(url);
+    // The old transport opens its stream with a fetch of its own.
+    const eventSourceInit = { fetch: (to, init) => fetch(to, { ...init, headers: { ...init?.headers, ...headers } }) };
+    const transport = address.pathname.endsWith("/sse")
+      ? new SSEClientTransport(address, { requestInit: { headers }, eventSourceInit })
+      : new StreamableHTTPClientTransport(address, { requestInit: { headers } });
+    await client.connect(transport);
     return { server: client.getServerVersion()?.name };
   },
   async list() {

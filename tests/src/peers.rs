@@ -156,6 +156,11 @@ impl Everything {
     /// Starts it on `port`, or on a free one, in the network namespace of the calling thread, and waits until it
     /// listens. It listens on all addresses.
     pub fn start(port: Option<u16>) -> anyhow::Result<Self> {
+        Self::speaking("streamableHttp", port)
+    }
+
+    /// The same with another transport: `sse` is that of 2024-11-05.
+    pub fn speaking(transport: &str, port: Option<u16>) -> anyhow::Result<Self> {
         let folder = folder()?;
         let port = match port {
             Some(port) => port,
@@ -164,7 +169,7 @@ impl Everything {
         };
         let mut command = Command::new(node(&folder));
         command.arg(folder.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js"));
-        command.arg("streamableHttp").env("PORT", port.to_string());
+        command.arg(transport).env("PORT", port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::spawn(None, command)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

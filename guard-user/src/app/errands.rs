@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::{App, lock};
 use crate::admin::WhichSessions;
 use crate::audit::{CallRecord, Local, Outcome, OutcomeResult, Target};
-use crate::session::{Errand, SESSION_HEADER, Seen, What};
+use crate::session::{Errand, SESSION_HEADER, Seen, SessionKind, What};
 use crate::types::DecisionId;
 use crate::upstream::{Outgoing, Reply};
 
@@ -57,7 +57,10 @@ impl App {
                 session = session.id.name(), server = %session.server, agent = %session.owner.agent,
                 reason = session.reason.as_str(), "a session is over"
             );
-            self.pipeline.errands.leave(session.into());
+            // One that lives in a stream ends with it.
+            if session.kind == SessionKind::Streamable {
+                self.pipeline.errands.leave(session.into());
+            }
         }
         count
     }
@@ -81,7 +84,7 @@ impl App {
             What::Close { head, reason } => {
                 (Method::DELETE, head.clone(), Bytes::new(), reason.as_str(), None)
             }
-            What::Refuse { head, id, method } => {
+            What::Refuse { head, id, method, .. } => {
                 let body = refusal(id, method)?;
                 (Method::POST, to_post(head), body, "server_request_refused", Some((id, method)))
             }
@@ -116,7 +119,11 @@ impl App {
             guest: None,
         };
         let permit = self.pipeline.audit.intend(&record).await?;
-        let uri = Uri::try_from(server.path.as_str())?;
+        let path = match &what {
+            What::Refuse { path: Some(path), .. } => path,
+            What::Refuse { .. } | What::Close { .. } => &server.path,
+        };
+        let uri = Uri::try_from(path.as_str())?;
         let request = Outgoing { method: &method, uri: &uri, headers: &headers, body };
         conclude(self.pipeline.upstream.forward(permit, server, door, request).await?).await;
         Ok(())

@@ -47,6 +47,10 @@ pub struct Server {
     /// The MCP endpoint; any other path on the port is refused.
     #[serde(default = "default_path")]
     pub path: String,
+    /// The endpoint of HTTP+SSE (2024-11-05), such as `/sse`, if the server has one: a GET opens the stream, whose first event
+    /// names the path to post to. That path works for the agent that it was given to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sse_path: Option<String>,
     #[serde(default)]
     pub plaintext: Plaintext,
     /// Pass the agent's `Authorization` on. Off: it is the guard's own credential and ends here.

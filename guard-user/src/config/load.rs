@@ -218,6 +218,15 @@ fn servers(config: &Config, places: &Places<'_>, problems: &mut Problems) {
             let problem = places.problem(&at("path"), format!("path {:?} {what}", server.path));
             problems.push(problem.with_hint(hint));
         }
+        if let Some(path) = &server.sse_path {
+            let same =
+                || ("is that of `path` too", "HTTP+SSE and Streamable HTTP each have their own".to_owned());
+            let fault = endpoint(path).or_else(|| (*path == server.path).then(same));
+            if let Some((what, hint)) = fault {
+                let problem = places.problem(&at("sse_path"), format!("sse_path {path:?} {what}"));
+                problems.push(problem.with_hint(hint));
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn server(name: &str) -> Server {
         port: std::num::NonZeroU16::new(3001).unwrap(),
         place: crate::config::Place::Host,
         path: "/mcp".into(),
+        sse_path: None,
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
         egress: None,

@@ -1,10 +1,12 @@
 //! The one place where bytes for the client are made: from a server's reply, or from a refusal.
 
+mod link;
 mod refuse;
 mod relay;
 mod stream;
 mod view;
 
-pub use refuse::{Asked, Site, What, refuse};
-pub use relay::relay;
+pub use link::{Expected, Link, Links};
+pub use refuse::{Asked, Site, What, refuse, refuse_on};
+pub use relay::{accept, relay};
 pub use view::View;

@@ -13,6 +13,7 @@ use http::uri::Authority;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::link::Link;
 use crate::config::Server;
 use crate::http::Body;
 use crate::refusal::{Advice, Approval, Refusal};
@@ -90,6 +91,12 @@ pub fn refuse(
         }
         _ => http_error(asked, refusal),
     }
+}
+
+/// The same on a stream of HTTP+SSE; none if nothing waits for an answer, or its client does not take it.
+pub fn refuse_on(link: &Link, asked: &Asked, refusal: &Refusal) -> Option<Response<Body>> {
+    let message = message(asked, refusal)?;
+    link.tell(&message).then(|| status(StatusCode::ACCEPTED, Body::empty()))
 }
 
 /// The JSON-RPC message that answers a refused request; none if nothing waits for one.

@@ -6,6 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::link::{Expected, Links};
 use super::refuse::Asked;
 use super::stream::ReplyStream;
 use super::view::{Passed, View};
@@ -26,8 +27,8 @@ pub async fn relay(
     reply: Reply,
     asked: &Asked,
     mut view: View,
-    limits: &Limits,
-    memory: &Memory,
+    (limits, memory): (&Limits, &Memory),
+    links: &Links,
 ) -> Result<Response<Body>, Refusal> {
     let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
@@ -38,10 +39,10 @@ pub async fn relay(
             body,
             view,
             asked.clone(),
-            permit,
+            (permit, asked_at),
             &outcome,
-            asked_at,
             (limits.event_bytes_max, share),
+            links,
         );
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }
@@ -65,6 +66,37 @@ pub async fn relay(
     let data =
         data.ok_or(Refusal::Answer("it is a request, and one that the policy does not let the server make"))?;
     Ok(respond(&head, Body::holding(data, share)))
+}
+
+/// Passes on what a server says to a message of HTTP+SSE that was posted to it. An answer comes on the session's stream and
+/// nowhere else: what stands here beside the status of an accepted message is for nobody.
+pub async fn accept(
+    reply: Reply,
+    expected: Option<Expected>,
+    (limits, memory): (&Limits, &Memory),
+) -> Result<Response<Body>, Refusal> {
+    let mut share = memory.answer();
+    let Reply { head, body, permit, asked_at } = reply;
+    let status = head.status.as_u16();
+    let outcome = |result| Outcome {
+        status: Some(status),
+        result,
+        duration: asked_at.elapsed(),
+        ..Outcome::abandoned()
+    };
+    let read = whole(&head, body, limits.event_bytes_max, &mut share).await;
+    if head.status.is_success() && read.is_ok() {
+        match expected {
+            Some(expected) => expected.accepted(permit, status, asked_at),
+            None => permit.conclude(&outcome(OutcomeResult::Ok)),
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = head.status;
+        return Ok(response);
+    }
+    let result = if read.is_ok() { OutcomeResult::HttpError } else { OutcomeResult::UpstreamFailed };
+    permit.conclude(&outcome(result));
+    Ok(respond(&head, Body::holding(read.map_err(Refusal::Answer)?, share)))
 }
 
 /// Clients differ on what they take for JSON and for events: by its beginning, or by these words anywhere in the type. An

@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use tokio::sync::mpsc;
 
+use super::link::{Link, Links};
 use super::refuse::{self, Asked};
 use super::relay::NO_MEMORY;
 use super::view::View;
@@ -16,6 +19,7 @@ use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::http::Held;
 use crate::refusal::Refusal;
 use crate::rpc::sse::{Events, Piece};
+use crate::session::SessionId;
 use crate::upstream::ReplyBody;
 
 /// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
@@ -34,6 +38,27 @@ pub(super) struct ReplyStream {
     ready: VecDeque<Bytes>,
     /// The memory of the event under way and of the last chunk.
     held: Held,
+    /// Of HTTP+SSE.
+    session: Option<Session>,
+}
+
+/// What a stream of HTTP+SSE has beyond others.
+struct Session {
+    link: Arc<Link>,
+    links: Links,
+    /// Where its client posts, once the first event has said so.
+    path: Option<SessionId>,
+    /// The guard's own answers to posted messages.
+    told: mpsc::Receiver<Bytes>,
+    /// Ends when the session is to.
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Session {
+    fn new(links: &Links) -> Self {
+        let (link, told) = Link::new();
+        Self { link, links: links.clone(), path: None, told, over: Box::pin(std::future::pending()) }
+    }
 }
 
 impl ReplyStream {
@@ -41,11 +66,12 @@ impl ReplyStream {
         body: ReplyBody,
         view: View,
         asked: Asked,
-        permit: Permit,
+        (permit, asked_at): (Permit, Instant),
         outcome: &Outcome,
-        asked_at: Instant,
         (event_bytes_max, held): (usize, Held),
+        links: &Links,
     ) -> Self {
+        let session = view.claim.opens_stream().then(|| Session::new(links));
         let events = Events::new(event_bytes_max);
         let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
         Self {
@@ -58,6 +84,7 @@ impl ReplyStream {
             permit: Some(permit),
             ready: VecDeque::new(),
             held,
+            session,
         }
     }
 
@@ -98,11 +125,25 @@ impl ReplyStream {
         }
         // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
         // a message.
+        if let Some(session) = &mut self.session
+            && piece.event.as_deref() == Some(b"endpoint")
+        {
+            let path = self.view.claim.take_endpoint(&piece.data)?;
+            session.links.add(&self.view.server.name, &path, &session.link);
+            session.over = Box::pin(self.view.claim.until_over());
+            let bytes = piece.with_data(path.as_str().as_bytes());
+            session.path = Some(path);
+            return Ok(Some(bytes));
+        }
         if !piece.is_message() {
             return Ok(Some(piece.raw));
         }
         self.outcome.events += 1;
-        let passed = self.view.pass(piece.data.clone())?;
+        let data = piece.data.clone();
+        let passed = match &self.session {
+            Some(session) => session.link.pass(data, &self.view)?,
+            None => self.view.pass(data)?,
+        };
         if let Some(answer) = passed.answer {
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
@@ -136,6 +177,16 @@ impl HttpBody for ReplyStream {
             if this.permit.is_none() {
                 return Poll::Ready(None);
             }
+            if let Some(session) = &mut this.session {
+                if session.over.as_mut().poll(cx).is_ready() {
+                    this.conclude(OutcomeResult::StreamEnded);
+                    continue;
+                }
+                if let Poll::Ready(Some(told)) = session.told.poll_recv(cx) {
+                    this.ready.push_back(told);
+                    continue;
+                }
+            }
             // Less than before, so it is there.
             let _held = this.held.hold(this.events.rest().len());
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
@@ -158,5 +209,9 @@ impl HttpBody for ReplyStream {
 impl Drop for ReplyStream {
     fn drop(&mut self) {
         self.conclude(OutcomeResult::ClientGone);
+        if let Some(Session { links, path: Some(path), .. }) = &self.session {
+            links.remove(&self.view.server.name, path);
+            self.view.claim.end_stream();
+        }
     }
 }

@@ -41,15 +41,23 @@ pub(super) struct Answer {
 impl View {
     /// Reads one message: a JSON body, or the data of an event. Lists lose what the agent may not use.
     pub(super) fn pass(&self, data: Bytes) -> Result<Passed, &'static str> {
-        let reply = reply::look(&data)
-            .map_err(|_error| "it is not a JSON-RPC message that every client reads alike")?;
+        let reply = Self::look(&data)?;
+        self.read(data, &reply)
+    }
+
+    pub(super) fn look(data: &Bytes) -> Result<Reply, &'static str> {
+        reply::look(data).map_err(|_error| "it is not a JSON-RPC message that every client reads alike")
+    }
+
+    /// The same for a message that was looked at.
+    pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let answer = match &reply.kind {
             ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(*code) },
             ReplyKind::Result(Outcome { is_error: true, .. }) => {
                 Answer { result: OutcomeResult::ToolError, error_code: None }
             }
             ReplyKind::Result(_) => Answer { result: OutcomeResult::Ok, error_code: None },
-            ReplyKind::Request { method } => return Ok(self.ask(data, &reply, method)),
+            ReplyKind::Request { method } => return Ok(self.ask(data, reply, method)),
             ReplyKind::Notification { .. } => return Ok(Passed { data: Some(data), answer: None }),
         };
         match (&self.waits_for, &reply.id) {

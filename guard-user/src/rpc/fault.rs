@@ -41,6 +41,8 @@ pub enum Fault {
     ControlCharacter { place: &'static str },
     #[error("the id is refused: {0}")]
     Id(IdError),
+    #[error("another request of this session waits with the same id")]
+    IdInUse,
     #[error(
         "neither a request (method), a notification (method, no id) nor a response (id and result or error)"
     )]
@@ -111,6 +113,7 @@ impl Fault {
             Self::ContentType => "content_type",
             Self::ControlCharacter { .. } => "control_character",
             Self::Id(_) => "bad_id",
+            Self::IdInUse => "id_in_use",
             Self::Incomplete => "incomplete_message",
             Self::Json(fault) => fault.kind.reason(),
             Self::JsonRpcVersion => "jsonrpc_version",

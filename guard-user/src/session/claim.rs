@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
-use super::{Logical, Made, NewSession, Owner, Refused, Round, SessionId, SessionIdError, Sessions, Visit};
+use super::{
+    Logical, Made, NewSession, Owner, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+};
 use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::kernel::Door;
@@ -60,6 +62,10 @@ pub struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Opens,
+    /// Opens a stream of HTTP+SSE, whose first event names the path to post to.
+    OpensStream,
+    /// Posts to such a path.
+    Posts,
     Uses,
     Ends,
 }
@@ -76,6 +82,7 @@ impl Claim {
     ) -> Result<Self, NotYours> {
         let owner = Owner::of(caller, connection.client());
         let server = &connection.server.name;
+        let step = step(head, message, connection);
         let is_modern = message.is_some_and(|message| message.era() == Era::Modern);
         let mut claim = Self {
             sessions: Arc::clone(sessions),
@@ -85,7 +92,7 @@ impl Claim {
             head: head.headers.clone(),
             session: None,
             visit: None,
-            step: step(&head.method, message),
+            step,
             tool: message.and_then(called_tool),
             made: None,
             logical: message.and_then(|message| Logical::of(server, message)),
@@ -95,6 +102,13 @@ impl Claim {
         };
         if let Some(id) = head.headers.get(SESSION_HEADER) {
             claim.enter(id, is_modern)?;
+        }
+        if claim.step == Step::Posts {
+            let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+            let id = SessionId::parse(path.as_bytes())?;
+            let visit =
+                sessions.enter(server, &id, &claim.owner, None).map_err(|_unknown| NotYours::Session)?;
+            (claim.session, claim.visit) = (Some(id), Some(visit));
         }
         if let Some(event) = head.headers.get(EVENT_HEADER)
             && !sessions.may_resume(server, claim.session.as_ref(), &claim.owner, event.as_bytes())
@@ -176,6 +190,10 @@ impl Claim {
         if self.step != Step::Opens {
             return Err("it names another session than the request");
         }
+        self.adopt(id, SessionKind::Streamable)
+    }
+
+    fn adopt(&mut self, id: SessionId, kind: SessionKind) -> Result<(), &'static str> {
         let host = self.head.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let new = NewSession {
             server: self.server.clone(),
@@ -185,14 +203,49 @@ impl Claim {
             port: self.door.port,
             version: None,
             host: host.map(str::to_owned),
+            kind,
         };
         let adopted = self.sessions.adopt(&new);
         let (visit, ended) = adopted.map_err(|_taken| "its session is another agent's already")?;
         (self.session, self.visit) = (Some(id), Some(visit));
-        if let Some(ended) = ended {
+        if let Some(ended) = ended.filter(|ended| ended.kind == SessionKind::Streamable) {
             self.errands.leave(ended.into());
         }
         Ok(())
+    }
+
+    /// Whether the answer is a stream of HTTP+SSE.
+    pub fn opens_stream(&self) -> bool {
+        self.step == Step::OpensStream
+    }
+
+    /// The path of HTTP+SSE that this request was posted to.
+    pub fn posted_to(&self) -> Option<&SessionId> {
+        self.session.as_ref().filter(|_| self.step == Step::Posts)
+    }
+
+    /// Takes note of the path that the first event of HTTP+SSE names. Servers may write it as a URL: its scheme and host are
+    /// those that the server knows of itself, and not the way through the guard.
+    pub fn take_endpoint(&mut self, data: &[u8]) -> Result<SessionId, &'static str> {
+        const FAULT: &str = "its endpoint event does not name a path of its own";
+        if self.session.is_some() {
+            return Err("it has more than one endpoint event");
+        }
+        let uri = std::str::from_utf8(data).ok().and_then(|text| text.trim().parse::<Uri>().ok());
+        let path = uri.as_ref().and_then(Uri::path_and_query).ok_or(FAULT)?;
+        let is_plain = path.path().starts_with('/')
+            && !path.path().split('/').any(|part| part == "." || part == "..")
+            && !path.path().starts_with("//");
+        let id = SessionId::parse(path.as_str().as_bytes()).ok().filter(|_| is_plain).ok_or(FAULT)?;
+        self.adopt(id.clone(), SessionKind::Sse)?;
+        Ok(id)
+    }
+
+    /// The stream of HTTP+SSE has ended, and its session with it.
+    pub fn end_stream(&mut self) {
+        if let (Step::OpensStream, Some(id)) = (self.step, &self.session) {
+            self.sessions.forget(&self.server, id);
+        }
     }
 
     /// Takes note of an event's id.
@@ -234,7 +287,10 @@ impl Claim {
     /// Has a server's request refused, in place of the client, which does not get it.
     pub fn refuse(&self, id: &Id, method: &str) {
         let mut head = self.head.clone();
-        if let Some(session) = self.session.as_ref().and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
+        let is_sse = matches!(self.step, Step::OpensStream | Step::Posts);
+        let path = self.session.as_ref().filter(|_| is_sse).map(|path| path.as_str().to_owned());
+        let session = self.session.as_ref().filter(|_| !is_sse);
+        if let Some(session) = session.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
             head.insert(SESSION_HEADER, session);
         }
         self.errands.leave(Errand {
@@ -243,6 +299,7 @@ impl Claim {
             owner: self.owner.clone(),
             what: What::Refuse {
                 head,
+                path,
                 id: serde_json::to_string(id).unwrap_or_default(),
                 method: method.to_owned(),
             },
@@ -250,7 +307,12 @@ impl Claim {
     }
 }
 
-fn step(method: &Method, message: Option<&Message>) -> Step {
+fn step(head: &Parts, message: Option<&Message>, connection: &Connection) -> Step {
+    let method = &head.method;
+    let server = &connection.server;
+    if server.sse_path.is_some() && head.uri.path() != server.path {
+        return if method == Method::POST { Step::Posts } else { Step::OpensStream };
+    }
     match message {
         Some(message) if message.method() == "initialize" => Step::Opens,
         None if method == Method::DELETE => Step::Ends,

@@ -28,6 +28,8 @@ pub enum What {
     Refuse {
         /// Of the request in whose answer it came.
         head: HeaderMap,
+        /// Where its client would post the answer; none: the server's endpoint.
+        path: Option<String>,
         /// The JSON text of its id.
         id: String,
         method: String,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{NewSession, Table};
+use super::table::{NewSession, SessionKind, Table};
 use super::task::{Made, Tasks};
 use super::{SessionId, unix_milliseconds};
 use crate::types::ServerName;
@@ -73,7 +73,11 @@ impl Journal {
         Ok(journal)
     }
 
+    /// A session that ends with its stream does not outlive the guard.
     pub(super) fn opened(&mut self, new: &NewSession, now: u64) {
+        if new.kind == SessionKind::Sse {
+            return;
+        }
         self.append(&Line::Session { new: new.clone(), opened_at: now, used_at: now, events: Vec::new() });
     }
 
@@ -120,7 +124,8 @@ impl Journal {
         }
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&next)?;
         let mut out = io::BufWriter::new(&file);
-        for (new, opened_at, used_at, events) in table.each(unix_milliseconds()) {
+        let kept = table.each(unix_milliseconds()).filter(|(new, ..)| new.kind == SessionKind::Streamable);
+        for (new, opened_at, used_at, events) in kept {
             line(&mut out, &Line::Session { new: new.clone(), opened_at, used_at, events })?;
         }
         for (server, id, made, at) in tasks.each() {
@@ -168,8 +173,8 @@ mod tests {
 
     fn new(id: &str) -> NewSession {
         let (server, id) = (ServerName::parse("crm").unwrap(), SessionId::parse(id.as_bytes()).unwrap());
-        let (version, host) = (Some("2025-11-25".into()), None);
-        NewSession { server, id, owner: owner("a"), netns: 1, port: 3001, version, host }
+        let (version, host, kind) = (Some("2025-11-25".into()), None, SessionKind::Streamable);
+        NewSession { server, id, owner: owner("a"), netns: 1, port: 3001, version, host, kind }
     }
 
     fn open(dir: &Path) -> io::Result<(Journal, Table, Tasks)> {

@@ -25,7 +25,7 @@ pub use errand::{Errand, Errands, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Logical, ROUND_REQUESTS_MAX, Round};
-pub use table::{Ended, NewSession, Reason, Refused, Seen};
+pub use table::{Ended, NewSession, Reason, Refused, Seen, SessionKind};
 pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
 

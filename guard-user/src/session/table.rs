@@ -30,6 +30,18 @@ pub struct NewSession {
     pub version: Option<String>,
     /// What its client calls the server: some servers answer to one name only.
     pub host: Option<String>,
+    pub kind: SessionKind,
+}
+
+/// How a session's messages go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionKind {
+    /// Streamable HTTP, with `Mcp-Session-Id`.
+    #[default]
+    Streamable,
+    /// HTTP+SSE (2024-11-05): its id is the path that its client posts to, and it lives as long as its stream.
+    Sse,
 }
 
 /// Why it may not be used.
@@ -78,6 +90,7 @@ pub struct Ended {
     pub door: Door,
     pub version: Option<String>,
     pub host: Option<String>,
+    pub kind: SessionKind,
     pub reason: Reason,
 }
 
@@ -272,8 +285,8 @@ impl Session {
 
     fn end(self, reason: Reason) -> Ended {
         self.presence.end();
-        let NewSession { server, id, owner, netns, port, version, host } = self.new;
-        Ended { server, id, owner, door: Door { netns, port }, version, host, reason }
+        let NewSession { server, id, owner, netns, port, version, host, kind } = self.new;
+        Ended { server, id, owner, door: Door { netns, port }, version, host, kind, reason }
     }
 }
 

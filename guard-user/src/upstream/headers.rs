@@ -101,6 +101,7 @@ mod tests {
             port: 3001.try_into().unwrap(),
             place: crate::config::Place::Host,
             path: "/mcp".into(),
+            sse_path: None,
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
             egress: None,

@@ -16,7 +16,16 @@ fn id(text: &str) -> SessionId {
 
 fn new(text: &str, agent: &str) -> NewSession {
     let (server, owner) = (server(), owner(agent));
-    NewSession { server, id: id(text), owner, netns: 1, port: 3001, version: None, host: None }
+    NewSession {
+        server,
+        id: id(text),
+        owner,
+        netns: 1,
+        port: 3001,
+        version: None,
+        host: None,
+        kind: SessionKind::Streamable,
+    }
 }
 
 fn table(idle: u64, longest: u64, per_agent: usize) -> Table {

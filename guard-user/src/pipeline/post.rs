@@ -1,0 +1,54 @@
+//! Messages of HTTP+SSE (2024-11-05), which are accepted here and answered on their session's stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::Pipeline;
+use crate::case::Case;
+use crate::connection::Connection;
+use crate::http::Body;
+use crate::identity::Caller;
+use crate::refusal::Refusal;
+use crate::respond::{self, Link};
+use crate::rpc::{Fault, Kind, Message};
+use crate::session::Claim;
+use crate::upstream::Outgoing;
+
+impl Pipeline {
+    /// Forwards a message that was judged. A call's permit waits with `link` for the answer.
+    pub(super) async fn post(
+        &self,
+        case: &Case<'_>,
+        caller: &Caller,
+        claim: Claim,
+        link: &Arc<Link>,
+        body: Bytes,
+    ) -> Result<Response<Body>, Refusal> {
+        let Connection { server, door, .. } = case.connection;
+        let head = case.head;
+        let headers = claim.head().clone();
+        let asked = match case.message.as_ref().map(Message::kind) {
+            Some(Kind::Request { id }) => Some(id),
+            _ => None,
+        };
+        // Before it is forwarded: the answer may be here before the server has said that it accepts the call.
+        let expected = match asked {
+            Some(id) => {
+                let view = case.view(caller, &self.limits, claim);
+                Some(link.expect(id, view).ok_or(Fault::IdInUse)?)
+            }
+            None => None,
+        };
+        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let request = Outgoing { method: &head.method, uri: &head.uri, headers: &headers, body };
+        let reply = self.upstream.forward(permit, server, *door, request).await?;
+        respond::accept(reply, expected, (&self.limits, &self.memory)).await
+    }
+
+    /// A refused message is accepted all the same, and refused on the stream.
+    pub(super) fn refuse_on_stream(case: &Case<'_>, refusal: &Refusal) -> Option<Response<Body>> {
+        respond::refuse_on(case.link.as_ref()?, &case.asked, refusal)
+    }
+}
