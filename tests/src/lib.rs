@@ -8,6 +8,7 @@ pub mod client;
 pub mod conformance;
 pub mod corpus;
 pub mod daemon;
+pub mod differ;
 pub mod dns;
 pub mod foreign;
 pub mod https;

@@ -104,6 +104,15 @@ fn node(folder: &Path) -> PathBuf {
     if own.is_file() { own } else { "node".into() }
 }
 
+/// Runs a script of the folder by Node.js or Python, with the packages of the folder.
+pub fn script(name: &str) -> anyhow::Result<Command> {
+    let folder = folder()?;
+    let is_python = Path::new(name).extension().is_some_and(|kind| kind == "py");
+    let mut command = Command::new(if is_python { folder.join(".venv/bin/python") } else { node(&folder) });
+    command.arg(folder.join(name));
+    Ok(command)
+}
+
 fn drive_script(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow::Result<Vec<Step>> {
     let folder = folder()?;
     let mut command = if driver == Driver::TypeScript {

@@ -1,0 +1,150 @@
+//! What a reader makes of a message, as one line that all readers can write: what decides first, then `params`, then
+//! all of it. `peers/read.mjs` and `peers/read.py` write the same.
+//!
+//! Numbers are compared as 64-bit floats, which is what JavaScript makes of them: a tool that is written in Python may
+//! see more digits of an argument. Ids are compared to the last digit, and no condition of a policy takes a number
+//! that a float does not hold.
+
+use std::fmt::Write as _;
+
+use mcp_guard::rpc::{Id, Json, Kind, Message, Target};
+use serde_json::{Number, Value};
+
+const SAFE: f64 = 9_007_199_254_740_991.0;
+
+/// The line of a JSON text that `serde_json` took.
+pub fn value(message: &Value) -> String {
+    let Some(members) = message.as_object() else { return format!("other\t-\t{}", canon(Some(message))) };
+    let params = members.get("params");
+    let method = members.get("method");
+    let token = params.and_then(|params| params.get("_meta")?.get("progressToken"));
+    format!(
+        "method={} id={} result={} error={} target={} token={}\t{}\t{}",
+        canon(method),
+        id(members.get("id")),
+        u8::from(members.contains_key("result")),
+        u8::from(members.contains_key("error")),
+        target(method.and_then(Value::as_str), params),
+        id(token),
+        canon(params),
+        canon(Some(message)),
+    )
+}
+
+/// What the guard knows of a message, which is the line without its last part.
+pub fn message(message: &Message, is_error: bool) -> String {
+    let exact = |id: Option<&Id>| match id {
+        None => "-".to_owned(),
+        Some(Id::Number(number)) => format!("n{number}"),
+        Some(Id::String(string)) => text(string),
+    };
+    let method = if message.method().is_empty() { "-".to_owned() } else { text(message.method()) };
+    let is_response = matches!(message.kind(), Kind::Response { .. });
+    let target = match message.target() {
+        Target::Tool(name) => format!("tool:{}", text(name)),
+        Target::Prompt(name) => format!("prompt:{}", text(name)),
+        Target::Resource(uri) => format!("resource:{}", text(uri)),
+        Target::Method => "method".to_owned(),
+        Target::Unnamed => "unnamed".to_owned(),
+    };
+    format!(
+        "method={method} id={} result={} error={} target={target} token={}\t{}\t",
+        exact(message.id()),
+        u8::from(is_response && !is_error),
+        u8::from(is_response && is_error),
+        exact(message.progress_token()),
+        message.params().map_or("-".to_owned(), strict),
+    )
+}
+
+/// As `message["id"]` shows in a program: whole numbers to the last digit, and told from others.
+fn id(id: Option<&Value>) -> String {
+    match id {
+        Some(Value::Number(number)) if number.is_f64() => format!("f{}", float(number)),
+        Some(Value::Number(number)) => format!("n{number}"),
+        other => canon(other),
+    }
+}
+
+fn target(method: Option<&str>, params: Option<&Value>) -> String {
+    let named =
+        |kind: &str, holder: Option<&Value>, key: &str| match holder.and_then(|holder| holder.get(key)) {
+            Some(Value::String(name)) => format!("{kind}:{}", text(name)),
+            _ => "unnamed".to_owned(),
+        };
+    match method {
+        Some("tools/call") => named("tool", params, "name"),
+        Some("prompts/get") => named("prompt", params, "name"),
+        Some("resources/read" | "resources/subscribe" | "resources/unsubscribe") => {
+            named("resource", params, "uri")
+        }
+        Some("completion/complete") => {
+            let reference = params.and_then(|params| params.get("ref"));
+            match reference.and_then(|reference| reference.get("type")).and_then(Value::as_str) {
+                Some("ref/prompt") => named("prompt", reference, "name"),
+                Some("ref/resource") => named("resource", reference, "uri"),
+                _ => "unnamed".to_owned(),
+            }
+        }
+        _ => "method".to_owned(),
+    }
+}
+
+/// One spelling for each value; `-` for none.
+pub fn canon(value: Option<&Value>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(Value::Null) => "null".to_owned(),
+        Some(Value::Bool(value)) => value.to_string(),
+        Some(Value::Number(number)) => float(number),
+        Some(Value::String(string)) => text(string),
+        Some(Value::Array(items)) => list(items.iter().map(|item| canon(Some(item)))),
+        Some(Value::Object(members)) => {
+            object(members.iter().map(|(key, value)| (key.as_str(), canon(Some(value)))))
+        }
+    }
+}
+
+/// The same for what the guard read.
+fn strict(value: &Json) -> String {
+    match value {
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => value.to_string(),
+        Json::Number(number) => float(number),
+        Json::String(string) => text(string),
+        Json::Array(items) => list(items.iter().map(strict)),
+        Json::Object(members) => object(members.iter().map(|(key, value)| (key.as_str(), strict(value)))),
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(","))
+}
+
+fn object<'a>(members: impl Iterator<Item = (&'a str, String)>) -> String {
+    let mut members: Vec<_> = members.map(|(key, value)| format!("{}:{value}", text(key))).collect();
+    members.sort_unstable();
+    format!("{{{}}}", members.join(","))
+}
+
+/// Printable ASCII as it is, anything else as UTF-16 in hex digits.
+pub fn text(text: &str) -> String {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        return format!("\"{text}\"");
+    }
+    text.encode_utf16().fold("u".to_owned(), |mut out, unit| {
+        let [low, high] = unit.to_le_bytes();
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{low:02x}{high:02x}");
+        out
+    })
+}
+
+fn float(number: &Number) -> String {
+    let value = number.as_f64().unwrap_or(f64::NAN);
+    if value.fract() == 0.0 && value.abs() <= SAFE {
+        // Without the sign of −0.
+        return format!("{:.0}", value + 0.0);
+    }
+    format!("d{:016x}", value.to_bits())
+}
