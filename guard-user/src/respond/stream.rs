@@ -18,7 +18,7 @@ use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::http::Held;
 use crate::refusal::Refusal;
-use crate::rpc::sse::{Events, Piece};
+use crate::rpc::sse::{Events, Piece, StreamFault};
 use crate::session::SessionId;
 use crate::upstream::ReplyBody;
 
@@ -103,7 +103,8 @@ impl ReplyStream {
                     Err(fault) => fault,
                 },
                 Ok(None) => return,
-                Err(_too_large) => "an event is longer than limits.event_bytes_max",
+                Err(StreamFault::TooLarge) => "an event is longer than limits.event_bytes_max",
+                Err(StreamFault::Unclear) => "clients differ on where its events end",
             };
             self.cut_off(fault);
             return;
@@ -148,8 +149,7 @@ impl ReplyStream {
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
         }
-        let unchanged = |data: &Bytes| *data == piece.data;
-        Ok(passed.data.map(|data| if unchanged(&data) { piece.raw.clone() } else { piece.with_data(&data) }))
+        Ok(passed.data.map(|data| piece.passing(&data)))
     }
 
     fn conclude(&mut self, result: OutcomeResult) {

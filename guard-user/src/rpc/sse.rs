@@ -2,14 +2,20 @@
 //!
 //! Every byte that goes in comes out in order, in some piece's `raw` or in [`Events::rest`]. A piece ends where a
 //! client would act on it, so that nothing is held back longer than its own last byte.
+//!
+//! What clients cut in different places ends the stream: some take U+2028 and the like for the end of a line, some wait
+//! after a lone CR, and some see a field where others see an unknown word with a byte order mark. A server could so
+//! show a client a message that the guard never saw.
 
 use bytes::{Bytes, BytesMut};
 
-/// An event is longer than the guard may hold.
+/// Why a stream cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the server sent an event of more than {bytes_max} bytes (limits.event_bytes_max)")]
-pub struct EventTooLarge {
-    pub bytes_max: usize,
+pub enum StreamFault {
+    #[error("an event is longer than limits.event_bytes_max")]
+    TooLarge,
+    #[error("its events are cut in a way that clients read differently")]
+    Unclear,
 }
 
 /// An event with its empty line, or bytes between events: comments, empty lines.
@@ -35,9 +41,6 @@ pub struct Events {
     line_start: usize,
     /// Lines of the piece under way.
     fields: Fields,
-    is_first_line: bool,
-    /// The last line ended with CR, the last byte so far: an LF that follows belongs to it.
-    after_cr: bool,
     bytes_max: usize,
 }
 
@@ -63,8 +66,6 @@ impl Events {
             scanned: 0,
             line_start: 0,
             fields: Fields::default(),
-            is_first_line: true,
-            after_cr: false,
             bytes_max,
         }
     }
@@ -79,30 +80,18 @@ impl Events {
     }
 
     /// The next whole piece, if its end has come.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>, EventTooLarge> {
-        if self.after_cr && self.scanned < self.buffer.len() {
-            self.after_cr = false;
-            if self.buffer.get(self.scanned) == Some(&b'\n') {
-                if self.scanned == 0 {
-                    return Ok(Some(self.cut(1)));
-                }
-                self.scanned += 1;
-                self.line_start += 1;
-            }
-        }
+    pub fn next_piece(&mut self) -> Result<Option<Piece>, StreamFault> {
         while let Some(end) = self.line_end() {
             let line = Span { start: self.line_start, end };
-            let next = self.after_line_end(end);
-            self.line_start = next;
-            self.scanned = next;
-            // The LF of a CR LF may still be on its way. The line has ended all the same, and nobody waits for it.
-            self.after_cr = next == self.buffer.len() && self.buffer.last() == Some(&b'\r');
-            if self.take_line(line) {
-                return if next > self.bytes_max { Err(self.too_large()) } else { Ok(Some(self.cut(next))) };
+            self.line_start = end + 1;
+            self.scanned = end + 1;
+            if self.take_line(line)? {
+                let length = self.line_start;
+                return if length > self.bytes_max { Err(StreamFault::TooLarge) } else { self.cut(length).map(Some) };
             }
         }
         self.scanned = self.buffer.len();
-        if self.buffer.len() > self.bytes_max { Err(self.too_large()) } else { Ok(None) }
+        if self.buffer.len() > self.bytes_max { Err(StreamFault::TooLarge) } else { Ok(None) }
     }
 
     /// What has come of an unfinished event. Clients drop it when the stream ends.
@@ -110,45 +99,44 @@ impl Events {
         &self.buffer
     }
 
-    fn too_large(&self) -> EventTooLarge {
-        EventTooLarge { bytes_max: self.bytes_max }
-    }
-
     fn line_end(&self) -> Option<usize> {
         let fresh = self.buffer.get(self.scanned..)?;
-        memchr::memchr2(b'\r', b'\n', fresh).map(|at| self.scanned + at)
-    }
-
-    fn after_line_end(&self, end: usize) -> usize {
-        let is_crlf = self.buffer.get(end..).is_some_and(|rest| rest.starts_with(b"\r\n"));
-        if is_crlf { end + 2 } else { end + 1 }
+        memchr::memchr(b'\n', fresh).map(|at| self.scanned + at)
     }
 
     /// Notes what the line says; true if the piece ends with it.
-    fn take_line(&mut self, mut line: Span) -> bool {
-        if std::mem::take(&mut self.is_first_line) && self.buffer.starts_with(b"\xef\xbb\xbf") {
-            line.start += 3;
-        }
+    fn take_line(&mut self, line: Span) -> Result<bool, StreamFault> {
         let text = self.buffer.get(line.start..line.end).unwrap_or_default();
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if memchr::memchr(b'\r', text).is_some() {
+            return Err(StreamFault::Unclear);
+        }
+        let end = line.start + text.len();
         let colon = memchr::memchr(b':', text).unwrap_or(text.len());
         let padding = usize::from(text.get(colon + 1) == Some(&b' '));
-        let value = Span { start: (line.start + colon + 1 + padding).min(line.end), end: line.end };
-        match text.get(..colon).unwrap_or_default() {
-            b"" if text.is_empty() => return true,
-            // A comment between events: keep-alives must not wait for an empty line.
-            b"" if !self.fields.has_any => return true,
-            b"" => return false,
-            b"data" => self.fields.data.push(value),
-            b"id" => self.fields.id = Some(value),
-            b"event" => self.fields.event = Some(value),
-            _ => {}
+        let value = Span { start: (line.start + colon + 1 + padding).min(end), end };
+        let name = text.get(..colon).unwrap_or_default();
+        let fields = &mut self.fields;
+        if name == b"data" {
+            fields.data.push(value);
+        } else if ends_a_line_for_some(text) || !name.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(StreamFault::Unclear);
+        } else {
+            match name {
+                b"" if text.is_empty() => return Ok(true),
+                // A comment between events: keep-alives must not wait for an empty line.
+                b"" => return Ok(!fields.has_any),
+                b"id" => fields.id = Some(value),
+                b"event" => fields.event = Some(value),
+                _ => {}
+            }
         }
-        self.fields.has_any = true;
-        false
+        fields.has_any = true;
+        Ok(false)
     }
 
     /// Hands out the first `length` bytes as a piece.
-    fn cut(&mut self, length: usize) -> Piece {
+    fn cut(&mut self, length: usize) -> Result<Piece, StreamFault> {
         let raw = self.buffer.split_to(length.min(self.buffer.len())).freeze();
         let fields = std::mem::take(&mut self.fields);
         self.scanned = 0;
@@ -159,8 +147,41 @@ impl Events {
             [one] => at(*one),
             many => many.iter().map(|span| at(*span)).collect::<Vec<_>>().join(&b'\n').into(),
         };
-        Piece { data, id: fields.id.map(at), event: fields.event.map(at), raw }
+        let piece = Piece { data, id: fields.id.map(at), event: fields.event.map(at), raw };
+        if !piece.is_message() && ends_a_line_for_some(&piece.data) { Err(StreamFault::Unclear) } else { Ok(piece) }
     }
+}
+
+/// Whether the text has what Python's `splitlines` takes for the end of a line, beside CR and LF.
+fn ends_a_line_for_some(text: &[u8]) -> bool {
+    text.iter().enumerate().any(|(at, byte)| match byte {
+        0x0b | 0x0c | 0x1c..=0x1e => true,
+        0xc2 | 0xe2 => separator(text.get(at..).unwrap_or_default()).is_some(),
+        _ => false,
+    })
+}
+
+/// How a JSON string spells the character that `text` begins with, if some take it for the end of a line.
+fn separator(text: &[u8]) -> Option<(&'static [u8], usize)> {
+    match text {
+        [0xc2, 0x85, ..] => Some((b"\\u0085", 2)),
+        [0xe2, 0x80, 0xa8, ..] => Some((b"\\u2028", 3)),
+        [0xe2, 0x80, 0xa9, ..] => Some((b"\\u2029", 3)),
+        _ => None,
+    }
+}
+
+/// JSON text without characters that some take for the end of a line. They can stand in its strings only, where the
+/// escape means the same.
+fn without_separators(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len().saturating_add(64));
+    let mut rest = json;
+    while let Some(first) = rest.first() {
+        let (written, length) = separator(rest).unwrap_or((std::slice::from_ref(first), 1));
+        out.extend_from_slice(written);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    out
 }
 
 impl Piece {
@@ -170,18 +191,24 @@ impl Piece {
             && self.event.as_ref().is_none_or(|event| event.is_empty() || event == "message")
     }
 
+    /// What goes to the client when `data`, a JSON text, goes in place of this event's own.
+    pub fn passing(&self, data: &Bytes) -> Bytes {
+        if ends_a_line_for_some(data) {
+            self.with_data(&without_separators(data))
+        } else if *data == self.data {
+            self.raw.clone()
+        } else {
+            self.with_data(data)
+        }
+    }
+
     /// The same event with other data: all other lines stay as they are, in their place.
-    pub fn with_data(&self, data: &[u8]) -> Bytes {
+    fn with_data(&self, data: &[u8]) -> Bytes {
         let mut out = Vec::with_capacity(self.raw.len().saturating_add(16));
         let mut is_written = false;
         let mut rest: &[u8] = &self.raw;
-        if let Some(after_mark) = rest.strip_prefix(b"\xef\xbb\xbf") {
-            out.extend_from_slice(b"\xef\xbb\xbf");
-            rest = after_mark;
-        }
-        while let Some(end) = memchr::memchr2(b'\r', b'\n', rest) {
-            let ending = if rest.get(end..).is_some_and(|rest| rest.starts_with(b"\r\n")) { 2 } else { 1 };
-            let (line, next) = rest.split_at_checked(end + ending).unwrap_or((rest, &[]));
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, next) = rest.split_at_checked(end + 1).unwrap_or((rest, &[]));
             rest = next;
             let is_data = line
                 .strip_prefix(b"data")
@@ -189,10 +216,11 @@ impl Piece {
             if !is_data {
                 out.extend_from_slice(line);
             } else if !std::mem::replace(&mut is_written, true) {
+                let ending: &[u8] = if line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
                 for part in data.split(|byte| *byte == b'\n') {
                     out.extend_from_slice(b"data: ");
                     out.extend_from_slice(part);
-                    out.extend_from_slice(line.get(end..).unwrap_or(b"\n"));
+                    out.extend_from_slice(ending);
                 }
             }
         }
