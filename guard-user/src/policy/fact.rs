@@ -76,6 +76,11 @@ impl Condition {
             };
             return Verdict::Unknown(format!("{fact} must be {wanted} (argument {})", source.path.join(".")));
         };
+        if !is_exact_everywhere(&measured) {
+            return Verdict::Unknown(format!(
+                "{fact} is {measured}; beyond ±(2^53−1) servers differ on what a number is"
+            ));
+        }
         if at_most(&measured, &self.max) {
             Verdict::Met
         } else {
@@ -109,6 +114,12 @@ fn count(value: &Json) -> Option<u64> {
         }),
         _ => None,
     }
+}
+
+/// Whether a server that keeps numbers as 64-bit floats has the same one as a server that keeps integers.
+fn is_exact_everywhere(number: &Number) -> bool {
+    const WHOLE_MAX: f64 = 9_007_199_254_740_991.0;
+    number.as_f64().is_some_and(|value| value.abs() <= WHOLE_MAX)
 }
 
 /// Exact for whole numbers, as `f64` otherwise; what cannot be compared is not at most.
@@ -185,9 +196,15 @@ mod tests {
         let float = |value| Number::from_f64(value).unwrap();
         assert!(amount(100.into(), 100.into()) && !amount(100.into(), 101.into()));
         assert!(amount(100.into(), float(99.99)) && !amount(100.into(), float(100.01)));
-        // As f64 these two are equal.
-        assert!(!amount(9_007_199_254_740_992_u64.into(), 9_007_199_254_740_993_u64.into()));
-        assert!(!amount(i64::MAX.into(), u64::MAX.into()));
         assert!(amount(0.into(), (-5).into()));
+        let most = 9_007_199_254_740_991_u64;
+        assert!(amount(most.into(), most.into()));
+        // As a float the first is one less, the second one more.
+        for value in [most + 2, most + 4, u64::MAX] {
+            let huge = condition(Measure::Number, u64::MAX).judge(Some(&mail(Json::Number(value.into()))));
+            assert!(matches!(huge, Verdict::Unknown(_)), "{huge:?}");
+        }
+        assert!(!amount(float(1e300), float(1e30)));
+        assert!(!amount(i64::MAX.into(), u64::MAX.into()));
     }
 }
