@@ -265,6 +265,9 @@ fn an_answer_that_only_some_clients_would_read_is_refused() {
             ("text/plain\r\nContent-Type: text/event-stream", &event),
             ("application/jsonp", &twice),
             ("text/plain; application/json", &twice),
+            ("text/event-stream; charset=utf-16", &event),
+            ("text/event-stream;CHARSET=\"utf-7\"", &event),
+            ("application/json; charset=utf-16le", &tools(1).to_string()),
         ] {
             let answer = ask(&format!("200 OK\r\nContent-Type: {kind}"), body);
             let text = answer.text();

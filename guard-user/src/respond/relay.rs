@@ -110,7 +110,14 @@ fn check_kind(head: &Parts) -> Result<(), &'static str> {
     let Some(kind) = kind.filter(|_| head.status.is_success()) else { return Ok(()) };
     let text = String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase();
     let hides = |word, wanted| text.contains(word) && !is(&head.headers, &CONTENT_TYPE, wanted);
-    if another.is_some() || hides("json", JSON) || hides("event-stream", EVENTS) {
+    // One client decodes events by this parameter, others as UTF-8 whatever it says.
+    let other_charset = text.split(';').skip(1).any(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        name.trim() == "charset" && !matches!(value.trim().trim_matches('"'), "utf-8" | "utf8")
+    });
+    let is_read = text.contains("json") || text.contains("event-stream");
+    if another.is_some() || hides("json", JSON) || hides("event-stream", EVENTS) || (is_read && other_charset)
+    {
         return Err("clients differ on what its Content-Type means");
     }
     Ok(())
