@@ -130,6 +130,10 @@ fn kept<'a, T: Deserialize<'a>>(
     let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
     let mut kept = Vec::with_capacity(entries.len());
     for entry in &entries {
+        // A derived reader would take an array for the members in their order.
+        if !entry.get().starts_with('{') {
+            return Err(serde::de::Error::custom("an entry is no object"));
+        }
         if keep(serde_json::from_str(entry.get())?) {
             kept.push(entry.get());
         }
@@ -228,6 +232,8 @@ mod tests {
             br#"{"result":{"tools":[]},"result":{}}"#,
             br#"{"result":{"tools":[{"name":"a","n\u0061me":"b"}]}}"#,
             br#"{"result":{"tools":[{"title":"a"}]}}"#,
+            br#"{"result":{"tools":[["a"]]}}"#,
+            br#"{"result":{"resourceTemplates":[["u:1"]]}}"#,
             br#"{"result":{"tools":[{"name":5}]}}"#,
             br#"{"result":{"tools":{"name":"a"}}}"#,
             br#"{"result":{"tools":[{"name":"\ud800"}]}}"#,

@@ -2,12 +2,30 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::Utf8Error;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Id;
+use super::fold::is_lookalike;
+
+/// Members of a message that clients look for, and of a result those that the guard looks at.
+const FRAME_KEYS: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
+const RESULT_KEYS: [&str; 11] = [
+    "inputRequests",
+    "isError",
+    "prompts",
+    "requestState",
+    "resourceTemplates",
+    "resources",
+    "resultType",
+    "task",
+    "taskId",
+    "tasks",
+    "tools",
+];
 
 /// Requests that a server may make of a client in one answer.
 pub const ASKS_MAX: usize = 64;
@@ -58,7 +76,9 @@ pub enum ReplyError {
     Kind,
     #[error("the server's message is not one JSON object")]
     NotAnObject,
-    /// A known member stands twice, or has the wrong type, or the text is no JSON.
+    #[error("the server's message is not valid UTF-8")]
+    NotUtf8(#[from] Utf8Error),
+    /// A known member stands twice or in two spellings, or has the wrong type, or the text is no JSON.
     #[error("the server's message cannot be read for sure: {0}")]
     Unreadable(#[from] serde_json::Error),
 }
@@ -69,56 +89,96 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
     if !raw.trim_ascii_start().starts_with(b"{") {
         return Err(ReplyError::NotAnObject);
     }
-    let frame: Frame<'_> = serde_json::from_slice(raw)?;
-    let kind = match (frame.method, frame.result, frame.error) {
-        (Some(method), None, None) if frame.id.is_some() => {
-            ReplyKind::Request { method: method.into_owned() }
-        }
-        (Some(method), None, None) => ReplyKind::Notification { method: method.into_owned() },
-        (None, Some(outcome), None) => ReplyKind::Result(outcome),
-        (None, None, Some(error)) => ReplyKind::Error { code: error.code },
+    let frame: Frame<'_> = serde_json::from_str(std::str::from_utf8(raw)?)?;
+    let kind = match (frame.method, frame.result, frame.error, &frame.id) {
+        (Some(method), None, None, Some(Some(_))) => ReplyKind::Request { method: method.into_owned() },
+        // `id: null` beside a method: a notification to some, nothing to others.
+        (Some(method), None, None, None) => ReplyKind::Notification { method: method.into_owned() },
+        (None, Some(outcome), None, Some(Some(_))) => ReplyKind::Result(outcome),
+        (None, None, Some(error), _) => ReplyKind::Error { code: error.code },
         _ => return Err(ReplyError::Kind),
     };
-    Ok(Reply { id: frame.id, kind })
+    Ok(Reply { id: frame.id.flatten(), kind })
 }
 
-/// Derived readers refuse a field that stands twice, however it is escaped.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Frame<'a> {
-    id: Option<Id>,
-    #[serde(borrow)]
+    /// `Some(None)`: null.
+    id: Option<Option<Id>>,
     method: Option<Cow<'a, str>>,
-    #[serde(default, deserialize_with = "present")]
     result: Option<Outcome>,
     error: Option<ErrorMember>,
 }
 
+impl<'de> Deserialize<'de> for Frame<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FrameVisitor)
+    }
+}
+
+struct FrameVisitor;
+
+impl<'de> Visitor<'de> for FrameVisitor {
+    type Value = Frame<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON-RPC message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Frame<'de>, A::Error> {
+        let mut frame = Frame::default();
+        let mut seen = Seen::default();
+        while let Some(Text(key)) = map.next_key()? {
+            match seen.note(&key, FRAME_KEYS)? {
+                Some("id") => frame.id = Some(map.next_value()?),
+                Some("method") => {
+                    frame.method = map.next_value::<Option<Text<'_>>>()?.map(|Text(method)| method)
+                }
+                // `result: null` is a result all the same.
+                Some("result") => frame.result = Some(map.next_value()?),
+                Some("error") => frame.error = map.next_value()?,
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(frame)
+    }
+}
+
+/// Which of the known keys an object has had.
+#[derive(Default)]
+struct Seen(Vec<&'static str>);
+
+impl Seen {
+    /// The known key that this is, if any. An error if it stands twice, however it is escaped, or if `key` is what
+    /// another parser may take for a known one.
+    fn note<E: serde::de::Error, const N: usize>(
+        &mut self,
+        key: &str,
+        known: [&'static str; N],
+    ) -> Result<Option<&'static str>, E> {
+        let Some(known) = known.into_iter().find(|known| *known == key) else {
+            return if is_lookalike(key, &known) {
+                Err(E::custom("a key in another spelling"))
+            } else {
+                Ok(None)
+            };
+        };
+        if self.0.contains(&known) {
+            return Err(E::duplicate_field(known));
+        }
+        self.0.push(known);
+        Ok(Some(known))
+    }
+}
+
+/// A text that is borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 #[derive(Deserialize)]
 struct ErrorMember {
     code: i64,
-}
-
-/// `result: null` is a result all the same.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Outcome>, D::Error> {
-    Outcome::deserialize(deserializer).map(Some)
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "camelCase")]
-enum Key {
-    InputRequests,
-    IsError,
-    Prompts,
-    RequestState,
-    ResourceTemplates,
-    Resources,
-    ResultType,
-    Task,
-    TaskId,
-    Tasks,
-    Tools,
-    #[serde(other)]
-    Other,
 }
 
 impl<'de> Deserialize<'de> for Outcome {
@@ -137,33 +197,29 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outcome, A::Error> {
-        let (mut is_error, mut kind, mut state, mut asks) = (None, None, None, None);
-        let (mut task, mut task_id) = (None, None);
-        let mut has_list = false;
-        while let Some(key) = map.next_key::<Key>()? {
-            match key {
-                Key::IsError => once(&mut is_error, map.next_value()?, "isError")?,
-                Key::ResultType => once(&mut kind, map.next_value::<Text>()?, "resultType")?,
-                Key::RequestState => once(&mut state, map.next_value::<Text>()?, "requestState")?,
-                Key::InputRequests => once(&mut asks, map.next_value::<Asks>()?, "inputRequests")?,
-                Key::Task => once(&mut task, map.next_value::<TaskMember>()?, "task")?,
-                Key::TaskId => once(&mut task_id, map.next_value::<Text>()?, "taskId")?,
+        let mut outcome = Outcome::default();
+        let mut seen = Seen::default();
+        let mut made = None;
+        while let Some(Text(key)) = map.next_key()? {
+            match seen.note(&key, RESULT_KEYS)? {
+                Some("isError") => outcome.is_error = map.next_value()?,
+                Some("resultType") => {
+                    outcome.needs_input = map.next_value::<Words>()?.0.as_deref() == Some("input_required");
+                }
+                Some("requestState") => outcome.state = map.next_value::<Words>()?.0,
+                Some("inputRequests") => outcome.asks = map.next_value::<Asks>()?.0,
+                Some("taskId") => outcome.task = map.next_value::<Words>()?.0,
+                Some("task") => made = map.next_value::<TaskMember>()?.0,
                 // That no list stands twice is for the list filter, which every such reply passes.
-                Key::Prompts | Key::ResourceTemplates | Key::Resources | Key::Tasks | Key::Tools => {
-                    has_list = true;
+                Some(_list) => {
+                    outcome.has_list = true;
                     map.next_value::<IgnoredAny>()?;
                 }
-                Key::Other => _ = map.next_value::<IgnoredAny>()?,
+                None => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        Ok(Outcome {
-            is_error: is_error.unwrap_or(false),
-            has_list,
-            task: task_id.and_then(|Text(id)| id).or_else(|| task.and_then(|TaskMember(id)| id)),
-            needs_input: kind.is_some_and(|Text(kind)| kind.as_deref() == Some("input_required")),
-            state: state.and_then(|Text(state)| state),
-            asks: asks.map(|Asks(asks)| asks).unwrap_or_default(),
-        })
+        outcome.task = outcome.task.or(made);
+        Ok(outcome)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Outcome, A::Error> {
@@ -196,16 +252,8 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
     }
 }
 
-/// A member that stands twice is read differently by different clients.
-fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(E::duplicate_field(name)),
-    }
-}
-
 /// A text; what is none is none of the guard's business.
-struct Text(Option<String>);
+struct Words(Option<String>);
 
 /// The `taskId` of an object.
 struct TaskMember(Option<String>);
@@ -213,7 +261,7 @@ struct TaskMember(Option<String>);
 /// The `method`s of an object's members.
 struct Asks(Vec<String>);
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = <&RawValue>::deserialize(deserializer)?.get();
         let text = value.starts_with('"').then(|| serde_json::from_str(value)).transpose();
@@ -226,7 +274,7 @@ impl<'de> Deserialize<'de> for TaskMember {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Task {
-            task_id: Option<Text>,
+            task_id: Option<Words>,
         }
         let value = <&RawValue>::deserialize(deserializer)?.get();
         let task: Option<Task> = value
@@ -378,8 +426,23 @@ mod tests {
             r#"{"id":1,"result":{}} {}"#,
             "",
             "\u{feff}{}",
+            r#"{"id":1,"result":{},"Result":{}}"#,
+            r#"{"id":1,"ID":2,"result":{}}"#,
+            r#"{"id":1,"result":{"tools":[]},"jsonrpc":"2.0","jsonrpc":"1.0"}"#,
+            r#"{"method":"a","params":{},"params":{}}"#,
+            r#"{"id":1,"result":{"tools":[],"Tools":[{"name":"b"}]}}"#,
+            r#"{"id":1,"result":{"isError\u0000":true}}"#,
+            r#"{"id":1,"result":{"tools":[],"tools":[]}}"#,
+            r#"{"id":null,"method":"a"}"#,
+            r#"{"id":null,"result":{}}"#,
+            r#"{"result":{}}"#,
         ] {
             assert!(look(text.as_bytes()).is_err(), "{text}");
+        }
+        for text in
+            [&b"{\"id\":1,\"result\":{\"content\":\"\xff\"}}"[..], b"{\"id\":1,\"result\":{\"\xc0\xaf\":1}}"]
+        {
+            assert!(look(text).is_err(), "{}", text.escape_ascii());
         }
     }
 

@@ -203,7 +203,7 @@ impl Piece {
     }
 
     /// The same event with other data: all other lines stay as they are, in their place.
-    fn with_data(&self, data: &[u8]) -> Bytes {
+    pub fn with_data(&self, data: &[u8]) -> Bytes {
         let mut out = Vec::with_capacity(self.raw.len().saturating_add(16));
         let mut is_written = false;
         let mut rest: &[u8] = &self.raw;
