@@ -61,6 +61,13 @@ const META_KEYS: [&str; 6] = [
 
 const REF_KEYS: [&str; 3] = ["name", "type", "uri"];
 
+/// In `params.notifications` of `subscriptions/listen`.
+const LISTEN_KEYS: [&str; 4] =
+    ["promptsListChanged", "resourceSubscriptions", "resourcesListChanged", "toolsListChanged"];
+
+/// Programs in JavaScript that copy an object member by member make of this key's value what the copy inherits from.
+const INHERITED_KEY: &str = "__proto__";
+
 /// What a message is, by JSON-RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -281,6 +288,9 @@ fn check_params(params: &Json) -> Result<Option<Id>, Fault> {
             ("progressToken", value) => _ = Id::read(value).map_err(Fault::ProgressToken)?,
             ("requestId", value) => _ = Id::read(value).map_err(Fault::RequestId)?,
             ("ref", Json::Object(members)) => check_ref(members)?,
+            ("notifications", Json::Object(members)) => {
+                check_keys(members, &LISTEN_KEYS, "`params.notifications`")?;
+            }
             _ => {}
         }
     }
@@ -302,7 +312,7 @@ fn check_ref(members: &[(String, Json)]) -> Result<(), Fault> {
 }
 
 fn check_keys(members: &[(String, Json)], known: &[&str], place: &'static str) -> Result<(), Fault> {
-    if members.iter().any(|(key, _)| is_lookalike(key, known)) {
+    if members.iter().any(|(key, _)| key == INHERITED_KEY || is_lookalike(key, known)) {
         return Err(Fault::LookalikeKey { place });
     }
     Ok(())
