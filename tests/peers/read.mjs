@@ -1,6 +1,6 @@
 // Reads JSON texts and event streams as Node.js programs do, and says what it read: one line a case.
-// Input: frames of a letter, a length (32 bits, little endian) and that many bytes. `j` is a JSON text, `s` an event
-// stream (its chunks, each with its length before it), `f` asks for all lines so far. `src/differ/readers.rs` writes them.
+// Input: frames of a letter, a length (32 bits, little endian) and that many bytes. `j` is a client's message, `r` a
+// server's, `s` an event stream (its chunks, each with its length before it), `f` asks for all lines so far. `src/differ/readers.rs` writes them.
 import { readSync, writeSync } from 'node:fs';
 import { createParser } from 'eventsource-parser';
 
@@ -50,14 +50,10 @@ const target = (method, params) => {
 };
 const has = (message, key) => (message[key] === undefined ? 0 : 1);
 
-const readJson = (bytes) => {
-  let message;
-  try {
-    // As `Request.json()` does: a byte order mark goes, what is no UTF-8 becomes U+FFFD.
-    message = JSON.parse(new TextDecoder().decode(bytes));
-  } catch {
-    return '!';
-  }
+// As `Request.json()` does: a byte order mark goes, what is no UTF-8 becomes U+FFFD.
+const parse = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
+
+const readJson = (message) => {
   if (message === null || typeof message !== 'object' || Array.isArray(message)) return `other\t-\t${canon(message)}`;
   const { method, params } = message;
   const told = [
@@ -69,6 +65,31 @@ const readJson = (bytes) => {
     `token=${id(params?._meta?.progressToken)}`,
   ];
   return `${told.join(' ')}\t${canon(params)}\t${canon(message)}`;
+};
+
+const lists = [
+  ['tools', 'name', 'tool'],
+  ['prompts', 'name', 'prompt'],
+  ['resources', 'uri', 'resource'],
+  ['resourceTemplates', 'uriTemplate', 'resource'],
+];
+const readReply = (message) => {
+  if (message === null || typeof message !== 'object' || Array.isArray(message)) return `other\t${canon(message)}`;
+  const { result } = message;
+  const shown = [];
+  for (const [list, name, kind] of lists) {
+    if (!Array.isArray(result?.[list])) continue;
+    for (const entry of result[list]) shown.push(named(kind, entry?.[name]));
+  }
+  const told = [
+    `method=${canon(message.method ?? undefined)}`,
+    `id=${id(message.id ?? undefined)}`,
+    `result=${has(message, 'result')}`,
+    `error=${message.error === undefined || message.error === null ? 0 : 1}`,
+    `failed=${result?.isError === true ? 1 : 0}`,
+    `shown=[${shown.join(',')}]`,
+  ];
+  return `${told.join(' ')}\t${canon(message)}`;
 };
 
 // As the TypeScript SDK: the bytes are decoded piece by piece, then cut into events.
@@ -86,6 +107,22 @@ const readStream = (bytes) => {
     at = end;
   }
   return told.join(' ');
+};
+
+const read = (reading, bytes) => {
+  let message;
+  try {
+    message = parse(bytes);
+  } catch {
+    return '!';
+  }
+  try {
+    return reading(message);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    // It has been read, but is nested too deeply to be written.
+    return 'deep';
+  }
 };
 
 let input = Buffer.alloc(0);
@@ -114,12 +151,6 @@ for (;;) {
     say(lines.length > 0 ? `${lines.join('\n')}\n` : '');
     lines = [];
   } else {
-    try {
-      lines.push(kind === 'j' ? readJson(bytes) : readStream(bytes));
-    } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      // It has been read, but is nested too deeply to be written.
-      lines.push('deep');
-    }
+    lines.push(kind === 's' ? readStream(bytes) : read(kind === 'j' ? readJson : readReply, bytes));
   }
 }

@@ -88,11 +88,7 @@ def target(method, params):
     return "method"
 
 
-def read_json(loads, raw):
-    try:
-        message = loads(raw)
-    except (ValueError, RecursionError):
-        return "!"
+def read_json(message):
     if not isinstance(message, dict):
         return f"other\t-\t{canon(message)}"
     params = message.get("params")
@@ -105,6 +101,47 @@ def read_json(loads, raw):
         f"token={identity(params.get('_meta') if isinstance(params, dict) else None, 'progressToken')}",
     ]
     return f"{' '.join(told)}\t{member(message, 'params')}\t{canon(message)}"
+
+
+LISTS = (
+    ("tools", "name", "tool"),
+    ("prompts", "name", "prompt"),
+    ("resources", "uri", "resource"),
+    ("resourceTemplates", "uriTemplate", "resource"),
+)
+
+
+def read_reply(message):
+    if not isinstance(message, dict):
+        return f"other\t{canon(message)}"
+    result = message.get("result")
+    members = result if isinstance(result, dict) else {}
+    shown = []
+    for key, name, kind in LISTS:
+        if isinstance(members.get(key), list):
+            shown += [named(kind, entry, name) for entry in members[key]]
+    there = {key: value for key, value in message.items() if value is not None}
+    told = [
+        f"method={member(there, 'method')}",
+        f"id={identity(there, 'id')}",
+        f"result={int('result' in message)}",
+        f"error={int('error' in there)}",
+        f"failed={int(members.get('isError') is True)}",
+        f"shown=[{','.join(shown)}]",
+    ]
+    return f"{' '.join(told)}\t{canon(message)}"
+
+
+def read(loads, reading, raw):
+    try:
+        message = loads(raw)
+    except (ValueError, RecursionError):
+        return "!"
+    try:
+        return reading(message)
+    except RecursionError:
+        # It has been read, but is nested too deeply to be written.
+        return "deep"
 
 
 def chunks(raw):
@@ -157,14 +194,10 @@ def main():
                 sink.write("".join(line + "\n" for line in lines))
                 sink.flush()
                 lines = []
-            case b"j":
-                try:
-                    lines.append(read_json(loads, raw))
-                except RecursionError:
-                    # It has been read, but is nested too deeply to be written.
-                    lines.append("deep")
-            case _:
+            case b"s":
                 lines.append(stream(raw))
+            case kind:
+                lines.append(read(loads, read_json if kind == b"j" else read_reply, raw))
 
 
 main()

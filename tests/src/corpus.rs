@@ -26,6 +26,36 @@ pub fn cases(transport: &str) -> anyhow::Result<Vec<Case>> {
     cases.iter().map(|case| parse(case).with_context(|| format!("case {}", case["name"]))).collect()
 }
 
+/// A JSON text as a public suite of such texts has them: not all parsers take and refuse the same ones.
+#[derive(Debug, Clone)]
+pub struct Text {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    /// Whether the guard takes a message with it in its arguments.
+    pub taken: bool,
+}
+
+impl Text {
+    /// A call with the text as its arguments.
+    pub fn call(&self) -> Vec<u8> {
+        let head = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":"#;
+        [&head[..], &self.bytes, b"}}"].concat()
+    }
+}
+
+/// All texts.
+pub fn texts() -> anyhow::Result<Vec<Text>> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/json/texts.json");
+    let texts: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let text = |text: &Value| {
+        let parts = text["bytes"].as_array().context("no bytes")?;
+        let bytes: Vec<_> = parts.iter().map(part).collect::<Result<_, _>>()?;
+        let name = text["name"].as_str().context("no name")?.to_owned();
+        Ok(Text { name, bytes: bytes.concat(), taken: text["taken"].as_bool().context("no verdict")? })
+    };
+    texts.iter().map(text).collect()
+}
+
 fn parse(case: &Value) -> anyhow::Result<Case> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
     let parts = case["bytes"].as_array().context("no bytes")?;

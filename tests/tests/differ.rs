@@ -61,7 +61,7 @@ fn untyped(bytes: &[u8]) -> String {
 }
 
 /// The guard's decision on a POST, and its own and `serde_json`'s two readings of what it takes.
-fn guard(case: &Case) -> Option<Vec<String>> {
+fn guard(case: &Case) -> Option<(Case, Vec<String>)> {
     let Case::Json(bytes) = case else { return None };
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
@@ -70,21 +70,21 @@ fn guard(case: &Case) -> Option<Vec<String>> {
     assert_eq!(message.raw(), bytes, "the server gets what was judged");
     let untyped = untyped(bytes);
     let is_error = untyped.contains(" error=1 ");
-    Some(vec![project::message(&message, is_error), untyped, Typed::line(bytes)])
+    Some((case.clone(), vec![project::message(&message, is_error), untyped, Typed::line(bytes)]))
 }
 
 /// No decision at all: the readers, with `serde_json` among them, are on their own.
-fn open_door(case: &Case) -> Option<Vec<String>> {
+fn open_door(case: &Case) -> Option<(Case, Vec<String>)> {
     let Case::Json(bytes) = case else { return None };
-    Some(vec![untyped(bytes)])
+    Some((case.clone(), vec![untyped(bytes)]))
 }
 
 /// Takes what `serde_json` takes, and of two members with the same key the first, as some scanners do.
-fn first_wins(case: &Case) -> Option<Vec<String>> {
+fn first_wins(case: &Case) -> Option<(Case, Vec<String>)> {
     let Case::Json(bytes) = case else { return None };
     serde_json::from_slice::<Value>(bytes).ok()?;
     let message = first(std::str::from_utf8(bytes).ok()?.trim_ascii()).ok()?;
-    Some(vec![project::value(&message)])
+    Some((case.clone(), vec![project::value(&message)]))
 }
 
 fn first(text: &str) -> serde_json::Result<Value> {
@@ -143,7 +143,10 @@ fn generated(seed: u64, count: u64) -> impl Iterator<Item = (String, Case)> {
 
 fn known() -> impl Iterator<Item = (String, Case)> {
     let cases = corpus::cases("json").unwrap().into_iter();
-    cases.map(|case| (case.name.clone(), Case::Json(case.bytes)))
+    let texts = corpus::texts().unwrap().into_iter();
+    cases
+        .map(|case| (case.name.clone(), Case::Json(case.bytes)))
+        .chain(texts.map(|text| (text.name.clone(), Case::Json(text.call()))))
 }
 
 #[test]
@@ -154,6 +157,17 @@ fn what_the_guard_takes_from_a_client_is_read_alike_by_all() {
     // Refusing all would prove nothing, nor would taking all.
     let quarter = report.cases / 4;
     assert!(report.accepted > quarter && report.cases - report.accepted > quarter, "{report}");
+}
+
+#[test]
+fn every_text_of_the_suite_is_taken_or_refused_as_it_says() {
+    let wrong: Vec<_> = corpus::texts()
+        .unwrap()
+        .into_iter()
+        .filter(|text| guard(&Case::Json(text.call())).is_some() != text.taken)
+        .map(|text| text.name)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// Cases of the corpus on which the readers themselves part.

@@ -61,13 +61,7 @@ struct Span {
 impl Events {
     /// `bytes_max` bounds one event, and with it what is held between calls.
     pub fn new(bytes_max: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            scanned: 0,
-            line_start: 0,
-            fields: Fields::default(),
-            bytes_max,
-        }
+        Self { buffer: BytesMut::new(), scanned: 0, line_start: 0, fields: Fields::default(), bytes_max }
     }
 
     /// Adds received bytes; then call [`Self::next_piece`] until it gives nothing.
@@ -87,7 +81,11 @@ impl Events {
             self.scanned = end + 1;
             if self.take_line(line)? {
                 let length = self.line_start;
-                return if length > self.bytes_max { Err(StreamFault::TooLarge) } else { self.cut(length).map(Some) };
+                return if length > self.bytes_max {
+                    Err(StreamFault::TooLarge)
+                } else {
+                    self.cut(length).map(Some)
+                };
             }
         }
         self.scanned = self.buffer.len();
@@ -148,7 +146,11 @@ impl Events {
             many => many.iter().map(|span| at(*span)).collect::<Vec<_>>().join(&b'\n').into(),
         };
         let piece = Piece { data, id: fields.id.map(at), event: fields.event.map(at), raw };
-        if !piece.is_message() && ends_a_line_for_some(&piece.data) { Err(StreamFault::Unclear) } else { Ok(piece) }
+        if !piece.is_message() && ends_a_line_for_some(&piece.data) {
+            Err(StreamFault::Unclear)
+        } else {
+            Ok(piece)
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use mcp_guard::rpc::reply::{Reply, ReplyKind};
 use mcp_guard::rpc::{Id, Json, Kind, Message, Target};
 use serde_json::{Number, Value};
 
@@ -33,20 +34,9 @@ pub fn value(message: &Value) -> String {
 
 /// What the guard knows of a message, which is the line without its last part.
 pub fn message(message: &Message, is_error: bool) -> String {
-    let exact = |id: Option<&Id>| match id {
-        None => "-".to_owned(),
-        Some(Id::Number(number)) => format!("n{number}"),
-        Some(Id::String(string)) => text(string),
-    };
     let method = if message.method().is_empty() { "-".to_owned() } else { text(message.method()) };
     let is_response = matches!(message.kind(), Kind::Response { .. });
-    let target = match message.target() {
-        Target::Tool(name) => format!("tool:{}", text(name)),
-        Target::Prompt(name) => format!("prompt:{}", text(name)),
-        Target::Resource(uri) => format!("resource:{}", text(uri)),
-        Target::Method => "method".to_owned(),
-        Target::Unnamed => "unnamed".to_owned(),
-    };
+    let target = about(message.target());
     format!(
         "method={method} id={} result={} error={} target={target} token={}\t{}\t",
         exact(message.id()),
@@ -55,6 +45,81 @@ pub fn message(message: &Message, is_error: bool) -> String {
         exact(message.progress_token()),
         message.params().map_or("-".to_owned(), strict),
     )
+}
+
+/// The lists of a result, and what names their entries.
+const LISTS: [(&str, &str, &str); 4] = [
+    ("tools", "name", "tool"),
+    ("prompts", "name", "prompt"),
+    ("resources", "uri", "resource"),
+    ("resourceTemplates", "uriTemplate", "resource"),
+];
+
+/// The line of a server's message that `serde_json` took.
+pub fn reply_value(message: &Value) -> String {
+    if !message.is_object() {
+        return format!("other\t{}", canon(Some(message)));
+    }
+    let there = |key: &str| message.get(key).filter(|value| !value.is_null());
+    let result = message.get("result");
+    let mut shown = Vec::new();
+    for (list, name, kind) in LISTS {
+        let entries = result.and_then(|result| result.get(list)?.as_array());
+        shown.extend(entries.into_iter().flatten().map(|entry| named(kind, Some(entry), name)));
+    }
+    format!(
+        "method={} id={} result={} error={} failed={} shown=[{}]\t{}",
+        canon(there("method")),
+        id(there("id")),
+        u8::from(result.is_some()),
+        u8::from(there("error").is_some()),
+        u8::from(result.and_then(|result| result.get("isError")) == Some(&Value::Bool(true))),
+        shown.join(","),
+        canon(Some(message)),
+    )
+}
+
+/// What the guard knows of a server's message, with the names in its lists that it passes on.
+pub fn reply(reply: &Reply, shown: &[String]) -> String {
+    let (method, result, failed) = match &reply.kind {
+        ReplyKind::Error { .. } => (None, 0, false),
+        ReplyKind::Notification { method } | ReplyKind::Request { method } => (Some(method), 0, false),
+        ReplyKind::Result { is_error, .. } => (None, 1, *is_error),
+    };
+    format!(
+        "method={} id={} result={result} error={} failed={} shown=[{}]\t",
+        method.map_or("-".to_owned(), |method| text(method)),
+        exact(reply.id.as_ref()),
+        u8::from(matches!(reply.kind, ReplyKind::Error { .. })),
+        u8::from(failed),
+        shown.join(","),
+    )
+}
+
+/// What something is about, as this module writes it.
+pub fn about(target: Target<'_>) -> String {
+    match target {
+        Target::Tool(name) => format!("tool:{}", text(name)),
+        Target::Prompt(name) => format!("prompt:{}", text(name)),
+        Target::Resource(uri) => format!("resource:{}", text(uri)),
+        Target::Method => "method".to_owned(),
+        Target::Unnamed => "unnamed".to_owned(),
+    }
+}
+
+fn exact(id: Option<&Id>) -> String {
+    match id {
+        None => "-".to_owned(),
+        Some(Id::Number(number)) => format!("n{number}"),
+        Some(Id::String(string)) => text(string),
+    }
+}
+
+fn named(kind: &str, holder: Option<&Value>, key: &str) -> String {
+    match holder.and_then(|holder| holder.get(key)) {
+        Some(Value::String(name)) => format!("{kind}:{}", text(name)),
+        _ => "unnamed".to_owned(),
+    }
 }
 
 /// As `message["id"]` shows in a program: whole numbers to the last digit, and told from others.
@@ -67,11 +132,6 @@ fn id(id: Option<&Value>) -> String {
 }
 
 fn target(method: Option<&str>, params: Option<&Value>) -> String {
-    let named =
-        |kind: &str, holder: Option<&Value>, key: &str| match holder.and_then(|holder| holder.get(key)) {
-            Some(Value::String(name)) => format!("{kind}:{}", text(name)),
-            _ => "unnamed".to_owned(),
-        };
     match method {
         Some("tools/call") => named("tool", params, "name"),
         Some("prompts/get") => named("prompt", params, "name"),

@@ -11,7 +11,10 @@ use crate::peers;
 /// What is to be read.
 #[derive(Debug, Clone)]
 pub enum Case {
+    /// A client's message
     Json(Vec<u8>),
+    /// A server's message
+    Reply(Vec<u8>),
     /// An event stream, in the chunks in which it comes.
     Stream(Vec<Vec<u8>>),
 }
@@ -20,6 +23,7 @@ impl Case {
     fn frame(&self) -> Vec<u8> {
         match self {
             Self::Json(bytes) => framed(b'j', bytes),
+            Self::Reply(bytes) => framed(b'r', bytes),
             Self::Stream(chunks) => {
                 let chunks: Vec<_> =
                     chunks.iter().flat_map(|chunk| [length(chunk).to_vec(), chunk.clone()]).collect();
@@ -31,7 +35,7 @@ impl Case {
     /// As a test prints it.
     pub fn escaped(&self) -> String {
         match self {
-            Self::Json(bytes) => bytes.escape_ascii().to_string(),
+            Self::Json(bytes) | Self::Reply(bytes) => bytes.escape_ascii().to_string(),
             Self::Stream(chunks) => {
                 let chunks: Vec<_> = chunks.iter().map(|chunk| chunk.escape_ascii().to_string()).collect();
                 chunks.join(" | ")

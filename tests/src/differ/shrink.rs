@@ -9,23 +9,30 @@ pub(super) fn shrink(
     decide: &Decision<'_>,
 ) -> anyhow::Result<()> {
     // The chunks of a stream stay what they are: where they end may be the point.
-    let Case::Json(bytes) = &difference.case else { return Ok(()) };
-    let mut step = bytes.len() / 2;
-    while step > 0 {
-        let Case::Json(bytes) = &difference.case else { return Ok(()) };
+    let kind = match &difference.case {
+        Case::Json(_) => Case::Json,
+        Case::Reply(_) => Case::Reply,
+        Case::Stream(_) => return Ok(()),
+    };
+    let mut step = usize::MAX;
+    loop {
+        let (Case::Json(bytes) | Case::Reply(bytes)) = &difference.case else { return Ok(()) };
+        step = step.min(bytes.len() / 2);
+        if step == 0 {
+            return Ok(());
+        }
         let without = |start: usize| {
             let end = (start + step).min(bytes.len());
-            Case::Json([&bytes[..start], &bytes[end..]].concat())
+            kind([&bytes[..start], &bytes[end..]].concat())
         };
         let smaller: Vec<_> = (0..bytes.len())
             .step_by(step)
             .map(without)
-            .filter_map(|case| decide(&case).map(|known| (difference.name.clone(), case, known)))
+            .filter_map(|case| decide(&case).map(|(case, known)| (difference.name.clone(), case, known)))
             .collect();
         match jury.compare(&smaller)?.into_iter().next() {
             Some(found) => *difference = found,
             None => step /= 2,
         }
     }
-    Ok(())
 }

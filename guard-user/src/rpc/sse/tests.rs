@@ -96,7 +96,9 @@ fn what_clients_cut_in_different_places_ends_the_stream() {
         let unfinished = stream.ends_with('\r');
         assert_eq!(fault, (!unfinished).then_some(StreamFault::Unclear), "{stream:?}");
     }
-    for stream in ["data: \u{2028}\n\n", ": caf\u{e9} \u{1f600}\n", "unknown: x\n\n", "x\n\n", "id: \u{e9}\n\n"] {
+    for stream in
+        ["data: \u{2028}\n\n", ": caf\u{e9} \u{1f600}\n", "unknown: x\n\n", "x\n\n", "id: \u{e9}\n\n"]
+    {
         assert_eq!(fault(stream.as_bytes()), None, "{stream:?}");
     }
 }
