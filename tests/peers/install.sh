@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the real MCP servers and clients that the tests drive, in this folder: node_modules and .venv.
-# Says nothing and changes nothing when both are as the lock files want them.
+# Installs the real MCP servers and clients that the tests drive, in this folder: node_modules, .venv (Python SDK 2.x)
+# and .venv1 (Python SDK 1.x). Says nothing and changes nothing when all are as the lock files want them.
 set -eu
 cd "$(dirname "$0")"
 
@@ -9,8 +9,8 @@ fail() {
     exit 1
 }
 
-want=$(cat package.json package-lock.json requirements.txt | sha256sum | cut -d' ' -f1)
-if [ -x .venv/bin/python ] && [ -d node_modules ] && [ "$(cat node_modules/.peers 2>/dev/null)" = "$want" ]; then
+want=$(cat package.json package-lock.json requirements.txt requirements1.txt | sha256sum | cut -d' ' -f1)
+if [ -x .venv/bin/python ] && [ -x .venv1/bin/python ] && [ "$(cat node_modules/.peers 2>/dev/null)" = "$want" ]; then
     exit 0
 fi
 
@@ -28,13 +28,16 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of package names
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 fi
-if [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ]; then
+# The conformance suite needs Node.js 22.
+if [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 22 ]; then
     echo "peers: Node.js $(node --version) is too old for the packages; installing a newer one in this folder" >&2
     npm install --prefix .node --no-save --no-package-lock --no-audit --no-fund --loglevel=error node@24.21.0 >&2
 fi
 
 echo "peers: installing the npm and Python packages of the lock files" >&2
 npm ci --no-audit --no-fund --loglevel=error >&2
-[ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt >&2
+for sdk in '' 1; do
+    [ -x .venv$sdk/bin/python ] || python3 -m venv .venv$sdk
+    .venv$sdk/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements$sdk.txt >&2
+done
 echo "$want" >node_modules/.peers
