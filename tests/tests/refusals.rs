@@ -97,6 +97,76 @@ fn a_hidden_tool_cannot_be_told_from_none() {
     });
 }
 
+/// Of a stateless client, which names in its headers what it asks for.
+fn modern(scene: &Scene, method: &str, name: &str, mut params: Value) -> Request {
+    params["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let request = scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}));
+    let request = request.with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
+    if name.is_empty() { request } else { request.with("Mcp-Name", name) }
+}
+
+#[test]
+fn a_hidden_prompt_or_resource_is_answered_like_one_that_is_not_there() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let prompt = json!({"name": "nightly"});
+        let resource = json!({"uri": "file:///etc/shadow"});
+        let unknown_prompt = json!({"code": -32602, "message": "Unknown prompt: nightly"});
+        let not_found = |code: i32| json!({"code": code, "message": "Resource not found", "data": resource});
+        let session = |method: &str, params: &Value| {
+            scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        };
+        let uri = "file:///etc/shadow";
+        for (request, error) in [
+            (session("prompts/get", &prompt), unknown_prompt.clone()),
+            (session("resources/read", &resource), not_found(-32002)),
+            (session("resources/subscribe", &resource), not_found(-32002)),
+            (modern(&scene, "prompts/get", "nightly", prompt), unknown_prompt),
+            (modern(&scene, "resources/read", uri, resource.clone()), not_found(-32602)),
+        ] {
+            let answer = scene.https.ask(&request).unwrap();
+            assert_json(&answer, 200, &json!({"jsonrpc": "2.0", "id": 1, "error": error}));
+        }
+        let ledger = scene.daemon.ledger().unwrap();
+        assert_eq!(ledger.of_kind("call").filter(|record| record["target"]["name"] == uri).count(), 3);
+        assert_nothing_reached_the_server_yet(&scene);
+    });
+}
+
+#[test]
+fn a_stateless_client_is_told_of_a_hidden_method_by_the_code_that_it_knows() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        for (method, params) in [
+            ("tasks/list", json!({})),
+            // Of older revisions, whatever they name.
+            ("resources/subscribe", json!({})),
+            ("resources/unsubscribe", json!({"uri": "file:///etc/shadow"})),
+        ] {
+            let answer = scene.https.ask(&modern(&scene, method, "", params)).unwrap();
+            let id = decision(&scene, &answer);
+            let text = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(text.starts_with("mcp-guard refused this request: "), "{text}");
+            let data = json!({"id": id, "reason": "no_intent"});
+            assert_json(&answer, 404, &failed(&json!(1), -32601, &text, &data));
+        }
+        // What every server has is never "not found": a client would take the server for an older one.
+        let stranger = scene.daemon.issue("stranger").unwrap();
+        scene.daemon.reload().unwrap();
+        let mut request = modern(&scene, "server/discover", "", json!({}));
+        request
+            .headers
+            .retain(|(name, _)| !["X-Client-ID", "X-Profile-ID", "Authorization"].contains(&name.as_str()));
+        let answer = scene.https.ask(&request.by(&stranger)).unwrap();
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_i64()), (200, Some(40300)));
+        // Resources to listen to that are hidden do not make listening a method that is not there.
+        let listened = json!({"notifications": {"resourceSubscriptions": ["file:///etc/shadow"]}});
+        let answer = scene.https.ask(&modern(&scene, "subscriptions/listen", "", listened)).unwrap();
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_i64()), (200, Some(40300)));
+        assert_nothing_reached_the_server_yet(&scene);
+    });
+}
+
 #[test]
 fn another_refused_method_is_an_error_with_a_code_of_the_guards_own() {
     apart(|| {

@@ -16,12 +16,21 @@ use serde_json::{Value, json};
 use super::link::Link;
 use crate::config::Server;
 use crate::http::Body;
+use crate::policy::is_protocol_method;
 use crate::refusal::{Advice, Approval, Refusal};
 use crate::rpc::{Era, Id, Kind, Message, Target};
 use crate::types::DecisionId;
 
 /// Where the machine-readable twin of a refusal's text stands: in a result's `_meta` or an error's `data`.
 const DECISION_KEY: &str = "mcp-guard/decision";
+
+/// Methods that name a target and that 2026-07-28 no longer has.
+const REMOVED_METHODS: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
+
+const INVALID_PARAMS: i32 = -32602;
+const METHOD_NOT_FOUND: i32 = -32601;
+/// What a resource that is not there was called before it became an invalid parameter in 2026-07-28.
+const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// What a refusal has to fit: the request, as far as it was read.
 #[derive(Debug, Clone)]
@@ -43,9 +52,21 @@ pub enum What {
     },
     Request {
         id: Id,
+        absent: Absent,
     },
     /// A notification, or a client's answer to the server: nothing waits for a reply.
     OneWay,
+}
+
+/// What is not there for an agent from which the target is hidden.
+#[derive(Debug, Clone)]
+pub enum Absent {
+    Prompt(String),
+    Resource(String),
+    /// The method itself
+    Method,
+    /// Nothing that could be named: the method is the protocol's own, or names no target.
+    Nothing,
 }
 
 /// How clients reach and trust this guard, for answers that tell them.
@@ -67,9 +88,24 @@ impl Asked {
             (Kind::Request { id }, Target::Tool(tool)) => {
                 What::ToolCall { id: id.clone(), tool: tool.to_owned() }
             }
-            (Kind::Request { id }, _) => What::Request { id: id.clone() },
+            (Kind::Request { id }, _) => What::Request { id: id.clone(), absent: Absent::of(message) },
             (Kind::Notification | Kind::Response { .. }, _) => What::OneWay,
         };
+    }
+}
+
+impl Absent {
+    fn of(message: &Message) -> Self {
+        let is_removed = message.era() == Era::Modern && REMOVED_METHODS.contains(&message.method());
+        match message.target() {
+            _ if is_removed => Self::Method,
+            Target::Prompt(name) => Self::Prompt(name.to_owned()),
+            Target::Resource(uri) => Self::Resource(uri.to_owned()),
+            // Without a grant these are refused too, but every server has them: a client that is told otherwise takes
+            // the server for one of another revision.
+            Target::Method if !is_protocol_method(message.method()) => Self::Method,
+            Target::Tool(_) | Target::Method | Target::Unnamed => Self::Nothing,
+        }
     }
 }
 
@@ -85,6 +121,7 @@ pub fn refuse(
         return upgrade_required(server, site, head);
     }
     match message(asked, refusal) {
+        Some(message) if is_method_not_found(&message) => json_body(StatusCode::NOT_FOUND, &message),
         Some(message) if !refusal.is_about_http() => in_band(asked, &message),
         _ if matches!(asked.what, What::OneWay) && !refusal.is_about_http() => {
             status(StatusCode::ACCEPTED, Body::empty())
@@ -106,15 +143,44 @@ pub(super) fn message(asked: &Asked, refusal: &Refusal) -> Option<Value> {
             Refusal::Denied(deny) if deny.is_hidden() => (id, "error", unknown_tool(tool)),
             _ => (id, "result", tool_error(asked, refusal, tool)),
         },
-        What::Request { id } => (id, "error", error(asked, refusal)),
+        What::Request { id, absent } => {
+            let hidden = matches!(refusal, Refusal::Denied(deny) if deny.is_hidden());
+            let unknown = hidden.then(|| unknown(asked, absent, refusal)).flatten();
+            (id, "error", unknown.unwrap_or_else(|| error(asked, refusal)))
+        }
         What::OneWay | What::Http => return None,
     };
     Some(json!({ "jsonrpc": "2.0", "id": id, member: value }))
 }
 
+/// The one error of a refused message that has an HTTP status of its own.
+fn is_method_not_found(message: &Value) -> bool {
+    message["error"]["code"] == METHOD_NOT_FOUND
+}
+
 /// What servers say of a tool that they do not have: an agent cannot tell a hidden tool from none.
 fn unknown_tool(tool: &str) -> Value {
-    json!({ "code": -32602, "message": format!("Unknown tool: {tool}") })
+    json!({ "code": INVALID_PARAMS, "message": format!("Unknown tool: {tool}") })
+}
+
+/// The same of other things. A method is no secret: the code tells clients of a stateless server that they do without
+/// it, and the words say why. In sessions the guard's own code does.
+fn unknown(asked: &Asked, absent: &Absent, refusal: &Refusal) -> Option<Value> {
+    Some(match absent {
+        Absent::Prompt(name) => {
+            json!({ "code": INVALID_PARAMS, "message": format!("Unknown prompt: {name}") })
+        }
+        Absent::Resource(uri) => {
+            let code = if asked.era == Era::Modern { INVALID_PARAMS } else { RESOURCE_NOT_FOUND };
+            json!({ "code": code, "message": "Resource not found", "data": { "uri": uri } })
+        }
+        Absent::Method if asked.era == Era::Modern => {
+            let mut error = error(asked, refusal);
+            error["code"] = METHOD_NOT_FOUND.into();
+            error
+        }
+        Absent::Method | Absent::Nothing => return None,
+    })
 }
 
 fn tool_error(asked: &Asked, refusal: &Refusal, tool: &str) -> Value {
@@ -187,7 +253,7 @@ fn in_band(asked: &Asked, message: &Value) -> Response<Body> {
 fn http_error(asked: &Asked, refusal: &Refusal) -> Response<Body> {
     let id = match (refusal, &asked.what) {
         (Refusal::Frame(frame), _) => frame.id.as_ref(),
-        (_, What::ToolCall { id, .. } | What::Request { id }) => Some(id),
+        (_, What::ToolCall { id, .. } | What::Request { id, .. }) => Some(id),
         _ => None,
     };
     let message = json!({ "jsonrpc": "2.0", "id": id, "error": error(asked, refusal) });
