@@ -99,7 +99,7 @@ pub fn drive(driver: Driver, endpoint: &Endpoint, scenario: &Scenario) -> anyhow
 }
 
 /// The machine's Node.js, or the one that `install.sh` put here because the machine's is too old.
-fn node(folder: &Path) -> PathBuf {
+pub fn node(folder: &Path) -> PathBuf {
     let own = folder.join(".node/node_modules/node/bin/node");
     if own.is_file() { own } else { "node".into() }
 }
