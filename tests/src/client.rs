@@ -10,12 +10,13 @@ use anyhow::Context;
 use http::{HeaderName, HeaderValue};
 use rmcp::ServiceError;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResult, ProtocolVersion, ReadResourceRequestParams, ResourceContents,
+    ArgumentInfo, CallToolRequestParams, CallToolResult, ClientRequest, CompleteRequestParams, CustomRequest,
+    GetPromptRequestParams, ProtocolVersion, ReadResourceRequestParams, Reference, ResourceContents,
 };
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -107,6 +108,11 @@ impl Client {
         info.server_info.as_ref().map(|server| server.name.clone())
     }
 
+    /// The revision of the session, or of stateless requests.
+    pub fn version(&self) -> Option<String> {
+        self.service.peer_info().map(|info| info.protocol_version.to_string())
+    }
+
     pub async fn tools(&self) -> Result<Vec<String>, ServiceError> {
         let tools = self.service.list_all_tools().await?;
         Ok(tools.into_iter().map(|tool| tool.name.into_owned()).collect())
@@ -127,6 +133,27 @@ impl Client {
             _ => None,
         });
         Ok(texts.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The text of a prompt without arguments.
+    pub async fn prompt(&self, name: &str) -> Result<String, ServiceError> {
+        let result = self.service.get_prompt(GetPromptRequestParams::new(name)).await?;
+        let texts = result.messages.iter().filter_map(|message| message.content.as_text());
+        Ok(texts.map(|block| block.text.as_str()).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// What an argument of a prompt could be.
+    pub async fn complete(&self, prompt: &str) -> Result<String, ServiceError> {
+        let argument = ArgumentInfo::new("a", "");
+        let request = CompleteRequestParams::new(Reference::for_prompt(prompt), argument);
+        Ok(self.service.complete(request).await?.completion.values.join("\n"))
+    }
+
+    /// A request with a method that the SDK does not know.
+    pub async fn custom(&self, method: &str) -> Result<String, ServiceError> {
+        let request =
+            ClientRequest::CustomRequest(CustomRequest::new(method, Some(Value::Object(Map::new()))));
+        Ok(format!("{:?}", self.service.send_request(request).await?))
     }
 
     /// Progress notifications so far. rmcp handles each in a task of its own, maybe after the call's answer.

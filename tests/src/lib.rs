@@ -27,6 +27,7 @@ pub mod relay;
 pub mod residue;
 pub mod scene;
 pub mod serve;
+pub mod session;
 pub mod slice;
 pub mod tenants;
 pub mod suite;

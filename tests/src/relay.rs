@@ -20,16 +20,21 @@ pub struct Relay {
 impl Relay {
     /// TCP to TCP, on a free loopback port.
     pub async fn plain(upstream: SocketAddr) -> io::Result<Self> {
-        Self::start(upstream, None).await
+        Self::at(([127, 0, 0, 1], 0).into(), upstream).await
+    }
+
+    /// The same at an address.
+    pub async fn at(address: SocketAddr, upstream: SocketAddr) -> io::Result<Self> {
+        Self::start(address, upstream, None).await
     }
 
     /// TLS to TCP, on a free loopback port.
     pub async fn terminating(upstream: SocketAddr, tls: rustls::ServerConfig) -> io::Result<Self> {
-        Self::start(upstream, Some(TlsAcceptor::from(Arc::new(tls)))).await
+        Self::start(([127, 0, 0, 1], 0).into(), upstream, Some(TlsAcceptor::from(Arc::new(tls)))).await
     }
 
-    async fn start(upstream: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    async fn start(address: SocketAddr, upstream: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             // Connections are tasks of their own: they end with the sockets, at the latest with the runtime.
