@@ -104,7 +104,11 @@ impl Absent {
             // Without a grant these are refused too, but every server has them: a client that is told otherwise takes
             // the server for one of another revision.
             Target::Method if !is_protocol_method(message.method()) => Self::Method,
-            Target::Tool(_) | Target::Method | Target::Unnamed => Self::Nothing,
+            Target::Tool(_)
+            | Target::Task(_)
+            | Target::ServerRequest(_)
+            | Target::Method
+            | Target::Unnamed => Self::Nothing,
         }
     }
 }
