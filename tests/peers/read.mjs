@@ -40,6 +40,9 @@ const target = (method, params) => {
   if (['resources/read', 'resources/subscribe', 'resources/unsubscribe'].includes(method)) {
     return named('resource', params?.uri);
   }
+  if (['tasks/get', 'tasks/result', 'tasks/update', 'tasks/cancel'].includes(method)) {
+    return named('task', params?.taskId);
+  }
   if (method === 'completion/complete') {
     const ref = params?.ref;
     if (ref?.type === 'ref/prompt') return named('prompt', ref.name);
@@ -72,6 +75,7 @@ const lists = [
   ['prompts', 'name', 'prompt'],
   ['resources', 'uri', 'resource'],
   ['resourceTemplates', 'uriTemplate', 'resource'],
+  ['tasks', 'taskId', 'task'],
 ];
 const readReply = (message) => {
   if (message === null || typeof message !== 'object' || Array.isArray(message)) return `other\t${canon(message)}`;

@@ -77,6 +77,8 @@ def target(method, params):
         return named("prompt", params, "name")
     if method in ("resources/read", "resources/subscribe", "resources/unsubscribe"):
         return named("resource", params, "uri")
+    if method in ("tasks/get", "tasks/result", "tasks/update", "tasks/cancel"):
+        return named("task", params, "taskId")
     if method == "completion/complete":
         ref = params.get("ref") if isinstance(params, dict) else None
         kind = ref.get("type") if isinstance(ref, dict) else None
@@ -108,6 +110,7 @@ LISTS = (
     ("prompts", "name", "prompt"),
     ("resources", "uri", "resource"),
     ("resourceTemplates", "uriTemplate", "resource"),
+    ("tasks", "taskId", "task"),
 )
 
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use guard_tests::differ::{Case, Jury, Reader, project, reply, stream};
 use mcp_guard::rpc::Target;
 use mcp_guard::rpc::list::{self, Filtered};
-use mcp_guard::rpc::reply::{self as replies, ReplyKind};
+use mcp_guard::rpc::reply::{self as replies, Outcome, ReplyKind};
 use mcp_guard::rpc::sse::Events;
 use serde_json::Value;
 
@@ -17,8 +17,10 @@ const EVENT_BYTES_MAX: usize = 1 << 20;
 /// What the agent may see of a list.
 fn may_see(target: Target<'_>) -> bool {
     match target {
-        Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) => name.len() % 3 != 0,
-        Target::Method | Target::Unnamed => false,
+        Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => {
+            name.len() % 3 != 0
+        }
+        Target::ServerRequest(_) | Target::Method | Target::Unnamed => false,
     }
 }
 
@@ -27,7 +29,7 @@ fn pass(data: &[u8]) -> Option<(Vec<u8>, String)> {
     let read = replies::look(data).ok()?;
     let mut shown = Vec::new();
     let mut passed = data.to_vec();
-    if let ReplyKind::Result { has_list: true, .. } = read.kind {
+    if let ReplyKind::Result(Outcome { has_list: true, .. }) = read.kind {
         let keep = |target: Target<'_>| {
             shown.extend(may_see(target).then(|| project::about(target)));
             may_see(target)

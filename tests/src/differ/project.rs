@@ -48,11 +48,12 @@ pub fn message(message: &Message, is_error: bool) -> String {
 }
 
 /// The lists of a result, and what names their entries.
-const LISTS: [(&str, &str, &str); 4] = [
+const LISTS: [(&str, &str, &str); 5] = [
     ("tools", "name", "tool"),
     ("prompts", "name", "prompt"),
     ("resources", "uri", "resource"),
     ("resourceTemplates", "uriTemplate", "resource"),
+    ("tasks", "taskId", "task"),
 ];
 
 /// The line of a server's message that `serde_json` took.
@@ -84,7 +85,7 @@ pub fn reply(reply: &Reply, shown: &[String]) -> String {
     let (method, result, failed) = match &reply.kind {
         ReplyKind::Error { .. } => (None, 0, false),
         ReplyKind::Notification { method } | ReplyKind::Request { method } => (Some(method), 0, false),
-        ReplyKind::Result { is_error, .. } => (None, 1, *is_error),
+        ReplyKind::Result(outcome) => (None, 1, outcome.is_error),
     };
     format!(
         "method={} id={} result={result} error={} failed={} shown=[{}]\t",
@@ -102,6 +103,8 @@ pub fn about(target: Target<'_>) -> String {
         Target::Tool(name) => format!("tool:{}", text(name)),
         Target::Prompt(name) => format!("prompt:{}", text(name)),
         Target::Resource(uri) => format!("resource:{}", text(uri)),
+        Target::Task(id) => format!("task:{}", text(id)),
+        Target::ServerRequest(method) => format!("server_request:{}", text(method)),
         Target::Method => "method".to_owned(),
         Target::Unnamed => "unnamed".to_owned(),
     }
@@ -137,6 +140,9 @@ fn target(method: Option<&str>, params: Option<&Value>) -> String {
         Some("prompts/get") => named("prompt", params, "name"),
         Some("resources/read" | "resources/subscribe" | "resources/unsubscribe") => {
             named("resource", params, "uri")
+        }
+        Some("tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel") => {
+            named("task", params, "taskId")
         }
         Some("completion/complete") => {
             let reference = params.and_then(|params| params.get("ref"));

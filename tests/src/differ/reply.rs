@@ -66,9 +66,13 @@ fn outcome(random: &mut Random) -> Tree {
 
 fn lists(random: &mut Random) -> Tree {
     let mut members = Vec::new();
-    for (list, name) in
-        [("tools", "name"), ("prompts", "name"), ("resources", "uri"), ("resourceTemplates", "uriTemplate")]
-    {
+    for (list, name) in [
+        ("tools", "name"),
+        ("prompts", "name"),
+        ("resources", "uri"),
+        ("resourceTemplates", "uriTemplate"),
+        ("tasks", "taskId"),
+    ] {
         if random.chance(if list == "tools" { 80 } else { 15 }) {
             let entries = (0..random.below(4)).map(|_| entry(name, random)).collect();
             members.push((list.to_owned(), Tree::List(entries)));
