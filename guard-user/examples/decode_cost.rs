@@ -6,8 +6,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use mcp_guard::config::Config;
 use mcp_guard::http::framing::Inspector;
 use mcp_guard::rpc::{self, list, reply, sse};
+use mcp_guard::tools::Tools;
+use serde_json::value::RawValue;
 
 const ROUNDS: usize = 61;
 const CALLS_PER_ROUND: u32 = 2000;
@@ -21,6 +24,16 @@ fn main() {
     headers.insert("host", http::HeaderValue::from_static("localhost:3001"));
     let tools = tools(50);
     let event = Bytes::from([b"event: message\ndata: ".as_slice(), &tools, b"\n\n"].concat());
+
+    let state_dir = tempfile::tempdir().expect("a directory");
+    let config = serde_json::json!({"servers": [{"name": "a", "port": 1}], "state_dir": state_dir.path()});
+    let config: Config = serde_json::from_value(config).expect("a configuration");
+    let server = config.servers[0].name.clone();
+    let pins: &Tools = Box::leak(Box::new(Tools::open(&config).expect("no pins yet")));
+    let list: &str = Box::leak(list_of(&tools).into_boxed_str());
+    let entries: Vec<&RawValue> = serde_json::from_str(list).expect("a list");
+    let names = (0..entries.len()).map(|index| &*format!("tool_{index}").leak());
+    let entries: &[(&str, &RawValue)] = names.zip(entries).collect::<Vec<_>>().leak();
 
     let mut inspector = Inspector::new(32 * 1024);
     let mut subjects: Vec<(String, Box<dyn FnMut()>)> = vec![
@@ -44,7 +57,21 @@ fn main() {
         }),
         ("list::filter, the same list, 1 of 50 dropped".to_owned(), {
             Box::new(move || {
-                _ = black_box(list::filter(&tools, |target| target != rpc::Target::Tool("tool_7")).is_ok());
+                let keep = |target: rpc::Target<'_>| target != rpc::Target::Tool("tool_7");
+                _ = black_box(list::filter(&tools, &keep, 300_000).is_ok());
+            })
+        }),
+        ("tools::Tools::look, the same list, known".to_owned(), {
+            let server = server.clone();
+            Box::new(move || _ = black_box(pins.look(&server, list, entries.iter().copied()).is_ok()))
+        }),
+        ("tools::Tools::look, the same list, read anew".to_owned(), {
+            let mut round = 0_u32;
+            Box::new(move || {
+                // Another text with the same tools.
+                round += 1;
+                let text = format!("{round}{list}");
+                _ = black_box(pins.look(&server, &text, entries.iter().copied()).is_ok());
             })
         }),
         ("sse::Events, the same list as an event".to_owned(), {
@@ -95,6 +122,12 @@ fn request(body: &[u8]) -> Vec<u8> {
         body.len()
     );
     [head.as_bytes(), body].concat()
+}
+
+/// The list alone.
+fn list_of(tools: &[u8]) -> String {
+    let message: serde_json::Value = serde_json::from_slice(tools).expect("a JSON value");
+    message["result"]["tools"].to_string()
 }
 
 fn tools(count: usize) -> Vec<u8> {

@@ -5,6 +5,7 @@ mod heartbeat;
 mod heritage;
 mod listeners;
 mod proof;
+mod tools;
 mod upkeep;
 
 use std::os::unix::net::UnixStream;
@@ -36,6 +37,7 @@ use crate::rules::Rules;
 use crate::service::{Inherited, Manager, Word};
 use crate::session::{Errand, Errands, Sessions};
 use crate::tls::{Secured, TlsEnd};
+use crate::tools::Tools;
 use crate::upstream::Upstream;
 use crate::velocity::Velocity;
 use crate::{http, kernel};
@@ -106,6 +108,8 @@ impl App {
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
+        // Another guard may still change them; whether they can be read is known now.
+        drop(Tools::open(&config)?);
         let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
         // A trail that a running guard holds can be read and written: it does so. Any other is opened before that guard is
         // asked to go.
@@ -116,6 +120,8 @@ impl App {
             Some(audit) => audit,
             None => open_audit(&config).await?,
         };
+        // With the trail open, no other guard changes them.
+        let tools = Arc::new(Tools::open(&config)?);
         let digest = rules.digest.clone();
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
@@ -128,6 +134,7 @@ impl App {
             sessions: Arc::new(sessions),
             errands,
             links: Links::default(),
+            tools,
             blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
             limits: config.limits.clone(),
@@ -162,6 +169,8 @@ impl App {
         let app = Arc::new(app);
         app.record_blocks().await?;
         watchers::spawn(&app);
+        app.record_approved_tools().await?;
+        tools::spawn(&app);
         Ok((app, acceptor))
     }
 
@@ -214,6 +223,7 @@ impl App {
         }
         drop(acceptor);
         self.pipeline.sessions.save();
+        self.settle_tools().await;
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
         self.bequeath(end).await
@@ -344,8 +354,8 @@ impl App {
         self.tls.ca_file()
     }
 
-    /// Answers an operator.
-    pub async fn answer(&self, ask: Ask) -> Reply {
+    /// Answers an operator, who is this user.
+    pub async fn answer(&self, ask: Ask, uid: u32) -> Reply {
         Reply::Json(match ask {
             Ask::Status { prove } => {
                 if prove {
@@ -367,6 +377,12 @@ impl App {
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))
             }
+            Ask::Tools { server, with_definitions } => self
+                .tools(server.as_deref(), with_definitions)
+                .unwrap_or_else(|error| json!({ "error": error })),
+            Ask::ApproveTools(choice) => {
+                self.approve_tools(choice, uid).await.unwrap_or_else(|error| json!({ "error": error }))
+            }
             Ask::HandOver => {
                 let (heir, handed) = oneshot::channel();
                 if self.wishes.try_send(heir).is_ok()
@@ -387,6 +403,7 @@ impl App {
             "pid": std::process::id(),
             "managed": self.manager.is_there(),
             "waiting": self.kernel.closed().len(),
+            "tools_held": self.pipeline.tools.count_held(),
             "unwatched": self.kernel.unwatched(),
             "privileges": Privileges::now().ok(),
             "kernel": self.kernel.status(),
@@ -466,9 +483,9 @@ pub fn serve_admin(app: &Arc<App>) -> anyhow::Result<()> {
     let path = app.config.admin_socket();
     let listener = admin::listen(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let app = app.clone();
-    tokio::spawn(admin::serve(listener, move |ask| {
+    tokio::spawn(admin::serve(listener, move |ask, uid| {
         let app = app.clone();
-        async move { app.answer(ask).await }
+        async move { app.answer(ask, uid).await }
     }));
     Ok(())
 }

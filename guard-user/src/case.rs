@@ -15,6 +15,7 @@ use crate::respond::{Asked, Link, View};
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::Rules;
 use crate::session::{Claim, SESSION_HEADER};
+use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
 use crate::velocity::Exceeded;
 
@@ -69,7 +70,7 @@ impl<'a> Case<'a> {
     }
 
     /// How `caller` sees the server's answer to this request.
-    pub fn view(&self, caller: &Caller, limits: &Limits, claim: Claim) -> View {
+    pub fn view(&self, caller: &Caller, limits: &Limits, claim: Claim, tools: &Arc<Tools>) -> View {
         let waits_for =
             self.message.as_ref().filter(|message| matches!(message.kind(), Kind::Request { .. }));
         View {
@@ -78,6 +79,8 @@ impl<'a> Case<'a> {
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
             list_bytes_max: limits.list_bytes_max,
+            list_ttl_milliseconds_max: limits.list_ttl_milliseconds_max,
+            tools: Arc::clone(tools),
             claim,
         }
     }

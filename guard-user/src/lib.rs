@@ -12,6 +12,7 @@
 //! policy    may it                           → Decision
 //! velocity  how often                        → Admission
 //! session   whose session, task and stream it is
+//! tools     is the tool what it was           → Held, or not
 //! audit     durable intent record            → Permit
 //! upstream  spends the Permit                → Reply
 //! audit     closing record
@@ -46,6 +47,7 @@ pub mod service;
 pub mod session;
 pub mod telemetry;
 pub mod tls;
+pub mod tools;
 pub mod types;
 pub mod upstream;
 pub mod velocity;

@@ -23,7 +23,8 @@ use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
 use crate::session::{Claim, Errands, NotYours, Sessions};
-use crate::types::{AgentName, DecisionId, IntentName};
+use crate::tools::Tools;
+use crate::types::{DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Velocity};
 
@@ -40,6 +41,8 @@ pub struct Pipeline {
     pub errands: Errands,
     /// Streams of HTTP+SSE, on which posted messages are answered.
     pub links: Links,
+    /// What the servers' tools were when they were pinned.
+    pub tools: Arc<Tools>,
     pub audit: AuditLog,
     pub upstream: Upstream,
     /// The kill switch.
@@ -119,7 +122,7 @@ impl Pipeline {
             let head = case.head;
             let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
             let reply = self.upstream.forward(permit, server, *door, request).await?;
-            let view = case.view(&caller, &self.limits, claim);
+            let view = case.view(&caller, &self.limits, claim, &self.tools);
             respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.links).await
         };
         let response = tokio::select! {
@@ -172,11 +175,11 @@ impl Pipeline {
         match rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
-                rule: self.count(question.agent, allow.velocity(), is_first).map(|()| allow.rule().clone()),
+                rule: self.admit(question, allow.velocity(), is_first).map(|()| allow.rule().clone()),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
-                rule: self.count(question.agent, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
+                rule: self.admit(question, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
             },
             Decision::Deny(deny) => {
                 Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
@@ -184,11 +187,22 @@ impl Pipeline {
         }
     }
 
-    fn count(&self, agent: &AgentName, rules: &[Arc<VelocityRule>], is_first: bool) -> Result<(), Refusal> {
+    /// A tool that is held counts for nothing.
+    fn admit(
+        &self,
+        question: &Question<'_>,
+        rules: &[Arc<VelocityRule>],
+        is_first: bool,
+    ) -> Result<(), Refusal> {
+        if let Target::Tool(tool) = question.target
+            && let Some(held) = self.tools.held(question.server, tool)
+        {
+            return Err(Refusal::Tool(held));
+        }
         if !is_first {
             return Ok(());
         }
-        match self.velocity.admit(self.now(), agent, rules) {
+        match self.velocity.admit(self.now(), question.agent, rules) {
             Admission::Within => Ok(()),
             Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),
         }

@@ -11,6 +11,7 @@ use crate::identity::Unidentified;
 use crate::policy::{Deny, ExceededAction, Hold, RuleName};
 use crate::rpc::{Fault, FrameError};
 use crate::session::NotYours;
+use crate::tools;
 use crate::upstream;
 use crate::velocity::Exceeded;
 
@@ -51,6 +52,9 @@ pub enum Refusal {
     /// Its session ended while the request was under way.
     #[error("its session has ended")]
     SessionOver,
+    /// The policy lets it pass, but the tool is not what was pinned.
+    #[error("{0}")]
+    Tool(tools::Held),
     #[error("{0}")]
     Upstream(#[from] upstream::Error),
 }
@@ -119,6 +123,7 @@ impl Refusal {
             Self::Path(_) => "unknown_path",
             Self::Plaintext => "plaintext",
             Self::TooOften(_) => "velocity_exceeded",
+            Self::Tool(held) => held.reason(),
             Self::Upstream(error) => error.reason(),
         }
     }
@@ -140,6 +145,7 @@ impl Refusal {
             Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
+            Self::Tool(_) => 40_303,
             Self::TooOften(_) => 42_900,
             Self::Answer(_) => 50_200,
             Self::Upstream(_) => 50_201,
@@ -158,9 +164,11 @@ impl Refusal {
             Self::Path(_) | Self::NotYours(NotYours::Session) | Self::SessionOver => StatusCode::NOT_FOUND,
             Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
-            Self::Blocked { .. } | Self::Denied(_) | Self::Identity(_) | Self::NeedsApproval(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Blocked { .. }
+            | Self::Denied(_)
+            | Self::Identity(_)
+            | Self::NeedsApproval(_)
+            | Self::Tool(_) => StatusCode::FORBIDDEN,
             Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -194,7 +202,7 @@ impl Refusal {
             Self::TooOften(exceeded) => {
                 Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds))
             }
-            Self::NeedsApproval(_) => Advice::Approval,
+            Self::NeedsApproval(_) | Self::Tool(_) => Advice::Approval,
             Self::Body(Unreadable::Busy) => Advice::After(Duration::from_secs(1)),
             Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use guard_tests::differ::{Case, Jury, Reader, project, reply, stream};
+use std::cell::RefCell;
+
 use mcp_guard::rpc::Target;
 use mcp_guard::rpc::list::{self, Filtered};
 use mcp_guard::rpc::reply::{self as replies, Outcome, ReplyKind};
@@ -13,6 +15,7 @@ const STREAMS: u64 = 20_000;
 /// Another one makes other cases; a failing case's name says its own.
 const SEED: u64 = 20_251_125;
 const EVENT_BYTES_MAX: usize = 1 << 20;
+const TTL_MAX: u64 = 300_000;
 
 /// What the agent may see of a list.
 fn may_see(target: Target<'_>) -> bool {
@@ -27,18 +30,18 @@ fn may_see(target: Target<'_>) -> bool {
 /// As the guard reads a server's message on its way: what it passes on, and what it knows of it.
 fn pass(data: &[u8]) -> Option<(Vec<u8>, String)> {
     let read = replies::look(data).ok()?;
-    let mut shown = Vec::new();
+    let shown = RefCell::new(Vec::new());
     let mut passed = data.to_vec();
     if let ReplyKind::Result(Outcome { has_list: true, .. }) = read.kind {
         let keep = |target: Target<'_>| {
-            shown.extend(may_see(target).then(|| project::about(target)));
+            shown.borrow_mut().extend(may_see(target).then(|| project::about(target)));
             may_see(target)
         };
-        if let Filtered::Changed(bytes) = list::filter(data, keep).ok()? {
+        if let Filtered::Changed(bytes) = list::filter(data, &keep, TTL_MAX).ok()? {
             passed = bytes.to_vec();
         }
     }
-    Some((passed, project::reply(&read, &shown)))
+    Some((passed, project::reply(&read, &shown.take())))
 }
 
 fn guard(case: &Case) -> Option<(Case, Vec<String>)> {

@@ -104,9 +104,9 @@ fn requests_together_may_hold_so_much() {
 #[test]
 fn a_list_may_be_so_long() {
     with(&json!({"list_bytes_max": 500}), |scene| {
-        let list = |tools: usize| {
-            let tools = vec![json!({"name": "open"}); tools];
-            json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
+        let list = |words: usize| {
+            let tool = json!({"name": "open", "description": "Opens it. ".repeat(words)});
+            json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool]}})
         };
         let request = scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
         let ask = |answer: &Value| {

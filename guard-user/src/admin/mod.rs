@@ -11,6 +11,8 @@ pub use server::{Reply, listen, serve};
 
 use serde::{Deserialize, Serialize};
 
+use crate::tools::Digest;
+
 /// What an operator can ask the running guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -31,6 +33,18 @@ pub enum Ask {
     Listeners,
     /// Open them, or keep them closed.
     Decide(Choice),
+    /// How the tools of one server stand, or of all; with what is pinned and offered.
+    Tools { server: Option<String>, with_definitions: bool },
+    /// Pin what the operator has seen.
+    ApproveTools(ToolChoice),
+}
+
+/// Which definitions of a server's tools are trusted from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolChoice {
+    pub server: String,
+    /// Each with the digest of the definition that the operator has seen.
+    pub tools: Vec<(String, Digest)>,
 }
 
 /// What becomes of which closed listeners.
@@ -58,4 +72,4 @@ pub struct WhichSessions {
 }
 
 /// Longest request line, in bytes.
-const ASK_BYTES_MAX: u64 = 4096;
+const ASK_BYTES_MAX: u64 = 512 * 1024;

@@ -44,9 +44,11 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers operators for ever.
-pub async fn serve<Answer>(listener: UnixListener, answer: impl Fn(Ask) -> Answer + Send + Sync + 'static)
-where
+/// Answers operators for ever; `answer` is told who asks.
+pub async fn serve<Answer>(
+    listener: UnixListener,
+    answer: impl Fn(Ask, u32) -> Answer + Send + Sync + 'static,
+) where
     Answer: Future<Output = Reply> + Send + 'static,
 {
     let answer = Arc::new(answer);
@@ -68,7 +70,7 @@ where
     }
 }
 
-async fn converse<Answer>(stream: UnixStream, answer: &impl Fn(Ask) -> Answer) -> io::Result<()>
+async fn converse<Answer>(stream: UnixStream, answer: &impl Fn(Ask, u32) -> Answer) -> io::Result<()>
 where
     Answer: Future<Output = Reply>,
 {
@@ -81,7 +83,7 @@ where
         Reply::Json(json!({ "error": "only root and the guard's own user may ask the guard" }))
     } else {
         match serde_json::from_str::<Ask>(&line) {
-            Ok(ask) => answer(ask).await,
+            Ok(ask) => answer(ask, uid).await,
             Err(error) => Reply::Json(json!({ "error": format!("not a request this guard knows: {error}") })),
         }
     };

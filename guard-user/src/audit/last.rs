@@ -100,6 +100,12 @@ impl Summary {
                 summary.server = field("server");
                 summary.from = field("cgroup");
             }
+            "tool" => {
+                summary.what = field("tool");
+                summary.result = field("change");
+                let by = record.get("uid").and_then(Value::as_u64).map(|uid| format!("by uid {uid}"));
+                summary.why = by.unwrap_or_else(|| field("text"));
+            }
             "genesis" => summary.what = field("origin"),
             "start" => summary.what = field("version"),
             _ => {}

@@ -46,7 +46,10 @@ pub use last::{Summary, last};
 pub use log::{AuditLog, Options, Permit};
 pub use note::{NoteError, VerifierKey};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
-pub use record::{Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, Velocity};
+pub use record::{
+    Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, ToolChange, Velocity,
+};
+pub use recover::lock;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};
 

@@ -211,6 +211,8 @@ pub enum Event<'a> {
         /// `report`, `protect` or `deny`: what became of it.
         done: OtherPorts,
     },
+    /// What became of a tool's definition.
+    Tool(ToolChange<'a>),
     /// The kill switch holds for something: set now, or found at the start.
     Blocked(Block<'a>),
     /// It holds no more.
@@ -234,6 +236,30 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text::sentence_opt")]
         server: Option<&'a str>,
     },
+}
+
+/// A step in the life of a tool's definition.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ToolChange<'a> {
+    #[serde(serialize_with = "text::name")]
+    pub server: &'a str,
+    #[serde(serialize_with = "text::name")]
+    pub tool: &'a str,
+    /// `first_sight`, `new`, `held`, `back`, `cosmetic`, `approved`, `flagged` or `no_room`.
+    pub change: &'a str,
+    /// Of the definition that is offered, or was pinned now.
+    #[serde(serialize_with = "text::name_opt")]
+    pub digest: Option<&'a str>,
+    /// Of the one that was pinned before.
+    #[serde(serialize_with = "text::name_opt")]
+    pub before: Option<&'a str>,
+    /// What looks wrong in it, or why it cannot be read.
+    #[serde(serialize_with = "text::sentence_opt")]
+    pub text: Option<&'a str>,
+    /// The user who approved it.
+    pub uid: Option<u32>,
+    /// Steps of this server's tools before this one that are not in the trail: there were too many.
+    pub unrecorded: u64,
 }
 
 /// One block of the kill switch.

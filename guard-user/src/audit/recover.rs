@@ -27,7 +27,7 @@ pub(super) struct Torn {
 }
 
 /// Holds the directory for this process until it is dropped.
-pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+pub fn lock(dir: &Path) -> Result<File, OpenError> {
     let file = File::open(dir).map_err(OpenError::io(dir))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

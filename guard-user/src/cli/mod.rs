@@ -12,6 +12,7 @@ pub mod sessions;
 pub mod status;
 pub mod stop;
 pub mod tokens;
+pub mod tools;
 pub mod unload;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum Command {
     Unblock(block::UnblockArgs),
     Servers(servers::Args),
     Sessions(sessions::Args),
+    Tools(tools::Args),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -72,6 +74,7 @@ impl Command {
             Self::Servers(args) => args.json,
             Self::Sessions(args) => args.json,
             Self::Tokens(args) => args.json,
+            Self::Tools(args) => args.json,
             Self::Audit(args) => args.wants_json(),
             Self::Doctor(args) => args.json,
         }
@@ -99,6 +102,7 @@ impl Command {
             Command::Servers(args) => servers::run(args),
             Command::Sessions(args) => sessions::run(args),
             Command::Tokens(args) => tokens::run(args),
+            Command::Tools(args) => tools::run(args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

@@ -128,13 +128,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for path in array(status, "/unwatched") {
         writeln!(out, "NOT WATCHED   {}: there is no such cgroup now", plain(path))?;
     }
-    let waiting = status["waiting"].as_u64().unwrap_or_default();
-    if waiting > 0 {
-        writeln!(
-            out,
-            "WAITING   {waiting} listener(s) closed until somebody decides: mcp-guard servers list"
-        )?;
-    }
+    out.push_str(&undecided(status));
     for other in array(status, "/kernel/other_ports") {
         let (server, port, done) = (plain(&other["server"]), &other["port"], plain(&other["done"]));
         writeln!(out, "OTHER PORT   {server} also listens on {port} (other_ports: {done})")?;
@@ -206,6 +200,18 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     writeln!(out, "{counters}")?;
     Ok(out.trim_end().to_owned())
+}
+
+/// What waits for an operator.
+fn undecided(status: &Value) -> String {
+    let count = |name: &str| status[name].as_u64().filter(|count| *count > 0);
+    let waiting = count("waiting").map_or(String::new(), |count| {
+        format!("WAITING   {count} listener(s) closed until somebody decides: mcp-guard servers list\n")
+    });
+    let held = count("tools_held").map_or(String::new(), |count| {
+        format!("TOOLS HELD   {count}, which nobody sees or calls: mcp-guard tools list\n")
+    });
+    waiting + &held
 }
 
 /// The namespaces in which a server's port is protected, each with what is known of the port.

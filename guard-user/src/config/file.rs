@@ -62,6 +62,39 @@ pub struct Server {
     /// What becomes of other ports that it listens on.
     #[serde(default)]
     pub other_ports: OtherPorts,
+    /// What becomes of tools that are new or have changed.
+    #[serde(default)]
+    pub tools: ToolRules,
+}
+
+/// How a server's tools are pinned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolRules {
+    pub first_sight: FirstSight,
+    pub cosmetic: Cosmetic,
+}
+
+/// What becomes of a tool that no list had before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstSight {
+    /// It is pinned as it is.
+    #[default]
+    Trust,
+    /// Nobody sees or calls it before an operator has approved it.
+    Hold,
+}
+
+/// What becomes of a change that is for the eye alone: titles, icons, white space in the description.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cosmetic {
+    /// It is held like any other.
+    #[default]
+    Hold,
+    /// It is pinned in place of what was.
+    Accept,
 }
 
 /// Whether a server's port takes HTTP without TLS.

@@ -43,6 +43,15 @@ pub struct Limits {
     pub upstream_idle_seconds: u64,
     /// A list answer (such as that of `tools/list`) that the guard must hold to filter it.
     pub list_bytes_max: usize,
+    /// How long a client may take a list, a resource or what a server offers for fresh (`ttlMs`): a server's longer time is
+    /// cut to this, so that a new policy is seen soon.
+    pub list_ttl_milliseconds_max: u64,
+    /// Tools of one server whose definitions are kept; those beyond are held.
+    pub tools_per_server_max: usize,
+    /// One tool's definition; a longer one is held.
+    pub tool_definition_bytes_max: usize,
+    /// All definitions that are kept of one server's tools: pinned ones, and those offered in their place.
+    pub tool_pins_bytes_max: usize,
     /// One server-sent event that the guard must hold to read it.
     pub event_bytes_max: usize,
     /// All answers under way, over all connections, as far as the guard holds them; what goes beyond is refused.
@@ -91,6 +100,10 @@ impl Default for Limits {
             upstream_idle_connections_max: 64,
             upstream_idle_seconds: 60,
             list_bytes_max: 8 * 1024 * 1024,
+            list_ttl_milliseconds_max: 300_000,
+            tools_per_server_max: 1024,
+            tool_definition_bytes_max: 256 * 1024,
+            tool_pins_bytes_max: 16 * 1024 * 1024,
             event_bytes_max: 16 * 1024 * 1024,
             answers_bytes_max: 256 * 1024 * 1024,
             json_depth_max: 64,

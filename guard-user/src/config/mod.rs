@@ -13,7 +13,9 @@ pub mod reader;
 pub mod yaml;
 
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
-pub use file::{Audit, Config, Durability, Kernel, Plaintext, Server, Tls, WallMode};
+pub use file::{
+    Audit, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Server, Tls, ToolRules, WallMode,
+};
 pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};

@@ -36,7 +36,7 @@ impl Pipeline {
         // Before it is forwarded: the answer may be here before the server has said that it accepts the call.
         let expected = match asked {
             Some(id) => {
-                let view = case.view(caller, &self.limits, claim);
+                let view = case.view(caller, &self.limits, claim, &self.tools);
                 Some(link.expect(id, view).ok_or(Fault::IdInUse)?)
             }
             None => None,

@@ -8,6 +8,7 @@ use super::fact::{Condition, Verdict};
 use super::rule::{RuleName, VelocityRule};
 use super::target::{Targets, is_protocol_method};
 use super::{Policy, Question};
+use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, IntentName, ServerName};
 
@@ -128,6 +129,14 @@ impl Policy {
     pub fn may_see(&self, agent: &AgentName, server: &ServerName, target: Target<'_>) -> bool {
         let question = Question { agent, server, method: "", target, arguments: None };
         !matches!(self.decide_assuming_conditions(&question), Decision::Deny(_))
+    }
+
+    /// The same of anything of a kind.
+    pub fn may_see_any(&self, agent: &AgentName, server: &ServerName, kind: Kind) -> bool {
+        let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
+        let is_seen =
+            |rules: &RuleSet| !matches!(rules.decide(agent, Conditions::Assumed), Decision::Deny(_));
+        surface.is_some_and(|surface| surface.targets.of_kind(kind).any(is_seen))
     }
 
     /// Whether the agent has any grant on the server. Needed for what is no request of its own: a response to the
@@ -262,7 +271,11 @@ impl IntentRules {
 
 /// All must be met; one that is unknown outweighs one that is not met.
 fn judge(conditions: &[Condition], how: Conditions<'_>) -> Verdict {
-    let Conditions::Judged(arguments) = how else { return Verdict::Met };
+    let Conditions::Judged(arguments) = how else {
+        // What no call of this target can meet, nobody can take as met.
+        let never = conditions.iter().find(|condition| condition.source.is_none());
+        return never.map_or(Verdict::Met, |condition| condition.judge(None));
+    };
     let mut verdict = Verdict::Met;
     for condition in conditions {
         match condition.judge(arguments) {

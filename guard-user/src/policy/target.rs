@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::rpc::Target;
+use crate::rpc::list::Kind;
 
 /// Methods that make up the protocol itself. An agent with a grant on a server may use them there without an
 /// intent: none acts on the server's data, and a client that lacks them cannot make the calls it was granted.
@@ -131,11 +132,18 @@ impl<T> Targets<T> {
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        let patterns = [&self.resources, &self.methods, &self.server_requests];
-        let patterned = patterns
-            .into_iter()
-            .flat_map(|p| p.exact.values().chain(p.prefixes.iter().map(|prefix| &prefix.item)));
+        let patterned =
+            [&self.resources, &self.methods, &self.server_requests].into_iter().flat_map(Patterns::values);
         self.tools.values().chain(self.prompts.values()).chain(patterned)
+    }
+
+    /// Everything of one kind.
+    pub(super) fn of_kind(&self, kind: Kind) -> Box<dyn Iterator<Item = &T> + '_> {
+        match kind {
+            Kind::Prompt => Box::new(self.prompts.values()),
+            Kind::Resource => Box::new(self.resources.values()),
+            Kind::Tool => Box::new(self.tools.values()),
+        }
     }
 
     /// Every tool by name, for tables.
@@ -171,6 +179,10 @@ impl<T> Patterns<T> {
             Pattern::Exact(text) => drop(self.exact.insert(text, item)),
             Pattern::Prefix(text) => self.prefixes.push(Prefix { text, parent: None, item }),
         }
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.prefixes.iter().map(|prefix| &prefix.item))
     }
 
     fn link(&mut self) {

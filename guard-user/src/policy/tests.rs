@@ -21,6 +21,7 @@ pub(super) fn server(name: &str) -> Server {
         forward_authorization: false,
         egress: None,
         other_ports: crate::config::OtherPorts::default(),
+        tools: crate::config::ToolRules::default(),
     }
 }
 

@@ -1,16 +1,19 @@
 //! What one agent may see of a server's messages.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use crate::audit::OutcomeResult;
 use crate::config::Server;
-use crate::rpc::list::{self, Filtered};
+use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
 use crate::rpc::reply::{self, Outcome, Reply, ReplyKind};
 use crate::rpc::{Id, Target};
 use crate::rules::Rules;
 use crate::session::Claim;
+use crate::tools::Tools;
 use crate::types::AgentName;
 
 /// Reads a server's messages on behalf of one request.
@@ -21,6 +24,8 @@ pub struct View {
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
     pub list_bytes_max: usize,
+    pub list_ttl_milliseconds_max: u64,
+    pub tools: Arc<Tools>,
     pub claim: Claim,
 }
 
@@ -93,21 +98,37 @@ impl View {
             return Err("the server asks the client for what the policy does not let it ask");
         }
         self.claim.take_result(outcome)?;
-        if outcome.has_list { self.filter(data) } else { Ok(data) }
+        if outcome.has_list && data.len() > self.list_bytes_max {
+            return Err("its list is longer than limits.list_bytes_max");
+        }
+        if outcome.has_list || outcome.has_terms { self.filter(data) } else { Ok(data) }
     }
 
     fn filter(&self, data: Bytes) -> Result<Bytes, &'static str> {
-        if data.len() > self.list_bytes_max {
-            return Err("its list is longer than limits.list_bytes_max");
-        }
-        let may_see = |target: Target<'_>| match target {
-            Target::Task(id) => self.claim.has_task(id),
-            _ => self.rules.policy.may_see(&self.agent, &self.server.name, target),
-        };
-        match list::filter(&data, may_see) {
+        match list::filter(&data, self, self.list_ttl_milliseconds_max) {
             Ok(Filtered::Unchanged) => Ok(data),
             Ok(Filtered::Changed(filtered)) => Ok(filtered),
+            Err(ListError::Unpinned(_error)) => {
+                Err("its tools cannot be pinned, since the guard cannot write state_dir")
+            }
             Err(_error) => Err("its list cannot be read for sure"),
         }
+    }
+}
+
+impl Judge for View {
+    fn shows(&self, target: Target<'_>) -> bool {
+        match target {
+            Target::Task(id) => self.claim.has_task(id),
+            _ => self.rules.policy.may_see(&self.agent, &self.server.name, target),
+        }
+    }
+
+    fn shows_any(&self, kind: Kind) -> bool {
+        self.rules.policy.may_see_any(&self.agent, &self.server.name, kind)
+    }
+
+    fn held(&self, list: &str, tools: &[(Cow<'_, str>, &RawValue)]) -> std::io::Result<Arc<[String]>> {
+        self.tools.look(&self.server.name, list, tools.iter().map(|(name, entry)| (name.as_ref(), *entry)))
     }
 }

@@ -4,7 +4,7 @@
 //! ignore a NUL in them. A request with `name` and `NAME` would then name two tools: one for us, one for the server.
 
 /// Whether `key` is none of `known`, but a careless parser would take it for one of them.
-pub(super) fn is_lookalike(key: &str, known: &[&str]) -> bool {
+pub fn is_lookalike(key: &str, known: &[&str]) -> bool {
     !known.contains(&key) && known.iter().any(|known| folded(key).eq(folded(known)))
 }
 

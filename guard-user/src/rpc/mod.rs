@@ -16,6 +16,7 @@ pub mod sse;
 
 pub use agree::HeaderAgreement;
 pub use fault::{Fault, FrameError};
+pub use fold::is_lookalike;
 pub use id::{ID_BYTES_MAX, ID_INTEGER_MAX, Id, IdError};
 pub use json::Json;
 pub use message::{Era, Kind, METHOD_BYTES_MAX, Message, TARGET_BYTES_MAX, decode};

@@ -13,7 +13,9 @@ use super::fold::is_lookalike;
 
 /// Members of a message that clients look for, and of a result those that the guard looks at.
 const FRAME_KEYS: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
-const RESULT_KEYS: [&str; 11] = [
+const RESULT_KEYS: [&str; 13] = [
+    "cacheScope",
+    "capabilities",
     "inputRequests",
     "isError",
     "prompts",
@@ -60,6 +62,8 @@ pub struct Outcome {
     pub is_error: bool,
     /// It has `tools`, `prompts`, `resources`, `resourceTemplates` or `tasks` and goes through [`super::list::filter`].
     pub has_list: bool,
+    /// It says for whom and how long it holds, or what the server can do, and goes there too.
+    pub has_terms: bool,
     /// The id of the task that the call has become: `taskId`, or that of `task` (2025-11-25).
     pub task: Option<String>,
     /// `resultType: "input_required"`: the client is to send the request again, with more.
@@ -211,6 +215,10 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
                 Some("taskId") => outcome.task = map.next_value::<Words>()?.0,
                 Some("task") => made = map.next_value::<TaskMember>()?.0,
                 // That no list stands twice is for the list filter, which every such reply passes.
+                Some("cacheScope" | "capabilities") => {
+                    outcome.has_terms = true;
+                    map.next_value::<IgnoredAny>()?;
+                }
                 Some(_list) => {
                     outcome.has_list = true;
                     map.next_value::<IgnoredAny>()?;
@@ -345,6 +353,10 @@ mod tests {
         for list in ["tools", "prompts", "resources", "resourceTemplates", "tasks", "t\\u006fols"] {
             assert_eq!(kind(&format!(r#"{{"result":{{"{list}":[]}},"id":1}}"#)), plain(false, true));
         }
+        for terms in ["cacheScope", "capabilities"] {
+            let kind = kind(&format!(r#"{{"result":{{"{terms}":0}},"id":1}}"#));
+            assert_eq!(kind, ReplyKind::Result { is_error: false, has_list: false, has_terms: true });
+        }
         for result in ["null", "1", "-1", "1.5", "\"a\"", "true", "[{\"tools\":[]}]"] {
             assert_eq!(kind(&format!(r#"{{"result":{result},"id":1}}"#)), plain(false, false));
         }
@@ -402,7 +414,7 @@ mod tests {
     fn nesting_costs_no_stack() {
         let deep = format!(r#"{{"id":1,"result":{{"x":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(kind(&deep), ReplyKind::Result(Outcome::default()));
-        assert_eq!(list::filter(deep.as_bytes(), |_| false).unwrap(), list::Filtered::Unchanged);
+        assert_eq!(list::tests::shows_nothing(&deep), list::Filtered::Unchanged);
     }
 
     #[test]
@@ -417,6 +429,9 @@ mod tests {
             r#"{"id":1,"result":{"resultType":"complete","resultType":"input_required"}}"#,
             r#"{"id":1,"result":{"requestState":"a","requestState":"b"}}"#,
             r#"{"id":1,"result":{"inputRequests":{"q":{"params":{}}}}}"#,
+            r#"{"id":1,"result":{"Tools":[]}}"#,
+            r#"{"id":1,"result":{"tools":[],"TOOLS":[]}}"#,
+            r#"{"id":1,"result":{"re\u017fources":[]}}"#,
             r#"{"id":1,"result":{},"error":{"code":1}}"#,
             r#"{"id":1,"method":"a","result":{}}"#,
             r#"{"id":1.0,"result":{}}"#,

@@ -106,6 +106,7 @@ mod tests {
             forward_authorization,
             egress: None,
             other_ports: crate::config::OtherPorts::default(),
+            tools: crate::config::ToolRules::default(),
         }
     }
 

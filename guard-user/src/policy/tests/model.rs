@@ -5,6 +5,7 @@ use std::fmt::Write;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rpc::list::{self, Filtered, Kind};
 
 const AGENT_NAMES: [&str; 3] = ["a0", "a1", "a2"];
 const SERVERS: [&str; 2] = ["customer-ops", "files"];
@@ -354,6 +355,39 @@ proptest! {
                 Decision::Deny(deny) if deny.code() != DenyCode::ConditionFailed => prop_assert!(!is_seen),
                 Decision::Deny(_) => {}
             }
+        }
+    }
+
+    #[test]
+    fn a_list_shows_an_entry_if_and_only_if_some_call_of_it_would_not_be_denied(model in model()) {
+        let policy = model.load(false);
+        let tools = TOOLS.map(|name| serde_json::json!({ "name": name }));
+        let resources = URIS.map(|uri| serde_json::json!({ "uri": uri }));
+        let list = serde_json::json!({"id": 1, "result": {"tools": tools, "resources": resources}}).to_string();
+        for (agent, server) in (0..AGENT_NAMES.len()).flat_map(|agent| [(agent, 0), (agent, 1)]) {
+            let (agent_name, server_name) =
+                (AgentName::parse(AGENT_NAMES[agent]).unwrap(), ServerName::parse(SERVERS[server]).unwrap());
+            let judge = |target: Target<'_>| policy.may_see(&agent_name, &server_name, target);
+            let shown = match list::filter(list.as_bytes(), &judge, 1).unwrap() {
+                Filtered::Unchanged => serde_json::from_str(&list),
+                Filtered::Changed(bytes) => serde_json::from_slice::<serde_json::Value>(&bytes),
+            };
+            let shown = shown.unwrap()["result"].clone();
+            // What bounds the arguments are is nothing that 0 would exceed.
+            let arguments = [Arguments::Absent, Arguments::Without, Arguments::With(0)];
+            let may_pass = |target| arguments.into_iter().any(|arguments| {
+                let call = Call { agent, server, target, arguments };
+                !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
+            });
+            let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Ok(*tool))).map(|tool| tools[tool].clone()).collect();
+            prop_assert_eq!(&shown["tools"], &serde_json::Value::from(wanted.clone()));
+            let uris: Vec<_> = (0..URIS.len()).filter(|uri| may_pass(Err(*uri))).map(|uri| resources[uri].clone()).collect();
+            prop_assert_eq!(&shown["resources"], &serde_json::Value::from(uris.clone()));
+            // A capability goes only where nothing of its kind is left, here or under another name.
+            let any = |kind| policy.may_see_any(&agent_name, &server_name, kind);
+            prop_assert!(any(Kind::Tool) != wanted.is_empty());
+            prop_assert!(any(Kind::Resource) || uris.is_empty());
+            prop_assert!(!any(Kind::Prompt));
         }
     }
 

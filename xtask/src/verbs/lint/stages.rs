@@ -23,6 +23,7 @@ const ORDER: [&str; 23] = [
     "rules",
     "velocity",
     "session",
+    "tools",
     "audit",
     "upstream",
     "refusal",
