@@ -53,7 +53,7 @@ const HAND_OVER: Duration = Duration::from_secs(60);
 /// The running guard.
 pub struct App {
     config: Arc<Config>,
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     tls: TlsEnd,
     kernel: kernel::Guard,
     connections: AtomicU64,
@@ -128,7 +128,7 @@ impl App {
         // Only now has the guard before this one written down what it knew.
         let sessions = Sessions::open(&config.state_dir, &config.limits)?;
         let (errands, to_do) = Errands::new();
-        let pipeline = Pipeline {
+        let pipeline = Arc::new(Pipeline {
             rules: ArcSwap::from_pointee(rules),
             velocity: Velocity::default(),
             sessions: Arc::new(sessions),
@@ -142,7 +142,7 @@ impl App {
             site: Site { ca_file: tls.ca_file() },
             started: Instant::now(),
             audit,
-        };
+        });
         let start = Event::Start {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),

@@ -1,5 +1,6 @@
 //! The product on one page: what happens to a request, from its first byte to the bytes that answer it.
 
+mod batch;
 mod post;
 
 use std::sync::Arc;
@@ -7,8 +8,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
+
+use batch::Shared;
 
 use crate::audit::{self, AuditLog};
 use crate::case::Case;
@@ -30,6 +34,9 @@ use crate::velocity::{Admission, Velocity};
 
 /// What the record of an unreadable request has for its HTTP method.
 const UNREAD_METHOD: &[u8] = b"-";
+
+/// Whose credential it is, and whether it came from the process that it works in.
+type Identified = Result<(Caller, Result<(), Unidentified>), Unidentified>;
 
 /// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
 pub struct Pipeline {
@@ -57,15 +64,37 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Answers one request: with the server's reply, or with a refusal.
-    pub async fn handle(&self, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         // One version of the rules judges all of this request, and the lists in its answer too.
         let rules = self.rules.load_full();
         connection.look().await;
         let caller = identify(&rules, connection, request.headers()).await;
         let is_known = matches!(caller, Ok((_, Ok(()))));
-        let (head, body, _held) = read(request, &self.limits, &self.memory, is_known).await;
-        let mut case = Case::open(DecisionId::random(), connection, rules, &head);
-        match self.judge_and_forward(&mut case, caller, body).await {
+        let (head, body, held) = read(request, &self.limits, &self.memory, is_known).await;
+        if let Ok(body) = &body
+            && self.is_to_split(connection, &head, &caller, body)
+        {
+            let batch = Shared { connection: Arc::clone(connection), rules, head, caller, held };
+            return self.handle_batch(batch, body).await;
+        }
+        self.handle_one(connection, &rules, &head, &caller, body).await
+    }
+
+    /// Answers one message.
+    async fn handle_one(
+        &self,
+        connection: &Connection,
+        rules: &Arc<Rules>,
+        head: &Parts,
+        caller: &Identified,
+        body: Result<Bytes, Unreadable>,
+    ) -> Response<Body> {
+        let mut case = Case::open(DecisionId::random(), connection, Arc::clone(rules), head);
+        match self.judge_and_forward(&mut case, caller.clone(), body).await {
             Ok(response) => response,
             Err(refusal) => self.refuse(&case, refusal).await,
         }
@@ -75,7 +104,7 @@ impl Pipeline {
     async fn judge_and_forward(
         &self,
         case: &mut Case<'_>,
-        caller: Result<(Caller, Result<(), Unidentified>), Unidentified>,
+        caller: Identified,
         body: Result<Bytes, Unreadable>,
     ) -> Result<Response<Body>, Refusal> {
         // Is this something that the server's MCP endpoint could be asked, and does everybody read it alike?
@@ -257,7 +286,7 @@ async fn identify(
     rules: &Rules,
     connection: &Connection,
     headers: &HeaderMap,
-) -> Result<(Caller, Result<(), Unidentified>), Unidentified> {
+) -> Identified {
     let mut caller = rules.identify(headers)?;
     let Some(rule) = rules.policy.agent(caller.agent()).and_then(|entry| entry.process.as_ref()) else {
         return Ok((caller, Ok(())));

@@ -51,6 +51,9 @@ pub struct Server {
     /// names the path to post to. That path works for the agent that it was given to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sse_path: Option<String>,
+    /// JSON-RPC batches, which 2025-03-26 allowed.
+    #[serde(default)]
+    pub batches: Batches,
     #[serde(default)]
     pub plaintext: Plaintext,
     /// Pass the agent's `Authorization` on. Off: it is the guard's own credential and ends here.
@@ -95,6 +98,17 @@ pub enum Cosmetic {
     Hold,
     /// It is pinned in place of what was.
     Accept,
+}
+
+/// What becomes of an array of messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batches {
+    /// 400: some servers run them whatever revision was agreed on, and others do not.
+    #[default]
+    Refuse,
+    /// Where 2025-03-26 was agreed on: judge, record and forward each message by itself.
+    Split,
 }
 
 /// Whether a server's port takes HTTP without TLS.

@@ -58,6 +58,8 @@ pub struct Limits {
     pub answers_bytes_max: usize,
     /// JSON nesting of a request body.
     pub json_depth_max: usize,
+    /// Messages of one batch, where a server's entry lets them through.
+    pub batch_messages_max: usize,
     /// How long a call waits for its intent record to be on disk before it is refused.
     pub audit_wait_milliseconds: u64,
     /// A local client's executable whose SHA-256 an agent's entry asks for; a larger one is not read and does not match.
@@ -107,6 +109,7 @@ impl Default for Limits {
             event_bytes_max: 16 * 1024 * 1024,
             answers_bytes_max: 256 * 1024 * 1024,
             json_depth_max: 64,
+            batch_messages_max: 100,
             audit_wait_milliseconds: 2000,
             executable_bytes_max: 1024 * 1024 * 1024,
             server_namespaces_max: 16,

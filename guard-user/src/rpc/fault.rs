@@ -25,6 +25,8 @@ impl From<Fault> for FrameError {
 pub enum Fault {
     #[error("a JSON-RPC batch (array) is refused; send one message per request")]
     Batch,
+    #[error("a batch has 1 to {messages_max} messages (limits.batch_messages_max)")]
+    BatchSize { messages_max: usize },
     #[error("the body has more than {bytes_max} bytes")]
     BodyTooLarge { bytes_max: usize },
     #[error(
@@ -107,6 +109,7 @@ impl Fault {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Batch => "batch",
+            Self::BatchSize { .. } => "batch_size",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::ConnectionToken(_) => "connection_token",
             Self::ContentEncoding(_) => "content_encoding",

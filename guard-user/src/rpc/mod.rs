@@ -4,6 +4,7 @@
 //! by [`reply`], its event streams are cut by [`sse`], and its lists are cut down by [`list`].
 
 mod agree;
+pub mod batch;
 mod fault;
 mod fold;
 pub mod head;

@@ -13,12 +13,13 @@ use super::fold::is_lookalike;
 
 /// Members of a message that clients look for, and of a result those that the guard looks at.
 const FRAME_KEYS: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
-const RESULT_KEYS: [&str; 13] = [
+const RESULT_KEYS: [&str; 14] = [
     "cacheScope",
     "capabilities",
     "inputRequests",
     "isError",
     "prompts",
+    "protocolVersion",
     "requestState",
     "resourceTemplates",
     "resources",
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub needs_input: bool,
     /// `requestState`: what it has to send back then.
     pub state: Option<String>,
+    /// `protocolVersion`: what the server agrees on in its answer to `initialize`.
+    pub version: Option<String>,
     /// Methods in `inputRequests`: what the server asks of the client.
     pub asks: Vec<String>,
 }
@@ -210,6 +213,7 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
                 Some("resultType") => {
                     outcome.needs_input = map.next_value::<Words>()?.0.as_deref() == Some("input_required");
                 }
+                Some("protocolVersion") => outcome.version = map.next_value::<Words>()?.0,
                 Some("requestState") => outcome.state = map.next_value::<Words>()?.0,
                 Some("inputRequests") => outcome.asks = map.next_value::<Asks>()?.0,
                 Some("taskId") => outcome.task = map.next_value::<Words>()?.0,

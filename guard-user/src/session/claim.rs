@@ -257,6 +257,9 @@ impl Claim {
 
     /// Takes note of what a result gives to the client.
     pub fn take_result(&self, outcome: &Outcome) -> Result<(), &'static str> {
+        if let (Step::Opens, Some(id), Some(version)) = (self.step, &self.session, &outcome.version) {
+            self.sessions.agreed_on(&self.server, id, &self.owner, version);
+        }
         if let (Some(tool), Some(id)) = (&self.tool, &outcome.task) {
             let decision = self.decision.to_string();
             let made = Made { owner: self.owner.clone(), tool: tool.clone(), decision };

@@ -122,6 +122,17 @@ impl Sessions {
         ended
     }
 
+    /// The protocol version that was agreed on, as far as it is known.
+    pub fn version(&self, server: &ServerName, id: &SessionId) -> Option<String> {
+        self.lock().table.version(server, id)
+    }
+
+    /// Notes which one it is.
+    pub fn agreed_on(&self, server: &ServerName, id: &SessionId, owner: &Owner, version: &str) {
+        // That the session is not his any more is for his next request.
+        let _visit = self.lock().table.enter(server, id, owner, Some(version), unix_milliseconds());
+    }
+
     /// Every session, the newest first.
     pub fn list(&self) -> Vec<Seen> {
         self.lock().table.list(unix_milliseconds())

@@ -202,6 +202,10 @@ impl Table {
         Some(self.sessions.remove(&key)?.end(Reason::SessionsTooMany))
     }
 
+    pub(super) fn version(&self, server: &ServerName, id: &SessionId) -> Option<String> {
+        self.sessions.get(&(server.clone(), id.clone()))?.new.version.clone()
+    }
+
     pub(super) fn has(&self, server: &ServerName, id: &SessionId) -> bool {
         self.sessions.contains_key(&(server.clone(), id.clone()))
     }

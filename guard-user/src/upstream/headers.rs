@@ -102,6 +102,7 @@ mod tests {
             place: crate::config::Place::Host,
             path: "/mcp".into(),
             sse_path: None,
+            batches: crate::config::Batches::default(),
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
             egress: None,

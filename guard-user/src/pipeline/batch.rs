@@ -1,0 +1,151 @@
+//! A batch of 2025-03-26, split: each of its messages goes its own way through the pipeline, with records of its own, one
+//! after the other. What is answered comes as one stream of events.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use super::{Identified, Pipeline};
+use crate::case::Case;
+use crate::config::Batches;
+use crate::connection::Connection;
+use crate::http::{Body, Held};
+use crate::respond;
+use crate::rpc::batch::{self, BATCH_VERSION};
+use crate::rpc::{FrameError, Kind, Message};
+use crate::rules::Rules;
+use crate::session::{SESSION_HEADER, SessionId};
+use crate::types::DecisionId;
+
+/// What one request of a batch came with.
+pub(super) struct Shared {
+    pub connection: Arc<Connection>,
+    pub rules: Arc<Rules>,
+    pub head: Parts,
+    pub caller: Identified,
+    /// The memory of the whole batch.
+    pub held: Held,
+}
+
+impl Pipeline {
+    /// Whether the body is a batch that is to be split: its server's entry says so, its caller is known, and nothing in the
+    /// request says that another revision was agreed on.
+    pub(super) fn is_to_split(&self, connection: &Connection, head: &Parts, caller: &Identified, body: &Bytes) -> bool {
+        let server = &connection.server;
+        let is_known = matches!(caller, Ok((_, Ok(()))));
+        let named = head.headers.get("mcp-protocol-version").map(HeaderValue::as_bytes);
+        let session = head.headers.get(SESSION_HEADER).and_then(|id| SessionId::parse(id.as_bytes()).ok());
+        let agreed = session.and_then(|id| self.sessions.version(&server.name, &id));
+        server.batches == Batches::Split
+            && head.method == Method::POST
+            && head.uri.path() == server.path
+            && is_known
+            && batch::is_batch(body)
+            && named.is_none_or(|version| version == BATCH_VERSION.as_bytes())
+            && agreed.is_none_or(|version| version == BATCH_VERSION)
+            && takes_events(&head.headers)
+    }
+
+    /// Answers a batch.
+    pub(super) async fn handle_batch(
+        self: &Arc<Self>,
+        shared: Shared,
+        body: &Bytes,
+    ) -> Response<Body> {
+        let bounds = (self.limits.json_depth_max, self.limits.batch_messages_max);
+        let messages = match batch::split(&shared.head.headers, body, bounds) {
+            Ok(messages) => messages,
+            Err(error) => return self.refuse_batch(&shared, error).await,
+        };
+        if messages.iter().any(|message| matches!(message.kind(), Kind::Request { .. })) {
+            let (events, stream) = mpsc::channel(1);
+            tokio::spawn(Arc::clone(self).answer_each(shared, messages, events));
+            let mut response = Response::new(Body::Stream(Box::pin(Stream(stream))));
+            let head = response.headers_mut();
+            head.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            head.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return response;
+        }
+        for message in messages {
+            drop(self.handle_one(&shared.connection, &shared.rules, &shared.head, &shared.caller, Ok(message.raw())).await);
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response
+    }
+
+    async fn refuse_batch(&self, shared: &Shared, error: FrameError) -> Response<Body> {
+        let mut case =
+            Case::open(DecisionId::random(), &shared.connection, Arc::clone(&shared.rules), &shared.head);
+        case.caller = shared.caller.as_ref().ok().map(|(caller, _)| caller.clone());
+        self.refuse(&case, error.into()).await
+    }
+
+    /// Ends when its client goes: what is under way is then dropped, and recorded like any call that was given up.
+    async fn answer_each(self: Arc<Self>, shared: Shared, messages: Vec<Message>, events: mpsc::Sender<Bytes>) {
+        let all = async {
+            for message in messages {
+                let (connection, rules) = (&shared.connection, &shared.rules);
+                let answer =
+                    self.handle_one(connection, rules, &shared.head, &shared.caller, Ok(message.raw())).await;
+                if pass_on(answer, &message, &events).await.is_none() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = events.closed() => {}
+        }
+        drop(shared.held);
+    }
+}
+
+/// One answer as events. `None`: nobody takes them any more.
+async fn pass_on(answer: Response<Body>, message: &Message, events: &mpsc::Sender<Bytes>) -> Option<()> {
+    let Kind::Request { id } = message.kind() else { return Some(()) };
+    let (head, mut body) = answer.into_parts();
+    let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if kind.starts_with(b"text/event-stream") {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(bytes) = frame.into_data() {
+                events.send(bytes).await.ok()?;
+            }
+        }
+        return Some(());
+    }
+    let Ok(whole) = body.collect().await.map(http_body_util::Collected::to_bytes);
+    let is_message = kind.starts_with(b"application/json") && !whole.is_empty();
+    let event = if is_message { respond::event(&whole) } else { respond::http_failure(id, head.status) };
+    events.send(event).await.ok()
+}
+
+/// The protocol has clients take both; only the stream fits answers that come one by one.
+fn takes_events(head: &HeaderMap) -> bool {
+    let mut accepted = head.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.any(|value| value.contains("text/event-stream"))
+}
+
+/// What comes over the channel.
+struct Stream(mpsc::Receiver<Bytes>);
+
+impl HttpBody for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
