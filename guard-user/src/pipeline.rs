@@ -282,11 +282,7 @@ impl Pipeline {
 
 /// Whose credential it is, and whether it comes from the process that the agent's entry asks for. A credential that was
 /// stolen is not the agent's, but the record must name it.
-async fn identify(
-    rules: &Rules,
-    connection: &Connection,
-    headers: &HeaderMap,
-) -> Identified {
+async fn identify(rules: &Rules, connection: &Connection, headers: &HeaderMap) -> Identified {
     let mut caller = rules.identify(headers)?;
     let Some(rule) = rules.policy.agent(caller.agent()).and_then(|entry| entry.process.as_ref()) else {
         return Ok((caller, Ok(())));

@@ -19,7 +19,8 @@ fn batch(session: &str, messages: &[Value], agent: &Credential) -> Request {
 
 /// Opens a session in which that version was agreed on.
 fn open(tenants: &Tenants, agent: &Credential, id: &str, version: &str) {
-    let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": version}});
+    let initialize =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": version}});
     let mut line = tenants.https.line().unwrap();
     line.send(&Request::post(&initialize).by(agent).bytes()).unwrap();
     let result = json!({"jsonrpc": "2.0", "id": 1, "result": {"protocolVersion": version}});
@@ -109,7 +110,12 @@ fn each_message_of_a_batch_is_judged_forwarded_and_recorded_by_itself() {
         let ledger = tenants.daemon.ledger().unwrap();
         let records = |decision: &str, tool| ledger.calls(decision, tool).count();
         assert_eq!(
-            [records("allow", "open"), records("deny", "secret"), records("allow", "once"), records("deny", "once")],
+            [
+                records("allow", "open"),
+                records("deny", "secret"),
+                records("allow", "once"),
+                records("deny", "once")
+            ],
             [1, 1, 1, 1]
         );
     });

@@ -39,7 +39,13 @@ pub(super) struct Shared {
 impl Pipeline {
     /// Whether the body is a batch that is to be split: its server's entry says so, its caller is known, and nothing in the
     /// request says that another revision was agreed on.
-    pub(super) fn is_to_split(&self, connection: &Connection, head: &Parts, caller: &Identified, body: &Bytes) -> bool {
+    pub(super) fn is_to_split(
+        &self,
+        connection: &Connection,
+        head: &Parts,
+        caller: &Identified,
+        body: &Bytes,
+    ) -> bool {
         let server = &connection.server;
         let is_known = matches!(caller, Ok((_, Ok(()))));
         let named = head.headers.get("mcp-protocol-version").map(HeaderValue::as_bytes);
@@ -56,11 +62,7 @@ impl Pipeline {
     }
 
     /// Answers a batch.
-    pub(super) async fn handle_batch(
-        self: &Arc<Self>,
-        shared: Shared,
-        body: &Bytes,
-    ) -> Response<Body> {
+    pub(super) async fn handle_batch(self: &Arc<Self>, shared: Shared, body: &Bytes) -> Response<Body> {
         let bounds = (self.limits.json_depth_max, self.limits.batch_messages_max);
         let messages = match batch::split(&shared.head.headers, body, bounds) {
             Ok(messages) => messages,
@@ -76,7 +78,16 @@ impl Pipeline {
             return response;
         }
         for message in messages {
-            drop(self.handle_one(&shared.connection, &shared.rules, &shared.head, &shared.caller, Ok(message.raw())).await);
+            drop(
+                self.handle_one(
+                    &shared.connection,
+                    &shared.rules,
+                    &shared.head,
+                    &shared.caller,
+                    Ok(message.raw()),
+                )
+                .await,
+            );
         }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::ACCEPTED;
@@ -91,7 +102,12 @@ impl Pipeline {
     }
 
     /// Ends when its client goes: what is under way is then dropped, and recorded like any call that was given up.
-    async fn answer_each(self: Arc<Self>, shared: Shared, messages: Vec<Message>, events: mpsc::Sender<Bytes>) {
+    async fn answer_each(
+        self: Arc<Self>,
+        shared: Shared,
+        messages: Vec<Message>,
+        events: mpsc::Sender<Bytes>,
+    ) {
         let all = async {
             for message in messages {
                 let (connection, rules) = (&shared.connection, &shared.rules);

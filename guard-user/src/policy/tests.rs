@@ -17,7 +17,7 @@ pub(super) fn server(name: &str) -> Server {
         place: crate::config::Place::Host,
         path: "/mcp".into(),
         sse_path: None,
-            batches: crate::config::Batches::default(),
+        batches: crate::config::Batches::default(),
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
         egress: None,

@@ -359,7 +359,7 @@ mod tests {
         }
         for terms in ["cacheScope", "capabilities"] {
             let kind = kind(&format!(r#"{{"result":{{"{terms}":0}},"id":1}}"#));
-            assert_eq!(kind, ReplyKind::Result { is_error: false, has_list: false, has_terms: true });
+            assert_eq!(kind, ReplyKind::Result(Outcome { has_terms: true, ..Outcome::default() }));
         }
         for result in ["null", "1", "-1", "1.5", "\"a\"", "true", "[{\"tools\":[]}]"] {
             assert_eq!(kind(&format!(r#"{{"result":{result},"id":1}}"#)), plain(false, false));
