@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "types",
     "config",
     "privilege",
