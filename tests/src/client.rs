@@ -69,6 +69,26 @@ pub enum Era {
     Auto,
 }
 
+impl Era {
+    /// How rmcp calls it.
+    pub fn lifecycle(self) -> ClientLifecycleMode {
+        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+        match self {
+            Self::Legacy => ClientLifecycleMode::Initialize,
+            Self::Modern => ClientLifecycleMode::Discover { preferred_versions },
+            Self::Auto => ClientLifecycleMode::Auto { preferred_versions, legacy_version: None },
+        }
+    }
+}
+
+/// rmcp's way to the endpoint.
+pub fn transport(endpoint: &Endpoint) -> anyhow::Result<StreamableHttpClientTransport<reqwest::Client>> {
+    let mut config = StreamableHttpClientTransportConfig::with_uri(endpoint.url.as_str());
+    config.custom_headers = headers(&endpoint.headers)?;
+    let http = http_client(endpoint.ca.as_deref())?;
+    Ok(StreamableHttpClientTransport::with_client(http, config))
+}
+
 /// A connected client. It answers sampling and elicitation requests by itself.
 pub struct Client {
     service: RunningService<RoleClient, Answering>,
@@ -84,19 +104,9 @@ pub struct Seen {
 
 impl Client {
     pub async fn connect(endpoint: &Endpoint, era: Era) -> anyhow::Result<Self> {
-        let mut config = StreamableHttpClientTransportConfig::with_uri(endpoint.url.as_str());
-        config.custom_headers = headers(&endpoint.headers)?;
-        let http = http_client(endpoint.ca.as_deref())?;
-        let transport = StreamableHttpClientTransport::with_client(http, config);
-        let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
-        let lifecycle = match era {
-            Era::Legacy => ClientLifecycleMode::Initialize,
-            Era::Modern => ClientLifecycleMode::Discover { preferred_versions },
-            Era::Auto => ClientLifecycleMode::Auto { preferred_versions, legacy_version: None },
-        };
         let seen = Arc::new(Seen::default());
         let service = Answering::new(seen.clone())
-            .serve_with_lifecycle(transport, lifecycle)
+            .serve_with_lifecycle(transport(endpoint)?, era.lifecycle())
             .await
             .with_context(|| format!("no MCP session with {}", endpoint.url))?;
         Ok(Self { service, seen })

@@ -29,6 +29,7 @@ pub mod scene;
 pub mod serve;
 pub mod session;
 pub mod slice;
+pub mod slots;
 pub mod suite;
 pub mod tenants;
 pub mod tls;
