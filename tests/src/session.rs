@@ -113,23 +113,17 @@ enum Way {
 impl Session {
     /// Connects, from the network of the calling thread.
     pub fn open(peer: Peer, endpoint: &Endpoint) -> anyhow::Result<Self> {
-        let (way, version) = match peer.sdk {
-            Sdk::Rust => {
-                let runtime =
-                    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-                let client = runtime.block_on(Client::connect(endpoint, peer.era))?;
-                let version = client.version().context("no revision was agreed on")?;
-                (Way::Rust { client, runtime }, version)
-            }
-            _ => {
-                let way = script(peer, endpoint)?;
-                match hear(&way)? {
-                    Told::Result { ok } => (way, ok.text),
-                    other => anyhow::bail!("{peer} did not connect: {other:?}"),
-                }
-            }
-        };
-        Ok(Self { version, way })
+        if peer.sdk == Sdk::Rust {
+            let runtime = Runtime::new()?;
+            let client = runtime.block_on(Client::connect(endpoint, peer.era))?;
+            let version = client.version().context("no revision was agreed on")?;
+            return Ok(Self { version, way: Way::Rust { client, runtime } });
+        }
+        let way = script(peer, endpoint)?;
+        match hear(&way)? {
+            Told::Result { ok } => Ok(Self { version: ok.text, way }),
+            other => anyhow::bail!("{peer} did not connect: {other:?}"),
+        }
     }
 
     /// Does one thing, to its end.

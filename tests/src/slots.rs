@@ -64,7 +64,7 @@ impl Slots {
             for guest in listener.incoming().map_while(Result::ok) {
                 let desk = Arc::clone(&desk);
                 thread::spawn(move || {
-                    if let Err(error) = desk.serve(guest) {
+                    if let Err(error) = desk.serve(&guest) {
                         eprintln!("slots: {error:#}");
                     }
                 });
@@ -85,15 +85,15 @@ impl Slots {
 }
 
 impl Desk {
-    fn serve(&self, guest: TcpStream) -> anyhow::Result<()> {
-        let mut lines = BufReader::new(&guest).lines();
+    fn serve(&self, guest: &TcpStream) -> anyhow::Result<()> {
+        let mut lines = BufReader::new(guest).lines();
         let url = lines.next().context("nothing was asked")??;
         let rest = url.strip_prefix("http://localhost:").with_context(|| format!("{url} is not local"))?;
         let (port, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = if path.is_empty() { "/" } else { path };
         let (slot, passage) = self.take(path)?;
         passage.port.store(port.parse()?, Ordering::SeqCst);
-        writeln!(&guest, "https://localhost:{}{}", slot.port, slot.path)?;
+        writeln!(&mut &*guest, "https://localhost:{}{}", slot.port, slot.path)?;
         // Until it hangs up, however it does.
         let _ = lines.next();
         passage.close();
