@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
@@ -66,12 +67,26 @@ pub async fn read(
     let bytes_max = identified.min(limits.body_bytes_max);
     let (head, body) = request.into_parts();
     let mut share = memory.open(is_identified);
+    if !names_one_host(&head) {
+        return (head, Err(Unreadable::Framing(FramingError::Host)), share);
+    }
     if !share.take(cost(&head.headers)) {
         return (head, Err(Unreadable::Busy), share);
     }
     let whole = collect(Limited::new(body, bytes_max), bytes_max, &mut share);
     let body = tokio::time::timeout(Duration::from_secs(limits.body_seconds), whole).await;
     (head, body.unwrap_or(Err(Unreadable::Slow(limits.body_seconds))), share)
+}
+
+/// HTTP/2 has a `:authority`, a `Host`, or both, and the server behind the guard will see one of them.
+fn names_one_host(head: &Parts) -> bool {
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    match (authority, hosts.next(), hosts.next()) {
+        (Some(authority), Some(host), None) => authority == host,
+        (Some(_), None, None) | (None, Some(_), None) => true,
+        _ => false,
+    }
 }
 
 async fn collect(
@@ -87,7 +102,8 @@ async fn collect(
             }
             FramingError::find(&*error).map_or(Unreadable::Broken, Unreadable::Framing)
         })?;
-        let Ok(data) = frame.into_data() else { continue };
+        // As over HTTP/1.1, where they do not come this far.
+        let Ok(data) = frame.into_data() else { return Err(Unreadable::Framing(FramingError::Trailer)) };
         if !held.take(data.len()) {
             return Err(Unreadable::Busy);
         }

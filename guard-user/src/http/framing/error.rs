@@ -34,7 +34,7 @@ pub enum FramingError {
     HeadTooLarge,
     #[error("a header has no valid name followed by ':'")]
     HeaderName,
-    #[error("Host must stand exactly once")]
+    #[error("Host must stand exactly once, and be the same as :authority")]
     Host,
     #[error("the request line is not 'METHOD /path HTTP/1.1' with single spaces")]
     RequestLine,
