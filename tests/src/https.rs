@@ -153,8 +153,21 @@ pub struct Line {
     pub certificate: Option<Vec<u8>>,
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+trait Stream: Read + Write + Send {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        &self.sock
+    }
+}
 
 /// What came back.
 #[derive(Clone)]
@@ -191,6 +204,13 @@ impl Line {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Waits no longer than this for the other side to take bytes or to send some.
+    pub fn wait_at_most(&self, patience: Duration) -> io::Result<()> {
+        let tcp = self.stream.tcp();
+        tcp.set_write_timeout(Some(patience))?;
+        tcp.set_read_timeout(Some(patience))
     }
 
     /// A whole answer.

@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod differ;
 pub mod dns;
 pub mod foreign;
+pub mod h2;
 pub mod https;
 pub mod journal;
 pub mod ledger;

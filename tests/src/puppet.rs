@@ -157,6 +157,11 @@ impl Heard {
         self.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
     }
 
+    /// A write fails if nobody takes anything for so long.
+    pub fn at_most(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(patience))
+    }
+
     pub fn event(&mut self, message: &Value) -> io::Result<()> {
         self.write(format!("event: message\ndata: {message}\n\n"))
     }
