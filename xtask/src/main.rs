@@ -57,6 +57,7 @@ verbs! {
     Kills => kills,
     Namespaces => namespaces,
     Churn => churn,
+    Fuzz => fuzz,
 }
 
 fn main() -> ExitCode {
