@@ -128,8 +128,18 @@ impl Inspector {
 
     /// Keeps the start of a line, within the bounds of its kind.
     fn keep(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
+        self.check_extension(bytes)?;
         self.check_length(bytes.len())?;
         self.partial.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Within the bounds of a line only, so that the fault does not depend on the pieces in which the line comes.
+    fn check_extension(&self, more: &[u8]) -> Result<(), FramingError> {
+        let mut line = self.partial.iter().chain(more).take(CHUNK_LINE_BYTES_MAX);
+        if self.state == State::ChunkSize && line.any(|byte| *byte == b';') {
+            return Err(FramingError::ChunkExtension);
+        }
         Ok(())
     }
 
@@ -150,11 +160,7 @@ impl Inspector {
 
     /// `end` is what stands before the LF; the line's start may have come earlier.
     fn end_of_line(&mut self, end: &[u8]) -> Result<(), FramingError> {
-        if let State::ChunkSize = self.state
-            && (self.partial.contains(&b';') || end.contains(&b';'))
-        {
-            return Err(FramingError::ChunkExtension);
-        }
+        self.check_extension(end)?;
         self.check_length(end.len().saturating_add(1))?;
         if self.partial.is_empty() {
             return self.line(end);

@@ -202,3 +202,21 @@ proptest! {
         prop_assert_eq!(whole.is_ok(), by_byte.is_ok());
     }
 }
+
+#[test]
+fn the_fault_of_a_chunk_line_does_not_depend_on_its_pieces() {
+    for (line, fault) in [
+        ("2;x\r\n", FramingError::ChunkExtension),
+        ("2;a=bbbbbbbbbbbbbbbbbbbb\r\n", FramingError::ChunkExtension),
+        ("22222222222222;x\r\n", FramingError::ChunkSize),
+        ("\0\0\0\0\0\0\0\0\0\0\0\028;\n", FramingError::ChunkSize),
+    ] {
+        let head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let bytes = [&head[..], line.as_bytes()].concat();
+        for pieces in [1, 3, bytes.len()] {
+            let mut inspector = Inspector::new(4096);
+            let verdict = bytes.chunks(pieces).try_for_each(|piece| inspector.inspect(piece));
+            assert_eq!(verdict, Err(fault), "{line:?} in pieces of {pieces}");
+        }
+    }
+}
