@@ -173,7 +173,7 @@ fn a_tool_that_changes_is_hidden_and_refused_until_an_operator_approves_what_he_
         assert!(String::from_utf8_lossy(&late.stderr).contains("offers another definition now"));
         assert!(is_refused(&called(&scene, &scene.post(&call(1, "open"))), "tool_changed"));
 
-        assert_eq!(seen(&scene, &[pulled.clone()]), [""; 0]);
+        assert_eq!(seen(&scene, std::slice::from_ref(&pulled)), [""; 0]);
         scene.daemon.json("tools approve", &["demo", "open", "--digest", &digest]).unwrap();
         assert_eq!(called(&scene, &scene.post(&call(1, "open"))), done(1));
         assert_eq!(seen(&scene, &[pulled.clone(), vetted]), ["open", "vetted"]);
@@ -203,19 +203,19 @@ fn in_events_and_in_both_eras_a_changed_tool_is_held_and_the_old_one_works_again
                     |message: Value| if is_modern { modern(&scene, message) } else { scene.post(&message) };
                 let list = post(list_request());
                 assert_eq!(
-                    seen_by(&scene, &list, framing, &[open.clone()]),
+                    seen_by(&scene, &list, framing, std::slice::from_ref(&open)),
                     ["open"],
                     "{framing:?} {is_modern}"
                 );
                 assert_eq!(
-                    seen_by(&scene, &list, framing, &[other.clone()]),
+                    seen_by(&scene, &list, framing, std::slice::from_ref(&other)),
                     [""; 0],
                     "{framing:?} {is_modern}"
                 );
                 let refused = called(&scene, &post(call(1, "open")));
                 assert!(is_refused(&refused, "tool_changed"), "{refused}");
                 assert_eq!(refused["result"]["resultType"] == "complete", is_modern);
-                assert_eq!(seen_by(&scene, &list, framing, &[open.clone()]), ["open"]);
+                assert_eq!(seen_by(&scene, &list, framing, std::slice::from_ref(&open)), ["open"]);
                 assert_eq!(called(&scene, &post(call(1, "open"))), done(1));
             }
         }
@@ -369,8 +369,8 @@ fn a_definition_that_parsers_read_differently_is_held_and_the_others_are_not() {
             line.send(&scene.post(&list_request()).bytes()).unwrap();
             let mut heard = scene.puppet.hear().unwrap();
             let body = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{tools}]}}}}"#);
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-            heard.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+            let fields = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+            heard.write(format!("{fields}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
             line.answer().unwrap().text()
         };
         let kept = |tools: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{tools}]}}}}"#);
