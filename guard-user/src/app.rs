@@ -107,6 +107,7 @@ impl App {
         let config = Arc::new(config);
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
+        Sessions::check(&config.state_dir, &config.limits)?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
         // Another guard may still change them; whether they can be read is known now.
         drop(Tools::open(&config)?);

@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::{App, lock};
 use crate::admin::WhichSessions;
 use crate::audit::{CallRecord, Local, Outcome, OutcomeResult, Target};
-use crate::session::{Errand, SESSION_HEADER, Seen, SessionKind, What};
+use crate::session::{Ended, Errand, SESSION_HEADER, Seen, SessionKind, What};
 use crate::types::DecisionId;
 use crate::upstream::{Outgoing, Reply};
 
@@ -31,7 +31,7 @@ pub(super) async fn end_sessions_in_time(app: Arc<App>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        app.sweep_sessions(|_session| false);
+        app.close(app.pipeline.sessions.sweep());
     }
 }
 
@@ -48,9 +48,8 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 impl App {
-    /// Ends what `ends` chooses and what is over anyway. How many were chosen.
-    fn sweep_sessions(&self, ends: impl Fn(&Seen) -> bool) -> usize {
-        let ended = self.pipeline.sessions.sweep(ends);
+    /// Has sessions that are over here closed at their servers. How many there were.
+    fn close(&self, ended: Vec<Ended>) -> usize {
         let count = ended.len();
         for session in ended {
             tracing::info!(
@@ -73,7 +72,7 @@ impl App {
                 && which.agent.as_deref().is_none_or(|agent| agent == session.owner.agent.as_str())
                 && which.server.as_deref().is_none_or(|server| server == session.server.as_str())
         };
-        json!({ "ended": self.sweep_sessions(is_meant) })
+        json!({ "ended": self.close(self.pipeline.sessions.end(is_meant)) })
     }
 
     async fn run_errand(&self, errand: Errand) -> anyhow::Result<()> {

@@ -52,6 +52,7 @@ impl Pipeline {
         let session = head.headers.get(SESSION_HEADER).and_then(|id| SessionId::parse(id.as_bytes()).ok());
         let agreed = session.and_then(|id| self.sessions.version(&server.name, &id));
         server.batches == Batches::Split
+            && (connection.is_tls || connection.may_be_plain())
             && head.method == Method::POST
             && head.uri.path() == server.path
             && is_known

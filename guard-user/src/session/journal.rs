@@ -55,19 +55,8 @@ impl Journal {
     /// Reads what is there into `table` and `tasks`.
     pub(super) fn open(state_dir: &Path, table: &mut Table, tasks: &mut Tasks) -> io::Result<Self> {
         fs::create_dir_all(state_dir)?;
+        load(state_dir, table, tasks)?;
         let path = state_dir.join(FILE);
-        match File::open(&path) {
-            Ok(file) => read(BufReader::new(file), table, tasks).map_err(|error| {
-                let words = format!(
-                    "{}: {error}; without it no open session can be told from a stolen one. Restore the file, or \
-                     remove it: then all sessions begin anew",
-                    path.display()
-                );
-                io::Error::new(error.kind(), words)
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
         let mut journal = Self { path, file: None, lines: 0 };
         journal.rewrite(table, tasks)?;
         Ok(journal)
@@ -140,6 +129,23 @@ impl Journal {
         fs::rename(&next, &self.path)?;
         (self.file, self.lines) = (Some(file), table.len() + tasks.len());
         Ok(())
+    }
+}
+
+/// Reads what a former guard left into `table` and `tasks`.
+pub(super) fn load(state_dir: &Path, table: &mut Table, tasks: &mut Tasks) -> io::Result<()> {
+    let path = state_dir.join(FILE);
+    match File::open(&path) {
+        Ok(file) => read(BufReader::new(file), table, tasks).map_err(|error| {
+            let words = format!(
+                "{}: {error}; without it no open session can be told from a stolen one. Restore the file, or remove \
+                 it: then all sessions begin anew",
+                path.display()
+            );
+            io::Error::new(error.kind(), words)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

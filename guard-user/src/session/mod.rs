@@ -70,6 +70,11 @@ impl Sessions {
         })
     }
 
+    /// Whether [`Sessions::open`] could read what a former guard left. Changes nothing.
+    pub fn check(state_dir: &Path, limits: &Limits) -> io::Result<()> {
+        journal::load(state_dir, &mut Table::new(limits), &mut Tasks::default())
+    }
+
     /// Lets a request use the session `id`, if it is `owner`'s. `version`: the protocol version that it names.
     pub fn enter(
         &self,
@@ -105,13 +110,12 @@ impl Sessions {
         }
     }
 
-    /// Takes out every session whose time is over, and every one that `ends` wants gone. They are still to be closed at
-    /// their servers.
-    pub fn sweep(&self, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+    /// Takes out every session whose time is over. They are still to be closed at their servers.
+    pub fn sweep(&self) -> Vec<Ended> {
         let now = unix_milliseconds();
         let mut state = self.lock();
         let State { table, streams, tasks, rounds, journal } = &mut *state;
-        let ended = table.sweep(now, ends);
+        let ended = table.sweep(now);
         for gone in &ended {
             journal.ended(&gone.server, &gone.id);
         }
@@ -119,6 +123,17 @@ impl Sessions {
         tasks.sweep(now, self.milliseconds_max);
         rounds.sweep(now);
         journal.compact_if_long(table, tasks);
+        ended
+    }
+
+    /// Takes out every session that `ends` wants gone, likewise.
+    pub fn end(&self, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+        let mut state = self.lock();
+        let State { table, journal, .. } = &mut *state;
+        let ended = table.end(unix_milliseconds(), ends);
+        for gone in &ended {
+            journal.ended(&gone.server, &gone.id);
+        }
         ended
     }
 

@@ -215,17 +215,24 @@ impl Table {
         self.sessions.remove(&(server.clone(), id.clone())).is_some()
     }
 
-    pub(super) fn sweep(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+    /// Takes out those whose time is over.
+    pub(super) fn sweep(&mut self, now: u64) -> Vec<Ended> {
         let (idle, longest) = (self.idle_milliseconds, self.milliseconds_max);
         let over: Vec<(Key, Reason)> = self
             .sessions
             .iter()
-            .filter_map(|(key, session)| {
-                let asked = || ends(&session.seen(now)).then_some(Reason::SessionEnded);
-                Some((key.clone(), session.is_over(idle, longest, now).or_else(asked)?))
-            })
+            .filter_map(|(key, session)| Some((key.clone(), session.is_over(idle, longest, now)?)))
             .collect();
         over.into_iter().filter_map(|(key, reason)| Some(self.sessions.remove(&key)?.end(reason))).collect()
+    }
+
+    /// Takes out those that `ends` wants gone.
+    pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+        let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
+        let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
+        keys.into_iter()
+            .filter_map(|key| Some(self.sessions.remove(&key)?.end(Reason::SessionEnded)))
+            .collect()
     }
 
     pub(super) fn list(&self, now: u64) -> Vec<Seen> {

@@ -42,12 +42,12 @@ fn a_session_in_use_is_not_idle_and_one_that_is_over_is_of_no_use_before_the_nex
     let mut table = table(10, 100, 8);
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
     let enter = |table: &mut Table, now| table.enter(&server(), &id("1"), &owner("a"), None, now);
-    assert!(table.sweep(50_000, |_| false).is_empty(), "a request is under way");
+    assert!(table.sweep(50_000).is_empty(), "a request is under way");
     drop(visit);
     // The visit's end was now, by the clock of the day.
     let ended = super::super::unix_milliseconds();
     assert!(enter(&mut table, ended + 9_999).is_err(), "too old by then");
-    let gone = table.sweep(ended, |_| false);
+    let gone = table.sweep(ended);
     assert_eq!(gone.len(), 1);
     assert_eq!(gone[0].reason, Reason::SessionTooOld);
     let (visit, _) = table.adopt(new("1", "a"), ended).unwrap();
@@ -55,14 +55,14 @@ fn a_session_in_use_is_not_idle_and_one_that_is_over_is_of_no_use_before_the_nex
     assert!(enter(&mut table, ended + 9_000).is_ok());
     let far = super::super::unix_milliseconds() + 30_000;
     assert_eq!(enter(&mut table, far).unwrap_err(), Refused::Unknown);
-    assert_eq!(table.sweep(far, |_| false)[0].reason, Reason::SessionIdle);
+    assert_eq!(table.sweep(far)[0].reason, Reason::SessionIdle);
 }
 
 #[test]
 fn a_clock_that_goes_back_ends_nothing() {
     let mut table = table(10, 100, 8);
     drop(table.adopt(new("1", "a"), 1_000_000).unwrap());
-    assert!(table.sweep(0, |_| false).is_empty());
+    assert!(table.sweep(0).is_empty());
     assert!(table.enter(&server(), &id("1"), &owner("a"), None, 0).is_ok());
 }
 
@@ -116,7 +116,7 @@ proptest! {
                 Step::Forget(at) => {
                     prop_assert_eq!(table.forget(&server(), &id(IDS[at])), model.remove(&at).is_some());
                 }
-                Step::Sweep => prop_assert!(table.sweep(now, |_| false).is_empty()),
+                Step::Sweep => prop_assert!(table.sweep(now).is_empty()),
             }
             prop_assert_eq!(table.len(), model.len());
             for agent in 0..AGENTS.len() {
