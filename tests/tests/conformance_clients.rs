@@ -25,9 +25,9 @@ const CHECKS: [usize; 2] = [17, 66];
 
 const AUTHORIZATION: &str = "auth/";
 
-/// Judges by the clock to 50 ms, on a machine that may be busy: it runs alone, and may need another try.
+/// Judges by the clock to 50 ms, on a machine that may be busy: it runs alone, and may need other tries.
 const BY_THE_CLOCK: &str = "sse-retry";
-const TRIES: usize = 4;
+const TRIES: usize = 10;
 
 const TOOLS: [&str; 24] = [
     "add_numbers",
@@ -170,21 +170,22 @@ fn servers_cannot_tell_a_client_behind_the_guard_from_the_client() {
         }
         for client in [Client::TypeScript, Client::Python, Client::Rust] {
             let arguments = ["--scenario", BY_THE_CLOCK, "--spec-version", "2025-11-25"];
-            let mut tries = (0..TRIES).map(|_| {
+            let mut last =
+                vec![format!("{client:?}, {BY_THE_CLOCK}: never done without a guard: is the machine busy?")];
+            for _ in 0..TRIES {
                 let start = Instant::now();
                 let before = run(client, &arguments, &[], Way::Direct);
+                if before.passed() < 3 {
+                    continue;
+                }
                 let after = run(client, &arguments, &[], guarded);
                 show(client, BY_THE_CLOCK, &before, &after, start);
-                assert_eq!(before.checks.len(), 3, "{}", before.log);
-                told(client, BY_THE_CLOCK, &before, &after)
-            });
-            let mut last = Vec::new();
-            if tries.all(|different| {
-                last = different;
-                !last.is_empty()
-            }) {
-                differences.extend(last);
+                last = told(client, BY_THE_CLOCK, &before, &after);
+                if last.is_empty() {
+                    break;
+                }
             }
+            differences.extend(last);
         }
         assert!(differences.is_empty(), "not as without a guard:\n{}", differences.join("\n"));
         // It was the guard that was asked.
