@@ -16,8 +16,8 @@ fn list(scene: &Scene, tools: &str) {
     line.send(&scene.post(&request).bytes()).unwrap();
     let mut heard = scene.puppet.hear().unwrap();
     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":{tools}}}}}"#);
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-    heard.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+    let fields = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    heard.write(format!("{fields}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
     assert_eq!(line.answer().unwrap().status, 200);
 }
 
