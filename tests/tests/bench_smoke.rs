@@ -9,7 +9,7 @@ use serde_json::Value;
 fn a_short_run_measures_calls_and_connections_without_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("figures.json");
-    let plan = "--seconds 0.3 --runs 2 --concurrency 2 --rate 50 --cells connect,direct,guard-os";
+    let plan = "--seconds 1.2 --runs 2 --concurrency 2 --rate 50 --streams 20 --cells connect,streams,direct,guard-os";
     let mut bench = Command::new(program("bench-cells").unwrap());
     let output = bench.args(plan.split(' ')).arg("--json").arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -32,6 +32,13 @@ fn a_short_run_measures_calls_and_connections_without_an_error() {
         );
         assert_eq!(measured["runs"].as_array().unwrap().len(), 2);
     }
+    let streams = figures["streams"].as_array().unwrap();
+    assert_eq!(streams.iter().map(|cell| &cell["cell"]).collect::<Vec<_>>(), ["direct", "guard-os"]);
+    for cell in streams {
+        assert!(cell["events"].as_u64().is_some_and(|events| events > 0), "{figures:#}");
+        assert!(cell["p99_us"].as_f64().is_some_and(|p99| p99 > 0.0), "{figures:#}");
+    }
+    assert!(streams[1]["rss_kib"].is_number() && streams[0]["rss_kib"].is_null(), "{figures:#}");
     for cell in ["none", "passing", "steered", "identity"] {
         for figure in ["p50_us", "per_s"] {
             let measured = &figures["connections"][cell][figure];

@@ -1,15 +1,18 @@
 //! The cheapest server that can stand for an MCP server in the benchmark: it answers each POST with the same
-//! `tools/call` result under the request's own id, and does nothing else.
+//! `tools/call` result under the request's own id, and does nothing else. With the header `X-Stream-Ms` it answers with an
+//! event stream that never ends: an event at once, and one after each of so many milliseconds, or no more if that is 0.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Parser;
 use guard_tests::serve::announce;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,13 +69,13 @@ async fn connection(stream: TcpStream, result: &'static str) {
         .await;
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    result: &'static str,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+async fn answer(request: Request<Incoming>, result: &'static str) -> Result<Response<Body>, Infallible> {
     if request.method() != Method::POST {
         return Ok(status(StatusCode::METHOD_NOT_ALLOWED));
     }
+    let stream = request.headers().get("x-stream-ms").and_then(|every| every.to_str().ok()?.parse().ok());
     let Ok(body) = request.into_body().collect().await else {
         return Ok(status(StatusCode::BAD_REQUEST));
     };
@@ -81,18 +84,42 @@ async fn answer(
         // A notification.
         return Ok(status(StatusCode::ACCEPTED));
     };
+    if let Some(every) = stream {
+        return Ok(events(Duration::from_millis(every)));
+    }
     let mut reply = Vec::with_capacity(32 + id.len() + result.len());
     reply.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
     reply.extend_from_slice(id);
     reply.extend_from_slice(result.as_bytes());
-    let mut response = Response::new(Full::from(reply));
+    let mut response = Response::new(Full::from(reply).boxed_unsync());
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
 }
 
-fn status(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+/// Each event says when it was sent.
+fn events(every: Duration) -> Response<Body> {
+    let events = futures_util::stream::unfold(true, move |is_first| async move {
+        if !is_first {
+            if every.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(every).await;
+        }
+        let sent = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let message = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{sent}}}}}"#
+        );
+        Some((Ok(Frame::data(Bytes::from(format!("data: {message}\n\n")))), false))
+    });
+    let mut response = Response::new(StreamBody::new(events).boxed_unsync());
+    let kind = header::HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::default().boxed_unsync());
     *response.status_mut() = status;
     response
 }

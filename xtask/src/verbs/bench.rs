@@ -27,7 +27,10 @@ pub(crate) struct Args {
     /// Calls a second in the open loop [default: 500]
     #[arg(long)]
     rate: Option<f64>,
-    /// Only these: connect, direct, nginx, guard-os, guard-durable
+    /// Event streams at once [default: 2000]
+    #[arg(long)]
+    streams: Option<usize>,
+    /// Only these: connect, streams, direct, nginx, guard-os, guard-durable
     #[arg(long)]
     cells: Option<String>,
     /// Also write everything that was measured to this file
@@ -42,17 +45,19 @@ pub(crate) struct Args {
 
 /// No more than these: an optimised build of one takes a minute or two.
 const PROGRAMS: [&str; 4] = ["mcp-guard", "static-upstream", "load-gen", "bench-cells"];
-const SMOKE: [&str; 10] = [
+const SMOKE: [&str; 12] = [
     "--seconds",
-    "0.3",
+    "1.2",
     "--runs",
     "1",
     "--concurrency",
     "2",
     "--rate",
     "50",
+    "--streams",
+    "20",
     "--cells",
-    "connect,direct,guard-os",
+    "connect,streams,direct,guard-os",
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -98,6 +103,7 @@ impl Args {
         add("--runs", self.runs.map(|value| value.to_string().into()));
         add("--concurrency", self.concurrency.map(|value| value.to_string().into()));
         add("--rate", self.rate.map(|value| value.to_string().into()));
+        add("--streams", self.streams.map(|value| value.to_string().into()));
         add("--cells", self.cells.as_ref().map(OsString::from));
         add("--json", self.json.as_ref().map(OsString::from));
         all

@@ -19,6 +19,8 @@ use tempfile::TempDir;
 use crate::Kind;
 use crate::usage::Usage;
 
+pub(crate) mod streams;
+
 /// How long nginx may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 3001;
@@ -93,7 +95,7 @@ impl Cell {
         };
         cell.headers.push(format!("Mcp-Name: {TOOL}"));
         match kind {
-            Kind::Direct | Kind::Connect => {}
+            Kind::Direct | Kind::Connect | Kind::Streams => {}
             Kind::Nginx => cell.start_nginx()?,
             Kind::GuardOs => cell.start_guard(Durability::Os)?,
             Kind::GuardDurable => cell.start_guard(Durability::Durable)?,
@@ -131,6 +133,11 @@ impl Cell {
         let programs = Programs { guard: program("mcp-guard")?, verifier: PathBuf::new() };
         let mut daemon = Daemon::new(programs, Some(&self.netns.path()), &[server], &POLICIES)?;
         daemon.config.audit.durability = durability;
+        // All the load comes from one peer.
+        let many = 16_384;
+        daemon.config.limits = serde_json::from_value(json!({
+            "connections_max": many, "connections_per_peer_max": many, "calls_in_flight_max": many,
+        }))?;
         let credential = daemon.issue(AGENT)?;
         daemon.start()?;
         self.headers.extend([

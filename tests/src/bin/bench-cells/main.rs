@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use rounds::Plan;
 
@@ -34,6 +35,9 @@ struct Options {
     /// Calls a second in the open loop
     #[arg(long, default_value_t = 500.0)]
     rate: f64,
+    /// Event streams at once
+    #[arg(long, default_value_t = 2000)]
+    streams: usize,
     /// The cells, in the order of each round
     #[arg(long, value_delimiter = ',', value_enum)]
     cells: Vec<Kind>,
@@ -54,10 +58,13 @@ enum Kind {
     GuardDurable,
     /// No calls: what a connection costs without programs, past them, steered, and with its client's identity
     Connect,
+    /// No calls: what event streams cost through the other cells, without nginx
+    Streams,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Connect, Self::Direct, Self::Nginx, Self::GuardOs, Self::GuardDurable];
+    const ALL: [Self; 6] =
+        [Self::Connect, Self::Streams, Self::Direct, Self::Nginx, Self::GuardOs, Self::GuardDurable];
 
     fn name(self) -> &'static str {
         match self {
@@ -66,6 +73,7 @@ impl Kind {
             Self::GuardOs => "guard-os",
             Self::GuardDurable => "guard-durable",
             Self::Connect => "connect",
+            Self::Streams => "streams",
         }
     }
 }
@@ -93,6 +101,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
         connections: options.concurrency,
         rate: options.rate,
     };
+    // A stream through the guard is two connections here.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let before = machine::Machine::now()?;
     // First: the programs of other cells' guards would see these connections too.
     let connections = if kinds.contains(&Kind::Connect) {
@@ -100,10 +111,19 @@ fn run(options: &Options) -> anyhow::Result<()> {
     } else {
         connect::Measured::new()
     };
-    let kinds = kinds.iter().filter(|kind| **kind != Kind::Connect);
+    let streams = if kinds.contains(&Kind::Streams) {
+        let cells = [Kind::Direct, Kind::GuardOs]
+            .map(cells::Cell::start)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        cells::streams::run(&cells, options.streams, plan.seconds)?
+    } else {
+        Vec::new()
+    };
+    let kinds = kinds.iter().filter(|kind| !matches!(kind, Kind::Connect | Kind::Streams));
     let cells = kinds.map(|kind| cells::Cell::start(*kind)).collect::<anyhow::Result<Vec<_>>>()?;
     let measured = rounds::run(&plan, &cells)?;
-    let report = report::Report { plan, before, load_after: machine::load(), measured, connections };
+    let report = report::Report { plan, before, load_after: machine::load(), measured, connections, streams };
     print!("{}", report.text());
     if let Some(file) = &options.json {
         let text = serde_json::to_vec_pretty(&report.json())?;

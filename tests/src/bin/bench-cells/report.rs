@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::cells::streams;
 use crate::connect::{self, CELLS};
 use crate::machine::Machine;
 use crate::rounds::{Measured, Plan};
@@ -28,6 +29,7 @@ pub(crate) struct Report {
     pub(crate) load_after: String,
     pub(crate) measured: Vec<Measured>,
     pub(crate) connections: connect::Measured,
+    pub(crate) streams: Vec<streams::Measured>,
 }
 
 /// The middle and the extremes of some values.
@@ -62,6 +64,7 @@ impl Report {
         let Plan { seconds, runs, connections, rate } = self.plan;
         let mut text = format!("{}, at the end {}\n", self.before.text(), self.load_after);
         text += &self.of_connections();
+        text += &self.of_streams();
         if self.measured.is_empty() {
             return text;
         }
@@ -85,6 +88,29 @@ impl Report {
         }
         text.push('\n');
         text
+    }
+
+    /// The cost of a stream.
+    fn of_streams(&self) -> String {
+        if self.streams.is_empty() {
+            return String::new();
+        }
+        let mut rows =
+            vec![["streams", "RSS KiB each, idle", "p50 µs", "p99 µs", "events"].map(str::to_owned).to_vec()];
+        for streams::Measured { cell, rss_kib, p50_us, p99_us, events } in &self.streams {
+            let rss = rss_kib.map_or("-".to_owned(), |rss| format!("{rss:.1}"));
+            rows.push(vec![
+                (*cell).to_owned(),
+                rss,
+                format!("{p50_us:.0}"),
+                format!("{p99_us:.0}"),
+                events.to_string(),
+            ]);
+        }
+        format!(
+            "Event streams at once; then each with one event a second, from the server's write to the client's read.\n\n{}\n",
+            table(&rows)
+        )
     }
 
     /// The cost of a connection, and its ratio to that of one without the guard.
@@ -140,6 +166,7 @@ impl Report {
         let Plan { seconds, runs, connections, rate } = self.plan;
         json!({
             "machine": self.before.json(),
+            "streams": self.streams.iter().map(streams::Measured::json).collect::<Vec<_>>(),
             "load_average_after": self.load_after,
             "plan": { "seconds": seconds, "runs": runs, "connections": connections, "rate": rate },
             "errors": 0,
