@@ -140,12 +140,13 @@ impl Frames {
         self.send(&frame(DATA, END_STREAM, stream, &request.body))
     }
 
-    pub fn next(&mut self) -> anyhow::Result<Frame> {
+    pub fn read(&mut self) -> anyhow::Result<Frame> {
         let head = self.line.take(HEAD_BYTES)?;
-        let [a, b, c, kind, flags, d, e, f, g] = head[..] else { bail!("{head:?}") };
-        let length = u32::from_be_bytes([0, a, b, c]);
+        let (length, rest) = head.split_at(3);
+        let [kind, flags, stream @ ..] = rest else { bail!("{head:?}") };
+        let length = number(&[&[0], length].concat());
         let payload = self.line.take(usize::try_from(length)?)?;
-        Ok(Frame { kind, flags, stream: u32::from_be_bytes([d & 0x7f, e, f, g]), payload })
+        Ok(Frame { kind: *kind, flags: *flags, stream: number(stream) & 0x7fff_ffff, payload })
     }
 
     /// What comes of the stream, or of the connection. Sends a PING behind what was sent: when its answer comes and no
@@ -154,7 +155,7 @@ impl Frames {
         // The other side may have closed already.
         let _ = self.send(&frame(PING, 0, 0, b"how goes"));
         loop {
-            let Ok(frame) = self.next() else { return End::Closed };
+            let Ok(frame) = self.read() else { return End::Closed };
             let code = |at: usize| frame.payload.get(at..at + 4).map_or(0, number);
             match frame.kind {
                 GOAWAY if code(4) != 0 => return End::GoAway(code(4)),
@@ -180,7 +181,7 @@ impl Frames {
     pub fn body(&mut self, stream: u32) -> anyhow::Result<String> {
         let mut body = Vec::new();
         loop {
-            let frame = self.next().context("the answer's body")?;
+            let frame = self.read().context("the answer's body")?;
             if frame.kind == DATA && frame.stream == stream {
                 body.extend_from_slice(&frame.payload);
                 if frame.flags & END_STREAM != 0 {

@@ -98,23 +98,35 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
     }
     let frame: Frame<'_> = serde_json::from_str(std::str::from_utf8(raw)?)?;
     let kind = match (frame.method, frame.result, frame.error, &frame.id) {
-        (Some(method), None, None, Some(Some(_))) => ReplyKind::Request { method: method.into_owned() },
+        (Some(method), None, None, Named::By(_)) => ReplyKind::Request { method: method.into_owned() },
         // `id: null` beside a method: a notification to some, nothing to others.
-        (Some(method), None, None, None) => ReplyKind::Notification { method: method.into_owned() },
-        (None, Some(outcome), None, Some(Some(_))) => ReplyKind::Result(outcome),
+        (Some(method), None, None, Named::Not) => ReplyKind::Notification { method: method.into_owned() },
+        (None, Some(outcome), None, Named::By(_)) => ReplyKind::Result(outcome),
         (None, None, Some(error), _) => ReplyKind::Error { code: error.code },
         _ => return Err(ReplyError::Kind),
     };
-    Ok(Reply { id: frame.id.flatten(), kind })
+    let id = match frame.id {
+        Named::By(id) => Some(id),
+        Named::Not | Named::Null => None,
+    };
+    Ok(Reply { id, kind })
 }
 
 #[derive(Default)]
 struct Frame<'a> {
-    /// `Some(None)`: null.
-    id: Option<Option<Id>>,
+    id: Named,
     method: Option<Cow<'a, str>>,
     result: Option<Outcome>,
     error: Option<ErrorMember>,
+}
+
+/// The `id` member.
+#[derive(Default)]
+enum Named {
+    #[default]
+    Not,
+    Null,
+    By(Id),
 }
 
 impl<'de> Deserialize<'de> for Frame<'de> {
@@ -137,9 +149,9 @@ impl<'de> Visitor<'de> for FrameVisitor {
         let mut seen = Seen::default();
         while let Some(Text(key)) = map.next_key()? {
             match seen.note(&key, FRAME_KEYS)? {
-                Some("id") => frame.id = Some(map.next_value()?),
+                Some("id") => frame.id = map.next_value::<Option<Id>>()?.map_or(Named::Null, Named::By),
                 Some("method") => {
-                    frame.method = map.next_value::<Option<Text<'_>>>()?.map(|Text(method)| method)
+                    frame.method = map.next_value::<Option<Text<'_>>>()?.map(|Text(method)| method);
                 }
                 // `result: null` is a result all the same.
                 Some("result") => frame.result = Some(map.next_value()?),

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("building the targets: a minute or two for the first time");
     place.cargo_fuzz("build").run()?;
     let mut found = false;
-    println!("{:10} {:>12} {:>9}  {}", "target", "executions", "coverage", "result");
+    println!("target       executions  coverage  result");
     for target in TARGETS.into_iter().filter(|target| args.target.as_ref().is_none_or(|only| only == target))
     {
         let outcome = place.feed(target, args.seconds.get())?;

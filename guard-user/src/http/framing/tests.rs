@@ -209,7 +209,7 @@ fn the_fault_of_a_chunk_line_does_not_depend_on_its_pieces() {
         ("2;x\r\n", FramingError::ChunkExtension),
         ("2;a=bbbbbbbbbbbbbbbbbbbb\r\n", FramingError::ChunkExtension),
         ("22222222222222;x\r\n", FramingError::ChunkSize),
-        ("\0\0\0\0\0\0\0\0\0\0\0\028;\n", FramingError::ChunkSize),
+        ("\t\t\t\t\t\t\t\t\t\t\t28;\n", FramingError::ChunkSize),
     ] {
         let head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
         let bytes = [&head[..], line.as_bytes()].concat();
