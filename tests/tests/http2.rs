@@ -194,7 +194,7 @@ fn requests_that_break_a_rule_are_refused_and_never_reach_the_server() {
         ("a longer content-length", |head| head.push(field("content-length", "5000"))),
         ("a shorter content-length", |head| head.push(field("content-length", "5"))),
         ("two content-lengths", |head| {
-            head.extend([field("content-length", "5"), field("content-length", "6")])
+            head.extend([field("content-length", "5"), field("content-length", "6")]);
         }),
         ("a content-length with a sign", |head| head.push(field("content-length", "+5"))),
         ("Mcp-Name twice", |head| head.extend([field("mcp-name", "a"), field("mcp-name", "b")])),

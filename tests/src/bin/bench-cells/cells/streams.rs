@@ -78,7 +78,7 @@ impl Cell {
                 let tls = tls.map(|config| TlsConnector::from(Arc::new(config)));
                 let request = Arc::new(self.request(every_ms)?);
                 let opening = Arc::new(Semaphore::new(OPENING_MAX));
-                let (ready, mut is_ready) = mpsc::unbounded_channel();
+                let (ready, mut is_ready) = mpsc::channel(count.max(1));
                 let (listen, listening) = watch::channel(false);
                 let mut streams = JoinSet::new();
                 for _ in 0..count {
@@ -90,7 +90,7 @@ impl Cell {
                         tcp.set_nodelay(true)?;
                         let told = || {
                             drop(place);
-                            ready.send(()).is_ok()
+                            ready.try_send(()).is_ok()
                         };
                         match tls {
                             None => listen_to(tcp, &request, told, listening).await,
@@ -132,13 +132,15 @@ impl Cell {
 
     fn request(&self, every_ms: u32) -> anyhow::Result<Vec<u8>> {
         let body = std::fs::read_to_string(self.dir.path().join("call.json"))?.replace("ID", "1");
-        let mut head =
-            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".to_owned();
-        head += "Accept: application/json, text/event-stream\r\n";
-        for header in self.headers.iter().chain([&format!("X-Stream-Ms: {every_ms}")]) {
-            head += &format!("{header}\r\n");
-        }
-        head += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        let mut lines = vec![
+            "POST /mcp HTTP/1.1".to_owned(),
+            "Host: localhost".to_owned(),
+            "Content-Type: application/json".to_owned(),
+            "Accept: application/json, text/event-stream".to_owned(),
+        ];
+        lines.extend(self.headers.iter().cloned());
+        lines.extend([format!("X-Stream-Ms: {every_ms}"), format!("Content-Length: {}", body.len())]);
+        let head = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
         Ok(head.into_bytes())
     }
 }
