@@ -74,11 +74,11 @@ impl Pipeline {
         connection.look().await;
         let caller = identify(&rules, connection, request.headers()).await;
         let is_known = matches!(caller, Ok((_, Ok(()))));
-        let (head, body, held) = read(request, &self.limits, &self.memory, is_known).await;
+        let (head, body, share) = read(request, &self.limits, &self.memory, is_known).await;
         if let Ok(body) = &body
             && self.is_to_split(connection, &head, &caller, body)
         {
-            let batch = Shared { connection: Arc::clone(connection), rules, head, caller, held };
+            let batch = Shared { connection: Arc::clone(connection), rules, head, caller, _held: share };
             return self.handle_batch(batch, body).await;
         }
         self.handle_one(connection, &rules, &head, &caller, body).await

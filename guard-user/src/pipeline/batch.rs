@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub head: Parts,
     pub caller: Identified,
     /// The memory of the whole batch.
-    pub held: Held,
+    pub _held: Held,
 }
 
 impl Pipeline {
@@ -123,7 +123,6 @@ impl Pipeline {
             () = all => {}
             () = events.closed() => {}
         }
-        drop(shared.held);
     }
 }
 

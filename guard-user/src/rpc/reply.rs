@@ -57,6 +57,7 @@ pub enum ReplyKind {
 }
 
 /// What a result says of itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// `isError: true`: the tool ran and failed.
