@@ -20,16 +20,22 @@ use crate::http::Body;
 use crate::policy::is_protocol_method;
 use crate::refusal::{Advice, Approval, Refusal};
 use crate::rpc::{Era, Id, Kind, Message, Target};
+use crate::session::NotYours;
 use crate::types::DecisionId;
 
 /// Where the machine-readable twin of a refusal's text stands: in a result's `_meta` or an error's `data`.
 const DECISION_KEY: &str = "mcp-guard/decision";
 
 /// Methods that name a target and that 2026-07-28 no longer has.
-const REMOVED_METHODS: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
+const REMOVED_METHODS: [&str; 4] =
+    ["resources/subscribe", "resources/unsubscribe", "tasks/list", "tasks/result"];
+
+/// The extension that a stateless client declares before it may ask for tasks.
+const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
 
 const INVALID_PARAMS: i32 = -32602;
 const METHOD_NOT_FOUND: i32 = -32601;
+const MISSING_CAPABILITY: i32 = -32021;
 /// What a resource that is not there was called before it became an invalid parameter in 2026-07-28.
 const RESOURCE_NOT_FOUND: i32 = -32002;
 
@@ -66,6 +72,8 @@ pub enum Absent {
     Resource(String),
     /// The method itself
     Method,
+    /// A task, of which the client has not said that it knows tasks.
+    UndeclaredTask,
     /// Nothing that could be named: the method is the protocol's own, or names no target.
     Nothing,
 }
@@ -105,6 +113,9 @@ impl Absent {
             // Without a grant these are refused too, but every server has them: a client that is told otherwise takes
             // the server for one of another revision.
             Target::Method if !is_protocol_method(message.method()) => Self::Method,
+            Target::Task(_) if message.era() == Era::Modern && !message.declares(TASKS_EXTENSION) => {
+                Self::UndeclaredTask
+            }
             Target::Tool(_)
             | Target::Task(_)
             | Target::ServerRequest(_)
@@ -126,7 +137,8 @@ pub fn refuse(
         return upgrade_required(server, site, head);
     }
     match message(asked, refusal) {
-        Some(message) if is_method_not_found(&message) => json_body(StatusCode::NOT_FOUND, &message),
+        Some(message) if is(&message, METHOD_NOT_FOUND) => json_body(StatusCode::NOT_FOUND, &message),
+        Some(message) if is(&message, MISSING_CAPABILITY) => json_body(StatusCode::BAD_REQUEST, &message),
         Some(message) if !refusal.is_about_http() => in_band(asked, &message),
         _ if matches!(asked.what, What::OneWay) && !refusal.is_about_http() => {
             status(StatusCode::ACCEPTED, Body::empty())
@@ -168,7 +180,11 @@ pub(super) fn message(asked: &Asked, refusal: &Refusal) -> Option<Value> {
             _ => (id, "result", tool_error(asked, refusal, tool)),
         },
         What::Request { id, absent } => {
-            let hidden = matches!(refusal, Refusal::Denied(deny) if deny.is_hidden());
+            let hidden = match refusal {
+                Refusal::Denied(deny) => deny.is_hidden(),
+                Refusal::NotYours(NotYours::Task(_)) => true,
+                _ => false,
+            };
             let unknown = hidden.then(|| unknown(asked, absent, refusal)).flatten();
             (id, "error", unknown.unwrap_or_else(|| error(asked, refusal)))
         }
@@ -178,8 +194,8 @@ pub(super) fn message(asked: &Asked, refusal: &Refusal) -> Option<Value> {
 }
 
 /// The one error of a refused message that has an HTTP status of its own.
-fn is_method_not_found(message: &Value) -> bool {
-    message["error"]["code"] == METHOD_NOT_FOUND
+fn is(message: &Value, code: i32) -> bool {
+    message["error"]["code"] == code
 }
 
 /// What servers say of a tool that they do not have: an agent cannot tell a hidden tool from none.
@@ -203,6 +219,11 @@ fn unknown(asked: &Asked, absent: &Absent, refusal: &Refusal) -> Option<Value> {
             error["code"] = METHOD_NOT_FOUND.into();
             error
         }
+        Absent::UndeclaredTask => json!({
+            "code": MISSING_CAPABILITY,
+            "message": "Missing required client capability",
+            "data": { "requiredCapabilities": { "extensions": { TASKS_EXTENSION: {} } } },
+        }),
         Absent::Method | Absent::Nothing => return None,
     })
 }

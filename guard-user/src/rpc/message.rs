@@ -191,6 +191,12 @@ impl Message {
         self.param("requestState").is_some() || self.param("inputResponses").is_some()
     }
 
+    /// Whether a stateless client says that it knows this extension of the protocol.
+    pub fn declares(&self, extension: &str) -> bool {
+        let capabilities = self.meta("io.modelcontextprotocol/clientCapabilities");
+        capabilities.and_then(|known| known.get("extensions")?.get(extension)).is_some()
+    }
+
     pub(super) fn param(&self, key: &str) -> Option<&Json> {
         self.params.as_ref()?.get(key)
     }

@@ -244,7 +244,7 @@ impl Claim {
     /// The stream of HTTP+SSE has ended, and its session with it.
     pub fn end_stream(&mut self) {
         if let (Step::OpensStream, Some(id)) = (self.step, &self.session) {
-            self.sessions.forget(&self.server, id);
+            self.sessions.remove(&self.server, id);
         }
     }
 

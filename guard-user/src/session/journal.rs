@@ -161,7 +161,7 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
             Ok(Line::Session { new, opened_at, used_at, events }) => {
                 table.restore(new, opened_at, used_at, events);
             }
-            Ok(Line::Ended { server, id }) => _ = table.forget(&server, &id),
+            Ok(Line::Ended { server, id }) => _ = table.remove(&server, &id),
             Ok(Line::Task { server, id, made, at }) => tasks.restore(server, &id, made, at),
             // The guard was killed while it wrote.
             Err(_torn) if lines.peek().is_none() => {}

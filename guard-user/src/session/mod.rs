@@ -102,7 +102,13 @@ impl Sessions {
         Ok((visit, ended))
     }
 
-    /// Forgets a session that its client or its server has ended.
+    /// Takes out a session that ends with its stream.
+    pub fn remove(&self, server: &ServerName, id: &SessionId) {
+        self.lock().table.remove(server, id);
+    }
+
+    /// Forgets a session that its client or its server has ended. Only its owner can still name it, until it is idle for
+    /// long enough, and gets the server's answer to that.
     pub fn forget(&self, server: &ServerName, id: &SessionId) {
         let mut state = self.lock();
         if state.table.forget(server, id) {

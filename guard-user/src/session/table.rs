@@ -132,6 +132,8 @@ struct Session {
     opened_at: u64,
     presence: Arc<Presence>,
     events: Events,
+    /// Its client or its server has ended it. What its owner still asks of it, the server answers in its own words.
+    is_gone: bool,
 }
 
 type Key = (ServerName, SessionId);
@@ -178,28 +180,35 @@ impl Table {
     pub(super) fn adopt(&mut self, new: NewSession, now: u64) -> Result<(Visit, Option<Ended>), Refused> {
         let key = (new.server.clone(), new.id.clone());
         if let Some(known) = self.sessions.get(&key) {
-            return if known.new.owner == new.owner {
-                Ok((known.presence.visit(now), None))
-            } else {
-                Err(Refused::Taken)
-            };
+            if !known.is_gone {
+                return if known.new.owner == new.owner {
+                    Ok((known.presence.visit(now), None))
+                } else {
+                    Err(Refused::Taken)
+                };
+            }
         }
         let ended = self.make_room(&new, now);
         let presence = Presence::new(now);
         let visit = presence.visit(now);
-        self.sessions.insert(key, Session { new, opened_at: now, presence, events: Events::default() });
+        self.sessions.insert(
+            key,
+            Session { new, opened_at: now, presence, events: Events::default(), is_gone: false },
+        );
         Ok((visit, ended))
     }
 
     /// The session of the same agent goes that was not used for longest: who opens many loses his own.
     fn make_room(&mut self, new: &NewSession, now: u64) -> Option<Ended> {
+        // One that is gone goes first.
         let of_agent = || self.sessions.iter().filter(|(_, other)| other.new.owner.agent == new.owner.agent);
         if of_agent().count() < self.per_agent_max {
             return None;
         }
-        let oldest = of_agent().min_by_key(|(_, other)| (other.presence.used_at(now), other.opened_at));
-        let key = oldest.map(|(key, _)| key.clone())?;
-        Some(self.sessions.remove(&key)?.end(Reason::SessionsTooMany))
+        let last = |other: &Session| (!other.is_gone, other.presence.used_at(now), other.opened_at);
+        let key = of_agent().min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
+        let session = self.sessions.remove(&key)?;
+        (!session.is_gone).then(|| session.end(Reason::SessionsTooMany))
     }
 
     pub(super) fn version(&self, server: &ServerName, id: &SessionId) -> Option<String> {
@@ -207,11 +216,17 @@ impl Table {
     }
 
     pub(super) fn has(&self, server: &ServerName, id: &SessionId) -> bool {
-        self.sessions.contains_key(&(server.clone(), id.clone()))
+        self.sessions.get(&(server.clone(), id.clone())).is_some_and(|session| !session.is_gone)
     }
 
-    /// Whether there was one. Its server has ended it, and ends its streams too.
+    /// Whether there was one. Its server ends its streams.
     pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId) -> bool {
+        let session = self.sessions.get_mut(&(server.clone(), id.clone()));
+        session.is_some_and(|session| !std::mem::replace(&mut session.is_gone, true))
+    }
+
+    /// Takes one out without a trace. Whether there was one.
+    pub(super) fn remove(&mut self, server: &ServerName, id: &SessionId) -> bool {
         self.sessions.remove(&(server.clone(), id.clone())).is_some()
     }
 
@@ -223,12 +238,14 @@ impl Table {
             .iter()
             .filter_map(|(key, session)| Some((key.clone(), session.is_over(idle, longest, now)?)))
             .collect();
-        over.into_iter().filter_map(|(key, reason)| Some(self.sessions.remove(&key)?.end(reason))).collect()
+        let over = over.into_iter().filter_map(|(key, reason)| Some((self.sessions.remove(&key)?, reason)));
+        over.filter(|(session, _)| !session.is_gone).map(|(session, reason)| session.end(reason)).collect()
     }
 
     /// Takes out those that `ends` wants gone.
     pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
-        let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
+        let open = self.sessions.iter().filter(|(_, session)| !session.is_gone);
+        let meant = open.filter(|(_, session)| ends(&session.seen(now)));
         let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
         keys.into_iter()
             .filter_map(|key| Some(self.sessions.remove(&key)?.end(Reason::SessionEnded)))
@@ -236,7 +253,8 @@ impl Table {
     }
 
     pub(super) fn list(&self, now: u64) -> Vec<Seen> {
-        let mut all: Vec<Seen> = self.sessions.values().map(|session| session.seen(now)).collect();
+        let open = self.sessions.values().filter(|session| !session.is_gone);
+        let mut all: Vec<Seen> = open.map(|session| session.seen(now)).collect();
         all.sort_by(|a, b| b.opened_at.cmp(&a.opened_at).then_with(|| a.session.cmp(&b.session)));
         all
     }
@@ -256,18 +274,18 @@ impl Table {
     pub(super) fn restore(&mut self, new: NewSession, opened_at: u64, used_at: u64, events: Vec<u64>) {
         let (presence, events) = (Presence::new(used_at), Events::restored(events));
         let key = (new.server.clone(), new.id.clone());
-        self.sessions.insert(key, Session { new, opened_at, presence, events });
+        self.sessions.insert(key, Session { new, opened_at, presence, events, is_gone: false });
     }
 
     /// Each session, when it was opened and used, and its event ids.
     pub(super) fn each(&self, now: u64) -> impl Iterator<Item = (&NewSession, u64, u64, Vec<u64>)> {
-        self.sessions.values().map(move |session| {
+        self.sessions.values().filter(|session| !session.is_gone).map(move |session| {
             (&session.new, session.opened_at, session.presence.used_at(now), session.events.all())
         })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sessions.len()
+        self.sessions.values().filter(|session| !session.is_gone).count()
     }
 }
 

@@ -66,6 +66,22 @@ fn a_clock_that_goes_back_ends_nothing() {
     assert!(table.enter(&server(), &id("1"), &owner("a"), None, 0).is_ok());
 }
 
+#[test]
+fn what_its_client_has_ended_its_owner_alone_can_name_and_the_server_can_give_out_again() {
+    let mut table = table(10, 100, 2);
+    drop(table.adopt(new("1", "a"), 0).unwrap());
+    assert!(table.forget(&server(), &id("1")) && !table.forget(&server(), &id("1")));
+    let enter = |table: &mut Table, agent| table.enter(&server(), &id("1"), &owner(agent), None, 1).is_ok();
+    assert!(enter(&mut table, "a") && !enter(&mut table, "b"));
+    assert_eq!((table.len(), table.list(1).len(), table.has(&server(), &id("1"))), (0, 0, false));
+    assert!(table.end(1, |_| true).is_empty(), "it is closed already");
+    // It makes room before any that is open.
+    drop(table.adopt(new("2", "a"), 1).unwrap());
+    assert!(table.adopt(new("3", "a"), 2).unwrap().1.is_none());
+    drop(table.adopt(new("1", "b"), 3).unwrap());
+    assert!(enter(&mut table, "b") && !enter(&mut table, "a"));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Adopt(usize, usize),
@@ -114,7 +130,7 @@ proptest! {
                     prop_assert_eq!(entered.is_ok(), model.get(&at) == Some(&agent));
                 }
                 Step::Forget(at) => {
-                    prop_assert_eq!(table.forget(&server(), &id(IDS[at])), model.remove(&at).is_some());
+                    prop_assert_eq!(table.remove(&server(), &id(IDS[at])), model.remove(&at).is_some());
                 }
                 Step::Sweep => prop_assert!(table.sweep(now).is_empty()),
             }
