@@ -58,13 +58,15 @@ const TOOLS: [&str; 24] = [
 const OTHER_TOOLS: [&str; 2] = ["test_reconnection", "valid_tool"];
 const RESOURCES: [&str; 2] = ["file:///path/to/file%20name.txt", "https://example.com/resource?id=123"];
 
-/// Two servers of each kind at the same time.
-const SLOTS: [Slot; 4] = [
-    Slot { port: 3001, path: "/mcp" },
-    Slot { port: 3002, path: "/mcp" },
-    Slot { port: 3003, path: "/" },
-    Slot { port: 3004, path: "/" },
-];
+/// Slots of each kind. Every server of the suite is another one, and what a tool was behind a slot is pinned there.
+const SLOTS_EACH: u16 = 48;
+const FIRST_PORT: u16 = 3001;
+
+fn slots() -> Vec<Slot> {
+    let port = |number| FIRST_PORT + number;
+    let mcp = (0..SLOTS_EACH).map(|number| Slot { port: port(number), path: "/mcp" });
+    mcp.chain((SLOTS_EACH..2 * SLOTS_EACH).map(|number| Slot { port: port(number), path: "/" })).collect()
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Client {
@@ -87,7 +89,7 @@ impl Client {
 
 fn policy() -> String {
     let mut matchers = Vec::new();
-    for slot in &SLOTS {
+    for slot in &slots() {
         let at = |kind: &str, name: &str| json!({"server": name_of(slot), kind: name});
         matchers.extend(TOOLS.iter().chain(&OTHER_TOOLS).map(|name| at("tool", name)));
         matchers.extend(RESOURCES.map(|uri| at("resource", uri)));
@@ -106,10 +108,11 @@ fn name_of(slot: &Slot) -> String {
 }
 
 fn start() -> (Daemon, Credential) {
-    let servers = SLOTS.map(|slot| {
+    let servers = slots().into_iter().map(|slot| {
         let entry = json!({"name": name_of(&slot), "port": slot.port, "path": slot.path});
         serde_json::from_value::<Server>(entry).unwrap()
     });
+    let servers: Vec<Server> = servers.collect();
     let mut daemon =
         Daemon::new(Programs::built().unwrap(), None, &servers, &[("policy.yaml", &policy())]).unwrap();
     let credential = daemon.issue("suite").unwrap();
@@ -147,9 +150,9 @@ fn run(client: Client, arguments: &[&str], leave_out: &[&str], way: Way<'_>) -> 
 #[test]
 fn servers_cannot_tell_a_client_behind_the_guard_from_the_client() {
     apart(|| {
-        let slots = Slots::open(&SLOTS).unwrap();
+        let slots = Slots::open(&slots()).unwrap();
         let (daemon, credential) = start();
-        let endpoint = daemon.endpoint(SLOTS[0].port, &credential);
+        let endpoint = daemon.endpoint(FIRST_PORT, &credential);
         let guarded = Way::Guarded(slots.address, &endpoint);
         let mut differences = Vec::new();
         println!("\nclient      revision    scenarios  checks  passed direct  passed guarded  seconds");

@@ -41,7 +41,15 @@ fn pass(data: &[u8]) -> Option<(Vec<u8>, String)> {
             passed = bytes.to_vec();
         }
     }
-    Some((passed, project::reply(&read, &shown.take())))
+    // Of a name that stands twice among tools or prompts, neither is passed on.
+    let all = shown.take();
+    let is_single = |one: &&String| {
+        one.starts_with("resource:")
+            || one.starts_with("task:")
+            || all.iter().filter(|other| other == one).count() == 1
+    };
+    let shown: Vec<String> = all.iter().filter(is_single).cloned().collect();
+    Some((passed, project::reply(&read, &shown)))
 }
 
 fn guard(case: &Case) -> Option<(Case, Vec<String>)> {

@@ -105,6 +105,11 @@ fn the_servers_own_stream_a_resumed_one_and_the_end_of_a_session_pass() {
         let scene = Scene::new(&json!({})).unwrap();
         let bare = |method| Request::bare(method).by(&scene.credential).with("Mcp-Session-Id", "s-1");
         let mut line = scene.https.line().unwrap();
+        let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}});
+        line.send(&scene.post(&initialize).bytes()).unwrap();
+        scene.puppet.hear().unwrap().answer_with("Mcp-Session-Id: s-1\r\n", &done(1)).unwrap();
+        assert_eq!(line.answer().unwrap().header("mcp-session-id"), Some("s-1"));
+        let mut line = scene.https.line().unwrap();
         line.send(&bare("GET").bytes()).unwrap();
         let mut heard = scene.puppet.hear().unwrap();
         assert!(heard.head.starts_with("GET /mcp HTTP/1.1\r\n"), "{}", heard.head);
@@ -115,6 +120,8 @@ fn the_servers_own_stream_a_resumed_one_and_the_end_of_a_session_pass() {
         let asks = json!({"jsonrpc": "2.0", "id": 9, "method": "sampling/createMessage", "params": {}});
         heard.event(&asks).unwrap();
         assert!(line.chunks_until("\n\n").unwrap().contains(&asks.to_string()));
+        heard.write("id: 6\ndata: \n\n").unwrap();
+        assert_eq!(line.chunks_until("\n\n").unwrap(), "id: 6\ndata: \n\n");
         drop((heard, line));
 
         // The answer to an earlier request comes on a resumed stream, and is no less filtered there.

@@ -179,14 +179,12 @@ impl Table {
 
     pub(super) fn adopt(&mut self, new: NewSession, now: u64) -> Result<(Visit, Option<Ended>), Refused> {
         let key = (new.server.clone(), new.id.clone());
-        if let Some(known) = self.sessions.get(&key) {
-            if !known.is_gone {
-                return if known.new.owner == new.owner {
-                    Ok((known.presence.visit(now), None))
-                } else {
-                    Err(Refused::Taken)
-                };
-            }
+        if let Some(known) = self.sessions.get(&key).filter(|known| !known.is_gone) {
+            return if known.new.owner == new.owner {
+                Ok((known.presence.visit(now), None))
+            } else {
+                Err(Refused::Taken)
+            };
         }
         let ended = self.make_room(&new, now);
         let presence = Presence::new(now);

@@ -7,8 +7,16 @@ use guard_fuzz::rpc::reply::{self, ReplyKind};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-const LISTS: [(&str, &str); 4] =
-    [("tools", "name"), ("prompts", "name"), ("resources", "uri"), ("resourceTemplates", "uriTemplate")];
+const LISTS: [(&str, &str); 5] = [
+    ("tools", "name"),
+    ("prompts", "name"),
+    ("resources", "uri"),
+    ("resourceTemplates", "uriTemplate"),
+    ("tasks", "taskId"),
+];
+/// Of these, a name that stands twice is not shown.
+const SINGLE: [&str; 2] = ["tools", "prompts"];
+const TTL_MAX: u64 = 300_000;
 
 fn wanted(name: &str) -> bool {
     name.len() % 2 == 0
@@ -16,15 +24,15 @@ fn wanted(name: &str) -> bool {
 
 fn keep(target: Target<'_>) -> bool {
     match target {
-        Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) => wanted(name),
-        Target::Method | Target::Unnamed => panic!("{target:?} stands in no list"),
+        Target::Tool(name) | Target::Prompt(name) | Target::Resource(name) | Target::Task(name) => wanted(name),
+        Target::ServerRequest(_) | Target::Method | Target::Unnamed => panic!("{target:?} stands in no list"),
     }
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(read) = reply::look(bytes) else { return };
-    let filtered = list::filter(bytes, keep);
-    let ReplyKind::Result { has_list, .. } = read.kind else {
+    let filtered = list::filter(bytes, &keep, TTL_MAX);
+    let ReplyKind::Result(outcome) = read.kind else {
         // The guard asks the filter about results only.
         return;
     };
@@ -34,23 +42,36 @@ fuzz_target!(|bytes: &[u8]| {
     let after = match &filtered {
         Filtered::Unchanged => bytes,
         Filtered::Changed(changed) => {
-            assert!(has_list, "nothing told that there is a list");
+            assert!(outcome.has_list || outcome.has_terms, "nothing told that there is a list");
             changed
         }
     };
     let after: Value = serde_json::from_slice(after).expect("it could be read before");
-    let mut dropped = false;
+    let mut changed = false;
     if let Some(result) = before["result"].as_object_mut() {
         for (list, name) in LISTS {
             let Some(entries) = result.get_mut(list).and_then(Value::as_array_mut) else { continue };
             let all = entries.len();
-            entries.retain(|entry| wanted(entry[name].as_str().expect("every entry has its name")));
-            dropped |= entries.len() < all;
+            let name_of = |entry: &Value| entry[name].as_str().expect("every entry has its name").to_owned();
+            let names: Vec<String> = entries.iter().map(name_of).collect();
+            let is_single = |one: &str| {
+                !SINGLE.contains(&list) || names.iter().filter(|other| *other == one).count() == 1
+            };
+            entries.retain(|entry| wanted(&name_of(entry)) && is_single(&name_of(entry)));
+            changed |= entries.len() < all;
         }
-        if dropped && result.get("cacheScope") == Some(&Value::from("public")) {
+        if let Some(scope) = result.get("cacheScope") {
+            changed |= *scope != Value::from("private");
             result.insert("cacheScope".to_owned(), Value::from("private"));
+            if let Some(ttl) = result.get("ttlMs") {
+                let is_short = ttl.as_f64().is_some_and(|ttl| ttl <= 300_000.0);
+                changed |= !is_short;
+                if !is_short {
+                    result.insert("ttlMs".to_owned(), Value::from(TTL_MAX));
+                }
+            }
         }
     }
     assert_eq!(before, after);
-    assert_eq!(dropped, matches!(filtered, Filtered::Changed(_)));
+    assert_eq!(changed, matches!(filtered, Filtered::Changed(_)));
 });
