@@ -138,7 +138,7 @@ fn a_stateless_client_is_told_of_a_hidden_method_by_the_code_that_it_knows() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();
         for (method, params) in [
-            ("tasks/list", json!({})),
+            ("skills/list", json!({})),
             // Of older revisions, whatever they name.
             ("resources/subscribe", json!({})),
             ("resources/unsubscribe", json!({"uri": "file:///etc/shadow"})),

@@ -40,6 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Target::Tool(name) | Target::Prompt(name) => assert_eq!(plain["params"]["ref"]["name"], *name),
         Target::Resource(uri) => assert_eq!(plain["params"]["ref"]["uri"], *uri),
+        Target::Task(id) => assert_eq!(member("taskId"), Some(id)),
+        Target::ServerRequest(method) => panic!("no client asks by {method}"),
         Target::Method | Target::Unnamed => {}
     }
     // Written anew it is the same message.
