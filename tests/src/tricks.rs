@@ -1,7 +1,7 @@
 //! Listeners that behave as servers do not, as `steer-probe` runs them.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -15,6 +15,8 @@ use crate::probe::serve;
 
 /// How long a listener that comes and goes is there.
 const THERE: Duration = Duration::from_millis(30);
+/// How long it waits for a question.
+const ASKED_WITHIN: Duration = Duration::from_millis(500);
 /// And gone.
 const GONE: Duration = Duration::from_millis(3);
 
@@ -46,7 +48,7 @@ pub fn aside(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listens on each address for a moment, again and again, and greets whoever comes.
+/// Listens on each address for a moment, again and again, and answers whoever asks, as an MCP server does.
 pub fn flicker(addresses: &[&str]) -> anyhow::Result<()> {
     println!("{}", json!({"ready": true}));
     let each: Vec<_> = addresses
@@ -57,15 +59,22 @@ pub fn flicker(addresses: &[&str]) -> anyhow::Result<()> {
     each.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
 }
 
+/// Who came may be gone, and may never ask.
+fn answer(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(ASKED_WITHIN))?;
+    stream.read_exact(&mut [0])?;
+    stream.write_all(b"server\n")
+}
+
 fn come_and_go(address: SocketAddr) -> anyhow::Result<()> {
     loop {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let end = Instant::now() + THERE;
         while Instant::now() < end {
-            if let Ok((mut stream, _)) = listener.accept() {
-                // Who came may be gone.
-                drop(stream.write_all(b"server\n"));
+            if let Ok((stream, _)) = listener.accept() {
+                thread::spawn(move || answer(stream));
             }
             thread::sleep(Duration::from_millis(1));
         }

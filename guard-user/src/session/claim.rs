@@ -49,6 +49,7 @@ pub struct Claim {
     visit: Option<Visit>,
     /// What its answer does to the session.
     step: Step,
+    is_modern: bool,
     /// The tool that is called: the answer may say that it has become a task.
     tool: Option<String>,
     /// The call that a task's result belongs to.
@@ -93,6 +94,7 @@ impl Claim {
             session: None,
             visit: None,
             step,
+            is_modern,
             tool: message.and_then(called_tool),
             made: None,
             logical: message.and_then(|message| Logical::of(server, message)),
@@ -101,7 +103,7 @@ impl Claim {
             owner,
         };
         if let Some(id) = head.headers.get(SESSION_HEADER) {
-            claim.enter(id, is_modern)?;
+            claim.enter(id)?;
         }
         if claim.step == Step::Posts {
             let path = head.uri.path_and_query().map_or("", |path| path.as_str());
@@ -129,7 +131,7 @@ impl Claim {
         Ok(claim)
     }
 
-    fn enter(&mut self, id: &HeaderValue, is_modern: bool) -> Result<(), NotYours> {
+    fn enter(&mut self, id: &HeaderValue) -> Result<(), NotYours> {
         let id = SessionId::parse(id.as_bytes())?;
         let version = self.head.get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         match self.sessions.enter(&self.server, &id, &self.owner, version) {
@@ -138,7 +140,7 @@ impl Claim {
                 Ok(())
             }
             // A stateless request has no session, whatever its headers say. Without the header it can steal none.
-            Err(_refused) if is_modern => {
+            Err(_refused) if self.is_modern => {
                 self.head.remove(SESSION_HEADER);
                 Ok(())
             }
@@ -184,12 +186,11 @@ impl Claim {
         let Some(id) = given.next() else { return Ok(()) };
         let id = SessionId::parse(id.as_bytes()).ok().filter(|_| given.next().is_none());
         let id = id.ok_or("its Mcp-Session-Id is not one that every client reads alike")?;
-        if self.session.as_ref() == Some(&id) || !head.status.is_success() {
+        // In the stateless revision the word means nothing, and what a client does with it does not reach the server.
+        if self.session.as_ref() == Some(&id) || self.is_modern || !head.status.is_success() {
             return Ok(());
         }
-        if self.step != Step::Opens {
-            return Err("it names another session than the request");
-        }
+        // Whatever the request was: from now on the id is somebody's.
         self.adopt(id, SessionKind::Streamable)
     }
 
