@@ -15,6 +15,9 @@ use super::maps::{Maps, gone, lock};
 /// `BPF_NOEXIST`: an entry that is there stays as it is.
 const BPF_NOEXIST: u64 = 1;
 
+/// How long nobody has begun to listen on a port before its entry is taken out.
+const QUIET_NANOSECONDS: u64 = 2_000_000_000;
+
 /// What was pending at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -116,10 +119,14 @@ impl Seen {
         }
     }
 
-    /// Opens a port on which nobody listened when this was seen. False: somebody has begun since, and it stays closed; it may
+    /// Opens a port on which nobody listened when this was seen, and where nobody has begun to for a while: a listener that comes
+    /// and goes would be there again in the instant in which its entry is taken out and looked at. False: somebody has begun since, and it stays closed; it may
     /// have been open for a moment.
     pub(super) fn forget(&self, maps: &Maps, port: Port) -> anyhow::Result<bool> {
         let Some(pending) = self.ports.get(&port) else { return Ok(true) };
+        if now().saturating_sub(pending.at) < QUIET_NANOSECONDS {
+            return Ok(true);
+        }
         let taken = maps.take_pending(port).with_context(|| format!("cannot release port {}", port.port))?;
         if let Some(newer) = taken.filter(|taken| taken.at != pending.at) {
             match lock(&maps.pending).insert(port, newer, BPF_NOEXIST) {
