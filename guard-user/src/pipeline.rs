@@ -26,7 +26,7 @@ use crate::refusal::Refusal;
 use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Message, Target};
 use crate::rules::Rules;
-use crate::session::{Claim, Errands, NotYours, Sessions};
+use crate::session::{Claim, Errands, Made, NotYours, Sessions};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
@@ -183,15 +183,20 @@ impl Pipeline {
         };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
-            let question = Question { target: Target::Tool(&made.tool), ..question };
-            let judged = judge_result(case.rules.policy.decide_assuming_conditions(&question));
+            let judged = judge_task(&case.rules, &question, made);
             case.intent = judged.intent;
             case.rule = Some(judged.rule?);
             return Ok(());
         }
-        let listened = message.map_or_else(Vec::new, listened).into_iter();
+        let listened = message.map_or_else(Vec::new, Message::listened).into_iter();
         let judged = listened
-            .map(|target| self.judge(&case.rules, &Question { target, ..question }, is_first))
+            .map(|target| match target {
+                Target::Task(id) => match claim.task(id) {
+                    Ok(made) => judge_task(&case.rules, &question, &made),
+                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()) },
+                },
+                _ => self.judge(&case.rules, &Question { target, ..question }, is_first),
+            })
             .find(|judged| judged.rule.is_err())
             .unwrap_or_else(|| self.judge(&case.rules, &question, is_first));
         case.intent = judged.intent;
@@ -317,18 +322,15 @@ struct Judged {
 }
 
 /// A task's result: whoever may still make the call may have it. That it needed an approval is over.
-fn judge_result(decision: Decision) -> Judged {
-    match decision {
+fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made) -> Judged {
+    let question = Question { target: Target::Tool(&made.tool), ..*question };
+    match rules.policy.decide_assuming_conditions(&question) {
         Decision::Allow(allow) => {
             Judged { intent: allow.intents().first().cloned(), rule: Ok(allow.rule().clone()) }
         }
         Decision::Hold(hold) => Judged { intent: Some(hold.intent().clone()), rule: Ok(hold.rule().clone()) },
         Decision::Deny(deny) => Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) },
     }
-}
-
-fn listened(message: &Message) -> Vec<Target<'_>> {
-    message.listened_resources().unwrap_or_else(|| vec![Target::Unnamed])
 }
 
 /// Streams (GET), their end (DELETE) and a client's answers to its server name no method. They belong to the

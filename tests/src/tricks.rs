@@ -42,7 +42,7 @@ pub fn aside(address: SocketAddr) -> anyhow::Result<()> {
     });
     let tid = told.recv()??;
     println!("{}", json!({"ready": true}));
-    for _line in std::io::stdin().lines().map_while(Result::ok) {
+    for _line in io::stdin().lines().map_while(Result::ok) {
         println!("{}", json!({"tid": tid.as_raw()}));
     }
     Ok(())

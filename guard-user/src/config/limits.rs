@@ -117,7 +117,7 @@ impl Default for Limits {
             session_seconds_max: 7 * 24 * 60 * 60,
             sessions_per_agent_max: 1024,
             tasks_per_agent_max: 4096,
-            resumable_events_max: 256,
+            resumable_events_max: 1024,
             drain_seconds: 10,
         }
     }

@@ -9,12 +9,17 @@ use serde_json::value::RawValue;
 use crate::audit::OutcomeResult;
 use crate::config::Server;
 use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
-use crate::rpc::reply::{self, Outcome, Reply, ReplyKind};
+use crate::rpc::reply::{self, Notice, Outcome, Reply, ReplyKind};
 use crate::rpc::{Id, Target};
 use crate::rules::Rules;
 use crate::session::Claim;
 use crate::tools::Tools;
 use crate::types::AgentName;
+
+/// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
+const URL_ELICITATION: i64 = -32042;
+const ELICITATION: &str = "elicitation/create";
+const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
 
 /// Reads a server's messages on behalf of one request.
 pub struct View {
@@ -57,13 +62,18 @@ impl View {
     /// The same for a message that was looked at.
     pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let answer = match &reply.kind {
+            ReplyKind::Error { code: URL_ELICITATION } if !self.may_ask(ELICITATION) => {
+                return Err(NOT_TO_ASK);
+            }
             ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(*code) },
             ReplyKind::Result(Outcome { is_error: true, .. }) => {
                 Answer { result: OutcomeResult::ToolError, error_code: None }
             }
             ReplyKind::Result(_) => Answer { result: OutcomeResult::Ok, error_code: None },
             ReplyKind::Request { method } => return Ok(self.ask(data, reply, method)),
-            ReplyKind::Notification { .. } => return Ok(Passed { data: Some(data), answer: None }),
+            ReplyKind::Notification(notice) => {
+                return Ok(Passed { data: self.may_know(notice).then_some(data), answer: None });
+            }
         };
         match (&self.waits_for, &reply.id) {
             // An error without an id is about a request that the server could not read: ours.
@@ -89,13 +99,25 @@ impl View {
         Passed { data: None, answer: None }
     }
 
+    /// Whether a notification is about nothing that is hidden from the agent, or another's.
+    fn may_know(&self, notice: &Notice) -> bool {
+        let policy = &self.rules.policy;
+        let may_see = |uri: &str| policy.may_see(&self.agent, &self.server.name, Target::Resource(uri));
+        let of_resource = notice.method.starts_with("notifications/resources/");
+        let of_elicitation = notice.method.starts_with("notifications/elicitation/");
+        (!of_resource || notice.uri.as_deref().is_none_or(may_see))
+            && notice.task.as_deref().is_none_or(|task| self.claim.has_task(task))
+            && notice.asks.iter().all(|method| self.may_ask(method))
+            && (!of_elicitation || self.may_ask(ELICITATION))
+    }
+
     fn may_ask(&self, method: &str) -> bool {
         self.rules.policy.may_ask(&self.agent, &self.server.name, method)
     }
 
     fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {
         if !outcome.asks.iter().all(|method| self.may_ask(method)) {
-            return Err("the server asks the client for what the policy does not let it ask");
+            return Err(NOT_TO_ASK);
         }
         self.claim.take_result(outcome)?;
         if outcome.has_list && data.len() > self.list_bytes_max {

@@ -125,11 +125,17 @@ pub fn filter(raw: &[u8], judge: &impl Judge, ttl_milliseconds_max: u64) -> Resu
     {
         edits.extend(usable(capabilities, judge)?);
     }
+    let is_list = lists.cache_scope.is_some()
+        || [lists.tools, lists.prompts, lists.resources, lists.resource_templates]
+            .iter()
+            .any(Option::is_some);
+    if is_list {
+        edits.extend(lists.ttl_ms.and_then(|ttl| capped(ttl, ttl_milliseconds_max)));
+    }
     if let Some(scope) = lists.cache_scope {
         let is_private =
             serde_json::from_str::<Cow<'_, str>>(scope.get()).is_ok_and(|scope| scope == "private");
         edits.extend((!is_private).then(|| (scope.get(), "\"private\"".to_owned())));
-        edits.extend(lists.ttl_ms.and_then(|ttl| capped(ttl, ttl_milliseconds_max)));
     }
     if edits.is_empty() {
         return Ok(Filtered::Unchanged);

@@ -62,8 +62,8 @@ const META_KEYS: [&str; 6] = [
 const REF_KEYS: [&str; 3] = ["name", "type", "uri"];
 
 /// In `params.notifications` of `subscriptions/listen`.
-const LISTEN_KEYS: [&str; 4] =
-    ["promptsListChanged", "resourceSubscriptions", "resourcesListChanged", "toolsListChanged"];
+const LISTEN_KEYS: [&str; 5] =
+    ["promptsListChanged", "resourceSubscriptions", "resourcesListChanged", "taskIds", "toolsListChanged"];
 
 /// Programs in JavaScript that copy an object member by member make of this key's value what the copy inherits from.
 const INHERITED_KEY: &str = "__proto__";
@@ -173,16 +173,19 @@ impl Message {
         }
     }
 
-    /// The resources that a `subscriptions/listen` asks for, each to be judged like a `resources/subscribe`. `None`:
-    /// they cannot be read, and nobody can say what they are.
-    pub fn listened_resources(&self) -> Option<Vec<Target<'_>>> {
-        let asked = self.param("notifications").and_then(|filter| filter.get("resourceSubscriptions"));
-        match (self.method.as_str(), asked) {
-            ("subscriptions/listen", Some(Json::Array(uris))) => {
-                uris.iter().map(|uri| uri.as_str().map(Target::Resource)).collect()
+    /// What a `subscriptions/listen` asks for by name, each to be judged by itself: resources like a `resources/subscribe`,
+    /// tasks like a `tasks/get`. What cannot be read, and what no revision knows, is [`Target::Unnamed`].
+    pub fn listened(&self) -> Vec<Target<'_>> {
+        let asked = match self.method.as_str() {
+            "subscriptions/listen" => self.param("notifications"),
+            _ => None,
+        };
+        match asked {
+            None => Vec::new(),
+            Some(Json::Object(members)) => {
+                members.iter().flat_map(|(key, value)| listened_for(key, value)).collect()
             }
-            ("subscriptions/listen", Some(_)) => None,
-            _ => Some(Vec::new()),
+            Some(_) => vec![Target::Unnamed],
         }
     }
 
@@ -213,6 +216,21 @@ fn completed(reference: &Json) -> Target<'_> {
         Some("ref/prompt") => text("name").map_or(Target::Unnamed, Target::Prompt),
         Some("ref/resource") => text("uri").map_or(Target::Unnamed, Target::Resource),
         _ => Target::Unnamed,
+    }
+}
+
+fn listened_for<'j>(key: &str, value: &'j Json) -> Vec<Target<'j>> {
+    let named = |target: fn(&'j str) -> Target<'j>| match value {
+        Json::Array(names) => {
+            names.iter().map(|name| name.as_str().map_or(Target::Unnamed, target)).collect()
+        }
+        _ => vec![Target::Unnamed],
+    };
+    match key {
+        "resourceSubscriptions" => named(Target::Resource),
+        "taskIds" => named(Target::Task),
+        "promptsListChanged" | "resourcesListChanged" | "toolsListChanged" => Vec::new(),
+        _ => vec![Target::Unnamed],
     }
 }
 

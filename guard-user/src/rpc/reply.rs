@@ -13,7 +13,8 @@ use super::fold::is_lookalike;
 
 /// Members of a message that clients look for, and of a result those that the guard looks at.
 const FRAME_KEYS: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
-const RESULT_KEYS: [&str; 14] = [
+const NOTICE_KEYS: [&str; 3] = ["inputRequests", "taskId", "uri"];
+const RESULT_KEYS: [&str; 15] = [
     "cacheScope",
     "capabilities",
     "inputRequests",
@@ -28,6 +29,7 @@ const RESULT_KEYS: [&str; 14] = [
     "taskId",
     "tasks",
     "tools",
+    "ttlMs",
 ];
 
 /// Requests that a server may make of a client in one answer.
@@ -46,14 +48,24 @@ pub enum ReplyKind {
     Error {
         code: i64,
     },
-    Notification {
-        method: String,
-    },
+    Notification(Notice),
     /// From the server to the client (legacy revisions only).
     Request {
         method: String,
     },
     Result(Outcome),
+}
+
+/// A notification, and what it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notice {
+    pub method: String,
+    /// `params.uri`: a resource.
+    pub uri: Option<String>,
+    /// `params.taskId`.
+    pub task: Option<String>,
+    /// Methods in `params.inputRequests`.
+    pub asks: Vec<String>,
 }
 
 /// What a result says of itself.
@@ -101,7 +113,14 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
     let kind = match (frame.method, frame.result, frame.error, &frame.id) {
         (Some(method), None, None, Named::By(_)) => ReplyKind::Request { method: method.into_owned() },
         // `id: null` beside a method: a notification to some, nothing to others.
-        (Some(method), None, None, Named::Not) => ReplyKind::Notification { method: method.into_owned() },
+        (Some(method), None, None, Named::Not) => {
+            let params = frame.params.map_or("", RawValue::get);
+            let Params { uri, task, asks } = match params.starts_with('{') {
+                true => serde_json::from_str(params)?,
+                false => Params::default(),
+            };
+            ReplyKind::Notification(Notice { method: method.into_owned(), uri, task, asks })
+        }
         (None, Some(outcome), None, Named::By(_)) => ReplyKind::Result(outcome),
         (None, None, Some(error), _) => ReplyKind::Error { code: error.code },
         _ => return Err(ReplyError::Kind),
@@ -117,6 +136,7 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
 struct Frame<'a> {
     id: Named,
     method: Option<Cow<'a, str>>,
+    params: Option<&'a RawValue>,
     result: Option<Outcome>,
     error: Option<ErrorMember>,
 }
@@ -154,6 +174,7 @@ impl<'de> Visitor<'de> for FrameVisitor {
                 Some("method") => {
                     frame.method = map.next_value::<Option<Text<'_>>>()?.map(|Text(method)| method);
                 }
+                Some("params") => frame.params = Some(map.next_value()?),
                 // `result: null` is a result all the same.
                 Some("result") => frame.result = Some(map.next_value()?),
                 Some("error") => frame.error = map.next_value()?,
@@ -161,6 +182,44 @@ impl<'de> Visitor<'de> for FrameVisitor {
             }
         }
         Ok(frame)
+    }
+}
+
+/// What the guard looks at in the parameters of a notification.
+#[derive(Default)]
+struct Params {
+    uri: Option<String>,
+    task: Option<String>,
+    asks: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Params {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Params;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("parameters")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Params, A::Error> {
+                let mut params = Params::default();
+                let mut seen = Seen::default();
+                while let Some(Text(key)) = map.next_key()? {
+                    match seen.note(&key, NOTICE_KEYS)? {
+                        Some("uri") => params.uri = map.next_value::<Words>()?.0,
+                        Some("taskId") => params.task = map.next_value::<Words>()?.0,
+                        Some(_input_requests) => params.asks = map.next_value::<Asks>()?.0,
+                        None => _ = map.next_value::<IgnoredAny>()?,
+                    }
+                }
+                Ok(params)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
     }
 }
 
@@ -232,7 +291,7 @@ impl<'de> Visitor<'de> for OutcomeVisitor {
                 Some("taskId") => outcome.task = map.next_value::<Words>()?.0,
                 Some("task") => made = map.next_value::<TaskMember>()?.0,
                 // That no list stands twice is for the list filter, which every such reply passes.
-                Some("cacheScope" | "capabilities") => {
+                Some("cacheScope" | "capabilities" | "ttlMs") => {
                     outcome.has_terms = true;
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -384,7 +443,7 @@ mod tests {
         assert_eq!(kind(r#"{"id":1,"method":"ping"}"#), ReplyKind::Request { method: "ping".to_owned() });
         assert_eq!(
             kind(r#"{"method":"a\/b","params":{}}"#),
-            ReplyKind::Notification { method: "a/b".to_owned() }
+            ReplyKind::Notification(Notice { method: "a/b".to_owned(), ..Notice::default() })
         );
     }
 
@@ -405,6 +464,21 @@ mod tests {
         assert_eq!((asked.needs_input, asked.state.as_deref()), (true, Some("s")));
         assert_eq!(asked.asks, ["elicitation/create", "roots/list"]);
         assert!(!result(r#"{"resultType":"complete","inputRequests":null}"#).needs_input);
+    }
+
+    #[test]
+    fn a_notification_says_what_it_is_about() {
+        let notice = |params: &str| match kind(&format!(r#"{{"method":"n","params":{params}}}"#)) {
+            ReplyKind::Notification(notice) => notice,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(notice(r#"{"uri":"u:1","x":{}}"#).uri.as_deref(), Some("u:1"));
+        assert_eq!(notice(r#"{"taskId":"t","status":"working"}"#).task.as_deref(), Some("t"));
+        assert_eq!(notice(r#"{"inputRequests":{"q":{"method":"roots/list"}}}"#).asks, ["roots/list"]);
+        assert_eq!(notice("[1]"), Notice { method: "n".to_owned(), ..Notice::default() });
+        for params in [r#"{"uri":"a","uri":"b"}"#, r#"{"URI":"a"}"#, r#"{"taskid":"a"}"#] {
+            assert!(look(format!(r#"{{"method":"n","params":{params}}}"#).as_bytes()).is_err(), "{params}");
+        }
     }
 
     #[test]

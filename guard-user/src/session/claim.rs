@@ -120,8 +120,7 @@ impl Claim {
         if let Some(message) = message
             && let Target::Task(id) = message.target()
         {
-            let made = sessions.task(server, id, &claim.owner);
-            claim.made = Some(made.ok_or_else(|| NotYours::Task(id.to_owned()))?);
+            claim.made = Some(claim.task(id)?);
         }
         if let Some(logical) = &claim.logical
             && message.is_some_and(Message::goes_on)
@@ -176,7 +175,8 @@ impl Claim {
 
     /// Takes note of what the head of the answer says about the session.
     pub fn take_head(&mut self, head: &response::Parts) -> Result<(), &'static str> {
-        let is_gone = head.status == StatusCode::NOT_FOUND;
+        // A stateless server says so of a method that it does not know.
+        let is_gone = head.status == StatusCode::NOT_FOUND && !self.is_modern;
         if let Some(id) = &self.session
             && (is_gone || (self.step == Step::Ends && head.status.is_success()))
         {
@@ -281,6 +281,12 @@ impl Claim {
             });
         }
         Ok(())
+    }
+
+    /// The call that made a task, if it is the agent's.
+    pub fn task(&self, id: &str) -> Result<Made, NotYours> {
+        let made = self.sessions.task(&self.server, id, &self.owner);
+        made.ok_or_else(|| NotYours::Task(id.to_owned()))
     }
 
     /// Whether a task is the agent's.

@@ -159,7 +159,8 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
     while let Some(line) = lines.next() {
         match serde_json::from_slice(&line?) {
             Ok(Line::Session { new, opened_at, used_at, events }) => {
-                table.restore(new, opened_at, used_at, events);
+                // When it was used last is not written down each time: it gets its whole time again.
+                table.restore(new, opened_at, used_at.max(unix_milliseconds()), events);
             }
             Ok(Line::Ended { server, id }) => _ = table.remove(&server, &id),
             Ok(Line::Task { server, id, made, at }) => tasks.restore(server, &id, made, at),

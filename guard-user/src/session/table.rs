@@ -242,8 +242,8 @@ impl Table {
 
     /// Takes out those that `ends` wants gone.
     pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
-        let open = self.sessions.iter().filter(|(_, session)| !session.is_gone);
-        let meant = open.filter(|(_, session)| ends(&session.seen(now)));
+        // Also one that is gone: its server may not have meant it.
+        let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
         let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
         keys.into_iter()
             .filter_map(|key| Some(self.sessions.remove(&key)?.end(Reason::SessionEnded)))

@@ -40,7 +40,11 @@ impl Tasks {
         let key = (server.clone(), Box::from(id));
         match self.0.get(&key) {
             Some((known, _)) if known.owner != made.owner => return Err(Refused::Taken),
-            Some(_) => return Ok(()),
+            // A server that counts begins anew when it is started again.
+            Some(_) => {
+                self.0.insert(key, (made, now));
+                return Ok(());
+            }
             None => {}
         }
         let of_agent = || self.0.iter().filter(|(_, (other, _))| other.owner.agent == made.owner.agent);

@@ -84,7 +84,8 @@ pub fn reply_value(message: &Value) -> String {
 pub fn reply(reply: &Reply, shown: &[String]) -> String {
     let (method, result, failed) = match &reply.kind {
         ReplyKind::Error { .. } => (None, 0, false),
-        ReplyKind::Notification { method } | ReplyKind::Request { method } => (Some(method), 0, false),
+        ReplyKind::Notification(notice) => (Some(&notice.method), 0, false),
+        ReplyKind::Request { method } => (Some(method), 0, false),
         ReplyKind::Result(outcome) => (None, 1, outcome.is_error),
     };
     format!(

@@ -130,24 +130,24 @@ fn lengths_are_bounded() {
 }
 
 #[test]
-fn every_resource_of_a_listen_is_named_or_the_request_is_unnamed() {
-    let listened = |params: &str| {
+fn everything_that_a_listen_names_is_judged_and_what_nobody_knows_is_unnamed() {
+    let listened = |filter: &str| {
+        let params = format!(r#"{{"notifications":{filter}}}"#);
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{params}}}"#);
         let message = read(&body).unwrap();
-        message
-            .listened_resources()
-            .map(|targets| targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>())
+        message.listened().iter().map(|target| format!("{target:?}")).collect::<Vec<_>>()
     };
-    let filter = r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a://1","a://2"]}}"#;
-    assert_eq!(listened(filter).unwrap(), [r#"Resource("a://1")"#, r#"Resource("a://2")"#]);
-    assert_eq!(listened(r#"{"notifications":{"toolsListChanged":true}}"#).unwrap(), Vec::<String>::new());
-    assert_eq!(listened("{}").unwrap(), Vec::<String>::new());
+    let filter = r#"{"toolsListChanged":true,"resourceSubscriptions":["a://1","a://2"],"taskIds":["t"]}"#;
+    assert_eq!(listened(filter), [r#"Resource("a://1")"#, r#"Resource("a://2")"#, r#"Task("t")"#]);
+    assert_eq!(listened(r#"{"toolsListChanged":true}"#), [""; 0]);
+    assert_eq!(listened("{}"), [""; 0]);
     for unreadable in [r#""a://1""#, r"[1]", r#"{"0":"a://1"}"#, "null"] {
-        assert_eq!(
-            listened(&format!(r#"{{"notifications":{{"resourceSubscriptions":{unreadable}}}}}"#)),
-            None
-        );
+        for key in ["resourceSubscriptions", "taskIds"] {
+            assert_eq!(listened(&format!(r#"{{"{key}":{unreadable}}}"#)), ["Unnamed"]);
+        }
     }
+    assert_eq!(listened(r#"{"promptIds":["a"]}"#), ["Unnamed"]);
+    assert_eq!(listened("7"), ["Unnamed"]);
 }
 
 proptest! {
