@@ -71,7 +71,7 @@ pub struct Limits {
     pub session_idle_seconds: u64,
     /// A session, from its beginning; also how long a task is remembered.
     pub session_seconds_max: u64,
-    /// Sessions of one agent; one more, and the one that was not used for longest is closed.
+    /// Sessions of one agent at one server; one more, and the one that was not used for longest is closed.
     pub sessions_per_agent_max: usize,
     /// Tasks of one agent; one more, and the oldest is forgotten.
     pub tasks_per_agent_max: usize,

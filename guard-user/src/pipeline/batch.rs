@@ -21,9 +21,10 @@ use crate::connection::Connection;
 use crate::http::{Body, Held};
 use crate::respond;
 use crate::rpc::batch::{self, BATCH_VERSION};
-use crate::rpc::{FrameError, Kind, Message};
+use crate::rpc::reply::{self, Reply, ReplyKind};
+use crate::rpc::{FrameError, Kind, Message, sse};
 use crate::rules::Rules;
-use crate::session::{SESSION_HEADER, SessionId};
+use crate::session::{Owner, SESSION_HEADER, SessionId};
 use crate::types::DecisionId;
 
 /// What one request of a batch came with.
@@ -50,7 +51,8 @@ impl Pipeline {
         let is_known = matches!(caller, Ok((_, Ok(()))));
         let named = head.headers.get("mcp-protocol-version").map(HeaderValue::as_bytes);
         let session = head.headers.get(SESSION_HEADER).and_then(|id| SessionId::parse(id.as_bytes()).ok());
-        let agreed = session.and_then(|id| self.sessions.version(&server.name, &id));
+        let owner = caller.as_ref().ok().map(|(caller, _)| Owner::of(caller, connection.client()));
+        let agreed = session.zip(owner).and_then(|(id, owner)| self.sessions.version(&server.name, &id, &owner));
         server.batches == Batches::Split
             && (connection.is_tls || connection.may_be_plain())
             && head.method == Method::POST
@@ -140,8 +142,11 @@ async fn pass_on(answer: Response<Body>, message: &Message, events: &mpsc::Sende
         return Some(());
     }
     let Ok(whole) = body.collect().await.map(http_body_util::Collected::to_bytes);
+    // What comes with another status than success has gone by unread.
+    let is_error = || matches!(reply::look(&whole), Ok(Reply { id: Some(of), kind: ReplyKind::Error { .. } }) if of == *id);
     let is_message = kind.starts_with(b"application/json") && !whole.is_empty();
-    let event = if is_message { respond::event(&whole) } else { respond::http_failure(id, head.status) };
+    let is_read = is_message && (head.status.is_success() || is_error());
+    let event = if is_read { sse::event(&whole) } else { respond::http_failure(id, head.status) };
     events.send(event).await.ok()
 }
 

@@ -44,6 +44,9 @@ impl Pipeline {
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let request = Outgoing { method: &head.method, uri: &head.uri, headers: &headers, body };
         let reply = self.upstream.forward(permit, server, *door, request).await?;
+        if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
+            link.cancel(&id);
+        }
         respond::accept(reply, expected, (&self.limits, &self.memory)).await
     }
 

@@ -32,7 +32,7 @@ pub struct Link {
 
 /// A call whose answer has not come.
 struct Waiting {
-    view: View,
+    view: Arc<View>,
     call: Call,
 }
 
@@ -64,7 +64,7 @@ impl Link {
         if waiting.contains_key(id) || waiting.len() >= WAITING_MAX {
             return None;
         }
-        waiting.insert(id.clone(), Waiting { view, call: Call::Sent });
+        waiting.insert(id.clone(), Waiting { view: Arc::new(view), call: Call::Sent });
         Some(Expected { link: Arc::clone(self), id: Some(id.clone()) })
     }
 
@@ -90,9 +90,13 @@ impl Link {
             (ReplyKind::Error { .. } | ReplyKind::Result(_), Some(id)) => id.clone(),
             _ => return stream.read(data, &reply),
         };
-        let Some(Waiting { view, call }) = self.lock().remove(&id) else {
-            tracing::warn!(server = %stream.server.name, "an answer that nobody waits for was dropped");
-            return Ok(Passed { data: None, answer: None });
+        // The entry stays while the answer is read: the server may say only now that it accepts the call.
+        let view = match self.lock().get(&id) {
+            Some(Waiting { view, call: Call::Sent | Call::Open { .. } }) => Arc::clone(view),
+            Some(Waiting { call: Call::Answered { .. }, .. }) | None => {
+                tracing::warn!(server = %stream.server.name, "an answer that nobody waits for was dropped");
+                return Ok(Passed { data: None, answer: None });
+            }
         };
         let passed = view.read(data, &reply);
         let answer = passed
@@ -101,16 +105,25 @@ impl Link {
             .and_then(|passed| passed.answer)
             .unwrap_or(Answer { result: OutcomeResult::UpstreamFailed, error_code: None });
         let length = passed.as_ref().map_or(0, |passed| passed.data.as_ref().map_or(0, Bytes::len));
-        match call {
-            Call::Open { permit, status, asked_at } => {
+        let mut waiting = self.lock();
+        match waiting.remove(&id) {
+            Some(Waiting { call: Call::Open { permit, status, asked_at }, .. }) => {
                 conclude(permit, status, answer, length, asked_at.elapsed());
             }
-            Call::Sent => {
-                self.lock().insert(id, Waiting { view, call: Call::Answered { answer, length } });
+            Some(Waiting { view, .. }) => {
+                waiting.insert(id, Waiting { view, call: Call::Answered { answer, length } });
             }
-            Call::Answered { .. } => {}
+            None => {}
         }
         passed
+    }
+
+    /// The client takes no answer to this call any more, and the server need not send one.
+    pub fn cancel(&self, id: &Id) {
+        if let Some(Waiting { call: Call::Open { permit, status, asked_at }, .. }) = self.lock().remove(id) {
+            let answer = Answer { result: OutcomeResult::ClientGone, error_code: None };
+            conclude(permit, status, answer, 0, asked_at.elapsed());
+        }
     }
 
     /// Sends the guard's own answer on the stream; `false` if its client does not take it.

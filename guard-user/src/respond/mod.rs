@@ -7,6 +7,6 @@ mod stream;
 mod view;
 
 pub use link::{Expected, Link, Links};
-pub use refuse::{Asked, Site, What, event, http_failure, refuse, refuse_on};
+pub use refuse::{Asked, Site, What, http_failure, refuse, refuse_on};
 pub use relay::{accept, relay};
 pub use view::View;

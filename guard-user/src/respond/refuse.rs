@@ -19,6 +19,7 @@ use crate::config::Server;
 use crate::http::Body;
 use crate::policy::is_protocol_method;
 use crate::refusal::{Advice, Approval, Refusal};
+use crate::rpc::sse;
 use crate::rpc::{Era, Id, Kind, Message, Target};
 use crate::session::NotYours;
 use crate::types::DecisionId;
@@ -153,23 +154,11 @@ pub fn refuse_on(link: &Link, asked: &Asked, refusal: &Refusal) -> Option<Respon
     link.tell(&message).then(|| status(StatusCode::ACCEPTED, Body::empty()))
 }
 
-/// An event with this JSON text as its data.
-pub fn event(message: &[u8]) -> Bytes {
-    let mut event = b"event: message\n".to_vec();
-    for line in message.split(|byte| matches!(byte, b'\r' | b'\n')) {
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(line);
-        event.push(b'\n');
-    }
-    event.push(b'\n');
-    event.into()
-}
-
-/// The same about a server's answer without a message.
+/// An error event about a server's answer in which no message could be read.
 pub fn http_failure(id: &Id, status: StatusCode) -> Bytes {
     let message = format!("the server answered with HTTP {} and no message", status.as_u16());
     let error = json!({ "code": 50_200, "message": message });
-    event(json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string().as_bytes())
+    sse::event(json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string().as_bytes())
 }
 
 /// The JSON-RPC message that answers a refused request; none if nothing waits for one.

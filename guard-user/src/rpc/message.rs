@@ -194,6 +194,12 @@ impl Message {
         self.param("requestState").is_some() || self.param("inputResponses").is_some()
     }
 
+    /// The request that a `notifications/cancelled` is about.
+    pub fn cancelled(&self) -> Option<Id> {
+        let id = self.param("requestId").filter(|_| self.method == "notifications/cancelled");
+        id.and_then(|id| Id::read(id).ok())
+    }
+
     /// Whether a stateless client says that it knows this extension of the protocol.
     pub fn declares(&self, extension: &str) -> bool {
         let capabilities = self.meta("io.modelcontextprotocol/clientCapabilities");

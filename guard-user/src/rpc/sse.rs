@@ -115,6 +115,9 @@ impl Events {
         let value = Span { start: (line.start + colon + 1 + padding).min(end), end };
         let name = text.get(..colon).unwrap_or_default();
         let fields = &mut self.fields;
+        if is_disguised(name, &FIELDS) {
+            return Err(StreamFault::Unclear);
+        }
         if name == b"data" {
             fields.data.push(value);
         } else if ends_a_line_for_some(text) || !name.iter().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -146,12 +149,38 @@ impl Events {
             many => many.iter().map(|span| at(*span)).collect::<Vec<_>>().join(&b'\n').into(),
         };
         let piece = Piece { data, id: fields.id.map(at), event: fields.event.map(at), raw };
-        if !piece.is_message() && ends_a_line_for_some(&piece.data) {
+        let is_unclear = piece.event.as_deref().is_some_and(|event| is_disguised(event, &EVENTS));
+        if is_unclear || (!piece.is_message() && ends_a_line_for_some(&piece.data)) {
             Err(StreamFault::Unclear)
         } else {
             Ok(piece)
         }
     }
+}
+
+/// Fields and events that clients act on.
+const FIELDS: [&str; 4] = ["data", "event", "id", "retry"];
+const EVENTS: [&str; 2] = ["endpoint", "message"];
+
+/// Whether the text is none of `known`, but a client that trims it or does not look at case takes it for one: the Java SDK
+/// trims.
+fn is_disguised(text: &[u8], known: &[&str]) -> bool {
+    let bare = text.trim_ascii();
+    let bare = bare.strip_prefix(b"\0").unwrap_or(bare);
+    let bare = bare.strip_suffix(b"\0").unwrap_or(bare).trim_ascii();
+    known.iter().any(|known| bare.eq_ignore_ascii_case(known.as_bytes()) && text != known.as_bytes())
+}
+
+/// An event with this JSON text as its data.
+pub fn event(message: &[u8]) -> Bytes {
+    let mut event = b"event: message\n".to_vec();
+    for line in without_separators(message).split(|byte| matches!(byte, b'\r' | b'\n')) {
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(line);
+        event.push(b'\n');
+    }
+    event.push(b'\n');
+    event.into()
 }
 
 /// Whether the text has what Python's `splitlines` takes for the end of a line, beside CR and LF.

@@ -42,6 +42,8 @@ pub struct Claim {
     sessions: Arc<Sessions>,
     errands: Errands,
     server: ServerName,
+    /// The server's endpoint of Streamable HTTP.
+    path: String,
     door: Door,
     owner: Owner,
     head: HeaderMap,
@@ -50,6 +52,7 @@ pub struct Claim {
     /// What its answer does to the session.
     step: Step,
     is_modern: bool,
+    is_get: bool,
     /// The tool that is called: the answer may say that it has become a task.
     tool: Option<String>,
     /// The call that a task's result belongs to.
@@ -89,12 +92,14 @@ impl Claim {
             sessions: Arc::clone(sessions),
             errands: errands.clone(),
             server: server.clone(),
+            path: connection.server.path.clone(),
             door: connection.door,
             head: head.headers.clone(),
             session: None,
             visit: None,
             step,
             is_modern,
+            is_get: head.method == Method::GET,
             tool: message.and_then(called_tool),
             made: None,
             logical: message.and_then(|message| Logical::of(server, message)),
@@ -102,7 +107,10 @@ impl Claim {
             decision,
             owner,
         };
-        if let Some(id) = head.headers.get(SESSION_HEADER) {
+        // A stateless request has no session, whatever its headers say, and brings none to the server.
+        if claim.is_modern && claim.step != Step::Opens {
+            claim.head.remove(SESSION_HEADER);
+        } else if let Some(id) = head.headers.get(SESSION_HEADER) {
             claim.enter(id)?;
         }
         if claim.step == Step::Posts {
@@ -138,11 +146,6 @@ impl Claim {
                 (self.session, self.visit) = (Some(id), Some(visit));
                 Ok(())
             }
-            // A stateless request has no session, whatever its headers say. Without the header it can steal none.
-            Err(_refused) if self.is_modern => {
-                self.head.remove(SESSION_HEADER);
-                Ok(())
-            }
             Err(_refused) => Err(NotYours::Session),
         }
     }
@@ -175,8 +178,8 @@ impl Claim {
 
     /// Takes note of what the head of the answer says about the session.
     pub fn take_head(&mut self, head: &response::Parts) -> Result<(), &'static str> {
-        // A stateless server says so of a method that it does not know.
-        let is_gone = head.status == StatusCode::NOT_FOUND && !self.is_modern;
+        // A stateless server says so of a method that it does not know, and one without streams of every GET.
+        let is_gone = head.status == StatusCode::NOT_FOUND && !self.is_modern && !self.is_get;
         if let Some(id) = &self.session
             && (is_gone || (self.step == Step::Ends && head.status.is_success()))
         {
@@ -187,7 +190,9 @@ impl Claim {
         let id = SessionId::parse(id.as_bytes()).ok().filter(|_| given.next().is_none());
         let id = id.ok_or("its Mcp-Session-Id is not one that every client reads alike")?;
         // In the stateless revision the word means nothing, and what a client does with it does not reach the server.
-        if self.session.as_ref() == Some(&id) || self.is_modern || !head.status.is_success() {
+        let opens = self.step == Step::Opens;
+        let means_nothing = (self.is_modern && !opens) || self.step == Step::OpensStream;
+        if self.session.as_ref() == Some(&id) || means_nothing || !head.status.is_success() {
             return Ok(());
         }
         // Whatever the request was: from now on the id is somebody's.
@@ -236,7 +241,10 @@ impl Claim {
         let path = uri.as_ref().and_then(Uri::path_and_query).ok_or(FAULT)?;
         let is_plain = path.path().starts_with('/')
             && !path.path().split('/').any(|part| part == "." || part == "..")
-            && !path.path().starts_with("//");
+            && !path.path().starts_with("//")
+            && path.path() != self.path
+            && path.as_str().bytes().all(|byte| !b"\\\"{}<>^`|".contains(&byte))
+            && !has_hidden_separator(path.path());
         let id = SessionId::parse(path.as_str().as_bytes()).ok().filter(|_| is_plain).ok_or(FAULT)?;
         self.adopt(id.clone(), SessionKind::Sse)?;
         Ok(id)
@@ -328,6 +336,12 @@ fn step(head: &Parts, message: Option<&Message>, connection: &Connection) -> Ste
         None if method == Method::DELETE => Step::Ends,
         _ => Step::Uses,
     }
+}
+
+/// Whether an escape stands for a separator or a dot: some read through it.
+fn has_hidden_separator(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    ["%2e", "%2f", "%5c"].iter().any(|escape| lower.contains(escape))
 }
 
 fn called_tool(message: &Message) -> Option<String> {

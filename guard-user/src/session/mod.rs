@@ -144,8 +144,8 @@ impl Sessions {
     }
 
     /// The protocol version that was agreed on, as far as it is known.
-    pub fn version(&self, server: &ServerName, id: &SessionId) -> Option<String> {
-        self.lock().table.version(server, id)
+    pub fn version(&self, server: &ServerName, id: &SessionId, owner: &Owner) -> Option<String> {
+        self.lock().table.version(server, id, owner)
     }
 
     /// Notes which one it is.

@@ -199,18 +199,24 @@ impl Table {
     /// The session of the same agent goes that was not used for longest: who opens many loses his own.
     fn make_room(&mut self, new: &NewSession, now: u64) -> Option<Ended> {
         // One that is gone goes first.
-        let of_agent = || self.sessions.iter().filter(|(_, other)| other.new.owner.agent == new.owner.agent);
+        let is_meant = |other: &NewSession| other.server == new.server && other.owner.agent == new.owner.agent;
+        let of_agent = || self.sessions.iter().filter(|(_, other)| is_meant(&other.new));
         if of_agent().count() < self.per_agent_max {
             return None;
         }
-        let last = |other: &Session| (!other.is_gone, other.presence.used_at(now), other.opened_at);
+        // Who has come by the credential in another unit loses his own before those of its agent.
+        let last = |other: &Session| {
+            let is_others = other.new.owner != new.owner;
+            (!other.is_gone, is_others, other.presence.used_at(now), other.opened_at)
+        };
         let key = of_agent().min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
         let session = self.sessions.remove(&key)?;
         (!session.is_gone).then(|| session.end(Reason::SessionsTooMany))
     }
 
-    pub(super) fn version(&self, server: &ServerName, id: &SessionId) -> Option<String> {
-        self.sessions.get(&(server.clone(), id.clone()))?.new.version.clone()
+    pub(super) fn version(&self, server: &ServerName, id: &SessionId, owner: &Owner) -> Option<String> {
+        let session = self.sessions.get(&(server.clone(), id.clone()))?;
+        session.new.version.clone().filter(|_| session.new.owner == *owner)
     }
 
     pub(super) fn has(&self, server: &ServerName, id: &SessionId) -> bool {

@@ -180,6 +180,8 @@ impl Tools {
             .collect();
         let (Observed { held, steps, is_changed }, version) = kept.observe(seen, self.bounds, &now());
         let held: Arc<[String]> = held.into();
+        // They are seen once: what cannot be written now is told all the same.
+        self.tell(kept, steps);
         if kept.must_be_written() {
             blocking(|| kept.save(&self.state_dir)).inspect_err(|error| {
                 tracing::error!(%server, %error, "tools that are seen for the first time cannot be pinned");
@@ -187,7 +189,6 @@ impl Tools {
         } else if is_changed {
             self.dirty.notify_one();
         }
-        self.tell(kept, steps);
         kept.remember(Page { digest, version, held: Arc::clone(&held) });
         Ok(held)
     }
