@@ -14,7 +14,7 @@ use crate::refusal::Refusal;
 use crate::respond::{Asked, Link, View};
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::Rules;
-use crate::session::{Claim, SESSION_HEADER};
+use crate::session::{Claim, SESSION_HEADER, SessionId};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
 use crate::velocity::Exceeded;
@@ -35,6 +35,8 @@ pub struct Case<'a> {
     pub caller: Option<Caller>,
     pub intent: Option<IntentName>,
     pub rule: Option<RuleName>,
+    /// The session that it uses, once that is known: `Some(None)` is none, whatever its headers say.
+    pub session: Option<Option<SessionId>>,
     /// The stream on which it is answered, if it was posted to a session of HTTP+SSE.
     pub link: Option<Arc<Link>>,
     /// Decision id of the call that this request goes on with.
@@ -54,6 +56,7 @@ impl<'a> Case<'a> {
             caller: None,
             intent: None,
             rule: None,
+            session: None,
             link: None,
             continues: None,
         }
@@ -121,7 +124,10 @@ impl<'a> Case<'a> {
             original_dst: Some(self.connection.original_dst),
             local: local(self.connection),
             era: self.message.as_ref().map(|message| era(message.era())),
-            session: self.head.headers.get(SESSION_HEADER).and_then(|session| session.to_str().ok()),
+            session: match &self.session {
+                Some(session) => session.as_ref().map(SessionId::as_str),
+                None => self.head.headers.get(SESSION_HEADER).and_then(|session| session.to_str().ok()),
+            },
             http_method: self.head.method.as_str(),
             rpc_method,
             rpc_id: rpc_id.as_deref(),

@@ -167,6 +167,7 @@ impl Pipeline {
         let (sessions, errands) = (&self.sessions, &self.errands);
         let request = (case.head, case.message.as_ref());
         let claim = Claim::check(sessions, errands, case.connection, caller, request, case.asked.decision)?;
+        case.session = Some(claim.session().cloned());
         case.continues = claim.round().map(|round| round.call);
         Ok(claim)
     }

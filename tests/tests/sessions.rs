@@ -394,6 +394,75 @@ fn a_call_of_several_rounds_counts_once_and_for_its_owner() {
 }
 
 #[test]
+fn nobody_listens_to_anothers_task_or_to_what_is_hidden() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        let (alice, bob) = (&tenants.alice, &tenants.bob);
+        let made = json!({"resultType": "task", "taskId": "t-1", "status": "working"});
+        tenants.served(&modern_request(&modern(1, "report", &json!({}))).by(alice), &made).unwrap();
+        let listen = |filter: &Value, agent| {
+            let params = json!({"notifications": filter,
+                "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}});
+            Request::post(&request(2, "subscriptions/listen", &params))
+                .with("MCP-Protocol-Version", "2026-07-28")
+                .with("Mcp-Method", "subscriptions/listen")
+                .by(agent)
+        };
+        let tasks = json!({"taskIds": ["t-1"]});
+        assert_eq!(reason(&tenants.refused(&listen(&tasks, bob)).unwrap()), "unknown_task");
+        let unknown = json!({"somethingNew": ["t-1"]});
+        assert_eq!(reason(&tenants.refused(&listen(&unknown, alice)).unwrap()), "no_intent");
+
+        let mut line = tenants.https.line().unwrap();
+        line.send(&listen(&tasks, alice).bytes()).unwrap();
+        let mut heard = tenants.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        line.head().unwrap();
+        let notice =
+            |method: &str, params: Value| json!({"jsonrpc": "2.0", "method": method, "params": params});
+        let hidden = [
+            notice("notifications/resources/updated", json!({"uri": "file:///etc/shadow"})),
+            notice("notifications/tasks", json!({"taskId": "t-9", "status": "completed"})),
+            notice(
+                "notifications/tasks",
+                json!({"taskId": "t-1",
+                "inputRequests": {"q": {"method": "sampling/createMessage"}}}),
+            ),
+        ];
+        for message in hidden {
+            heard.event(&message).unwrap();
+        }
+        let own = notice("notifications/tasks", json!({"taskId": "t-1", "status": "completed"}));
+        heard.event(&own).unwrap();
+        assert_eq!(line.chunks_until("\n\n").unwrap(), format!("event: message\ndata: {own}\n\n"));
+    });
+}
+
+#[test]
+fn a_404_to_a_stateless_method_or_to_a_get_ends_no_session() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let ping =
+            request(2, "ping", &json!({"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}));
+        let stateless = Request::post(&ping)
+            .by(&tenants.alice)
+            .with("MCP-Protocol-Version", "2026-07-28")
+            .with("Mcp-Method", "ping")
+            .with("Mcp-Session-Id", "one");
+        let get = Request::bare("GET").by(&tenants.alice).with("Mcp-Session-Id", "one");
+        for request in [stateless, get] {
+            let mut line = tenants.https.line().unwrap();
+            line.send(&request.bytes()).unwrap();
+            tenants.puppet.hear().unwrap().write(none).unwrap();
+            assert_eq!(line.answer().unwrap().status, 404);
+        }
+        assert_eq!(tenants.daemon.json("sessions end", &["--agent", "alice"]).unwrap()["ended"], 1);
+    });
+}
+
+#[test]
 fn what_a_server_may_not_ask_of_an_agent_does_not_reach_it_and_the_server_is_told() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();

@@ -35,8 +35,8 @@ enum Command {
     List,
     /// End sessions: here at once, with their open streams, and then at their servers
     ///
-    /// Their next request is answered as if the session had never been; clients then open a new one. Exit code 1: there was
-    /// none to end.
+    /// Their next request is answered with 404, as if the session had never been; the application has to connect anew. All that
+    /// is said must hold: `--agent a --server s` ends those of a at s. Exit code 1: there was none to end.
     End {
         /// As `sessions list` shows it
         #[arg(required_unless_present_any = ["agent", "server", "all"])]

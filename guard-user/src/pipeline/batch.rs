@@ -52,7 +52,8 @@ impl Pipeline {
         let named = head.headers.get("mcp-protocol-version").map(HeaderValue::as_bytes);
         let session = head.headers.get(SESSION_HEADER).and_then(|id| SessionId::parse(id.as_bytes()).ok());
         let owner = caller.as_ref().ok().map(|(caller, _)| Owner::of(caller, connection.client()));
-        let agreed = session.zip(owner).and_then(|(id, owner)| self.sessions.version(&server.name, &id, &owner));
+        let agreed =
+            session.zip(owner).and_then(|(id, owner)| self.sessions.version(&server.name, &id, &owner));
         server.batches == Batches::Split
             && (connection.is_tls || connection.may_be_plain())
             && head.method == Method::POST

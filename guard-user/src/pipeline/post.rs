@@ -52,6 +52,10 @@ impl Pipeline {
 
     /// A refused message is accepted all the same, and refused on the stream.
     pub(super) fn refuse_on_stream(case: &Case<'_>, refusal: &Refusal) -> Option<Response<Body>> {
+        // What is no message, such as one with the id of a call under way, must not end that call.
+        if refusal.is_about_http() {
+            return None;
+        }
         respond::refuse_on(case.link.as_ref()?, &case.asked, refusal)
     }
 }

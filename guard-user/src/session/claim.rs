@@ -155,6 +155,11 @@ impl Claim {
         &self.head
     }
 
+    /// The session that the request uses.
+    pub fn session(&self) -> Option<&SessionId> {
+        self.session.as_ref()
+    }
+
     /// The call to which the task belongs that is asked for.
     pub fn made(&self) -> Option<&Made> {
         self.made.as_ref()

@@ -199,7 +199,8 @@ impl Table {
     /// The session of the same agent goes that was not used for longest: who opens many loses his own.
     fn make_room(&mut self, new: &NewSession, now: u64) -> Option<Ended> {
         // One that is gone goes first.
-        let is_meant = |other: &NewSession| other.server == new.server && other.owner.agent == new.owner.agent;
+        let is_meant =
+            |other: &NewSession| other.server == new.server && other.owner.agent == new.owner.agent;
         let of_agent = || self.sessions.iter().filter(|(_, other)| is_meant(&other.new));
         if of_agent().count() < self.per_agent_max {
             return None;
