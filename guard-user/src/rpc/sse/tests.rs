@@ -35,7 +35,27 @@ fn every_line_ending_and_field_form_is_read() {
         let expected = (Some("message".to_owned()), Some("7".to_owned()), "{\n1\n }".to_owned());
         assert_eq!(messages(&[stream.as_bytes()]), [expected], "{ending:?}");
     }
-    assert_eq!(messages(&[b"Data: a\ndata : b\ndat: c\ndata: d\n\n"]), [data("d")]);
+    assert_eq!(messages(&[b"dat: c\ndata: d\n\n"]), [data("d")]);
+}
+
+#[test]
+fn a_field_or_an_event_that_some_clients_take_for_another_ends_the_stream() {
+    for lines in [
+        "Data: a",
+        "data : a",
+        " data: a",
+        "ID: 1",
+        "event: message |data: a",
+        "event:  message|data: a",
+        "event: Message|data: a",
+        "event: endpoint\t|data: /m",
+        "event: message\0|data: a",
+    ] {
+        let mut events = Events::new(4096);
+        events.push(Bytes::from(format!("{lines}||").replace('|', "\n")));
+        assert_eq!(events.next_piece(), Err(StreamFault::Unclear), "{lines:?}");
+    }
+    assert_eq!(messages(&[b"event: messages\ndata: a\n\n"]).len(), 1);
 }
 
 #[test]
@@ -145,7 +165,11 @@ proptest! {
     fn any_bytes_in_any_cuts_come_out_unchanged_and_read_the_same(
         lines in prop::collection::vec(
             (prop_oneof![
-                Just(String::new()), Just(": c".to_owned()), Just("data".to_owned()),                 "data: ?[a-zé\u{1f600}]{0,6}", "(id|event|retry|x): [a-zé]{0,4}", "[a-z: ]{0,8}",
+                Just(String::new()), Just(": c".to_owned()), Just("data".to_owned()),
+                "data: ?[a-zé\u{1f600}]{0,6}", "(id|event|retry|x): [a-zé]{0,4}",
+                "[a-z: ]{0,8}".prop_filter("plain", |line| {
+                    !is_disguised(line.split(':').next().unwrap().as_bytes(), &FIELDS)
+                }),
             ], prop_oneof![Just("\n"), Just("\r\n")]),
             0..24,
         ),
