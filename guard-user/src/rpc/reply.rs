@@ -115,10 +115,9 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
         // `id: null` beside a method: a notification to some, nothing to others.
         (Some(method), None, None, Named::Not) => {
             let params = frame.params.map_or("", RawValue::get);
-            let Params { uri, task, asks } = match params.starts_with('{') {
-                true => serde_json::from_str(params)?,
-                false => Params::default(),
-            };
+            let is_object = params.starts_with('{');
+            let params = if is_object { serde_json::from_str(params)? } else { Params::default() };
+            let Params { uri, task, asks } = params;
             ReplyKind::Notification(Notice { method: method.into_owned(), uri, task, asks })
         }
         (None, Some(outcome), None, Named::By(_)) => ReplyKind::Result(outcome),
