@@ -107,10 +107,7 @@ impl Claim {
             decision,
             owner,
         };
-        // A stateless request has no session, whatever its headers say, and brings none to the server.
-        if claim.is_modern && claim.step != Step::Opens {
-            claim.head.remove(SESSION_HEADER);
-        } else if let Some(id) = head.headers.get(SESSION_HEADER) {
+        if let Some(id) = head.headers.get(SESSION_HEADER) {
             claim.enter(id)?;
         }
         if claim.step == Step::Posts {
@@ -144,6 +141,12 @@ impl Claim {
         match self.sessions.enter(&self.server, &id, &self.owner, version) {
             Ok(visit) => {
                 (self.session, self.visit) = (Some(id), Some(visit));
+                Ok(())
+            }
+            // A stateless request has no session, and without the header it can steal none. Its own goes on: some servers read
+            // a request by another revision than its headers say.
+            Err(_refused) if self.is_modern => {
+                self.head.remove(SESSION_HEADER);
                 Ok(())
             }
             Err(_refused) => Err(NotYours::Session),
