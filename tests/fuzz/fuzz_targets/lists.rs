@@ -5,7 +5,7 @@ use guard_fuzz::rpc::Target;
 use guard_fuzz::rpc::list::{self, Filtered};
 use guard_fuzz::rpc::reply::{self, ReplyKind};
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const LISTS: [(&str, &str); 5] = [
     ("tools", "name"),
@@ -16,6 +16,8 @@ const LISTS: [(&str, &str); 5] = [
 ];
 /// Of these, a name that stands twice is not shown.
 const SINGLE: [&str; 2] = ["tools", "prompts"];
+/// A result with one of these is one that clients cache.
+const CACHED: [&str; 4] = ["tools", "prompts", "resources", "resourceTemplates"];
 const TTL_MAX: u64 = 300_000;
 
 fn wanted(name: &str) -> bool {
@@ -60,15 +62,17 @@ fuzz_target!(|bytes: &[u8]| {
             entries.retain(|entry| wanted(&name_of(entry)) && is_single(&name_of(entry)));
             changed |= entries.len() < all;
         }
-        if let Some(scope) = result.get("cacheScope") {
-            changed |= *scope != Value::from("private");
+        let has = |result: &Map<String, Value>, name: &str| result.get(name).is_some_and(|value| !value.is_null());
+        let has_scope = has(result, "cacheScope");
+        if has_scope {
+            changed |= result["cacheScope"] != "private";
             result.insert("cacheScope".to_owned(), Value::from("private"));
-            if let Some(ttl) = result.get("ttlMs") {
-                let is_short = ttl.as_f64().is_some_and(|ttl| ttl <= 300_000.0);
-                changed |= !is_short;
-                if !is_short {
-                    result.insert("ttlMs".to_owned(), Value::from(TTL_MAX));
-                }
+        }
+        if (has_scope || CACHED.iter().any(|list| has(result, list))) && has(result, "ttlMs") {
+            let is_short = result["ttlMs"].as_f64().is_some_and(|ttl| ttl <= 300_000.0);
+            changed |= !is_short;
+            if !is_short {
+                result.insert("ttlMs".to_owned(), Value::from(TTL_MAX));
             }
         }
     }

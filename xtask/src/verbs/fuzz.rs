@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`
 
 use std::fs::{self, File};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// How long each runs
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     seconds: NonZeroU64,
+    /// Begin from this number, for the same inputs each time; without it they differ
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<NonZeroU32>,
 }
 
 /// What one target came to.
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("target       executions  coverage  result");
     for target in TARGETS.into_iter().filter(|target| args.target.as_ref().is_none_or(|only| only == target))
     {
-        let outcome = place.feed(target, args.seconds.get())?;
+        let outcome = place.feed(target, args)?;
         let result = outcome.finding.as_ref().map_or("nothing found".to_owned(), |input| {
             found = true;
             format!("FOUND {input}; its story is in {}", place.log(target).display())
@@ -102,7 +105,7 @@ impl Place {
         self.built.join(format!("{target}.log"))
     }
 
-    fn feed(&self, target: &str, seconds: u64) -> anyhow::Result<Outcome> {
+    fn feed(&self, target: &str, args: &Args) -> anyhow::Result<Outcome> {
         let corpus = self.built.join("corpus").join(target);
         let found = self.built.join("found").join(target);
         for folder in [&corpus, &found] {
@@ -115,8 +118,11 @@ impl Place {
             // New inputs go to the first.
             .args([&corpus, &self.root.join("tests/fuzz/corpus").join(target)])
             .args(["--", "-print_final_stats=1"])
-            .args([format!("-max_total_time={seconds}"), format!("-max_len={INPUT_BYTES_MAX}")])
+            .args([format!("-max_total_time={}", args.seconds), format!("-max_len={INPUT_BYTES_MAX}")])
             .args([format!("-artifact_prefix={}/", found.display())]);
+        if let Some(seed) = args.seed {
+            tool = tool.args([format!("-seed={seed}")]);
+        }
         tool.raw().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let status = tool.status()?;
         let outcome = read(&fs::read_to_string(self.log(target))?);
