@@ -122,6 +122,27 @@ fn each_message_of_a_batch_is_judged_forwarded_and_recorded_by_itself() {
 }
 
 #[test]
+fn a_servers_http_error_is_no_message_of_the_stream() {
+    apart(|| {
+        let tenants = splitting(&json!({}));
+        open(&tenants, &tenants.alice, "old", VERSION);
+        let mut line = tenants.https.line().unwrap();
+        line.send(&batch("old", &[call(1, "open"), call(2, "open")], &tenants.alice).bytes()).unwrap();
+        line.head().unwrap();
+        // Outside a batch no client takes it for one; here it would be an event that nobody has read.
+        let body = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"tools":[{"name":"secret"}]}}"#;
+        let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n";
+        let mut call = tenants.puppet.hear().unwrap();
+        call.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+        let failed = next(&mut line);
+        assert_eq!((&failed["id"], &failed["error"]["code"]), (&json!(1), &json!(50200)));
+        drop(call);
+        tenants.puppet.hear().unwrap().answer(&done(2)).unwrap();
+        assert_eq!(next(&mut line), done(2));
+    });
+}
+
+#[test]
 fn a_batch_without_requests_is_accepted_and_a_client_that_leaves_ends_the_rest() {
     apart(|| {
         let tenants = splitting(&json!({}));

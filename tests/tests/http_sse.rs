@@ -160,6 +160,28 @@ fn a_call_whose_stream_ends_has_an_outcome() {
 }
 
 #[test]
+fn a_cancelled_call_has_its_outcome_at_once_and_its_id_is_free() {
+    apart(|| {
+        let tenants = tenants(&json!({}));
+        let (mut line, mut heard, _) = open(&tenants, &tenants.alice, "/message?sessionId=1");
+        accepted(&tenants, &post("/message?sessionId=1", &call(7, "open"), &tenants.alice));
+        let cancel =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
+        accepted(&tenants, &post("/message?sessionId=1", &cancel, &tenants.alice));
+        assert_eq!(outcome_of(&tenants, "open")["result"], "client_gone");
+        // An answer that comes all the same is for nobody; the id may be used again.
+        heard.event(&done(7)).unwrap();
+        heard.event(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}})).unwrap();
+        let event = line.chunks_until("\n\n").unwrap();
+        assert!(event.contains("notifications/message") && !event.contains("done"), "{event}");
+        accepted(&tenants, &post("/message?sessionId=1", &call(7, "once"), &tenants.alice));
+        heard.event(&done(7)).unwrap();
+        line.chunks_until("\n\n").unwrap();
+        assert_eq!(outcome_of(&tenants, "once")["result"], "ok");
+    });
+}
+
+#[test]
 fn an_endpoint_is_a_path_of_this_server_and_comes_once() {
     apart(|| {
         let tenants = tenants(&json!({}));
@@ -168,7 +190,18 @@ fn an_endpoint_is_a_path_of_this_server_and_comes_once() {
             open(&tenants, &tenants.alice, "http://10.0.0.1:3001/messages/?session_id=9");
         assert_eq!(first, "event: endpoint\ndata: /messages/?session_id=9\n\n");
         accepted(&tenants, &post("/messages/?session_id=9", &call(1, "open"), &tenants.alice));
-        for bad in ["", "//elsewhere/m", "/a/../b", "ftp:", "/a b", "javascript:alert(1)"] {
+        let bads = [
+            "",
+            "//elsewhere/m",
+            "/a/../b",
+            "ftp:",
+            "/a b",
+            "javascript:alert(1)",
+            "/mcp?sessionId=3",
+            "/\\elsewhere/m",
+            "/a/%2e%2e/b",
+        ];
+        for bad in bads {
             assert_ends(&tenants, &tenants.bob, bad);
         }
         let (mut line, mut heard, _) = open(&tenants, &tenants.bob, "/message?sessionId=2");

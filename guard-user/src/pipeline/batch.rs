@@ -70,7 +70,7 @@ impl Pipeline {
         let bounds = (self.limits.json_depth_max, self.limits.batch_messages_max);
         let messages = match batch::split(&shared.head.headers, body, bounds) {
             Ok(messages) => messages,
-            Err(error) => return self.refuse_batch(&shared, error).await,
+            Err(error) => return self.refuse_batch(&shared, body.len(), error).await,
         };
         if messages.iter().any(|message| matches!(message.kind(), Kind::Request { .. })) {
             let (events, stream) = mpsc::channel(1);
@@ -98,9 +98,10 @@ impl Pipeline {
         response
     }
 
-    async fn refuse_batch(&self, shared: &Shared, error: FrameError) -> Response<Body> {
+    async fn refuse_batch(&self, shared: &Shared, bytes: usize, error: FrameError) -> Response<Body> {
         let mut case =
             Case::open(DecisionId::random(), &shared.connection, Arc::clone(&shared.rules), &shared.head);
+        case.body_bytes = bytes;
         case.caller = shared.caller.as_ref().ok().map(|(caller, _)| caller.clone());
         self.refuse(&case, error.into()).await
     }

@@ -12,7 +12,7 @@ use crate::http::Body;
 use crate::identity::Caller;
 use crate::refusal::Refusal;
 use crate::respond::{self, Link};
-use crate::rpc::{Fault, Kind, Message};
+use crate::rpc::{Kind, Message};
 use crate::session::Claim;
 use crate::upstream::Outgoing;
 
@@ -37,7 +37,7 @@ impl Pipeline {
         let expected = match asked {
             Some(id) => {
                 let view = case.view(caller, &self.limits, claim, &self.tools);
-                Some(link.expect(id, view).ok_or(Fault::IdInUse)?)
+                Some(link.expect(id, view)?)
             }
             None => None,
         };

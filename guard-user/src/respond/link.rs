@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::view::{Answer, Passed, View};
 use crate::audit::{Outcome, OutcomeResult, Permit};
-use crate::rpc::Id;
 use crate::rpc::reply::ReplyKind;
+use crate::rpc::{Fault, Id};
 use crate::session::SessionId;
 use crate::types::ServerName;
 
@@ -58,14 +58,17 @@ impl Link {
         (Arc::new(Self { waiting: Mutex::default(), to_client }), for_stream)
     }
 
-    /// A call is about to be forwarded. `None`: one with this id waits already, or too many do.
-    pub fn expect(self: &Arc<Self>, id: &Id, view: View) -> Option<Expected> {
+    /// A call is about to be forwarded. An error: one with this id waits already, or too many do.
+    pub fn expect(self: &Arc<Self>, id: &Id, view: View) -> Result<Expected, Fault> {
         let mut waiting = self.lock();
-        if waiting.contains_key(id) || waiting.len() >= WAITING_MAX {
-            return None;
+        if waiting.contains_key(id) {
+            return Err(Fault::IdInUse);
+        }
+        if waiting.len() >= WAITING_MAX {
+            return Err(Fault::TooManyWaiting { max: WAITING_MAX });
         }
         waiting.insert(id.clone(), Waiting { view: Arc::new(view), call: Call::Sent });
-        Some(Expected { link: Arc::clone(self), id: Some(id.clone()) })
+        Ok(Expected { link: Arc::clone(self), id: Some(id.clone()) })
     }
 
     fn accepted(&self, id: &Id, permit: Permit, status: u16, asked_at: Instant) {

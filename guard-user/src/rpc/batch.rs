@@ -33,7 +33,7 @@ pub fn split(
     let mut ids = HashSet::new();
     let mut messages = Vec::with_capacity(parts.len());
     for part in parts {
-        let message = decode(headers, Bytes::copy_from_slice(part.get().as_bytes()), depth_max)?;
+        let message = decode(headers, body.slice_ref(part.get().as_bytes()), depth_max)?;
         // The session's begin is no part of a batch.
         if message.method() == "initialize" {
             return Err(Fault::Batch.into());

@@ -43,7 +43,7 @@ pub enum Fault {
     ControlCharacter { place: &'static str },
     #[error("the id is refused: {0}")]
     Id(IdError),
-    #[error("another request of this session waits with the same id")]
+    #[error("another request of this session waits with the same id; send this one with an id of its own")]
     IdInUse,
     #[error(
         "neither a request (method), a notification (method, no id) nor a response (id and result or error)"
@@ -81,6 +81,8 @@ pub enum Fault {
         "{place} is too long (at most {METHOD_BYTES_MAX} bytes for a method, {TARGET_BYTES_MAX} for a name)"
     )]
     TooLong { place: &'static str },
+    #[error("{max} requests of this session wait for answers; wait for some of them, or cancel them")]
+    TooManyWaiting { max: usize },
     #[error("the message has a member other than jsonrpc, id, method, params, result and error")]
     UnknownMember,
 }
@@ -131,6 +133,7 @@ impl Fault {
             Self::RepeatedHeader(_) => "repeated_header",
             Self::RequestId(_) => "bad_request_id",
             Self::TooLong { .. } => "text_too_long",
+            Self::TooManyWaiting { .. } => "too_many_waiting",
             Self::UnknownMember => "unknown_member",
         }
     }

@@ -28,7 +28,6 @@ enum Line {
         #[serde(flatten)]
         new: NewSession,
         opened_at: u64,
-        used_at: u64,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         events: Vec<u64>,
     },
@@ -67,7 +66,7 @@ impl Journal {
         if new.kind == SessionKind::Sse {
             return;
         }
-        self.append(&Line::Session { new: new.clone(), opened_at: now, used_at: now, events: Vec::new() });
+        self.append(&Line::Session { new: new.clone(), opened_at: now, events: Vec::new() });
     }
 
     pub(super) fn ended(&mut self, server: &ServerName, id: &SessionId) {
@@ -113,9 +112,9 @@ impl Journal {
         }
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&next)?;
         let mut out = io::BufWriter::new(&file);
-        let kept = table.each(unix_milliseconds()).filter(|(new, ..)| new.kind == SessionKind::Streamable);
-        for (new, opened_at, used_at, events) in kept {
-            line(&mut out, &Line::Session { new: new.clone(), opened_at, used_at, events })?;
+        let kept = table.each().filter(|(new, ..)| new.kind == SessionKind::Streamable);
+        for (new, opened_at, events) in kept {
+            line(&mut out, &Line::Session { new: new.clone(), opened_at, events })?;
         }
         for (server, id, made, at) in tasks.each() {
             line(
@@ -158,9 +157,9 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
     let mut lines = file.split(b'\n').peekable();
     while let Some(line) = lines.next() {
         match serde_json::from_slice(&line?) {
-            Ok(Line::Session { new, opened_at, used_at, events }) => {
-                // When it was used last is not written down each time: it gets its whole time again.
-                table.restore(new, opened_at, used_at.max(unix_milliseconds()), events);
+            Ok(Line::Session { new, opened_at, events }) => {
+                // When it was used last is not written down: it gets its whole time again.
+                table.restore(new, opened_at, unix_milliseconds(), events);
             }
             Ok(Line::Ended { server, id }) => _ = table.remove(&server, &id),
             Ok(Line::Task { server, id, made, at }) => tasks.restore(server, &id, made, at),
@@ -190,7 +189,7 @@ mod tests {
     }
 
     fn known(table: &Table) -> Vec<String> {
-        let mut ids: Vec<_> = table.each(0).map(|(new, ..)| new.id.as_str().to_owned()).collect();
+        let mut ids: Vec<_> = table.each().map(|(new, ..)| new.id.as_str().to_owned()).collect();
         ids.sort();
         ids
     }
@@ -218,6 +217,20 @@ mod tests {
         journal.opened(&new("4"), now);
         drop(journal);
         assert_eq!(known(&open(dir.path()).unwrap().1), ["2", "4"]);
+    }
+
+    /// When it was used last is not written down.
+    #[test]
+    fn a_session_that_was_opened_long_ago_is_not_idle_after_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = unix_milliseconds();
+        let idle = Limits::default().session_idle_seconds * 1000;
+        let (mut journal, ..) = open(dir.path()).unwrap();
+        journal.opened(&new("1"), now - 2 * idle);
+        drop(journal);
+        let (_, mut table, _) = open(dir.path()).unwrap();
+        assert!(table.sweep(now + idle / 2).is_empty());
+        assert_eq!(table.sweep(now + 2 * idle).len(), 1);
     }
 
     #[test]

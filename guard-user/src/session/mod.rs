@@ -42,8 +42,6 @@ pub struct Sessions {
     state: Mutex<State>,
     tasks_per_agent_max: usize,
     events_max: usize,
-    idle_milliseconds: u64,
-    milliseconds_max: u64,
 }
 
 struct State {
@@ -65,8 +63,6 @@ impl Sessions {
             state: Mutex::new(State { table, streams, tasks, rounds, journal }),
             tasks_per_agent_max: limits.tasks_per_agent_max,
             events_max: limits.resumable_events_max,
-            idle_milliseconds: limits.session_idle_seconds.saturating_mul(1000),
-            milliseconds_max: limits.session_seconds_max.saturating_mul(1000),
         })
     }
 
@@ -125,8 +121,8 @@ impl Sessions {
         for gone in &ended {
             journal.ended(&gone.server, &gone.id);
         }
-        streams.sweep(now, self.idle_milliseconds);
-        tasks.sweep(now, self.milliseconds_max);
+        streams.sweep(now, table.idle_milliseconds);
+        tasks.sweep(now, table.milliseconds_max);
         rounds.sweep(now);
         journal.compact_if_long(table, tasks);
         ended

@@ -140,8 +140,8 @@ type Key = (ServerName, SessionId);
 
 pub(super) struct Table {
     sessions: HashMap<Key, Session>,
-    idle_milliseconds: u64,
-    milliseconds_max: u64,
+    pub(super) idle_milliseconds: u64,
+    pub(super) milliseconds_max: u64,
     per_agent_max: usize,
 }
 
@@ -282,11 +282,10 @@ impl Table {
         self.sessions.insert(key, Session { new, opened_at, presence, events, is_gone: false });
     }
 
-    /// Each session, when it was opened and used, and its event ids.
-    pub(super) fn each(&self, now: u64) -> impl Iterator<Item = (&NewSession, u64, u64, Vec<u64>)> {
-        self.sessions.values().filter(|session| !session.is_gone).map(move |session| {
-            (&session.new, session.opened_at, session.presence.used_at(now), session.events.all())
-        })
+    /// Each open session, when it was opened, and its event ids.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&NewSession, u64, Vec<u64>)> {
+        let open = self.sessions.values().filter(|session| !session.is_gone);
+        open.map(|session| (&session.new, session.opened_at, session.events.all()))
     }
 
     pub(super) fn len(&self) -> usize {

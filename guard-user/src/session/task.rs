@@ -97,6 +97,10 @@ mod tests {
         assert_eq!(tasks.of(&server, "1", &owner("b")), None);
         assert_eq!(tasks.of(&ServerName::parse("other").unwrap(), "1", &owner("a")), None);
         assert_eq!(tasks.add(&server, "1", made("b"), 10, 0), Err(Refused::Taken));
+        // A server that counts begins anew when it is started again.
+        let other = Made { tool: "other".into(), ..made("a") };
+        tasks.add(&server, "1", other.clone(), 10, 1).unwrap();
+        assert_eq!(tasks.of(&server, "1", &owner("a")), Some(&other));
         let long = "x".repeat(TASK_ID_BYTES_MAX + 1);
         assert_eq!(tasks.add(&server, &long, made("a"), 10, 0), Err(Refused::TooLong));
     }
