@@ -253,7 +253,8 @@ impl App {
         let Accepted { io, peer, original_dst, server, door, origin, guest, witness, place: _place } =
             accepted;
         let patience = Duration::from_secs(self.config.limits.tls_handshake_seconds);
-        let secured = match self.tls.secure(io, patience).await {
+        // Boxed, so that its room is free again after the handshake.
+        let secured = match Box::pin(self.tls.secure(io, patience)).await {
             Ok(secured) => secured,
             Err(error) => {
                 tracing::info!(%peer, server = %server.name, %error, "a connection ended before its first request");

@@ -46,10 +46,11 @@ pub trait Handler: Clone + Send + 'static {
 /// is out.
 pub async fn serve(secured: Secured, limits: &Limits, drain: watch::Receiver<bool>, handler: impl Handler) {
     let h2 = secured.is_h2();
+    // Boxed, or each connection would hold the room of the largest.
     match secured {
-        Secured::Tls(io) if h2 => serve_h2(*io, limits, drain, handler).await,
-        Secured::Tls(io) => serve_h1(*io, limits, drain, handler).await,
-        Secured::Plain(io) => serve_h1(io, limits, drain, handler).await,
+        Secured::Tls(io) if h2 => Box::pin(serve_h2(*io, limits, drain, handler)).await,
+        Secured::Tls(io) => Box::pin(serve_h1(*io, limits, drain, handler)).await,
+        Secured::Plain(io) => Box::pin(serve_h1(io, limits, drain, handler)).await,
     }
 }
 
@@ -61,7 +62,8 @@ where
     {
         let service = service_fn(|request| {
             let handler = handler.clone();
-            async move { Ok::<_, Infallible>(handler.answer(request).await) }
+            // Boxed: hyper keeps the room for a future as long as the connection, and an idle stream needs none.
+            async move { Ok::<_, Infallible>(Box::pin(handler.answer(request)).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
