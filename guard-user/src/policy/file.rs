@@ -9,8 +9,8 @@ use serde_json::Number;
 use super::fact::{Measure, Source};
 use super::process;
 use super::rule::{ExceededAction, IntentPattern, RuleName};
-use super::target::{Key, Pattern, is_plain_uri, is_protocol_method};
-use crate::config::problem::{Problem, Problems};
+use super::target::{Key, Pattern, SERVER_REQUESTS, is_plain_uri, is_protocol_method};
+use crate::config::problem::{Problem, Problems, suggest};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::identity::ProcessRule;
@@ -285,7 +285,7 @@ impl File<'_> {
                 match kind {
                     "resource" => self.resource(node, text, pattern),
                     "method" => self.method(node, text, pattern),
-                    _ => Some(Key::ServerRequest(pattern)),
+                    _ => self.server_request(node, text, pattern),
                 }
             }
         }
@@ -304,11 +304,7 @@ impl File<'_> {
     }
 
     fn method(&mut self, node: &Node, text: &str, pattern: Pattern) -> Option<Key> {
-        let is_matched = |method: &str| match &pattern {
-            Pattern::Exact(exact) => &**exact == method,
-            Pattern::Prefix(prefix) => method.starts_with(&**prefix),
-        };
-        if let Some((method, kind)) = NAMED_METHODS.iter().find(|(method, _)| is_matched(method)) {
+        if let Some((method, kind)) = NAMED_METHODS.iter().find(|(method, _)| pattern.matches(method)) {
             let what = format!("method {text:?} would match {method}, whatever it names");
             self.reader.problem(node, what, Some(format!("use a `{kind}:` matcher")));
             return None;
@@ -321,6 +317,17 @@ impl File<'_> {
             return None;
         }
         Some(Key::Method(pattern))
+    }
+
+    /// What no server asks would close nothing, and what was meant would stay open.
+    fn server_request(&mut self, node: &Node, text: &str, pattern: Pattern) -> Option<Key> {
+        if !SERVER_REQUESTS.iter().any(|known| pattern.matches(known)) {
+            let what = format!("server_request {text:?} is nothing that a server asks of its client");
+            let hint = suggest(text, SERVER_REQUESTS.iter().copied());
+            self.reader.problem(node, what, hint);
+            return None;
+        }
+        Some(Key::ServerRequest(pattern))
     }
 
     fn facts(&mut self, node: &Node) -> Vec<(Arc<str>, Source)> {

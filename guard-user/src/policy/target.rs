@@ -26,6 +26,18 @@ pub const PROTOCOL_METHODS: &[(&str, &str)] = &[
     ("subscriptions/listen", "the event stream of 2026-07-28; list changes and updates of what was granted"),
 ];
 
+/// What servers ask of their clients, over all revisions. An intent that named anything else would close nothing.
+pub(super) const SERVER_REQUESTS: &[&str] = &[
+    "elicitation/create",
+    "ping",
+    "roots/list",
+    "sampling/createMessage",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/list",
+    "tasks/result",
+];
+
 /// Whether `method` is one of [`PROTOCOL_METHODS`].
 pub fn is_protocol_method(method: &str) -> bool {
     PROTOCOL_METHODS.iter().any(|(known, _)| match known.strip_suffix('*') {
@@ -56,6 +68,13 @@ impl Pattern {
         match text.strip_suffix('*') {
             Some(prefix) => Self::Prefix(prefix.into()),
             None => Self::Exact(text.into()),
+        }
+    }
+
+    pub(super) fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => &**exact == text,
+            Self::Prefix(prefix) => text.starts_with(&**prefix),
         }
     }
 
