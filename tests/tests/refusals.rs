@@ -1,5 +1,7 @@
 //! What a refused request gets back, to the byte.
 
+use std::fs;
+
 use guard_tests::https::{Answer, Request, plain};
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done};
 use guard_tests::world::{HOST_V4, PORT, World};
@@ -179,6 +181,50 @@ fn another_refused_method_is_an_error_with_a_code_of_the_guards_own() {
         assert!(text.ends_with(&format!("Trying again will not help. (decision {id})")), "{text}");
         let data = json!({"id": id, "reason": "no_intent"});
         assert_json(&answer, 200, &failed(&json!("a"), 40300, &text, &data));
+        assert_nothing_reached_the_server_yet(&scene);
+    });
+}
+
+#[test]
+fn a_method_of_the_protocol_is_open_until_an_intent_names_it() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let message = |method: &str, params: &Value| {
+            scene.post(&json!({"jsonrpc": "2.0", "id": 4711, "method": method, "params": params}))
+        };
+        let methods = [
+            ("logging/setLevel", json!({"level": "debug"})),
+            ("subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})),
+            ("tasks/list", json!({})),
+        ];
+        for (method, params) in &methods {
+            let mut line = scene.https.line().unwrap();
+            line.send(&message(method, params).bytes()).unwrap();
+            let heard = scene.puppet.hear().unwrap();
+            assert_eq!(heard.message()["method"], *method);
+            heard.answer(&done(4711)).unwrap();
+            assert_eq!(line.answer().unwrap().json(), done(4711));
+        }
+        let closed = "
+intents:
+  session.log: [{server: demo, method: logging/setLevel}]
+  session.listen: [{server: demo, method: subscriptions/listen}]
+  session.tasks: [{server: demo, method: tasks/list}]
+policies:
+  - {intent: 'session.*', agents: [tester], decision: deny, reason: Not here}
+";
+        fs::write(scene.daemon.config.policy_dir.join("closed.yaml"), closed).unwrap();
+        scene.daemon.reload().unwrap();
+        for (method, params) in &methods {
+            for request in [message(method, params), modern(&scene, method, "", params.clone())] {
+                let answer = scene.https.ask(&request).unwrap();
+                let error = answer.json()["error"].clone();
+                let data = &error["data"]["mcp-guard/decision"];
+                assert_eq!((answer.status, &error["code"]), (200, &json!(40300)), "{method}: {error}");
+                assert_eq!(data["reason"], "denied_by_rule", "{method}");
+                assert!(error["message"].as_str().unwrap().contains("Not here"), "{error}");
+            }
+        }
         assert_nothing_reached_the_server_yet(&scene);
     });
 }

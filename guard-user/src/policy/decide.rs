@@ -89,19 +89,12 @@ impl Policy {
         };
         let surface = agent.servers.get(question.server);
         let is_granted = surface.is_some_and(|surface| surface.is_granted);
-        if question.target == Target::Method && is_protocol_method(question.method) && is_granted {
-            return self.protocol.clone();
-        }
         if let Some(rules) =
             surface.and_then(|surface| surface.targets.find(question.target, question.method))
         {
             return rules.decide(question.agent, conditions);
         }
-        // What a server asks its client is part of the protocol, until the policy speaks of it.
-        if let Target::ServerRequest(method) = question.target
-            && is_granted
-            && !self.speaks_of(question.server, method)
-        {
+        if is_granted && self.is_open(question) {
             return self.protocol.clone();
         }
         if !is_granted {
@@ -111,10 +104,16 @@ impl Policy {
         self.unruled(question)
     }
 
-    /// Whether an intent names the server's request `method`.
-    fn speaks_of(&self, server: &ServerName, method: &str) -> bool {
-        let targets = self.intents.get(server);
-        targets.is_some_and(|targets| targets.find(Target::ServerRequest(method), method).is_some())
+    /// The protocol's own methods, and what a server asks its client, need no rule until an intent names them.
+    fn is_open(&self, question: &Question<'_>) -> bool {
+        let is_protocol = match question.target {
+            Target::Method => is_protocol_method(question.method),
+            Target::ServerRequest(_) => true,
+            _ => false,
+        };
+        let targets = self.intents.get(question.server);
+        let named = targets.and_then(|targets| targets.find(question.target, question.method));
+        is_protocol && named.is_none()
     }
 
     /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits

@@ -9,7 +9,7 @@ use serde_json::Number;
 use super::fact::{Measure, Source};
 use super::process;
 use super::rule::{ExceededAction, IntentPattern, RuleName};
-use super::target::{Key, Pattern, SERVER_REQUESTS, is_plain_uri, is_protocol_method};
+use super::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, is_plain_uri};
 use crate::config::problem::{Problem, Problems, suggest};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
@@ -309,11 +309,10 @@ impl File<'_> {
             self.reader.problem(node, what, Some(format!("use a `{kind}:` matcher")));
             return None;
         }
-        if let Pattern::Exact(exact) = &pattern
-            && is_protocol_method(exact)
-        {
-            let what = format!("method {text:?} is part of the protocol and needs no intent");
-            self.reader.problem(node, what, Some("remove the matcher".into()));
+        if let Some(method) = NEEDED_METHODS.iter().find(|method| pattern.matches(method)) {
+            let what = format!("method {text:?} would match {method}, which every client needs");
+            let hint = "remove the matcher, or write a longer one: it is open to whoever has a grant on the server";
+            self.reader.problem(node, what, Some(hint.into()));
             return None;
         }
         Some(Key::Method(pattern))
@@ -604,4 +603,8 @@ const NAMED_METHODS: &[(&str, &str)] = &[
     ("resources/subscribe", "resource"),
     ("resources/unsubscribe", "resource"),
     ("prompts/get", "prompt"),
+    ("tasks/get", "tool"),
+    ("tasks/result", "tool"),
+    ("tasks/update", "tool"),
+    ("tasks/cancel", "tool"),
 ];

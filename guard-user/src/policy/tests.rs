@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::target::NEEDED_METHODS;
 use super::*;
 use crate::config::Server;
 
@@ -196,6 +197,45 @@ fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
         assert_eq!(denied(decide("nobody", "customer-ops", method)).code(), DenyCode::UnknownAgent);
     }
     assert_eq!(denied(decide("lookup-agent", "customer-ops", "skills/list")).code(), DenyCode::NoIntent);
+}
+
+#[test]
+fn an_intent_closes_a_method_of_the_protocol_to_whom_no_rule_allows_it() {
+    let rules = "
+intents:
+  session.log: [{server: customer-ops, method: logging/*}]
+  session.listen: [{server: customer-ops, method: subscriptions/listen}]
+policies:
+  - {intent: session.log, agents: [support-agent], decision: deny, reason: No logs}
+  - {intent: session.log, agents: [lookup-agent], decision: allow}
+velocity_rules:
+  - {agent: lookup-agent, intent: session.log, window: 1m, max_calls: 1, exceeded_action: deny}
+";
+    let policy = policy(&[("agents.yaml", AGENTS), ("seed.yaml", SEED), ("rules.yaml", rules)]).unwrap();
+    let decide = |agent: &str, method: &str| {
+        let (agent, server) =
+            (AgentName::parse(agent).unwrap(), ServerName::parse("customer-ops").unwrap());
+        policy.decide(&Question {
+            agent: &agent,
+            server: &server,
+            method,
+            target: Target::Method,
+            arguments: None,
+        })
+    };
+    let deny = denied(decide("support-agent", "logging/setLevel"));
+    assert_eq!((deny.code(), deny.reason()), (DenyCode::DeniedByRule, "No logs"));
+    let Decision::Allow(allow) = decide("lookup-agent", "logging/setLevel") else { panic!("is allowed") };
+    assert_eq!((allow.intents()[0].as_str(), allow.velocity().len()), ("session.log", 1));
+    let deny = denied(decide("analytics-agent", "logging/setLevel"));
+    assert_eq!((deny.code(), deny.is_hidden()), (DenyCode::DefaultDeny, true));
+    for agent in ["support-agent", "lookup-agent", "analytics-agent"] {
+        assert_eq!(denied(decide(agent, "subscriptions/listen")).code(), DenyCode::DefaultDeny);
+        for method in NEEDED_METHODS.iter().chain(&["tools/list", "tasks/list"]) {
+            let Decision::Allow(allow) = decide(agent, method) else { panic!("{agent}: {method}") };
+            assert_eq!(allow.rule().as_str(), "protocol");
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ const INTENTS: [&str; 5] = ["x.a", "x.b", "x.b.c", "y.a", "z"];
 const PATTERNS: [&str; 8] = ["x.a", "x.b", "x.b.c", "y.a", "z", "x.*", "x.b.*", "*"];
 const TOOLS: [&str; 4] = ["t0", "t1", "t2", "t3"];
 const RESOURCES: [&str; 6] = ["f:/a/*", "f:/a/b/*", "f:/a/b", "f:/a/b/c", "g:/*", "f:/a/bb*"];
+/// Three of the protocol's own, and one that is not.
+const METHODS: [&str; 4] = ["tools/list", "logging/setLevel", "subscriptions/listen", "skills/get"];
+const METHOD_PATTERNS: [&str; 5] = ["tools/list", "logging/*", "logging/setLevel", "subscriptions/listen", "sk*"];
 const URIS: [&str; 8] = ["f:/a/x", "f:/a/b", "f:/a/b/c", "f:/a/b/d", "g:/", "h:/", "f:/a/../a/b", "f:/a/bbb"];
 
 #[derive(Debug, Clone)]
@@ -28,6 +31,7 @@ struct Model {
 enum Matcher {
     Tool { server: usize, tool: usize, has_fact: bool },
     Resource { server: usize, resource: usize },
+    Method { server: usize, method: usize },
 }
 
 #[derive(Debug, Clone)]
@@ -42,8 +46,15 @@ struct Rule {
 struct Call {
     agent: usize,
     server: usize,
-    target: Result<usize, usize>,
+    target: Called,
     arguments: Arguments,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Called {
+    Tool(usize),
+    Uri(usize),
+    Method(usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +70,8 @@ fn matcher() -> impl Strategy<Value = Matcher> {
         2 => (0..2_usize, 0..4_usize, any::<bool>())
             .prop_map(|(server, tool, has_fact)| Matcher::Tool { server, tool, has_fact }),
         1 => (0..2_usize, 0..6_usize).prop_map(|(server, resource)| Matcher::Resource { server, resource }),
+        1 => (0..2_usize, 0..METHOD_PATTERNS.len())
+            .prop_map(|(server, method)| Matcher::Method { server, method }),
     ]
 }
 
@@ -99,7 +112,11 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let target = prop_oneof![(0..TOOLS.len()).prop_map(Ok), (0..URIS.len()).prop_map(Err)];
+    let target = prop_oneof![
+        (0..TOOLS.len()).prop_map(Called::Tool),
+        (0..URIS.len()).prop_map(Called::Uri),
+        (0..METHODS.len()).prop_map(Called::Method),
+    ];
     let arguments = prop_oneof![
         1 => Just(Arguments::Absent),
         1 => Just(Arguments::Without),
@@ -124,23 +141,29 @@ fn matches(pattern: usize, intent: &str) -> bool {
 }
 
 impl Matcher {
-    fn place(&self) -> (usize, bool, usize) {
+    fn place(&self) -> (usize, u8, usize) {
         match self {
-            Self::Tool { server, tool, .. } => (*server, true, *tool),
-            Self::Resource { server, resource } => (*server, false, *resource),
+            Self::Tool { server, tool, .. } => (*server, 0, *tool),
+            Self::Resource { server, resource } => (*server, 1, *resource),
+            Self::Method { server, method } => (*server, 2, *method),
         }
     }
 
     fn covers(&self, call: &Call) -> bool {
         match (self, call.target) {
-            (Self::Tool { server, tool, .. }, Ok(called)) => *server == call.server && *tool == called,
-            (Self::Resource { server, resource }, Err(uri)) => {
+            (Self::Tool { server, tool, .. }, Called::Tool(called)) => *server == call.server && *tool == called,
+            (Self::Resource { server, resource }, Called::Uri(uri)) => {
                 let (resource, uri) = (RESOURCES[*resource], URIS[uri]);
                 *server == call.server
                     && match resource.strip_suffix('*') {
                         Some(prefix) => uri.starts_with(prefix) && !uri.contains(".."),
                         None => uri == resource,
                     }
+            }
+            (Self::Method { server, method }, Called::Method(called)) => {
+                let (pattern, called) = (METHOD_PATTERNS[*method], METHODS[called]);
+                *server == call.server
+                    && pattern.strip_suffix('*').map_or(pattern == called, |prefix| called.starts_with(prefix))
             }
             _ => false,
         }
@@ -202,6 +225,10 @@ impl Model {
                         writeln!(text, "    - {{server: {}, resource: '{resource}'}}", SERVERS[*server])
                             .unwrap();
                     }
+                    Matcher::Method { server, method } => {
+                        let method = METHOD_PATTERNS[*method];
+                        writeln!(text, "    - {{server: {}, method: '{method}'}}", SERVERS[*server]).unwrap();
+                    }
                 }
             }
         }
@@ -261,6 +288,10 @@ impl Model {
         let intents: Vec<_> =
             (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call))).collect();
         let is_named = intents.iter().any(|intent| !self.rules_for(call.agent, *intent).is_empty());
+        let is_protocol = matches!(call.target, Called::Method(method) if METHODS[method] != "skills/get");
+        if is_protocol && intents.is_empty() && self.is_granted(call.agent, call.server) {
+            return Answer::Allow(0);
+        }
         if self.is_bounded(call.agent, call.server)
             || (!is_named && !self.is_granted(call.agent, call.server))
         {
@@ -319,16 +350,17 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
     let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
     let server = ServerName::parse(SERVERS[call.server]).unwrap();
     let (method, target) = match call.target {
-        Ok(tool) => ("tools/call", Target::Tool(TOOLS[tool])),
-        Err(uri) => ("resources/read", Target::Resource(URIS[uri])),
+        Called::Tool(tool) => ("tools/call", Target::Tool(TOOLS[tool])),
+        Called::Uri(uri) => ("resources/read", Target::Resource(URIS[uri])),
+        Called::Method(method) => (METHODS[method], Target::Method),
     };
     let arguments = match call.arguments {
         Arguments::Absent => None,
         Arguments::Without => Some(Json::Object(Vec::new())),
         Arguments::With(n) => Some(Json::Object(vec![("n".to_owned(), Json::Number(n.into()))])),
     };
-    // Resources have no arguments.
-    let arguments = arguments.as_ref().filter(|_| call.target.is_ok());
+    // Resources and methods have no arguments.
+    let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
     ask(policy, &Question { agent: &agent, server: &server, method, target, arguments })
 }
 
@@ -349,6 +381,9 @@ proptest! {
             let again = put(&reversed, call, Policy::decide);
             prop_assert_eq!(answer(&again), answer(&decision), "{:?}", call);
             // A list never hides what could be called, and never shows what is denied whatever the arguments.
+            if matches!(call.target, Called::Method(_)) {
+                continue;
+            }
             let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.server, q.target));
             match &decision {
                 Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
@@ -379,9 +414,9 @@ proptest! {
                 let call = Call { agent, server, target, arguments };
                 !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
             });
-            let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Ok(*tool))).map(|tool| tools[tool].clone()).collect();
+            let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Called::Tool(*tool))).map(|tool| tools[tool].clone()).collect();
             prop_assert_eq!(&shown["tools"], &serde_json::Value::from(wanted.clone()));
-            let uris: Vec<_> = (0..URIS.len()).filter(|uri| may_pass(Err(*uri))).map(|uri| resources[uri].clone()).collect();
+            let uris: Vec<_> = (0..URIS.len()).filter(|uri| may_pass(Called::Uri(*uri))).map(|uri| resources[uri].clone()).collect();
             prop_assert_eq!(&shown["resources"], &serde_json::Value::from(uris.clone()));
             // A capability goes only where nothing of its kind is left, here or under another name.
             let any = |kind| policy.may_see_any(&agent_name, &server_name, kind);
