@@ -11,7 +11,7 @@ use super::finding::{self, Finding};
 use crate::config::{Cosmetic, FirstSight, ToolRules};
 
 /// Longest name of a tool, in bytes.
-const NAME_BYTES_MAX: usize = 1024;
+pub(super) const NAME_BYTES_MAX: usize = 1024;
 
 /// The tools of one server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub struct Bounds {
     pub tools_max: usize,
     /// Of all definitions, pinned and offered.
     pub bytes_max: usize,
+    /// Of one definition.
+    pub definition_bytes_max: usize,
 }
 
 /// One entry of a list that came by.
@@ -320,7 +322,7 @@ impl Pins {
         entry.pinned = Some(pin);
     }
 
-    /// The same as [`Pins::approve`] while no guard runs. There is one record for each tool at most, of the last approval.
+    /// The same as [`Pins::approve`] while no guard runs.
     pub fn approve_unrecorded(
         &mut self,
         tool: &str,
@@ -334,7 +336,7 @@ impl Pins {
         Ok(())
     }
 
-    /// What was approved while no guard ran.
+    /// What was decided while no guard ran.
     pub fn to_record(&self) -> &[Step] {
         &self.to_record
     }
@@ -352,9 +354,11 @@ impl Pins {
         self.tools.get(name)
     }
 
-    /// Whether there is room for one tool more.
+    /// Whether there is room for one tool more, however long its definition. Else a list may have left out a tool that
+    /// nothing here knows.
     pub fn has_room(&self, bounds: Bounds) -> bool {
-        self.tools.len() < bounds.tools_max && self.bytes() < bounds.bytes_max
+        self.tools.len() < bounds.tools_max
+            && self.bytes().saturating_add(bounds.definition_bytes_max) <= bounds.bytes_max
     }
 
     fn bytes(&self) -> usize {

@@ -32,7 +32,6 @@ const RECORD_EVERY_SECONDS: u64 = 10;
 pub struct Tools {
     state_dir: PathBuf,
     servers: HashMap<ServerName, Kept>,
-    definition_bytes_max: usize,
     bounds: Bounds,
     news: mpsc::Sender<News>,
     /// Taken by the one who records.
@@ -61,9 +60,12 @@ pub enum Held {
     #[error("nobody has approved this tool yet (operators: `mcp-guard tools diff {server} {tool}`)")]
     New { server: ServerName, tool: String },
     #[error(
-        "the server has more tools than the guard may pin (operators: `mcp-guard tools list {server}`, limits.tools_per_server_max)"
+        "the server has more tools than the guard may pin (operators: `mcp-guard tools list {server}`, \
+         limits.tools_per_server_max, limits.tool_pins_bytes_max)"
     )]
     NoRoom { server: ServerName },
+    #[error("a tool's name has at most {NAME_BYTES_MAX} bytes, and this one is longer")]
+    LongName,
 }
 
 impl Held {
@@ -72,7 +74,7 @@ impl Held {
         match self {
             Self::Changed { .. } => "tool_changed",
             Self::New { .. } => "tool_not_approved",
-            Self::NoRoom { .. } => "tool_not_pinned",
+            Self::NoRoom { .. } | Self::LongName => "tool_not_pinned",
         }
     }
 }
@@ -120,7 +122,11 @@ impl Tools {
     pub fn open(config: &Config) -> Result<Self, Unreadable> {
         let Limits { tools_per_server_max, tool_definition_bytes_max, tool_pins_bytes_max, .. } =
             config.limits;
-        let bounds = Bounds { tools_max: tools_per_server_max, bytes_max: tool_pins_bytes_max };
+        let bounds = Bounds {
+            tools_max: tools_per_server_max,
+            bytes_max: tool_pins_bytes_max,
+            definition_bytes_max: tool_definition_bytes_max.min(tool_pins_bytes_max),
+        };
         let (news, to_record) = mpsc::channel(NEWS_MAX);
         let kept = |server: &Server| {
             let pins = state::load(&config.state_dir, &server.name, tool_pins_bytes_max)?;
@@ -129,7 +135,6 @@ impl Tools {
         Ok(Self {
             state_dir: config.state_dir.clone(),
             servers: config.servers.iter().map(kept).collect::<Result<_, _>>()?,
-            definition_bytes_max: tool_definition_bytes_max,
             bounds,
             news,
             to_record: Mutex::new(Some(to_record)),
@@ -151,6 +156,8 @@ impl Tools {
             Some(Standing::Pinned) => None,
             Some(Standing::Changed) => Some(Held::Changed { server, tool: named }),
             Some(Standing::New) => Some(Held::New { server, tool: named }),
+            // No list shows what cannot be pinned.
+            None if named.len() > NAME_BYTES_MAX => Some(Held::LongName),
             None if kept.rules.first_sight == FirstSight::Hold => Some(Held::New { server, tool: named }),
             None if standings.has_room => None,
             None => Some(Held::NoRoom { server }),
@@ -175,7 +182,7 @@ impl Tools {
         let seen = entries
             .map(|(name, entry)| Seen {
                 name: name.to_owned(),
-                what: canonical(name, entry.get(), self.definition_bytes_max),
+                what: canonical(name, entry.get(), self.bounds.definition_bytes_max),
             })
             .collect();
         let (Observed { held, steps, is_changed }, version) = kept.observe(seen, self.bounds, &now());

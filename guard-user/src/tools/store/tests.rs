@@ -18,8 +18,14 @@ fn config(dir: &Path) -> Config {
 }
 
 fn fixture() -> Fixture {
+    limited(&json!({}))
+}
+
+fn limited(limits: &serde_json::Value) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let tools = Tools::open(&config(dir.path())).unwrap();
+    let mut config = config(dir.path());
+    config.limits = serde_json::from_value(limits.clone()).unwrap();
+    let tools = Tools::open(&config).unwrap();
     Fixture { server: ServerName::parse("a").unwrap(), tools, dir }
 }
 
@@ -119,4 +125,23 @@ fn so_many_records_follow_each_other_and_the_next_one_counts_the_rest() {
     lock(&here.tools.servers[&here.server].room).left = 1;
     here.look(&[("t", "last")]).unwrap();
     assert_eq!(news.try_recv().unwrap().unrecorded, 500 - u64::from(told - 2));
+}
+
+#[test]
+fn what_no_list_shows_for_want_of_room_is_not_called_either() {
+    let long = "n".repeat(NAME_BYTES_MAX + 1);
+    let here = fixture();
+    assert_eq!(*here.look(&[("t", "one"), (&long, "two")]).unwrap(), [&*long]);
+    assert_eq!((here.held("t"), here.held("other"), here.held(&long)), (None, None, Some("tool_not_pinned")));
+
+    // Of the bytes, the first two take so many that a third has no room, though the limit is not reached.
+    let here = limited(&json!({"tool_definition_bytes_max": 500, "tool_pins_bytes_max": 1000}));
+    let text = "x".repeat(350);
+    assert!(here.look(&[("a", &text), ("b", &text)]).unwrap().is_empty());
+    assert_eq!(*here.look(&[("c", &text)]).unwrap(), ["c"]);
+    assert_eq!((here.held("a"), here.held("c")), (None, Some("tool_not_pinned")));
+    // The same with one definition that may be as long as all together.
+    let here = limited(&json!({"tool_pins_bytes_max": 400}));
+    assert_eq!(*here.look(&[("a", &"x".repeat(500))]).unwrap(), ["a"]);
+    assert_eq!(here.held("a"), Some("tool_not_approved"));
 }
