@@ -24,7 +24,7 @@ use crate::kernel::Blocks;
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Links, Site};
-use crate::rpc::{self, Message, Target};
+use crate::rpc::{self, Era, Message, Target};
 use crate::rules::Rules;
 use crate::session::{Claim, Errands, Made, NotYours, Sessions};
 use crate::tools::Tools;
@@ -130,6 +130,9 @@ impl Pipeline {
             case.link = Some(link.ok_or(NotYours::Session)?);
         }
         self.decide(case, &caller, &claim)?;
+        if cancels_whoevers(case.message.as_ref(), &claim) {
+            return Err(Refusal::Cancelled);
+        }
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let (blocks, over) = (self.blocks.clone(), claim.until_over());
@@ -314,6 +317,14 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
         Method::POST | Method::GET | Method::DELETE => Ok(()),
         _ => Err(Refusal::Method),
     }
+}
+
+/// Whether a server could take it for the end of another agent's request, which has the same id.
+fn cancels_whoevers(message: Option<&Message>, claim: &Claim) -> bool {
+    message.is_some_and(|message| {
+        let is_alone = claim.session().is_none() || message.era() == Era::Modern;
+        message.method() == "notifications/cancelled" && is_alone
+    })
 }
 
 /// What was judged, and the rule that lets it pass.

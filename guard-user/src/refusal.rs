@@ -28,6 +28,11 @@ pub enum Refusal {
     Blocked { forwarded: bool },
     #[error("{0}")]
     Body(#[from] Unreadable),
+    /// Ids of requests are of a session; without one, a server may take this for another agent's.
+    #[error(
+        "without a session nobody can tell whose request it names; from 2026-07-28 on, a call is cancelled by closing its answer"
+    )]
+    Cancelled,
     #[error("{}", .0.reason())]
     Denied(Deny),
     #[error("{0}")]
@@ -108,6 +113,7 @@ impl Refusal {
             Self::Audit(_) => "audit_unavailable",
             Self::Blocked { .. } => "blocked",
             Self::Body(error) => error.reason(),
+            Self::Cancelled => "cancelled_without_session",
             Self::Denied(deny) => deny.code().as_str(),
             Self::Frame(error) => error.fault.reason(),
             Self::Framing(fault) => fault.reason(),
@@ -142,7 +148,7 @@ impl Refusal {
             Self::NotYours(NotYours::Task(_) | NotYours::State) => -32602,
             Self::NotYours(NotYours::Session | NotYours::Event) | Self::SessionOver => 40_400,
             Self::Identity(_) => 40_100,
-            Self::Denied(_) => 40_300,
+            Self::Cancelled | Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
             Self::Tool(_) => 40_303,
@@ -165,6 +171,7 @@ impl Refusal {
             Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
             Self::Blocked { .. }
+            | Self::Cancelled
             | Self::Denied(_)
             | Self::Identity(_)
             | Self::NeedsApproval(_)

@@ -230,6 +230,26 @@ policies:
 }
 
 #[test]
+fn a_cancellation_that_names_a_request_of_whoever_goes_nowhere() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let message = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
+        let stateless = scene
+            .post(&message)
+            .with("MCP-Protocol-Version", "2026-07-28")
+            .with("Mcp-Method", "notifications/cancelled");
+        for request in [stateless, scene.post(&message)] {
+            let answer = scene.https.ask(&request).unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (202, ""));
+        }
+        let ledger = scene.daemon.ledger().unwrap();
+        let reasons: Vec<_> = ledger.of_kind("call").map(|record| record["reason"].clone()).collect();
+        assert_eq!(reasons, ["cancelled_without_session", "cancelled_without_session"]);
+        assert_nothing_reached_the_server_yet(&scene);
+    });
+}
+
+#[test]
 fn who_cannot_prove_a_name_is_told_what_is_missing() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();
