@@ -27,13 +27,16 @@ use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Era, Message, Target};
 use crate::rules::Rules;
 use crate::session::{Claim, Errands, Made, NotYours, Sessions};
-use crate::tools::Tools;
+use crate::tools::{Mirrors, Tools};
 use crate::types::{DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Velocity};
 
 /// What the record of an unreadable request has for its HTTP method.
 const UNREAD_METHOD: &[u8] = b"-";
+
+/// What a refusal calls headers of which nobody can say what they repeat.
+const ANY_MIRROR: &str = "mcp-param-*";
 
 /// Whose credential it is, and whether it came from the process that it works in.
 type Identified = Result<(Caller, Result<(), Unidentified>), Unidentified>;
@@ -199,25 +202,25 @@ impl Pipeline {
                     Ok(made) => judge_task(&case.rules, &question, &made),
                     Err(refusal) => Judged { intent: None, rule: Err(refusal.into()) },
                 },
-                _ => self.judge(&case.rules, &Question { target, ..question }, is_first),
+                _ => self.judge(case, &Question { target, ..question }, is_first),
             })
             .find(|judged| judged.rule.is_err())
-            .unwrap_or_else(|| self.judge(&case.rules, &question, is_first));
+            .unwrap_or_else(|| self.judge(case, &question, is_first));
         case.intent = judged.intent;
         case.rule = Some(judged.rule?);
         Ok(())
     }
 
     /// Policy first, then velocity, which counts only what the policy lets through, and a call of several rounds once.
-    fn judge(&self, rules: &Rules, question: &Question<'_>, is_first: bool) -> Judged {
-        match rules.policy.decide(question) {
+    fn judge(&self, case: &Case<'_>, question: &Question<'_>, is_first: bool) -> Judged {
+        match case.rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
-                rule: self.admit(question, allow.velocity(), is_first).map(|()| allow.rule().clone()),
+                rule: self.admit(case, question, allow.velocity(), is_first).map(|()| allow.rule().clone()),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
-                rule: self.admit(question, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
+                rule: self.admit(case, question, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
             },
             Decision::Deny(deny) => {
                 Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
@@ -225,17 +228,19 @@ impl Pipeline {
         }
     }
 
-    /// A tool that is held counts for nothing.
+    /// What is refused for the tool's sake counts for nothing.
     fn admit(
         &self,
+        case: &Case<'_>,
         question: &Question<'_>,
         rules: &[Arc<VelocityRule>],
         is_first: bool,
     ) -> Result<(), Refusal> {
-        if let Target::Tool(tool) = question.target
-            && let Some(held) = self.tools.held(question.server, tool)
-        {
-            return Err(Refusal::Tool(held));
+        if let Target::Tool(tool) = question.target {
+            if let Some(held) = self.tools.held(question.server, tool) {
+                return Err(Refusal::Tool(held));
+            }
+            check_mirrors(case, &self.tools.mirrors(question.server, tool))?;
         }
         if !is_first {
             return Ok(());
@@ -317,6 +322,17 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
         Method::POST | Method::GET | Method::DELETE => Ok(()),
         _ => Err(Refusal::Method),
     }
+}
+
+/// Whether headers that repeat arguments say what the arguments say. What nobody can say must not be there.
+fn check_mirrors(case: &Case<'_>, mirrors: &Mirrors) -> Result<(), Refusal> {
+    let headers = &case.head.headers;
+    let told = match (mirrors, &case.message) {
+        (Mirrors::Known(mirrors), Some(message)) => message.mirrors_agree(headers, mirrors),
+        (Mirrors::Unclear, _) if rpc::has_mirrors(headers) => Err(ANY_MIRROR),
+        _ => Ok(()),
+    };
+    told.map_err(|header| Refusal::HeaderMismatch(header.to_owned()))
 }
 
 /// Whether a server could take it for the end of another agent's request, which has the same id.

@@ -15,6 +15,9 @@ use crate::tools;
 use crate::upstream;
 use crate::velocity::Exceeded;
 
+/// What the revision of 2026-07-28 calls it; clients then ask for the list of tools again.
+const HEADER_MISMATCH: i32 = -32020;
+
 /// Why the guard did not pass a request on, or has no answer for it. Made by the stages, turned into bytes by
 /// [`respond`](crate::respond) alone. [`Refusal::reason`] is its name in the audit trail and in the answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,12 @@ pub enum Refusal {
     Framing(#[from] FramingError),
     #[error("{0}")]
     Identity(#[from] Unidentified),
+    /// A header that repeats an argument is missing, or says something else.
+    #[error(
+        "the header {0} does not say what the arguments say; ask for tools/list again and repeat in headers what the tool's \
+         inputSchema names"
+    )]
+    HeaderMismatch(String),
     #[error("an MCP endpoint takes POST, GET and DELETE")]
     Method,
     #[error("{}", .0.reason)]
@@ -118,6 +127,7 @@ impl Refusal {
             Self::Frame(error) => error.fault.reason(),
             Self::Framing(fault) => fault.reason(),
             Self::Identity(error) => error.as_str(),
+            Self::HeaderMismatch(_) => "header_mismatch",
             Self::Method => "http_method",
             Self::NeedsApproval(_) => "needs_approval",
             Self::NotYours(NotYours::BadSession(_)) => "bad_session_id",
@@ -147,6 +157,7 @@ impl Refusal {
             // What servers say of a task that they do not have.
             Self::NotYours(NotYours::Task(_) | NotYours::State) => -32602,
             Self::NotYours(NotYours::Session | NotYours::Event) | Self::SessionOver => 40_400,
+            Self::HeaderMismatch(_) => HEADER_MISMATCH,
             Self::Identity(_) => 40_100,
             Self::Cancelled | Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
@@ -168,7 +179,7 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             // At this a client opens a new session.
             Self::Path(_) | Self::NotYours(NotYours::Session) | Self::SessionOver => StatusCode::NOT_FOUND,
-            Self::NotYours(_) => StatusCode::BAD_REQUEST,
+            Self::HeaderMismatch(_) | Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
             Self::Blocked { .. }
             | Self::Cancelled
@@ -189,6 +200,7 @@ impl Refusal {
             Self::Body(_)
                 | Self::Frame(_)
                 | Self::Framing(_)
+                | Self::HeaderMismatch(_)
                 | Self::Method
                 | Self::Path(_)
                 | Self::NotYours(NotYours::BadSession(_) | NotYours::Session | NotYours::Event)

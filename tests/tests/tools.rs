@@ -298,6 +298,62 @@ fn where_new_tools_are_held_nothing_is_called_before_an_operator_has_seen_it() {
 }
 
 #[test]
+fn a_header_that_does_not_say_what_the_arguments_say_is_refused_before_the_server_hears_of_it() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let mut open = tool("open", "one");
+        open["inputSchema"]["properties"] = json!({
+            "region": {"type": "string", "x-mcp-header": "Region"},
+            "count": {"type": "integer", "x-mcp-header": "Count"},
+        });
+        let request = |arguments: &Value| {
+            let mut call = call(1, "open");
+            call["params"]["arguments"] = arguments.clone();
+            call
+        };
+        let stateless = |arguments: &Value, headers: &[(&str, &str)]| {
+            let request = modern(&scene, request(arguments));
+            headers.iter().fold(request, |request, (name, value)| request.with(name, value))
+        };
+        let is_mismatch = |request: &Request| {
+            let answer = scene.https.ask(request).unwrap();
+            let message = answer.json();
+            assert_eq!((answer.status, &message["id"]), (400, &json!(1)), "{message}");
+            let decision = &message["error"]["data"]["mcp-guard/decision"];
+            message["error"]["code"] == -32020 && decision["reason"] == "header_mismatch"
+        };
+        let eu = json!({"region": "eu"});
+        // Nobody knows yet what it repeats.
+        assert!(is_mismatch(&stateless(&eu, &[("Mcp-Param-Region", "eu")])));
+        assert_eq!(seen(&scene, &[open]), ["open"]);
+        for (arguments, headers) in [
+            (&eu, vec![("Mcp-Param-Region", "eu")]),
+            (&eu, vec![("mcp-param-region", "=?base64?ZXU=?="), ("Mcp-Param-Other", "any")]),
+            (&json!({"region": "eu", "count": 42}), vec![("Mcp-Param-Region", "eu"), ("Mcp-Param-Count", "42.0")]),
+            (&json!({"region": null}), vec![]),
+        ] {
+            assert_eq!(called(&scene, &stateless(arguments, &headers)), done(1), "{arguments} {headers:?}");
+        }
+        for (arguments, headers) in [
+            (&eu, vec![]),
+            (&eu, vec![("Mcp-Param-Region", "us")]),
+            (&eu, vec![("Mcp-Param-Region", "=?base64?dXM=?=")]),
+            (&eu, vec![("Mcp-Param-Region", "eu"), ("Mcp-Param-Count", "1")]),
+            (&json!({}), vec![("Mcp-Param-Region", "eu")]),
+        ] {
+            assert!(is_mismatch(&stateless(arguments, &headers)), "{arguments} {headers:?}");
+        }
+        // A session's client need not repeat anything, and must not lie either.
+        assert_eq!(called(&scene, &scene.post(&request(&eu))), done(1));
+        assert!(is_mismatch(&scene.post(&request(&eu)).with("Mcp-Param-Region", "us")));
+        // What is hidden stays hidden.
+        let secret = modern(&scene, call(1, "secret")).with("Mcp-Param-Region", "us");
+        assert_eq!(scene.https.ask(&secret).unwrap().json()["error"]["code"], -32602);
+        assert!(scene.puppet.heard().is_none());
+    });
+}
+
+#[test]
 fn a_server_that_changes_its_tools_with_each_list_fills_neither_trail_nor_disk() {
     /// At once, and what a minute more may bring.
     const RECORDS_MAX: usize = 100 + 6;

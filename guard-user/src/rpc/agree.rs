@@ -73,7 +73,7 @@ enum HeaderName<'a> {
 }
 
 /// A header's meaning: trimmed, and decoded if it is written as `=?base64?...?=`. None if it cannot be read for sure.
-fn value(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn value(headers: &HeaderMap, name: &str) -> Option<String> {
     let text = headers.get(name)?.to_str().ok()?.trim_matches([' ', '\t']);
     match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         Some(coded) => String::from_utf8(STANDARD.decode(coded).ok()?).ok(),

@@ -12,6 +12,7 @@ mod id;
 pub mod json;
 pub mod list;
 mod message;
+mod mirror;
 pub mod reply;
 pub mod sse;
 
@@ -21,6 +22,7 @@ pub use fold::is_lookalike;
 pub use id::{ID_BYTES_MAX, ID_INTEGER_MAX, Id, IdError};
 pub use json::Json;
 pub use message::{Era, Kind, METHOD_BYTES_MAX, Message, TARGET_BYTES_MAX, decode};
+pub use mirror::{MIRROR_PREFIX, Mirror, has_mirrors};
 
 /// What a request is about, as the policy sees it. Names are compared byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

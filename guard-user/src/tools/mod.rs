@@ -7,6 +7,7 @@
 //! canon     what of a definition counts, and its digest     (pure)
 //! finding   what looks wrong in its texts                   (pure)
 //! cosmetic  which changes are for the eye alone             (pure)
+//! mirrors   which arguments of a tool headers repeat        (pure)
 //! pins      the tools of one server                         (pure)
 //! show      a definition for people, and differences      (pure)
 //! state     the same on disk
@@ -19,6 +20,7 @@
 mod canon;
 mod cosmetic;
 pub mod finding;
+mod mirrors;
 mod pins;
 pub mod show;
 mod state;
@@ -27,6 +29,7 @@ mod told;
 
 pub use canon::{Digest, Unclear};
 pub use finding::{Finding, FindingKind};
+pub use mirrors::Mirrors;
 pub use pins::{By, Change, Definition, NotApproved, Offer, Pin, Pins, Standing, Step, Tool, What};
 pub use state::{TOOLS_DIR, Unreadable, load, save};
 pub use store::{Held, News, Tools, now};

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
 use super::canon::{Digest, canonical};
-use super::pins::{Bounds, Change, Observed, Pin, Pins, Seen, Standing, Step};
+use super::mirrors::{Mirrors, mirrors};
+use super::pins::{Bounds, Change, NAME_BYTES_MAX, Observed, Pin, Pins, Seen, Standing, Step, Tool};
 use super::state::{self, Unreadable};
 use crate::config::{Config, FirstSight, Limits, Server, ToolRules};
 use crate::types::ServerName;
@@ -99,8 +100,15 @@ struct Kept {
 /// How each tool stands, as calls ask for it.
 #[derive(Default)]
 struct Standings {
-    tools: HashMap<String, Standing>,
+    tools: HashMap<String, Stand>,
     has_room: bool,
+}
+
+struct Stand {
+    standing: Standing,
+    /// Of what is pinned; none if nothing is.
+    digest: Option<Digest>,
+    mirrors: Mirrors,
 }
 
 /// A list that came by, and what of it was held.
@@ -152,7 +160,7 @@ impl Tools {
         let kept = self.servers.get(server)?;
         let standings = kept.standings.load();
         let (server, named) = (server.clone(), tool.to_owned());
-        match standings.tools.get(tool) {
+        match standings.tools.get(tool).map(|stand| stand.standing) {
             Some(Standing::Pinned) => None,
             Some(Standing::Changed) => Some(Held::Changed { server, tool: named }),
             Some(Standing::New) => Some(Held::New { server, tool: named }),
@@ -162,6 +170,13 @@ impl Tools {
             None if standings.has_room => None,
             None => Some(Held::NoRoom { server }),
         }
+    }
+
+    /// Which of its arguments headers repeat, as it is pinned. Costs one look-up.
+    pub fn mirrors(&self, server: &ServerName, tool: &str) -> Mirrors {
+        let standings = self.servers.get(server).map(|kept| kept.standings.load());
+        let stand = standings.as_ref().and_then(|standings| standings.tools.get(tool));
+        stand.map_or(Mirrors::Unclear, |stand| stand.mirrors.clone())
     }
 
     /// Takes in a page of a `tools` list: the text of the list, and the name and text of each entry. Gives the names that no
@@ -208,7 +223,7 @@ impl Tools {
     /// How many tools are held.
     pub fn count_held(&self) -> usize {
         let of = |kept: &Kept| {
-            kept.standings.load().tools.values().filter(|standing| **standing != Standing::Pinned).count()
+            kept.standings.load().tools.values().filter(|stand| stand.standing != Standing::Pinned).count()
         };
         self.servers.values().map(of).sum()
     }
@@ -319,7 +334,18 @@ impl Kept {
 
     /// Calls see the pins as they are now. The caller has them locked. Gives their version.
     fn publish(&self, pins: &Pins, bounds: Bounds) -> u64 {
-        let tools = pins.tools().map(|(name, tool)| (name.clone(), tool.standing())).collect();
+        let before = self.standings.load();
+        let stand = |name: &str, tool: &Tool| {
+            let pinned = tool.pinned.as_ref().map(|pin| &pin.definition);
+            let digest = pinned.map(|definition| definition.digest);
+            // Read once for each definition.
+            let known = before.tools.get(name).filter(|before| digest.is_some() && before.digest == digest);
+            let read = || pinned.and_then(|definition| definition.text.as_deref()).map(mirrors);
+            let mirrors =
+                known.map_or_else(|| read().unwrap_or(Mirrors::Unclear), |before| before.mirrors.clone());
+            Stand { standing: tool.standing(), digest, mirrors }
+        };
+        let tools = pins.tools().map(|(name, tool)| (name.clone(), stand(name, tool))).collect();
         self.standings.store(Arc::new(Standings { tools, has_room: pins.has_room(bounds) }));
         self.version.fetch_add(1, Ordering::AcqRel) + 1
     }
