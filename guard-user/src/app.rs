@@ -385,6 +385,10 @@ impl App {
             Ask::ApproveTools(choice) => {
                 self.approve_tools(choice, uid).await.unwrap_or_else(|error| json!({ "error": error }))
             }
+            Ask::ForgetTools { server, tools } => {
+                let done = self.forget_tools(&server, tools, uid).await;
+                done.unwrap_or_else(|error| json!({ "error": error }))
+            }
             Ask::HandOver => {
                 let (heir, handed) = oneshot::channel();
                 if self.wishes.try_send(heir).is_ok()

@@ -298,6 +298,37 @@ fn where_new_tools_are_held_nothing_is_called_before_an_operator_has_seen_it() {
 }
 
 #[test]
+fn a_tool_that_is_forgotten_is_pinned_anew_as_the_server_offers_it() {
+    apart(|| {
+        let mut scene = Scene::new(&json!({})).unwrap();
+        assert_eq!(seen(&scene, &[tool("open", "one"), tool("vetted", "v")]), ["open", "vetted"]);
+        assert_eq!(seen(&scene, &[tool("open", "two"), tool("vetted", "v")]), ["vetted"]);
+        let forgotten = scene.daemon.json("tools forget", &["demo", "open"]).unwrap();
+        assert_eq!(forgotten, json!({"server": "demo", "forgotten": ["open"]}));
+        assert_eq!(seen(&scene, &[tool("open", "two"), tool("vetted", "v")]), ["open", "vetted"]);
+        assert_eq!(called(&scene, &scene.post(&call(1, "open"))), done(1));
+        let unknown = scene.daemon.output("tools forget", &["demo", "opne"]).unwrap();
+        assert_eq!(unknown.status.code(), Some(1));
+
+        let found = records(&scene, 5);
+        let changes = [("first_sight", "open"), ("first_sight", "vetted"), ("held", "open"), ("forgotten", "open")];
+        assert_eq!(pairs(&found)[..4], changes);
+        let ledger = scene.daemon.ledger().unwrap();
+        let record = ledger.of_kind("tool").find(|record| record["change"] == "forgotten").unwrap();
+        assert_eq!((&record["uid"], record["before"].is_string()), (&json!(0), true));
+
+        // Without a guard too; the next one records it, once.
+        scene.daemon.stop().unwrap();
+        scene.daemon.json("tools forget", &["demo", "--all"]).unwrap();
+        scene.daemon.start().unwrap();
+        assert_eq!(pairs(&records(&scene, 7))[5..], [("forgotten", "open"), ("forgotten", "vetted")]);
+        assert_eq!(seen(&scene, &[tool("open", "three")]), ["open"]);
+        assert_eq!(records(&scene, 8).len(), 8);
+        assert_eq!(scene.daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
 fn a_header_that_does_not_say_what_the_arguments_say_is_refused_before_the_server_hears_of_it() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();

@@ -86,6 +86,11 @@ fn the_commands_say_what_the_golden_file_says() {
         told(&mut out, &scene, "tools approve", &["demo", "--all"]);
         told(&mut out, &scene, "tools approve", &["demo", "--all"]);
         told(&mut out, &scene, "tools diff", &["demo"]);
+        told(&mut out, &scene, "tools forget", &["demo"]);
+        told(&mut out, &scene, "tools forget", &["demo", "nothing"]);
+        told(&mut out, &scene, "tools forget", &["demo", "open", "open"]);
+        told(&mut out, &scene, "tools forget", &["demo", "--all"]);
+        told(&mut out, &scene, "tools forget", &["demo", "--all"]);
         assert!(out.chars().all(|c| c == '\n' || !c.is_control()), "{out:?}");
 
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);

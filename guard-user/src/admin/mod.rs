@@ -37,6 +37,8 @@ pub enum Ask {
     Tools { server: Option<String>, with_definitions: bool },
     /// Pin what the operator has seen.
     ApproveTools(ToolChoice),
+    /// Forget tools of a server, so that the next list shows them for the first time.
+    ForgetTools { server: String, tools: Vec<String> },
 }
 
 /// Which definitions of a server's tools are trusted from now on.

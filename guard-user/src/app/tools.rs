@@ -143,6 +143,35 @@ impl App {
         }
         Ok(json!({ "server": server, "approved": done }))
     }
+
+    /// Forgets tools, so that the next list shows them for the first time. Each is recorded before it counts.
+    pub(super) async fn forget_tools(
+        &self,
+        server: &str,
+        tools: Vec<String>,
+        uid: u32,
+    ) -> Result<Value, String> {
+        let name = ServerName::parse(server).map_err(|error| error.to_string())?;
+        let store = &self.pipeline.tools;
+        let mut pins = store.pins(&name).ok_or_else(|| format!("guard.yaml has no server {server}"))?;
+        let forget = |tool: String| pins.forget(&tool, uid).map_err(|error| format!("{tool}: {error}"));
+        let steps: Vec<Step> = tools.into_iter().map(forget).collect::<Result<_, _>>()?;
+        let mut done = Vec::new();
+        for step in steps {
+            let tool = step.tool.clone();
+            let news = News { server: name.clone(), step, unrecorded: 0 };
+            let noted = self.note_tool(&news).await;
+            noted.map_err(|error| format!("{tool}: not forgotten, since it cannot be recorded: {error}"))?;
+            let (store, name, forgotten) = (Arc::clone(store), name.clone(), tool.clone());
+            let written =
+                tokio::task::spawn_blocking(move || store.forget(&name, &forgotten, uid)).await;
+            written.map_err(|error| error.to_string())?.map_err(|error| {
+                format!("{tool}: forgotten, but a restart brings it back, since it cannot be written: {error}")
+            })?;
+            done.push(tool);
+        }
+        Ok(json!({ "server": server, "forgotten": done }))
+    }
 }
 
 fn word(change: Change) -> String {

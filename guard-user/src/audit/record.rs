@@ -245,7 +245,7 @@ pub struct ToolChange<'a> {
     pub server: &'a str,
     #[serde(serialize_with = "text::name")]
     pub tool: &'a str,
-    /// `first_sight`, `new`, `held`, `back`, `cosmetic`, `approved`, `flagged` or `no_room`.
+    /// `first_sight`, `new`, `held`, `back`, `cosmetic`, `approved`, `flagged`, `forgotten` or `no_room`.
     pub change: &'a str,
     /// Of the definition that is offered, or was pinned now.
     #[serde(serialize_with = "text::name_opt")]
@@ -256,7 +256,7 @@ pub struct ToolChange<'a> {
     /// What looks wrong in it, or why it cannot be read.
     #[serde(serialize_with = "text::sentence_opt")]
     pub text: Option<&'a str>,
-    /// The user who approved it.
+    /// The user who approved it, or had it forgotten.
     pub uid: Option<u32>,
     /// Steps of this server's tools before this one that are not in the trail: there were too many.
     pub unrecorded: u64,

@@ -18,7 +18,7 @@ pub(super) const NAME_BYTES_MAX: usize = 1024;
 #[serde(deny_unknown_fields)]
 pub struct Pins {
     tools: BTreeMap<String, Tool>,
-    /// Approved while no guard ran; the next one records it.
+    /// Approved or forgotten while no guard ran; the next one records it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     to_record: Vec<Step>,
 }
@@ -134,6 +134,8 @@ pub enum Change {
     Cosmetic,
     /// Something looks wrong in its texts.
     Flagged,
+    /// An operator had it forgotten: the next list shows it for the first time.
+    Forgotten,
     /// Seen for the first time, and pinned.
     FirstSight,
     /// It is another one than what is pinned.
@@ -331,9 +333,28 @@ impl Pins {
         now: &str,
     ) -> Result<(), NotApproved> {
         let step = self.approve(tool, expected, uid, now)?;
+        self.note_to_record(step);
+        Ok(())
+    }
+
+    /// Forgets a tool, pinned or not: what the server offers next is seen for the first time.
+    pub fn forget(&mut self, tool: &str, uid: u32) -> Result<Step, NotApproved> {
+        let forgotten = self.tools.remove(tool).ok_or(NotApproved::Unknown)?;
+        let before = forgotten.pinned.as_ref().map(|pin| pin.definition.digest);
+        Ok(Step { change: Change::Forgotten, before, uid: Some(uid), ..Step::of(tool) })
+    }
+
+    /// The same while no guard runs.
+    pub fn forget_unrecorded(&mut self, tool: &str, uid: u32) -> Result<(), NotApproved> {
+        let step = self.forget(tool, uid)?;
+        self.note_to_record(step);
+        Ok(())
+    }
+
+    /// There is one record for each tool at most, of what was decided last.
+    fn note_to_record(&mut self, step: Step) {
         self.to_record.retain(|before| before.tool != step.tool);
         self.to_record.push(step);
-        Ok(())
     }
 
     /// What was decided while no guard ran.

@@ -228,7 +228,7 @@ impl Tools {
         self.servers.values().map(of).sum()
     }
 
-    /// What was approved while no guard ran, to be recorded by this one.
+    /// What was approved or forgotten while no guard ran, to be recorded by this one.
     pub fn to_record(&self) -> Vec<News> {
         let mut news = Vec::new();
         for kept in self.servers.values() {
@@ -275,6 +275,19 @@ impl Tools {
         {
             let mut pins = lock(&kept.pins);
             pins.adopt(tool, pin);
+            kept.publish(&pins, self.bounds);
+        }
+        kept.save(&self.state_dir)
+    }
+
+    /// Forgets a tool, as an operator wishes. It holds even if it cannot be written.
+    pub fn forget(&self, server: &ServerName, tool: &str, uid: u32) -> io::Result<()> {
+        let Some(kept) = self.servers.get(server) else { return Ok(()) };
+        {
+            let mut pins = lock(&kept.pins);
+            if pins.forget(tool, uid).is_err() {
+                return Ok(());
+            }
             kept.publish(&pins, self.bounds);
         }
         kept.save(&self.state_dir)

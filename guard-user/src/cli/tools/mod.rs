@@ -2,6 +2,7 @@
 
 mod approve;
 mod diff;
+mod forget;
 mod known;
 mod list;
 
@@ -59,6 +60,19 @@ enum Command {
         #[arg(long, value_name = "DIGEST", conflicts_with = "all")]
         digest: Option<String>,
     },
+    /// Forget what was pinned, so that the server's next list shows it for the first time
+    ///
+    /// With `first_sight: trust` it is then pinned as the server offers it, whatever that is: `approve` is for changes that
+    /// were looked at, `forget` for a server that became another one, or tools that it has no more. It is recorded, with the
+    /// user who did it, before it counts; without a running guard, by the next one at its start.
+    Forget {
+        server: String,
+        #[arg(value_name = "TOOL", required_unless_present = "all", conflicts_with = "all")]
+        tools: Vec<String>,
+        /// Every tool of the server
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -70,5 +84,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Approve { server, tools, all: _, digest } => {
             approve::run(&config, &server, &tools, digest.as_deref(), json)
         }
+        Command::Forget { server, tools, all: _ } => forget::run(&config, &server, tools, json),
     }
 }
