@@ -5,6 +5,7 @@ mod heartbeat;
 mod heritage;
 mod listeners;
 mod proof;
+mod sessions;
 mod tools;
 mod upkeep;
 
@@ -374,7 +375,10 @@ impl App {
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
             Ask::Sessions => json!({ "sessions": self.pipeline.sessions.list() }),
-            Ask::EndSessions(choice) => self.end_sessions(&choice),
+            Ask::EndSessions(choice) => {
+                let done = self.end_sessions_for(&choice, uid).await;
+                done.unwrap_or_else(|error| json!({ "error": error }))
+            }
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))

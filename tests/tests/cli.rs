@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use guard_tests::daemon::Daemon;
 use guard_tests::process::{copy_program, program};
 use guard_tests::scene::{POLICY, Scene, apart, call, guard};
+use guard_tests::tenants::Tenants;
 use guard_tests::world::Netns;
 use serde_json::{Value, json};
 
@@ -116,6 +117,50 @@ fn a_guard_without_its_server_protects_and_says_that_the_server_is_down() {
         assert!(words.starts_with("PROTECTED"), "{words}");
         assert!(words.contains("SERVER DOWN   demo: no server is pinned behind port 3001"), "{words}");
         assert!(daemon.log().unwrap().contains("SERVER DOWN"), "{}", daemon.log().unwrap());
+    });
+}
+
+#[test]
+fn the_trail_says_who_ended_sessions_and_shows_what_is_asked_for() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        tenants.open(&tenants.bob, "two").unwrap();
+        assert_eq!(tenants.daemon.json("sessions end", &["--agent", "bob"]).unwrap()["ended"], 1);
+        let none = tenants.daemon.output("sessions end", &["--agent", "bob"]).unwrap();
+        assert_eq!(none.status.code(), Some(1));
+        let ledger = tenants.daemon.ledger().unwrap();
+        let ended: Vec<_> = ledger.of_kind("sessions_ended").collect();
+        assert_eq!(ended.len(), 1, "where nothing ended, there is nothing to tell");
+        assert_eq!(
+            (&ended[0]["uid"], &ended[0]["count"], &ended[0]["agent"], &ended[0]["server"]),
+            (&json!(0), &json!(1), &json!("bob"), &json!(null))
+        );
+
+        let list = |arguments: &[&str]| {
+            let output = tenants.daemon.output("audit list", arguments).unwrap();
+            assert!(output.status.success(), "{}", said(&output));
+            said(&output)
+        };
+        let records = |arguments: &[&str]| {
+            let lines = list(&[&["--json", "--last", "100"], arguments].concat());
+            let record = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+            lines.lines().filter(|line| !line.is_empty()).map(record).collect::<Vec<_>>()
+        };
+        let of_alice = records(&["--agent", "alice"]);
+        assert!(of_alice.iter().any(|record| record["kind"] == "outcome"), "{of_alice:?}");
+        let mut calls = of_alice.iter().filter(|record| record["kind"] != "outcome");
+        assert!(calls.all(|record| record["agent"] == "alice"), "{of_alice:?}");
+        let session = tenants.daemon.json("sessions list", &[]).unwrap()["sessions"][0]["session"].clone();
+        let on_session = records(&["--session", session.as_str().unwrap()]);
+        assert!(on_session.iter().all(|record| record["agent"] == "alice" || record["kind"] == "outcome"));
+        assert!(records(&["--agent", "alice", "--server", "other"]).is_empty());
+        assert!(!records(&["--since", "1h", "--reason", "allowed"]).is_empty());
+        assert!(records(&["--since", "2100-01-01T00:00:00Z"]).is_empty());
+        let table = list(&["--agent", "bob"]);
+        assert!(table.contains("sessions_ended") && table.contains("1 ended: by"), "{table}");
+        let wrong = tenants.daemon.output("audit list", &["--since", "yesterday"]).unwrap();
+        assert_eq!(wrong.status.code(), Some(2));
     });
 }
 

@@ -1,6 +1,6 @@
 //! The end of a trail, for a person to look at. Verifies nothing.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::Path;
 
@@ -8,8 +8,73 @@ use serde_json::Value;
 
 use super::walk::{Found, Lines, segments};
 
-/// The last `count` whole lines of the trail in `dir`, oldest first.
-pub fn last(dir: &Path, count: usize) -> io::Result<Vec<String>> {
+/// Which records are wanted: those that fit all that is said, and the outcomes of calls that do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub agent: Option<String>,
+    pub server: Option<String>,
+    /// What a call or a record of the kind `tool` is about.
+    pub tool: Option<String>,
+    /// The beginning of the session's name.
+    pub session: Option<String>,
+    /// The record's word for why.
+    pub reason: Option<String>,
+    /// In the form of the records: UTC, to the microsecond.
+    pub since: Option<String>,
+}
+
+impl Filter {
+    fn takes(&self, record: &Value) -> bool {
+        let field = |name: &str| record.get(name).and_then(Value::as_str);
+        let is = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
+        let target = record.get("target").filter(|target| target.get("kind") == Some(&"tool".into()));
+        let tool = target.and_then(|target| target.get("name")).and_then(Value::as_str);
+        is(&self.agent, field("agent"))
+            && is(&self.server, field("server"))
+            && is(&self.tool, tool.or_else(|| field("tool")))
+            && is(&self.reason, field("reason"))
+            && self.session.as_deref().is_none_or(|wanted| {
+                field("session").is_some_and(|session| session.starts_with(wanted))
+            })
+            && self.since.as_deref().is_none_or(|since| field("time").is_some_and(|time| time >= since))
+    }
+}
+
+/// The last `count` whole lines of the trail in `dir` that `filter` takes, oldest first.
+pub fn last(dir: &Path, count: usize, filter: &Filter) -> io::Result<Vec<String>> {
+    if *filter == Filter::default() { last_of_all(dir, count) } else { last_of(dir, count, filter) }
+}
+
+/// Reads all of the trail.
+fn last_of(dir: &Path, count: usize, filter: &Filter) -> io::Result<Vec<String>> {
+    let mut kept = VecDeque::new();
+    // Calls that were taken and whose outcome is to come.
+    let mut open: HashSet<String> = HashSet::new();
+    for (_, path) in segments(dir)? {
+        let mut lines = Lines::open(&path)?;
+        while let Some(Found::Line(line)) = lines.next()? {
+            let Ok(record) = serde_json::from_slice::<Value>(line) else { continue };
+            let id = record.get("id").and_then(Value::as_str);
+            let is_taken = match record.get("kind").and_then(Value::as_str) {
+                Some("outcome") => id.is_some_and(|id| open.remove(id)),
+                _ => filter.takes(&record),
+            };
+            if !is_taken {
+                continue;
+            }
+            if record.get("decision") == Some(&"allow".into()) {
+                open.extend(id.map(str::to_owned));
+            }
+            kept.push_back(String::from_utf8_lossy(line).into_owned());
+            if kept.len() > count {
+                kept.pop_front();
+            }
+        }
+    }
+    Ok(kept.into())
+}
+
+fn last_of_all(dir: &Path, count: usize) -> io::Result<Vec<String>> {
     let mut kept = VecDeque::new();
     for (_, path) in segments(dir)?.into_iter().rev() {
         let mut lines = Lines::open(&path)?;
@@ -106,6 +171,14 @@ impl Summary {
                 let by = record.get("uid").and_then(Value::as_u64).map(|uid| format!("by uid {uid}"));
                 summary.why = by.unwrap_or_else(|| field("text"));
             }
+            "sessions_ended" => {
+                let which = [field("agent"), field("server"), field("sessions")];
+                let which: Vec<_> = which.iter().filter(|which| !which.is_empty()).map(String::as_str).collect();
+                summary.what = if which.is_empty() { "all".into() } else { which.join(" ") };
+                (summary.agent, summary.server) = (String::new(), String::new());
+                summary.result = format!("{} ended", field("count"));
+                summary.why = format!("by uid {}", field("uid"));
+            }
             "genesis" => summary.what = field("origin"),
             "start" => summary.what = field("version"),
             _ => {}
@@ -173,6 +246,42 @@ mod tests {
         );
         let columns = Summary::of(&line).columns();
         assert_eq!((columns[1].as_str(), columns[6].as_str()), ("11-21 05:11:34.786", "abababababab"));
+    }
+
+    #[test]
+    fn a_filter_takes_what_fits_and_the_outcomes_of_it() {
+        let call = |seq: u64, agent: &str, more: &str| {
+            format!(
+                r#"{{"seq":{seq},"time":"2026-11-21T05:00:0{seq}.000000Z","kind":"call","id":"c{seq}","decision":"allow","agent":"{agent}"{more}}}"#
+            )
+        };
+        let get = r#","server":"crm","reason":"allowed","target":{"kind":"tool","name":"get"},"session":"abcdef0123456789""#;
+        let lines = [
+            call(0, "a", get),
+            call(1, "b", r#","server":"crm","reason":"default_deny","target":{"kind":"prompt","name":"get"},"session":null"#),
+            r#"{"seq":2,"time":"2026-11-21T05:00:02.000000Z","kind":"outcome","id":"c1"}"#.into(),
+            r#"{"seq":3,"time":"2026-11-21T05:00:03.000000Z","kind":"outcome","id":"c0"}"#.into(),
+            r#"{"seq":4,"time":"2026-11-21T05:00:04.000000Z","kind":"tool","server":"crm","tool":"get"}"#.into(),
+            call(5, "a", r#","server":"files","reason":"allowed""#),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("00000000000000000000.jsonl"), lines.join("\n") + "\n").unwrap();
+        let found = |filter: Filter, count: usize| {
+            let found = last(dir.path(), count, &filter).unwrap();
+            found.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let any = Filter::default;
+        assert_eq!(found(any(), 100), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(found(Filter { agent: some("a"), ..any() }, 100), [0, 3, 5]);
+        assert_eq!(found(Filter { agent: some("a"), ..any() }, 2), [3, 5]);
+        assert_eq!(found(Filter { server: some("files"), ..any() }, 100), [5]);
+        assert_eq!(found(Filter { tool: some("get"), ..any() }, 100), [0, 3, 4]);
+        assert_eq!(found(Filter { session: some("abcd"), ..any() }, 100), [0, 3]);
+        assert_eq!(found(Filter { reason: some("default_deny"), ..any() }, 100), [1, 2]);
+        assert_eq!(found(Filter { since: some("2026-11-21T05:00:04"), ..any() }, 100), [4, 5]);
+        assert_eq!(found(Filter { agent: some("a"), server: some("crm"), ..any() }, 100), [0, 3]);
+        assert!(found(Filter { agent: some("nobody"), ..any() }, 100).is_empty());
     }
 
     #[test]

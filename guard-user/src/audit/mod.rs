@@ -42,12 +42,12 @@ mod tests;
 
 pub use error::{AuditError, OpenError};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
-pub use last::{Summary, last};
+pub use last::{Filter, Summary, last};
 pub use log::{AuditLog, Options, Permit};
 pub use note::{NoteError, VerifierKey};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
-    Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, Target, ToolChange, Velocity,
+    Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange, Velocity,
 };
 pub use recover::lock;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};

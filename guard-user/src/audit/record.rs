@@ -211,6 +211,8 @@ pub enum Event<'a> {
         /// `report`, `protect` or `deny`: what became of it.
         done: OtherPorts,
     },
+    /// An operator ended sessions.
+    SessionsEnded(SessionsEnded<'a>),
     /// What became of a tool's definition.
     Tool(ToolChange<'a>),
     /// The kill switch holds for something: set now, or found at the start.
@@ -236,6 +238,21 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text::sentence_opt")]
         server: Option<&'a str>,
     },
+}
+
+/// Which sessions an operator ended: those that fit all that is said, or simply all.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SessionsEnded<'a> {
+    /// The user who ended them.
+    pub uid: u32,
+    pub count: u64,
+    /// Their names, with a blank between them.
+    #[serde(serialize_with = "text::sentence_opt")]
+    pub sessions: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub agent: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt")]
+    pub server: Option<&'a str>,
 }
 
 /// A step in the life of a tool's definition.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use comfy_table::{ColumnConstraint, Table, Width};
+use jiff::{SignedDuration, Timestamp};
 
 use super::output;
-use crate::audit::{Balance, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify};
+use crate::audit::{Balance, Filter, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify};
 use crate::config::Overrides;
 
 /// Read and verify the audit trail
@@ -47,13 +48,62 @@ enum Command {
         json: bool,
     },
     /// Show the last records, oldest first
+    ///
+    /// What is said about the records wanted must all hold. With a call comes its outcome. Any such word makes it read the
+    /// whole trail.
     List {
         #[command(flatten)]
         place: Place,
         /// How many records
         #[arg(long, value_name = "N", default_value_t = 20)]
         last: usize,
+        #[command(flatten)]
+        wanted: Wanted,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Wanted {
+    /// Those of this agent
+    #[arg(long)]
+    agent: Option<String>,
+    /// Those about this server
+    #[arg(long)]
+    server: Option<String>,
+    /// Calls of this tool, and what became of its definition
+    #[arg(long)]
+    tool: Option<String>,
+    /// Those of this session, by the beginning of its name in `sessions list`
+    #[arg(long)]
+    session: Option<String>,
+    /// Those with this reason, such as `default_deny`
+    #[arg(long)]
+    reason: Option<String>,
+    /// Not older than this: `90s`, `15m`, `2h`, `7d`, or a time such as 2026-11-21T05:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Timestamp>,
+}
+
+impl From<Wanted> for Filter {
+    fn from(wanted: Wanted) -> Self {
+        let Wanted { agent, server, tool, session, reason, since } = wanted;
+        let since = since.map(|since| since.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
+        Self { agent, server, tool, session, reason, since }
+    }
+}
+
+/// A span back from now, or a point of time.
+fn since(text: &str) -> Result<Timestamp, String> {
+    let wrong = || format!("{text:?} is neither a span (90s, 15m, 2h, 7d) nor a time (2026-11-21T05:00:00Z)");
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600)];
+    let span = units.iter().find_map(|(unit, seconds)| {
+        let number: i64 = text.strip_suffix(unit)?.parse().ok().filter(|number| *number >= 0)?;
+        number.checked_mul(*seconds)
+    });
+    match span {
+        Some(seconds) => Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).map_err(|_early| wrong()),
+        None => text.parse().map_err(|_no_time| wrong()),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,7 +124,7 @@ const NAME_SHOWN: usize = 16;
 const PADDING: u16 = 2;
 
 /// Exit code of `reconcile` when a connection is not explained.
-const NOT_COMPLETE: u8 = 2;
+pub(super) const NOT_COMPLETE: u8 = 2;
 /// Exit code of `verify` and `reconcile` when they could not look.
 const UNREADABLE: u8 = 3;
 
@@ -107,10 +157,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             Ok(if balance.complete { ExitCode::SUCCESS } else { ExitCode::from(NOT_COMPLETE) })
         }
-        Command::List { place, last: count } => {
+        Command::List { place, last: count, wanted } => {
             let dir = place.dir()?;
-            let lines =
-                last(&dir, count).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
+            let lines = last(&dir, count, &wanted.into()).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
             if place.json {
                 output::print(&lines.join("\n"))?;
             } else {
@@ -254,4 +303,25 @@ fn table(lines: &[String]) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_span_or_a_time() {
+        let ago = |text| Timestamp::now().duration_since(since(text).unwrap()).as_secs();
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7200), ("7d", 604_800)] {
+            let ago = ago(text);
+            assert!((seconds - 1..seconds + 60).contains(&ago), "{text}: {ago}");
+        }
+        let time = since("2026-11-21T05:00:00Z").unwrap();
+        assert_eq!(time, since("2026-11-21T06:00:00+01:00").unwrap());
+        let none = Wanted { agent: None, server: None, tool: None, session: None, reason: None, since: Some(time) };
+        assert_eq!(Filter::from(none).since.as_deref(), Some("2026-11-21T05:00:00.000000Z"));
+        for wrong in ["", "h", "-1h", "2w", "1.5h", "yesterday", "9999999999999999d", "2026-11-21"] {
+            assert!(since(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }
