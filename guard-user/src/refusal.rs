@@ -244,3 +244,6 @@ impl From<Fault> for Refusal {
         Self::Frame(fault.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

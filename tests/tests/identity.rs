@@ -242,6 +242,18 @@ fn another_program_of_the_same_user_and_unit_is_refused() {
 }
 
 #[test]
+fn an_executable_that_is_longer_than_it_may_be_is_no_evidence() {
+    apart(|| {
+        let puppet = Puppet::at(ADDRESS).unwrap();
+        let bound = Bound::before(puppet, "{sha256: SHA256}", |daemon| {
+            daemon.config.limits = serde_json::from_value(json!({"executable_bytes_max": 1000})).unwrap();
+        });
+        bound.assert_refused(&bound.ask(ELSEWHERE, AGENT), "the sha256 differs");
+        bound.finish(0);
+    });
+}
+
+#[test]
 fn what_counts_is_the_file_that_runs_and_not_the_one_that_took_its_place() {
     for (process, before, after) in [
         ("{executable: PATH}", "the executable differs", None),

@@ -6,6 +6,7 @@ use guard_tests::https::{Request, plain};
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::Heard;
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done};
+use guard_tests::tenants::{self, Tenants};
 use serde_json::{Value, json};
 
 /// Runs with these limits; one ordinary call works with them.
@@ -119,6 +120,46 @@ fn a_list_may_be_so_long() {
         let refused = ask(&list(50));
         assert_eq!(reason(&refused), "bad_answer");
         assert!(refused["error"]["message"].as_str().unwrap().contains("limits.list_bytes_max"));
+    });
+}
+
+#[test]
+fn a_tools_definition_may_be_so_long() {
+    with(&json!({"tool_definition_bytes_max": 300}), |scene| {
+        let tool = |name: &str, words: usize| json!({"name": name, "description": "Opens it. ".repeat(words)});
+        let list = json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool("open", 2), tool("vetted", 50)]}});
+        let request = scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+        let mut line = scene.https.line().unwrap();
+        line.send(&request.bytes()).unwrap();
+        scene.puppet.hear().unwrap().answer(&list).unwrap();
+        let answer = line.answer().unwrap().json();
+        assert_eq!(answer["result"]["tools"], json!([tool("open", 2)]));
+        let refused = scene.https.ask(&scene.post(&call(1, "vetted"))).unwrap().json();
+        assert_eq!(reason(&refused), "tool_not_approved");
+        let listed = scene.daemon.json("tools list", &[]).unwrap();
+        let tools = &listed["servers"][0]["tools"];
+        assert_eq!((&tools[1]["name"], &tools[1]["state"]), (&json!("vetted"), &json!("unreadable")));
+    });
+}
+
+#[test]
+fn an_agent_may_have_so_many_tasks() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({"tasks_per_agent_max": 2})).unwrap();
+        let (alice, bob) = (&tenants.alice, &tenants.bob);
+        for (agent, id) in [(bob, "b-1"), (alice, "a-1"), (alice, "a-2"), (alice, "a-3")] {
+            let made = json!({"task": {"taskId": id, "status": "working", "ttl": 60000}});
+            tenants.served(&Request::post(&call(1, "report")).by(agent), &made).unwrap();
+        }
+        let get = |agent, id: &str| {
+            let ask = json!({"jsonrpc": "2.0", "id": 2, "method": "tasks/get", "params": {"taskId": id}});
+            Request::post(&ask).by(agent)
+        };
+        let forgotten = tenants.refused(&get(alice, "a-1")).unwrap();
+        assert_eq!(tenants::reason(&forgotten), "unknown_task");
+        for (agent, id) in [(alice, "a-2"), (alice, "a-3"), (bob, "b-1")] {
+            tenants.served(&get(agent, id), &json!({})).unwrap();
+        }
     });
 }
 

@@ -110,3 +110,81 @@ fn a_function_that_is_no_test_keeps_no_promise() {
     assert!(!has_test("#[test]\nfn b() {}\n\nfn a() {}\n", "a"));
     assert!(!has_test("#[test]\nfn ab() {}\n", "a"));
 }
+
+/// The rows of a table in a page of `docs`, cell by cell, from behind the row of hyphens.
+fn table(page: &str, head: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(root().join("docs").join(page)).expect("the page is in the checkout");
+    let (_, rows) = text.split_once(head).unwrap_or_else(|| panic!("{page} has no table {head:?}"));
+    let rows = rows.trim_start().lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cell = |cell: &str| cell.trim().replace('`', "");
+    rows.map(|row| row.trim_matches('|').split('|').map(cell).collect()).collect()
+}
+
+/// As people write it: `4,096`, and `64 KiB` for whole numbers of these.
+fn written(name: &str, value: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, bits)| name.contains("bytes") && value % (1 << bits) == 0);
+    let (number, unit) = unit.map_or((value, String::new()), |(unit, bits)| (value >> bits, format!(" {unit}")));
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + &unit
+}
+
+/// What the tests say, as far as it is text: all of the whole-program tests, and the modules `tests` of the program.
+fn test_texts(dir: &Path, is_test: bool, texts: &mut String) {
+    for entry in fs::read_dir(dir).expect("the directory can be read") {
+        let path = entry.expect("the entry can be read").path();
+        let is_test = is_test || path.file_stem().is_some_and(|stem| stem == "tests");
+        if path.is_dir() {
+            test_texts(&path, is_test, texts);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("the file can be read");
+            let tests = if is_test { Some(text.as_str()) } else { text.split_once("\nmod tests {").map(|(_, tests)| tests) };
+            texts.push_str(tests.unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn every_limit_is_documented_with_its_default_and_named_by_a_test() {
+    let limits = serde_json::to_value(mcp_guard::config::Limits::default()).expect("limits are data");
+    let limits = limits.as_object().expect("limits have names");
+    let expected: Vec<_> = limits
+        .iter()
+        .map(|(name, value)| (name.clone(), written(name, value.as_u64().expect("each is a whole number"))))
+        .collect();
+    let rows = table("limits.md", "| limit | default | what it bounds |");
+    let mut told: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    told.sort();
+    let mut sorted = expected.clone();
+    sorted.sort();
+    assert_eq!(told, sorted, "docs/limits.md has each limit of config/limits.rs, once, with its default");
+
+    let mut texts = String::new();
+    test_texts(&root().join("tests/tests"), true, &mut texts);
+    test_texts(&root().join("guard-user/src"), false, &mut texts);
+    let is_word = |name: &str| {
+        let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        texts.match_indices(name).any(|(at, _)| {
+            let bytes = texts.as_bytes();
+            !is_part(at.checked_sub(1).and_then(|before| bytes.get(before))) && !is_part(bytes.get(at + name.len()))
+        })
+    };
+    let untested: Vec<_> = expected.iter().filter(|(name, _)| !is_word(name)).collect();
+    assert!(untested.is_empty(), "no test names {untested:?}");
+}
+
+#[test]
+fn every_documented_constant_is_what_the_code_says() {
+    for row in table("limits.md", "| what | file | constant | beyond it |") {
+        let text = fs::read_to_string(root().join("guard-user/src").join(&row[1]));
+        let text = text.unwrap_or_else(|error| panic!("{}: {error}", row[1]));
+        assert!(text.contains(&format!("const {};", row[2])), "docs/limits.md: {} has no `{}`", row[1], row[2]);
+    }
+}

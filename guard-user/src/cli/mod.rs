@@ -108,3 +108,52 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/commands.md");
+
+    /// Each command that does something, with the names of those that it belongs to.
+    fn verbs(command: &clap::Command, path: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            let name = format!("{path}{}", verb.get_name());
+            if verb.has_subcommands() {
+                verbs(verb, &format!("{name} "), found);
+            } else {
+                found.insert(name, vec![0, 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_names_every_command_with_its_exit_codes() {
+        let mut expected = BTreeMap::new();
+        verbs(&Cli::command(), "", &mut expected);
+        let unreadable = |verb: &[&str]| {
+            let cli = Cli::try_parse_from([&["mcp-guard"], verb].concat()).unwrap();
+            cli.command.failure()
+        };
+        let others = [
+            ("status", vec![0, 1, 3, unreadable(&["status"])]),
+            ("tools diff", vec![0, 1, tools::HELD]),
+            ("audit verify", vec![0, 1, 2, unreadable(&["audit", "verify"])]),
+            ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),
+        ];
+        expected.extend(others.map(|(verb, codes)| (verb.to_owned(), codes)));
+        let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
+        let told: BTreeMap<String, Vec<u8>> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.split('|').map(str::trim).collect();
+                let codes = cells[2].split(", ").map(|code| code.parse().unwrap()).collect();
+                (cells[1].replace('`', ""), codes)
+            })
+            .collect();
+        assert_eq!(told, expected);
+    }
+}

@@ -5,13 +5,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::HELD;
 use super::known::{known, tools};
 use crate::cli::output::print;
 use crate::config::Config;
 use crate::tools::show::{diff, lines, visible};
-
-/// Exit code: something is held.
-const HELD: u8 = 3;
 
 pub(super) fn run(config: &Config, server: &str, tool: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
     let servers = known(config, Some(server), true)?;

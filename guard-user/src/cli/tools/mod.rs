@@ -12,6 +12,9 @@ use clap::Subcommand;
 
 use crate::config::Overrides;
 
+/// Exit code of `diff`: something is held.
+pub(super) const HELD: u8 = 3;
+
 /// See what servers' tools were when they were pinned, what has changed, and approve changes
 ///
 /// The guard pins each tool's definition when it first comes by in a list. One that changes is held: no list shows it and
