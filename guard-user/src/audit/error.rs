@@ -23,7 +23,7 @@ pub enum AuditError {
 }
 
 impl AuditError {
-    /// Its code in metrics and logs.
+    /// Its code in logs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Busy(_) => "busy",

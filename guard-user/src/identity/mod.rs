@@ -97,7 +97,7 @@ pub enum Unidentified {
 }
 
 impl Unidentified {
-    /// For metric labels and audit fields.
+    /// Its name in audit records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoCredential => "no_credential",

@@ -46,7 +46,7 @@ pub struct Deny {
     pub(super) is_hidden: bool,
 }
 
-/// The kinds of denial: metric labels and audit fields.
+/// The kinds of denial; words of the audit format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenyCode {

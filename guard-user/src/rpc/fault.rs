@@ -107,7 +107,7 @@ impl Fault {
         }
     }
 
-    /// The name of this fault in audit records and metrics.
+    /// The name of this fault in audit records.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Batch => "batch",

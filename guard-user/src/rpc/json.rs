@@ -90,7 +90,7 @@ pub enum JsonErrorKind {
 }
 
 impl JsonErrorKind {
-    /// The name of this fault in audit records and metrics.
+    /// The name of this fault in audit records.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ByteOrderMark => "json_byte_order_mark",

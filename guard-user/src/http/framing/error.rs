@@ -60,7 +60,7 @@ impl FramingError {
         }
     }
 
-    /// The name of this fault in audit records and metrics.
+    /// The name of this fault in audit records.
     pub fn reason(self) -> &'static str {
         match self {
             Self::BareCarriageReturn => "bare_carriage_return",
