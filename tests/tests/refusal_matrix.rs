@@ -25,6 +25,14 @@ const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 
 const REASON: &str = "Closed on Sundays";
 
+/// A tool that was pinned as another one than it is.
+const CHANGED: &str = "test_multiple_content_types";
+
+/// Too long to be pinned.
+fn long_name() -> String {
+    "n".repeat(1025)
+}
+
 /// One agent for each client, so that each has its own counts.
 fn policy() -> String {
     let names: Vec<_> = (0..PEERS.len()).map(agent).collect();
@@ -40,7 +48,14 @@ fn policy() -> String {
     let policy = json!({
         "agents": agents,
         "intents": {
-            "peer.open": [at("tool", "test_simple_text"), at("prompt", "test_simple_prompt")],
+            "peer.open": [
+                at("tool", "test_simple_text"),
+                at("tool", "test_custom_header"),
+                at("tool", "test_input_required_result_request_state"),
+                at("tool", CHANGED),
+                at("tool", &long_name()),
+                at("prompt", "test_simple_prompt"),
+            ],
             "peer.closed": [
                 at("tool", "test_error_handling"),
                 at("prompt", "test_prompt_with_image"),
@@ -110,12 +125,7 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// All clients with a guard before the server.
-    fn open() -> Self {
-        Self::with(|_daemon| ())
-    }
-
-    /// The same, with a last look at the guard before it starts.
+    /// All clients with a guard before the server, and a last look at the guard before it starts.
     fn with(prepare: impl FnOnce(&mut Daemon)) -> Self {
         let mut daemon = guard("peer", &[("policy.yaml", &policy())]).unwrap();
         prepare(&mut daemon);
@@ -217,9 +227,12 @@ fn every_client_reports_each_refusal_and_its_next_call_works() {
         let _server =
             Fixture::start("conformance-server", None, BEHIND, &["--journal", "/dev/null"]).unwrap();
         let door = Door::to(BEHIND);
-        let mut matrix = Matrix::open();
+        let mut matrix = Matrix::with(pin_another);
         matrix.go_on("connecting");
         of_tools(&mut matrix);
+        of_pins(&mut matrix);
+        of_things_given_to_others(&mut matrix);
+        of_the_kill_switch(&mut matrix);
         of_other_targets(&mut matrix);
         of_frames(&mut matrix);
         of_credentials(&mut matrix);
@@ -290,6 +303,88 @@ fn of_tools(matrix: &mut Matrix) {
     matrix.row("needs approval", Task::Tool("test_embedded_resource"), |_| {
         Expected::Result("needs the approval of role:lead")
     });
+}
+
+/// What a guard before this one has written of a tool that was another one.
+fn pin_another(daemon: &mut Daemon) {
+    let dir = daemon.config.state_dir.join("tools");
+    fs::create_dir_all(&dir).unwrap();
+    let definition = json!({"digest": "0".repeat(64), "text": null, "findings": []});
+    let pin = json!({"definition": definition, "since": "2026-01-01T00:00:00Z", "by": "first_sight"});
+    let tool = json!({"pinned": pin, "offered": null, "first_seen": "2026-01-01T00:00:00Z"});
+    let pins = json!({"format": 1, "server": "peer", "pins": {"tools": {CHANGED: tool}}});
+    fs::write(dir.join("peer.json"), pins.to_string()).unwrap();
+}
+
+/// Of a stateless client, which names in its headers what it asks for.
+fn stateless(method: &str, mut params: Value) -> Request {
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
+    });
+    let name = params["name"].as_str().map(str::to_owned);
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    let request = Request::post(&message).with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
+    name.iter().fold(request, |request, name| request.with("Mcp-Name", name))
+}
+
+fn of_pins(matrix: &mut Matrix) {
+    let lists = stateless("tools/list", json!({})).by(&matrix.columns[0].credential);
+    assert_eq!(matrix.https.ask(&lists).unwrap().status, 200);
+    let words = "the server has changed the definition of this tool";
+    matrix.row("changed tool", Task::Tool(CHANGED), |_| Expected::Result(words));
+    matrix.row("tool too long", Task::Tool(&long_name()), |_| Expected::Result("at most 1024 bytes"));
+    let call = stateless("tools/call", json!({"name": "test_custom_header", "arguments": {"region": "eu"}}));
+    matrix.beside("header missing", &call, 400, "header_mismatch");
+    matrix.beside("header differs", &call.with("Mcp-Param-Region", "us"), 400, "header_mismatch");
+}
+
+fn of_things_given_to_others(matrix: &mut Matrix) {
+    let on_session = Request::post(&call(1, "test_simple_text")).with("Mcp-Session-Id", "nobodys");
+    matrix.beside("unknown session", &on_session, 404, "unknown_session");
+    matrix.beside("bad session id", &on_session.instead("Mcp-Session-Id", "no body"), 400, "bad_session_id");
+    let resumed = Request::bare("GET").with("Last-Event-ID", "nobodys");
+    matrix.beside("unknown event", &resumed, 400, "unknown_event");
+    let task = json!({"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": "nobodys"}});
+    matrix.beside("unknown task", &Request::post(&task), 200, "unknown_task");
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    matrix.beside("cancellation", &Request::post(&cancelled), 202, "");
+    let elsewhere = Request { path: "/other".into(), ..Request::post(&call(1, "test_simple_text")) };
+    matrix.beside("unknown path", &elsewhere, 404, "unknown_path");
+    let verb = Request { method: "PUT", ..Request::post(&call(1, "test_simple_text")) };
+    matrix.beside("http method", &verb, 405, "http_method");
+
+    // A state that waits for the first agent alone.
+    let tool = "test_input_required_result_request_state";
+    let first = stateless("tools/call", json!({"name": tool, "arguments": {}})).by(&matrix.columns[0].credential);
+    let asked = matrix.https.ask(&first).unwrap().text();
+    let event = asked.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or(&asked);
+    let asked: Value = serde_json::from_str(event).unwrap();
+    let state = asked["result"]["requestState"].as_str().unwrap_or_else(|| panic!("{asked}")).to_owned();
+    let again = json!({"name": tool, "arguments": {}, "requestState": state, "inputResponses": {}});
+    for Column { peer, credential, .. } in &matrix.columns[1..] {
+        let answer = matrix.https.ask(&stateless("tools/call", again.clone()).by(credential)).unwrap();
+        if answer.status != 200 || !answer.text().contains("unknown_state") {
+            matrix.wrong.push(format!("unknown state: {} {} beside {peer}", answer.status, answer.text()));
+        }
+    }
+    matrix.go_on("unknown state");
+}
+
+/// Every agent is blocked for a while.
+fn of_the_kill_switch(matrix: &mut Matrix) {
+    let switch = |matrix: &Matrix, verb: &str| {
+        for index in 0..matrix.columns.len() {
+            let output = matrix.daemon.output(verb, &["--agent", &agent(index)]).unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    switch(matrix, "block");
+    matrix.refused("blocked", Task::Tool("test_simple_text"), |_| Expected::Result("has blocked this agent"));
+    let task = Task::Prompt("test_simple_prompt");
+    matrix.refused("blocked", task, |_| Expected::Error(40302, "has blocked this agent"));
+    switch(matrix, "unblock");
+    matrix.go_on("blocked");
 }
 
 fn of_other_targets(matrix: &mut Matrix) {
