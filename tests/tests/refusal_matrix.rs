@@ -324,7 +324,8 @@ fn stateless(method: &str, mut params: Value) -> Request {
     });
     let name = params["name"].as_str().map(str::to_owned);
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-    let request = Request::post(&message).with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
+    let request =
+        Request::post(&message).with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
     name.iter().fold(request, |request, name| request.with("Mcp-Name", name))
 }
 
@@ -347,7 +348,8 @@ fn of_things_given_to_others(matrix: &mut Matrix) {
     matrix.beside("unknown event", &resumed, 400, "unknown_event");
     let task = json!({"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": "nobodys"}});
     matrix.beside("unknown task", &Request::post(&task), 200, "unknown_task");
-    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    let cancelled =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     matrix.beside("cancellation", &Request::post(&cancelled), 202, "");
     let elsewhere = Request { path: "/other".into(), ..Request::post(&call(1, "test_simple_text")) };
     matrix.beside("unknown path", &elsewhere, 404, "unknown_path");
@@ -356,7 +358,8 @@ fn of_things_given_to_others(matrix: &mut Matrix) {
 
     // A state that waits for the first agent alone.
     let tool = "test_input_required_result_request_state";
-    let first = stateless("tools/call", json!({"name": tool, "arguments": {}})).by(&matrix.columns[0].credential);
+    let first =
+        stateless("tools/call", json!({"name": tool, "arguments": {}})).by(&matrix.columns[0].credential);
     let asked = matrix.https.ask(&first).unwrap().text();
     let event = asked.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or(&asked);
     let asked: Value = serde_json::from_str(event).unwrap();

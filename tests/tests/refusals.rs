@@ -233,7 +233,8 @@ policies:
 fn a_cancellation_that_names_a_request_of_whoever_goes_nowhere() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();
-        let message = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
+        let message =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}});
         let stateless = scene
             .post(&message)
             .with("MCP-Protocol-Version", "2026-07-28")

@@ -126,8 +126,10 @@ fn a_list_may_be_so_long() {
 #[test]
 fn a_tools_definition_may_be_so_long() {
     with(&json!({"tool_definition_bytes_max": 300}), |scene| {
-        let tool = |name: &str, words: usize| json!({"name": name, "description": "Opens it. ".repeat(words)});
-        let list = json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool("open", 2), tool("vetted", 50)]}});
+        let tool =
+            |name: &str, words: usize| json!({"name": name, "description": "Opens it. ".repeat(words)});
+        let list =
+            json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool("open", 2), tool("vetted", 50)]}});
         let request = scene.post(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
         let mut line = scene.https.line().unwrap();
         line.send(&request.bytes()).unwrap();

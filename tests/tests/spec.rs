@@ -123,8 +123,9 @@ fn table(page: &str, head: &str) -> Vec<Vec<String>> {
 /// As people write it: `4,096`, and `64 KiB` for whole numbers of these.
 fn written(name: &str, value: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.into_iter().find(|(_, bits)| name.contains("bytes") && value % (1 << bits) == 0);
-    let (number, unit) = unit.map_or((value, String::new()), |(unit, bits)| (value >> bits, format!(" {unit}")));
+    let unit = units.into_iter().find(|(_, bits)| name.contains("bytes") && value.is_multiple_of(1 << bits));
+    let (number, unit) =
+        unit.map_or((value, String::new()), |(unit, bits)| (value >> bits, format!(" {unit}")));
     let digits = number.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -137,16 +138,20 @@ fn written(name: &str, value: u64) -> String {
 }
 
 /// What the tests say, as far as it is text: all of the whole-program tests, and the modules `tests` of the program.
-fn test_texts(dir: &Path, is_test: bool, texts: &mut String) {
+fn test_texts(dir: &Path, is_test: bool, told: &mut String) {
     for entry in fs::read_dir(dir).expect("the directory can be read") {
         let path = entry.expect("the entry can be read").path();
         let is_test = is_test || path.file_stem().is_some_and(|stem| stem == "tests");
         if path.is_dir() {
-            test_texts(&path, is_test, texts);
+            test_texts(&path, is_test, told);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("the file can be read");
-            let tests = if is_test { Some(text.as_str()) } else { text.split_once("\nmod tests {").map(|(_, tests)| tests) };
-            texts.push_str(tests.unwrap_or_default());
+            let part = if is_test {
+                Some(text.as_str())
+            } else {
+                text.split_once("\nmod tests {").map(|(_, tests)| tests)
+            };
+            told.push_str(part.unwrap_or_default());
         }
     }
 }
@@ -170,10 +175,12 @@ fn every_limit_is_documented_with_its_default_and_named_by_a_test() {
     test_texts(&root().join("tests/tests"), true, &mut texts);
     test_texts(&root().join("guard-user/src"), false, &mut texts);
     let is_word = |name: &str| {
-        let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        let is_part =
+            |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         texts.match_indices(name).any(|(at, _)| {
             let bytes = texts.as_bytes();
-            !is_part(at.checked_sub(1).and_then(|before| bytes.get(before))) && !is_part(bytes.get(at + name.len()))
+            !is_part(at.checked_sub(1).and_then(|before| bytes.get(before)))
+                && !is_part(bytes.get(at + name.len()))
         })
     };
     let untested: Vec<_> = expected.iter().filter(|(name, _)| !is_word(name)).collect();
@@ -185,6 +192,11 @@ fn every_documented_constant_is_what_the_code_says() {
     for row in table("limits.md", "| what | file | constant | beyond it |") {
         let text = fs::read_to_string(root().join("guard-user/src").join(&row[1]));
         let text = text.unwrap_or_else(|error| panic!("{}: {error}", row[1]));
-        assert!(text.contains(&format!("const {};", row[2])), "docs/limits.md: {} has no `{}`", row[1], row[2]);
+        assert!(
+            text.contains(&format!("const {};", row[2])),
+            "docs/limits.md: {} has no `{}`",
+            row[1],
+            row[2]
+        );
     }
 }

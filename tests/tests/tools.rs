@@ -311,7 +311,8 @@ fn a_tool_that_is_forgotten_is_pinned_anew_as_the_server_offers_it() {
         assert_eq!(unknown.status.code(), Some(1));
 
         let found = records(&scene, 5);
-        let changes = [("first_sight", "open"), ("first_sight", "vetted"), ("held", "open"), ("forgotten", "open")];
+        let changes =
+            [("first_sight", "open"), ("first_sight", "vetted"), ("held", "open"), ("forgotten", "open")];
         assert_eq!(pairs(&found)[..4], changes);
         let ledger = scene.daemon.ledger().unwrap();
         let record = ledger.of_kind("tool").find(|record| record["change"] == "forgotten").unwrap();
@@ -360,7 +361,10 @@ fn a_header_that_does_not_say_what_the_arguments_say_is_refused_before_the_serve
         for (arguments, headers) in [
             (&eu, vec![("Mcp-Param-Region", "eu")]),
             (&eu, vec![("mcp-param-region", "=?base64?ZXU=?="), ("Mcp-Param-Other", "any")]),
-            (&json!({"region": "eu", "count": 42}), vec![("Mcp-Param-Region", "eu"), ("Mcp-Param-Count", "42.0")]),
+            (
+                &json!({"region": "eu", "count": 42}),
+                vec![("Mcp-Param-Region", "eu"), ("Mcp-Param-Count", "42.0")],
+            ),
             (&json!({"region": null}), vec![]),
         ] {
             assert_eq!(called(&scene, &stateless(arguments, &headers)), done(1), "{arguments} {headers:?}");

@@ -163,10 +163,11 @@ impl App {
             let noted = self.note_tool(&news).await;
             noted.map_err(|error| format!("{tool}: not forgotten, since it cannot be recorded: {error}"))?;
             let (store, name, forgotten) = (Arc::clone(store), name.clone(), tool.clone());
-            let written =
-                tokio::task::spawn_blocking(move || store.forget(&name, &forgotten, uid)).await;
+            let written = tokio::task::spawn_blocking(move || store.forget(&name, &forgotten, uid)).await;
             written.map_err(|error| error.to_string())?.map_err(|error| {
-                format!("{tool}: forgotten, but a restart brings it back, since it cannot be written: {error}")
+                format!(
+                    "{tool}: forgotten, but a restart brings it back, since it cannot be written: {error}"
+                )
             })?;
             done.push(tool);
         }

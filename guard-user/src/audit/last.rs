@@ -26,16 +26,18 @@ pub struct Filter {
 impl Filter {
     fn takes(&self, record: &Value) -> bool {
         let field = |name: &str| record.get(name).and_then(Value::as_str);
-        let is = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
+        let is =
+            |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
         let target = record.get("target").filter(|target| target.get("kind") == Some(&"tool".into()));
         let tool = target.and_then(|target| target.get("name")).and_then(Value::as_str);
         is(&self.agent, field("agent"))
             && is(&self.server, field("server"))
             && is(&self.tool, tool.or_else(|| field("tool")))
             && is(&self.reason, field("reason"))
-            && self.session.as_deref().is_none_or(|wanted| {
-                field("session").is_some_and(|session| session.starts_with(wanted))
-            })
+            && self
+                .session
+                .as_deref()
+                .is_none_or(|wanted| field("session").is_some_and(|session| session.starts_with(wanted)))
             && self.since.as_deref().is_none_or(|since| field("time").is_some_and(|time| time >= since))
     }
 }
@@ -173,7 +175,8 @@ impl Summary {
             }
             "sessions_ended" => {
                 let which = [field("agent"), field("server"), field("sessions")];
-                let which: Vec<_> = which.iter().filter(|which| !which.is_empty()).map(String::as_str).collect();
+                let which: Vec<_> =
+                    which.iter().filter(|which| !which.is_empty()).map(String::as_str).collect();
                 summary.what = if which.is_empty() { "all".into() } else { which.join(" ") };
                 (summary.agent, summary.server) = (String::new(), String::new());
                 summary.result = format!("{} ended", field("count"));
@@ -258,17 +261,25 @@ mod tests {
         let get = r#","server":"crm","reason":"allowed","target":{"kind":"tool","name":"get"},"session":"abcdef0123456789""#;
         let lines = [
             call(0, "a", get),
-            call(1, "b", r#","server":"crm","reason":"default_deny","target":{"kind":"prompt","name":"get"},"session":null"#),
+            call(
+                1,
+                "b",
+                r#","server":"crm","reason":"default_deny","target":{"kind":"prompt","name":"get"},"session":null"#,
+            ),
             r#"{"seq":2,"time":"2026-11-21T05:00:02.000000Z","kind":"outcome","id":"c1"}"#.into(),
             r#"{"seq":3,"time":"2026-11-21T05:00:03.000000Z","kind":"outcome","id":"c0"}"#.into(),
-            r#"{"seq":4,"time":"2026-11-21T05:00:04.000000Z","kind":"tool","server":"crm","tool":"get"}"#.into(),
+            r#"{"seq":4,"time":"2026-11-21T05:00:04.000000Z","kind":"tool","server":"crm","tool":"get"}"#
+                .into(),
             call(5, "a", r#","server":"files","reason":"allowed""#),
         ];
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("00000000000000000000.jsonl"), lines.join("\n") + "\n").unwrap();
         let found = |filter: Filter, count: usize| {
             let found = last(dir.path(), count, &filter).unwrap();
-            found.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+            found
+                .iter()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
+                .collect::<Vec<_>>()
         };
         let some = |text: &str| Some(text.to_owned());
         let any = Filter::default;

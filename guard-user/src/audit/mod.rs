@@ -47,7 +47,8 @@ pub use log::{AuditLog, Options, Permit};
 pub use note::{NoteError, VerifierKey};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
-    Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange, Velocity,
+    Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,
+    Velocity,
 };
 pub use recover::lock;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};

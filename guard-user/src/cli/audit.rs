@@ -8,7 +8,9 @@ use comfy_table::{ColumnConstraint, Table, Width};
 use jiff::{SignedDuration, Timestamp};
 
 use super::output;
-use crate::audit::{Balance, Filter, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify};
+use crate::audit::{
+    Balance, Filter, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify,
+};
 use crate::config::Overrides;
 
 /// Read and verify the audit trail
@@ -101,7 +103,9 @@ fn since(text: &str) -> Result<Timestamp, String> {
         number.checked_mul(*seconds)
     });
     match span {
-        Some(seconds) => Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).map_err(|_early| wrong()),
+        Some(seconds) => {
+            Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).map_err(|_early| wrong())
+        }
         None => text.parse().map_err(|_no_time| wrong()),
     }
 }
@@ -159,7 +163,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::List { place, last: count, wanted } => {
             let dir = place.dir()?;
-            let lines = last(&dir, count, &wanted.into()).with_context(|| format!("cannot read the trail in {}", dir.display()))?;
+            let lines = last(&dir, count, &wanted.into())
+                .with_context(|| format!("cannot read the trail in {}", dir.display()))?;
             if place.json {
                 output::print(&lines.join("\n"))?;
             } else {
@@ -318,7 +323,8 @@ mod tests {
         }
         let time = since("2026-11-21T05:00:00Z").unwrap();
         assert_eq!(time, since("2026-11-21T06:00:00+01:00").unwrap());
-        let none = Wanted { agent: None, server: None, tool: None, session: None, reason: None, since: Some(time) };
+        let none =
+            Wanted { agent: None, server: None, tool: None, session: None, reason: None, since: Some(time) };
         assert_eq!(Filter::from(none).since.as_deref(), Some("2026-11-21T05:00:00.000000Z"));
         for wrong in ["", "h", "-1h", "2w", "1.5h", "yesterday", "9999999999999999d", "2026-11-21"] {
             assert!(since(wrong).is_err(), "{wrong:?}");

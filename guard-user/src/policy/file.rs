@@ -311,7 +311,8 @@ impl File<'_> {
         }
         if let Some(method) = NEEDED_METHODS.iter().find(|method| pattern.matches(method)) {
             let what = format!("method {text:?} would match {method}, which every client needs");
-            let hint = "remove the matcher, or write a longer one: it is open to whoever has a grant on the server";
+            let hint =
+                "remove the matcher, or write a longer one: it is open to whoever has a grant on the server";
             self.reader.problem(node, what, Some(hint.into()));
             return None;
         }

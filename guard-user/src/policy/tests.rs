@@ -213,8 +213,7 @@ velocity_rules:
 ";
     let policy = policy(&[("agents.yaml", AGENTS), ("seed.yaml", SEED), ("rules.yaml", rules)]).unwrap();
     let decide = |agent: &str, method: &str| {
-        let (agent, server) =
-            (AgentName::parse(agent).unwrap(), ServerName::parse("customer-ops").unwrap());
+        let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse("customer-ops").unwrap());
         policy.decide(&Question {
             agent: &agent,
             server: &server,

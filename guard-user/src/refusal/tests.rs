@@ -29,8 +29,10 @@ const SOURCES: [(&str, &str); 9] = [
 
 /// Reason, code and HTTP status of each row.
 fn rows() -> BTreeMap<String, (String, String)> {
-    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
-    let rows = PAGE.lines().filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 5);
+    let cells =
+        |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows =
+        PAGE.lines().filter(|line| line.starts_with("| `")).map(cells).filter(|cells| cells.len() == 5);
     let mut found = BTreeMap::new();
     for row in rows {
         let [reason, code, status, ..] = row.as_slice() else { unreachable!() };
@@ -51,7 +53,8 @@ fn words() -> BTreeSet<String> {
 
 fn denied(rules: &str, tool: &str) -> Refusal {
     let server = serde_json::from_value(serde_json::json!({"name": "s", "port": 1})).unwrap();
-    let policy: Result<Policy, Problems> = Policy::from_texts(&[("p.yaml".into(), rules.to_owned())], &[server]);
+    let policy: Result<Policy, Problems> =
+        Policy::from_texts(&[("p.yaml".into(), rules.to_owned())], &[server]);
     let decision = policy.unwrap().decide(&Question {
         agent: &AgentName::parse("a").unwrap(),
         server: &ServerName::parse("s").unwrap(),

@@ -65,14 +65,16 @@ fn collect(schema: &Value, path: &mut Vec<String>, is_plain: bool, found: &mut V
             is_required: kind.is_some_and(|kind| TYPES.contains(&kind)),
         });
     }
-    members.iter().filter(|(key, _)| !DATA.contains(&key.as_str())).all(|(key, value)| match (key.as_str(), value) {
-        ("properties", Value::Object(properties)) => properties.iter().all(|(name, schema)| {
-            path.push(name.clone());
-            let is_kept = collect(schema, path, is_plain, found);
-            path.pop();
-            is_kept
-        }),
-        (_, value) => collect(value, path, false, found),
+    members.iter().filter(|(key, _)| !DATA.contains(&key.as_str())).all(|(key, value)| {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(properties)) => properties.iter().all(|(name, schema)| {
+                path.push(name.clone());
+                let is_kept = collect(schema, path, is_plain, found);
+                path.pop();
+                is_kept
+            }),
+            (_, value) => collect(value, path, false, found),
+        }
     })
 }
 

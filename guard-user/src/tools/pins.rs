@@ -86,8 +86,8 @@ pub struct Bounds {
     pub tools_max: usize,
     /// Of all definitions, pinned and offered.
     pub bytes_max: usize,
-    /// Of one definition.
-    pub definition_bytes_max: usize,
+    /// Of the longest one.
+    pub definition_bytes: usize,
 }
 
 /// One entry of a list that came by.
@@ -379,7 +379,7 @@ impl Pins {
     /// nothing here knows.
     pub fn has_room(&self, bounds: Bounds) -> bool {
         self.tools.len() < bounds.tools_max
-            && self.bytes().saturating_add(bounds.definition_bytes_max) <= bounds.bytes_max
+            && self.bytes().saturating_add(bounds.definition_bytes) <= bounds.bytes_max
     }
 
     fn bytes(&self) -> usize {

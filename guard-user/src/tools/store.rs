@@ -133,7 +133,7 @@ impl Tools {
         let bounds = Bounds {
             tools_max: tools_per_server_max,
             bytes_max: tool_pins_bytes_max,
-            definition_bytes_max: tool_definition_bytes_max.min(tool_pins_bytes_max),
+            definition_bytes: tool_definition_bytes_max.min(tool_pins_bytes_max),
         };
         let (news, to_record) = mpsc::channel(NEWS_MAX);
         let kept = |server: &Server| {
@@ -197,7 +197,7 @@ impl Tools {
         let seen = entries
             .map(|(name, entry)| Seen {
                 name: name.to_owned(),
-                what: canonical(name, entry.get(), self.bounds.definition_bytes_max),
+                what: canonical(name, entry.get(), self.bounds.definition_bytes),
             })
             .collect();
         let (Observed { held, steps, is_changed }, version) = kept.observe(seen, self.bounds, &now());

@@ -15,7 +15,8 @@ const TOOLS: [&str; 4] = ["t0", "t1", "t2", "t3"];
 const RESOURCES: [&str; 6] = ["f:/a/*", "f:/a/b/*", "f:/a/b", "f:/a/b/c", "g:/*", "f:/a/bb*"];
 /// Three of the protocol's own, and one that is not.
 const METHODS: [&str; 4] = ["tools/list", "logging/setLevel", "subscriptions/listen", "skills/get"];
-const METHOD_PATTERNS: [&str; 5] = ["tools/list", "logging/*", "logging/setLevel", "subscriptions/listen", "sk*"];
+const METHOD_PATTERNS: [&str; 5] =
+    ["tools/list", "logging/*", "logging/setLevel", "subscriptions/listen", "sk*"];
 const URIS: [&str; 8] = ["f:/a/x", "f:/a/b", "f:/a/b/c", "f:/a/b/d", "g:/", "h:/", "f:/a/../a/b", "f:/a/bbb"];
 
 #[derive(Debug, Clone)]
@@ -151,7 +152,9 @@ impl Matcher {
 
     fn covers(&self, call: &Call) -> bool {
         match (self, call.target) {
-            (Self::Tool { server, tool, .. }, Called::Tool(called)) => *server == call.server && *tool == called,
+            (Self::Tool { server, tool, .. }, Called::Tool(called)) => {
+                *server == call.server && *tool == called
+            }
             (Self::Resource { server, resource }, Called::Uri(uri)) => {
                 let (resource, uri) = (RESOURCES[*resource], URIS[uri]);
                 *server == call.server
@@ -163,7 +166,9 @@ impl Matcher {
             (Self::Method { server, method }, Called::Method(called)) => {
                 let (pattern, called) = (METHOD_PATTERNS[*method], METHODS[called]);
                 *server == call.server
-                    && pattern.strip_suffix('*').map_or(pattern == called, |prefix| called.starts_with(prefix))
+                    && pattern
+                        .strip_suffix('*')
+                        .map_or(pattern == called, |prefix| called.starts_with(prefix))
             }
             _ => false,
         }

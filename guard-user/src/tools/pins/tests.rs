@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::tools::canon::canonical;
 
-const BOUNDS: Bounds = Bounds { tools_max: 8, bytes_max: 10_000, definition_bytes_max: 5_000 };
+const BOUNDS: Bounds = Bounds { tools_max: 8, bytes_max: 10_000, definition_bytes: 5_000 };
 const TRUST: ToolRules = ToolRules { first_sight: FirstSight::Trust, cosmetic: Cosmetic::Hold };
 
 fn tool(name: &str, description: &str) -> Value {
