@@ -102,6 +102,7 @@ impl Link {
             }
         };
         let passed = view.read(data, &reply);
+        stream.claim.wait_for(&view.claim);
         let answer = passed
             .as_ref()
             .ok()

@@ -34,6 +34,7 @@ pub async fn relay(
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
     let readable = check_kind(&head).and_then(|()| view.claim.take_head(&head));
+    view.claim.written().await;
     if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
         let stream = ReplyStream::new(
             body,
@@ -52,6 +53,7 @@ pub async fn relay(
             .and_then(|body| judge(&view, &head, body)),
         Err(fault) => Err(fault),
     };
+    view.claim.written().await;
     outcome.duration = asked_at.elapsed();
     outcome.result = OutcomeResult::UpstreamFailed;
     if let Ok(passed) = &passed {

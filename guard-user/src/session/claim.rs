@@ -1,13 +1,15 @@
 //! What one request uses of what its agent was given, and what its answer may give it.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
 use super::{
-    Logical, Made, NewSession, Owner, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+    Adopted, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
 };
 use crate::connection::Connection;
 use crate::identity::Caller;
@@ -61,6 +63,8 @@ pub struct Claim {
     /// The call that this request goes on with.
     round: Option<Round>,
     decision: DecisionId,
+    /// What is to be written before its client hears of it.
+    pending: Pending,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,7 @@ impl Claim {
             round: None,
             decision,
             owner,
+            pending: Pending::default(),
         };
         if let Some(id) = head.headers.get(SESSION_HEADER) {
             claim.enter(id)?;
@@ -220,7 +225,9 @@ impl Claim {
             kind,
         };
         let adopted = self.sessions.adopt(&new);
-        let (visit, ended) = adopted.map_err(|_taken| "its session is another agent's already")?;
+        let Adopted { visit, ended, written } =
+            adopted.map_err(|_taken| "its session is another agent's already")?;
+        self.pending.add(written);
         (self.session, self.visit) = (Some(id), Some(visit));
         if let Some(ended) = ended.filter(|ended| ended.kind == SessionKind::Streamable) {
             self.errands.leave(ended.into());
@@ -281,10 +288,10 @@ impl Claim {
             let decision = self.decision.to_string();
             let made = Made { owner: self.owner.clone(), tool: tool.clone(), decision };
             let bound = self.sessions.made_task(&self.server, id, &made);
-            bound.map_err(|refused| match refused {
+            self.pending.add(bound.map_err(|refused| match refused {
                 Refused::TooLong => "its task id is too long",
                 Refused::Unknown | Refused::Taken => "its task is another agent's already",
-            })?;
+            })?);
         }
         if let (Some(logical), true) = (&self.logical, outcome.needs_input) {
             let (call, requests) =
@@ -297,6 +304,21 @@ impl Claim {
             });
         }
         Ok(())
+    }
+
+    /// Ready when what the answer gives to the client is written down, and the client may hear of it.
+    pub fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.pending.poll(cx)
+    }
+
+    /// The same, for who can wait.
+    pub async fn written(&self) {
+        poll_fn(|cx| self.poll_written(cx)).await;
+    }
+
+    /// Has this answer wait for what another request of its session was given.
+    pub fn wait_for(&self, other: &Self) {
+        self.pending.join(&other.pending);
     }
 
     /// The call that made a task, if it is the agent's.

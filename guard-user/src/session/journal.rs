@@ -1,253 +1,244 @@
-//! What outlives the guard: a file with one JSON line for each session or task that comes or goes.
+//! What outlives the guard: sessions and tasks, in a file that a thread of its own writes.
 //!
 //! A line is written at once and not synced: when the host dies, the servers' sessions die with it. When the file has
-//! grown, and when the guard ends in order, it is replaced by one of what there is, with the event ids, which are too many
-//! to write down one by one. After a `kill -9` streams therefore cannot be resumed; sessions and tasks go on.
+//! grown, it is replaced by one of what there is; when the guard ends in order, by one that has the event ids too, which are
+//! too many to write down one by one. After a `kill -9` streams therefore cannot be resumed; sessions and tasks go on.
+//!
+//! Lines are handed over under the lock of the state that they are about, so that their order is that of the changes. No
+//! disk holds that lock up: who must wait for a line, waits for it without the lock.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+mod file;
 
-use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
-use super::table::{NewSession, SessionKind, Table};
+use tokio::sync::oneshot;
+
+pub(super) use file::load;
+use file::{Book, Line};
+
+use super::table::{Ended, NewSession, SessionKind, Table};
 use super::task::{Made, Tasks};
-use super::{SessionId, unix_milliseconds};
+use super::{SessionId, Written};
 use crate::types::ServerName;
 
-/// In `state_dir`.
-const FILE: &str = "sessions.jsonl";
 /// Lines beyond those that are needed, before the file is written anew.
 const SPARE_LINES_MAX: usize = 4096;
-
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "snake_case", deny_unknown_fields)]
-enum Line {
-    Session {
-        #[serde(flatten)]
-        new: NewSession,
-        opened_at: u64,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        events: Vec<u64>,
-    },
-    Ended {
-        server: ServerName,
-        id: SessionId,
-    },
-    Task {
-        server: ServerName,
-        id: String,
-        made: Made,
-        at: u64,
-    },
-}
+/// Lines that may wait for the disk. With one more, the file is emptied and written anew.
+const LINES_WAITING_MAX: usize = 4096;
+/// Sessions that end at once, before a new file takes the place of as many lines.
+const ENDED_LINES_MAX: usize = 256;
 
 pub(super) struct Journal {
-    path: PathBuf,
-    /// `None`: it could not be opened again. What comes is then not written down until the next compaction.
-    file: Option<File>,
+    writer: Writer,
     lines: usize,
+    /// Times that there was no room for a line, and how many of them a new file makes up for that is under way. Until it is,
+    /// what else comes is left out, too.
+    lost: u64,
+    made_up: u64,
+    shared: Arc<Shared>,
+}
+
+/// What the journal and its thread tell each other beside the lines.
+#[derive(Default)]
+struct Shared {
+    /// `lost`: what is in the file may not be so any more.
+    lost: AtomicU64,
+    /// The disk refused a line, so that the file is to be written anew.
+    is_behind: AtomicBool,
+}
+
+enum Writer {
+    Thread(SyncSender<Job>, JoinHandle<Book>),
+    /// Nobody is served any more.
+    Here(Book),
+    None,
+}
+
+enum Job {
+    /// To be told once it is written.
+    Line(Line, Option<oneshot::Sender<()>>),
+    /// A new file, which makes up for so many losses.
+    Rewrite(Vec<Line>, u64),
 }
 
 impl Journal {
-    /// Reads what is there into `table` and `tasks`.
+    /// Reads what is there into `table` and `tasks`. That the file cannot be written keeps nobody from going on.
     pub(super) fn open(state_dir: &Path, table: &mut Table, tasks: &mut Tasks) -> io::Result<Self> {
         fs::create_dir_all(state_dir)?;
         load(state_dir, table, tasks)?;
-        let path = state_dir.join(FILE);
-        let mut journal = Self { path, file: None, lines: 0 };
-        journal.rewrite(table, tasks)?;
+        let mut book = Book::new(state_dir);
+        book.rewrite(all(table, tasks, true));
+        let is_behind = book.is_behind();
+        let journal = Self::run(|jobs, shared| write(&jobs, &shared, book))?;
+        journal.shared.is_behind.store(is_behind, Ordering::Relaxed);
         Ok(journal)
     }
 
+    fn run(writer: impl FnOnce(Receiver<Job>, Arc<Shared>) -> Book + Send + 'static) -> io::Result<Self> {
+        let (jobs, to_do) = sync_channel(LINES_WAITING_MAX);
+        let shared: Arc<Shared> = Arc::default();
+        let of_thread = Arc::clone(&shared);
+        let thread =
+            std::thread::Builder::new().name("sessions".into()).spawn(move || writer(to_do, of_thread))?;
+        Ok(Self { writer: Writer::Thread(jobs, thread), lines: 0, lost: 0, made_up: 0, shared })
+    }
+
     /// A session that ends with its stream does not outlive the guard.
-    pub(super) fn opened(&mut self, new: &NewSession, now: u64) {
+    pub(super) fn opened(&mut self, new: &NewSession, opened_at: u64) -> Option<Written> {
         if new.kind == SessionKind::Sse {
-            return;
+            return None;
         }
-        self.append(&Line::Session { new: new.clone(), opened_at: now, events: Vec::new() });
+        self.append_and_tell(Line::Session { new: new.clone(), opened_at, events: Vec::new() })
     }
 
     pub(super) fn ended(&mut self, server: &ServerName, id: &SessionId) {
-        self.append(&Line::Ended { server: server.clone(), id: id.clone() });
+        self.append(Line::Ended { server: server.clone(), id: id.clone() }, None);
     }
 
-    pub(super) fn task(&mut self, server: &ServerName, id: &str, made: &Made, now: u64) {
-        self.append(&Line::Task { server: server.clone(), id: id.to_owned(), made: made.clone(), at: now });
+    /// Of many that end at once the new file says so.
+    pub(super) fn all_ended(&mut self, ended: &[Ended], table: &Table, tasks: &Tasks) {
+        if ended.len() > ENDED_LINES_MAX {
+            self.rewrite(table, tasks);
+            return;
+        }
+        for gone in ended.iter().filter(|gone| gone.kind == SessionKind::Streamable) {
+            self.ended(&gone.server, &gone.id);
+        }
     }
 
-    /// What is lost here costs a client a new session after the next start, and opens nothing.
-    fn append(&mut self, line: &Line) {
-        let Some(file) = &mut self.file else { return };
-        let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            file.write_all(&line)
-        });
+    pub(super) fn task(&mut self, server: &ServerName, id: &str, made: &Made, at: u64) -> Option<Written> {
+        self.append_and_tell(Line::Task { server: server.clone(), id: id.to_owned(), made: made.clone(), at })
+    }
+
+    fn append_and_tell(&mut self, line: Line) -> Option<Written> {
+        let (tell, told) = oneshot::channel();
+        self.append(line, Some(tell)).then_some(told)
+    }
+
+    /// Whether it goes to the file.
+    fn append(&mut self, line: Line, tell: Option<oneshot::Sender<()>>) -> bool {
         self.lines += 1;
-        if let Err(error) = written {
-            tracing::warn!(%error, file = %self.path.display(), "sessions will not outlive this guard");
-            self.file = None;
-        }
-    }
-
-    /// Writes the file anew if most of it is of no use any more.
-    pub(super) fn compact_if_long(&mut self, table: &Table, tasks: &Tasks) {
-        if self.file.is_none() || self.lines > (table.len() + tasks.len()) * 2 + SPARE_LINES_MAX {
-            self.compact(table, tasks);
-        }
-    }
-
-    pub(super) fn compact(&mut self, table: &Table, tasks: &Tasks) {
-        if let Err(error) = self.rewrite(table, tasks) {
-            tracing::warn!(%error, file = %self.path.display(), "sessions will not outlive this guard");
-        }
-    }
-
-    fn rewrite(&mut self, table: &Table, tasks: &Tasks) -> io::Result<()> {
-        let next = self.path.with_extension("next");
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&next)?;
-        let mut out = io::BufWriter::new(&file);
-        let kept = table.each().filter(|(new, ..)| new.kind == SessionKind::Streamable);
-        for (new, opened_at, events) in kept {
-            line(&mut out, &Line::Session { new: new.clone(), opened_at, events })?;
-        }
-        for (server, id, made, at) in tasks.each() {
-            line(
-                &mut out,
-                &Line::Task { server: server.clone(), id: id.to_owned(), made: made.clone(), at },
-            )?;
-        }
-        out.flush()?;
-        drop(out);
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        (self.file, self.lines) = (Some(file), table.len() + tasks.len());
-        Ok(())
-    }
-}
-
-/// Reads what a former guard left into `table` and `tasks`.
-pub(super) fn load(state_dir: &Path, table: &mut Table, tasks: &mut Tasks) -> io::Result<()> {
-    let path = state_dir.join(FILE);
-    match File::open(&path) {
-        Ok(file) => read(BufReader::new(file), table, tasks).map_err(|error| {
-            let words = format!(
-                "{}: {error}; without it no open session can be told from a stolen one. Restore the file, or remove \
-                 it: then all sessions begin anew",
-                path.display()
-            );
-            io::Error::new(error.kind(), words)
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn line(out: &mut impl Write, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    out.write_all(b"\n")
-}
-
-fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<()> {
-    let mut lines = file.split(b'\n').peekable();
-    while let Some(line) = lines.next() {
-        match serde_json::from_slice(&line?) {
-            Ok(Line::Session { new, opened_at, events }) => {
-                // When it was used last is not written down: it gets its whole time again.
-                table.restore(new, opened_at, unix_milliseconds(), events);
+        match &mut self.writer {
+            Writer::Thread(..) if self.lost > self.made_up => false,
+            Writer::Thread(jobs, _) => {
+                let is_queued = jobs.try_send(Job::Line(line, tell)).is_ok();
+                if !is_queued {
+                    tracing::warn!("{LINES_WAITING_MAX} lines about sessions wait for the disk; one more is left out");
+                    self.lose();
+                }
+                is_queued
             }
-            Ok(Line::Ended { server, id }) => _ = table.remove(&server, &id),
-            Ok(Line::Task { server, id, made, at }) => tasks.restore(server, &id, made, at),
-            // The guard was killed while it wrote.
-            Err(_torn) if lines.peek().is_none() => {}
-            Err(error) => return Err(error.into()),
+            Writer::Here(book) => {
+                book.append(&line);
+                false
+            }
+            Writer::None => false,
         }
     }
-    Ok(())
+
+    fn lose(&mut self) {
+        self.lost += 1;
+        self.shared.lost.store(self.lost, Ordering::Relaxed);
+    }
+
+    /// Has the file written anew if lines were left out, or most of it is of no use any more.
+    pub(super) fn keep_up(&mut self, table: &Table, tasks: &Tasks) {
+        let is_behind = self.shared.is_behind.load(Ordering::Relaxed) || self.lost > self.made_up;
+        if is_behind || self.lines > (table.len() + tasks.len()) * 2 + SPARE_LINES_MAX {
+            self.rewrite(table, tasks);
+        }
+    }
+
+    fn rewrite(&mut self, table: &Table, tasks: &Tasks) {
+        let Writer::Thread(jobs, _) = &self.writer else { return };
+        if jobs.try_send(Job::Rewrite(all(table, tasks, false).collect(), self.lost)).is_ok() {
+            self.shared.is_behind.store(false, Ordering::Relaxed);
+            self.made_up = self.lost;
+            self.lines = table.len() + tasks.len();
+        } else {
+            self.lose();
+        }
+    }
+
+    /// Writes all down, with the event ids, before the guard ends.
+    pub(super) fn save(&mut self, table: &Table, tasks: &Tasks) {
+        self.stop();
+        if let Writer::Here(book) = &mut self.writer {
+            book.rewrite(all(table, tasks, true));
+        }
+    }
+
+    /// Waits for the lines that wait for the disk.
+    fn stop(&mut self) {
+        match std::mem::replace(&mut self.writer, Writer::None) {
+            Writer::Thread(jobs, thread) => {
+                drop(jobs);
+                if let Ok(book) = thread.join() {
+                    self.writer = Writer::Here(book);
+                }
+            }
+            other => self.writer = other,
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The thread. Ends when nobody can leave more to do.
+fn write(jobs: &Receiver<Job>, shared: &Shared, mut book: Book) -> Book {
+    let mut made_up = 0;
+    while let Ok(job) = jobs.recv() {
+        let lost = shared.lost.load(Ordering::Relaxed);
+        if lost > made_up && !book.is_behind() {
+            book.empty();
+        }
+        match job {
+            Job::Line(line, tell) => {
+                book.append(&line);
+                if let Some(tell) = tell {
+                    // Who waited may have left.
+                    let _gone = tell.send(());
+                }
+            }
+            // With a newer loss there is a newer file to come.
+            Job::Rewrite(_, up_to) if lost > up_to => made_up = up_to,
+            Job::Rewrite(lines, up_to) => {
+                book.rewrite(lines);
+                made_up = up_to;
+            }
+        }
+        if book.is_behind() {
+            shared.is_behind.store(true, Ordering::Relaxed);
+        }
+    }
+    book
+}
+
+fn all<'a>(table: &'a Table, tasks: &'a Tasks, with_events: bool) -> impl Iterator<Item = Line> + use<'a> {
+    let kept = table.each().filter(|(new, ..)| new.kind == SessionKind::Streamable);
+    let sessions = kept.map(move |(new, opened_at, events)| Line::Session {
+        new: new.clone(),
+        opened_at,
+        events: if with_events { events.all() } else { Vec::new() },
+    });
+    let tasks = tasks.each().map(|(server, id, made, at)| Line::Task {
+        server: server.clone(),
+        id: id.to_owned(),
+        made: made.clone(),
+        at,
+    });
+    sessions.chain(tasks)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::owner::tests::owner;
-    use super::*;
-    use crate::config::Limits;
-
-    fn new(id: &str) -> NewSession {
-        let (server, id) = (ServerName::parse("crm").unwrap(), SessionId::parse(id.as_bytes()).unwrap());
-        let (version, host, kind) = (Some("2025-11-25".into()), None, SessionKind::Streamable);
-        NewSession { server, id, owner: owner("a"), netns: 1, port: 3001, version, host, kind }
-    }
-
-    fn open(dir: &Path) -> io::Result<(Journal, Table, Tasks)> {
-        let (mut table, mut tasks) = (Table::new(&Limits::default()), Tasks::default());
-        Ok((Journal::open(dir, &mut table, &mut tasks)?, table, tasks))
-    }
-
-    fn known(table: &Table) -> Vec<String> {
-        let mut ids: Vec<_> = table.each().map(|(new, ..)| new.id.as_str().to_owned()).collect();
-        ids.sort();
-        ids
-    }
-
-    #[test]
-    fn what_was_written_is_there_again_and_a_torn_end_is_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = unix_milliseconds();
-        {
-            let (mut journal, ..) = open(dir.path()).unwrap();
-            journal.opened(&new("1"), now);
-            journal.opened(&new("2"), now);
-            journal.ended(&new("1").server, &new("1").id);
-            let made = Made { owner: owner("a"), tool: "report".into(), decision: "d".into() };
-            journal.task(&new("1").server, "t", &made, now);
-            journal.opened(&new("3"), now);
-        }
-        let file = dir.path().join(FILE);
-        let whole = fs::read(&file).unwrap();
-        fs::write(&file, &whole[..whole.len() - 5]).unwrap();
-        let (_, table, tasks) = open(dir.path()).unwrap();
-        assert_eq!((known(&table), tasks.len()), (vec!["2".to_owned()], 1));
-        // The torn line is gone, so that what is appended stands on a line of its own.
-        let (mut journal, ..) = open(dir.path()).unwrap();
-        journal.opened(&new("4"), now);
-        drop(journal);
-        assert_eq!(known(&open(dir.path()).unwrap().1), ["2", "4"]);
-    }
-
-    /// When it was used last is not written down.
-    #[test]
-    fn a_session_that_was_opened_long_ago_is_not_idle_after_a_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = unix_milliseconds();
-        let idle = Limits::default().session_idle_seconds * 1000;
-        let (mut journal, ..) = open(dir.path()).unwrap();
-        journal.opened(&new("1"), now - 2 * idle);
-        drop(journal);
-        let (_, mut table, _) = open(dir.path()).unwrap();
-        assert!(table.sweep(now + idle / 2).is_empty());
-        assert_eq!(table.sweep(now + 2 * idle).len(), 1);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_understood_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE), "{}\n{}\n").unwrap();
-        assert!(open(dir.path()).is_err());
-    }
-
-    #[test]
-    fn lines_of_no_use_do_not_pile_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut journal, table, tasks) = open(dir.path()).unwrap();
-        for _ in 0..=SPARE_LINES_MAX {
-            journal.ended(&new("1").server, &new("1").id);
-        }
-        journal.compact_if_long(&table, &tasks);
-        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), 0);
-    }
-}
+mod tests;

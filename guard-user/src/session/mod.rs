@@ -4,6 +4,7 @@
 //! `table`, `task`, `round` and `events` are the state and its rules, without I/O and clock; `journal` keeps them over
 //! restarts. `claim` is what one request uses of them, and `errand` what the guard itself then has to ask a server.
 
+mod ages;
 mod claim;
 mod errand;
 mod events;
@@ -14,12 +15,14 @@ mod round;
 mod table;
 mod task;
 mod visit;
+mod written;
 
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+pub use events::EVENT_ID_BYTES_MAX;
 pub use claim::{Claim, NotYours, SESSION_HEADER};
 pub use errand::{Errand, Errands, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
@@ -31,17 +34,26 @@ pub use visit::Visit;
 
 use crate::config::Limits;
 use crate::types::ServerName;
-use events::Streams;
+use events::{EventId, Streams};
 use journal::Journal;
 use round::Rounds;
 use table::Table;
 use task::Tasks;
+use written::{Pending, Written};
 
-/// All of it, for all servers. Each change is one short lock; none is held across an await.
+/// All of it, for all servers. Each change is one short lock; none is held across an await, or while a disk is busy.
 pub struct Sessions {
     state: Mutex<State>,
     tasks_per_agent_max: usize,
     events_max: usize,
+}
+
+/// What became of a session that a server has opened.
+pub struct Adopted {
+    pub visit: Visit,
+    /// Had to make room, and is to be closed at its server.
+    pub ended: Option<Ended>,
+    written: Option<Written>,
 }
 
 struct State {
@@ -82,8 +94,8 @@ impl Sessions {
         self.lock().table.enter(server, id, owner, version, unix_milliseconds())
     }
 
-    /// Binds a session that a server has just opened. What had to make room is to be closed at its server.
-    pub fn adopt(&self, new: &NewSession) -> Result<(Visit, Option<Ended>), Refused> {
+    /// Binds a session that a server has just opened. Its client is to be told once it is written.
+    pub fn adopt(&self, new: &NewSession) -> Result<Adopted, Refused> {
         let now = unix_milliseconds();
         let mut state = self.lock();
         let State { table, journal, .. } = &mut *state;
@@ -92,10 +104,8 @@ impl Sessions {
         if let Some(gone) = &ended {
             journal.ended(&gone.server, &gone.id);
         }
-        if is_new {
-            journal.opened(new, now);
-        }
-        Ok((visit, ended))
+        let written = if is_new { journal.opened(new, now) } else { None };
+        Ok(Adopted { visit, ended, written })
     }
 
     /// Takes out a session that ends with its stream.
@@ -118,24 +128,20 @@ impl Sessions {
         let mut state = self.lock();
         let State { table, streams, tasks, rounds, journal } = &mut *state;
         let ended = table.sweep(now);
-        for gone in &ended {
-            journal.ended(&gone.server, &gone.id);
-        }
         streams.sweep(now, table.idle_milliseconds);
         tasks.sweep(now, table.milliseconds_max);
         rounds.sweep(now);
-        journal.compact_if_long(table, tasks);
+        journal.all_ended(&ended, table, tasks);
+        journal.keep_up(table, tasks);
         ended
     }
 
     /// Takes out every session that `ends` wants gone, likewise.
     pub fn end(&self, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
         let mut state = self.lock();
-        let State { table, journal, .. } = &mut *state;
+        let State { table, tasks, journal, .. } = &mut *state;
         let ended = table.end(unix_milliseconds(), ends);
-        for gone in &ended {
-            journal.ended(&gone.server, &gone.id);
-        }
+        journal.all_ended(&ended, table, tasks);
         ended
     }
 
@@ -157,6 +163,7 @@ impl Sessions {
 
     /// Notes that the event `event` went to `owner`: on a session, or on a stream without one.
     pub fn saw_event(&self, server: &ServerName, session: Option<&SessionId>, owner: &Owner, event: &[u8]) {
+        let Some(event) = EventId::of(event) else { return };
         let mut state = self.lock();
         match session {
             None => state.streams.add(server, owner, event, self.events_max, unix_milliseconds()),
@@ -176,6 +183,7 @@ impl Sessions {
         owner: &Owner,
         event: &[u8],
     ) -> bool {
+        let Some(event) = EventId::of(event) else { return false };
         let mut state = self.lock();
         match session {
             None => state.streams.has(server, owner, event),
@@ -183,13 +191,17 @@ impl Sessions {
         }
     }
 
-    /// Binds a task to the call that made it.
-    pub fn made_task(&self, server: &ServerName, id: &str, made: &Made) -> Result<(), Refused> {
+    /// Binds a task to the call that made it. Its client is to be told once it is written.
+    pub fn made_task(
+        &self,
+        server: &ServerName,
+        id: &str,
+        made: &Made,
+    ) -> Result<Option<Written>, Refused> {
         let now = unix_milliseconds();
         let mut state = self.lock();
         state.tasks.add(server, id, made.clone(), self.tasks_per_agent_max, now)?;
-        state.journal.task(server, id, made, now);
-        Ok(())
+        Ok(state.journal.task(server, id, made, now))
     }
 
     /// The call that made the task, if it was `owner`'s.
@@ -207,11 +219,11 @@ impl Sessions {
         self.lock().rounds.go_on(logical, owner, unix_milliseconds())
     }
 
-    /// Writes down all that the next guard needs.
+    /// Writes down all that the next guard needs. For the end of this one: nothing else goes on meanwhile.
     pub fn save(&self) {
         let mut state = self.lock();
         let State { table, tasks, journal, .. } = &mut *state;
-        journal.compact(table, tasks);
+        journal.save(table, tasks);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

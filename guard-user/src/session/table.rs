@@ -1,6 +1,6 @@
 //! Sessions and whose they are. Pure: time is an argument, in milliseconds since 1970.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use super::visit::{Presence, Visit};
 use super::{Owner, SessionId};
 use crate::config::Limits;
 use crate::kernel::Door;
-use crate::types::ServerName;
+use crate::types::{AgentName, ServerName};
 
 /// Longest protocol version that is kept of a session, in bytes.
 const VERSION_BYTES_MAX: usize = 32;
@@ -140,6 +140,8 @@ type Key = (ServerName, SessionId);
 
 pub(super) struct Table {
     sessions: HashMap<Key, Session>,
+    /// Which of them an agent has at a server.
+    by_agent: HashMap<(ServerName, AgentName), HashSet<SessionId>>,
     pub(super) idle_milliseconds: u64,
     pub(super) milliseconds_max: u64,
     per_agent_max: usize,
@@ -149,6 +151,7 @@ impl Table {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             sessions: HashMap::new(),
+            by_agent: HashMap::new(),
             idle_milliseconds: limits.session_idle_seconds.saturating_mul(1000),
             milliseconds_max: limits.session_seconds_max.saturating_mul(1000),
             per_agent_max: limits.sessions_per_agent_max,
@@ -189,29 +192,47 @@ impl Table {
         let ended = self.make_room(&new, now);
         let presence = Presence::new(now);
         let visit = presence.visit(now);
-        self.sessions.insert(
-            key,
-            Session { new, opened_at: now, presence, events: Events::default(), is_gone: false },
-        );
+        self.insert(Session { new, opened_at: now, presence, events: Events::default(), is_gone: false });
         Ok((visit, ended))
+    }
+
+    fn insert(&mut self, session: Session) {
+        let NewSession { server, id, owner, .. } = &session.new;
+        let key = (server.clone(), id.clone());
+        // Its id may have been another's, who has ended it.
+        self.take(&key);
+        let of_agent = self.by_agent.entry((server.clone(), owner.agent.clone())).or_default();
+        of_agent.insert(id.clone());
+        self.sessions.insert(key, session);
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        let agent = (key.0.clone(), session.new.owner.agent.clone());
+        if let Some(of_agent) = self.by_agent.get_mut(&agent) {
+            of_agent.remove(&key.1);
+            if of_agent.is_empty() {
+                self.by_agent.remove(&agent);
+            }
+        }
+        Some(session)
     }
 
     /// The session of the same agent goes that was not used for longest: who opens many loses his own.
     fn make_room(&mut self, new: &NewSession, now: u64) -> Option<Ended> {
-        // One that is gone goes first.
-        let is_meant =
-            |other: &NewSession| other.server == new.server && other.owner.agent == new.owner.agent;
-        let of_agent = || self.sessions.iter().filter(|(_, other)| is_meant(&other.new));
-        if of_agent().count() < self.per_agent_max {
+        let of_agent = self.by_agent.get(&(new.server.clone(), new.owner.agent.clone()))?;
+        if of_agent.len() < self.per_agent_max {
             return None;
         }
+        // One that is gone goes first.
         // Who has come by the credential in another unit loses his own before those of its agent.
         let last = |other: &Session| {
             let is_others = other.new.owner != new.owner;
             (!other.is_gone, is_others, other.presence.used_at(now), other.opened_at)
         };
-        let key = of_agent().min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
-        let session = self.sessions.remove(&key)?;
+        let all = of_agent.iter().filter_map(|id| self.sessions.get_key_value(&(new.server.clone(), id.clone())));
+        let key = all.min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
+        let session = self.take(&key)?;
         (!session.is_gone).then(|| session.end(Reason::SessionsTooMany))
     }
 
@@ -232,7 +253,7 @@ impl Table {
 
     /// Takes one out without a trace. Whether there was one.
     pub(super) fn remove(&mut self, server: &ServerName, id: &SessionId) -> bool {
-        self.sessions.remove(&(server.clone(), id.clone())).is_some()
+        self.take(&(server.clone(), id.clone())).is_some()
     }
 
     /// Takes out those whose time is over.
@@ -243,7 +264,7 @@ impl Table {
             .iter()
             .filter_map(|(key, session)| Some((key.clone(), session.is_over(idle, longest, now)?)))
             .collect();
-        let over = over.into_iter().filter_map(|(key, reason)| Some((self.sessions.remove(&key)?, reason)));
+        let over = over.into_iter().filter_map(|(key, reason)| Some((self.take(&key)?, reason)));
         over.filter(|(session, _)| !session.is_gone).map(|(session, reason)| session.end(reason)).collect()
     }
 
@@ -253,7 +274,7 @@ impl Table {
         let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
         let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
         keys.into_iter()
-            .filter_map(|key| Some(self.sessions.remove(&key)?.end(Reason::SessionEnded)))
+            .filter_map(|key| Some(self.take(&key)?.end(Reason::SessionEnded)))
             .collect()
     }
 
@@ -278,14 +299,13 @@ impl Table {
     /// Takes in what a former guard wrote down.
     pub(super) fn restore(&mut self, new: NewSession, opened_at: u64, used_at: u64, events: Vec<u64>) {
         let (presence, events) = (Presence::new(used_at), Events::restored(events));
-        let key = (new.server.clone(), new.id.clone());
-        self.sessions.insert(key, Session { new, opened_at, presence, events, is_gone: false });
+        self.insert(Session { new, opened_at, presence, events, is_gone: false });
     }
 
     /// Each open session, when it was opened, and its event ids.
-    pub(super) fn each(&self) -> impl Iterator<Item = (&NewSession, u64, Vec<u64>)> {
+    pub(super) fn each(&self) -> impl Iterator<Item = (&NewSession, u64, &Events)> {
         let open = self.sessions.values().filter(|session| !session.is_gone);
-        open.map(|session| (&session.new, session.opened_at, session.events.all()))
+        open.map(|session| (&session.new, session.opened_at, &session.events))
     }
 
     pub(super) fn len(&self) -> usize {

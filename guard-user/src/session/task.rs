@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ages::Ages;
 use super::{Owner, Refused};
 use crate::types::ServerName;
 
@@ -22,7 +23,20 @@ pub struct Made {
 
 /// All tasks. Pure: time is an argument, in milliseconds since 1970.
 #[derive(Debug, Default)]
-pub(super) struct Tasks(HashMap<(ServerName, Box<str>), (Made, u64)>);
+pub(super) struct Tasks {
+    all: HashMap<Key, Task>,
+    ages: Ages<Key>,
+}
+
+type Key = (ServerName, Box<str>);
+
+#[derive(Debug)]
+struct Task {
+    made: Made,
+    at: u64,
+    /// Its number in `ages`.
+    number: u64,
+}
 
 impl Tasks {
     /// Binds a task that a server has just made. Of an agent with more than `per_agent_max`, the oldest is forgotten.
@@ -38,44 +52,57 @@ impl Tasks {
             return Err(Refused::TooLong);
         }
         let key = (server.clone(), Box::from(id));
-        match self.0.get(&key) {
-            Some((known, _)) if known.owner != made.owner => return Err(Refused::Taken),
-            // A server that counts begins anew when it is started again.
-            Some(_) => {
-                self.0.insert(key, (made, now));
-                return Ok(());
-            }
-            None => {}
+        // A server that counts begins anew when it is started again: of the same owner, it is the newer task.
+        if self.all.get(&key).is_some_and(|known| known.made.owner != made.owner) {
+            return Err(Refused::Taken);
         }
-        let of_agent = || self.0.iter().filter(|(_, (other, _))| other.owner.agent == made.owner.agent);
-        if of_agent().count() >= per_agent_max {
-            let oldest = of_agent().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.0.remove(&key));
+        self.take(&key);
+        if let Some(oldest) = self.ages.oldest_of(&made.owner.agent, per_agent_max) {
+            self.take(&oldest);
         }
-        self.0.insert(key, (made, now));
+        self.insert(key, made, now);
         Ok(())
     }
 
+    fn insert(&mut self, key: Key, made: Made, at: u64) {
+        self.take(&key);
+        let number = self.ages.add(&made.owner.agent, key.clone());
+        self.all.insert(key, Task { made, at, number });
+    }
+
+    fn take(&mut self, key: &Key) {
+        if let Some(task) = self.all.remove(key) {
+            self.ages.remove(&task.made.owner.agent, task.number);
+        }
+    }
+
     pub(super) fn of(&self, server: &ServerName, id: &str, owner: &Owner) -> Option<&Made> {
-        let (made, _) = self.0.get(&(server.clone(), Box::from(id)))?;
+        let Task { made, .. } = self.all.get(&(server.clone(), Box::from(id)))?;
         (made.owner == *owner).then_some(made)
     }
 
     /// Takes in what a former guard wrote down.
     pub(super) fn restore(&mut self, server: ServerName, id: &str, made: Made, at: u64) {
-        self.0.insert((server, id.into()), (made, at));
+        self.insert((server, id.into()), made, at);
     }
 
     pub(super) fn sweep(&mut self, now: u64, milliseconds_max: u64) {
-        self.0.retain(|_, (_, at)| now.saturating_sub(*at) < milliseconds_max);
+        let ages = &mut self.ages;
+        self.all.retain(|_, Task { made, at, number }| {
+            let is_kept = now.saturating_sub(*at) < milliseconds_max;
+            if !is_kept {
+                ages.remove(&made.owner.agent, *number);
+            }
+            is_kept
+        });
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = (&ServerName, &str, &Made, u64)> {
-        self.0.iter().map(|((server, id), (made, at))| (server, &**id, made, *at))
+        self.all.iter().map(|((server, id), Task { made, at, .. })| (server, &**id, made, *at))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 }
 
@@ -120,5 +147,7 @@ mod tests {
         );
         tasks.sweep(12, 10);
         assert_eq!(tasks.len(), 1);
+        tasks.sweep(13, 10);
+        assert!(tasks.len() == 0 && tasks.ages.is_empty());
     }
 }
