@@ -152,6 +152,7 @@ impl Pipeline {
             };
         }
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        claim.spend();
         let answer = async {
             let Connection { server, door, .. } = case.connection;
             let head = case.head;

@@ -381,6 +381,8 @@ fn a_call_of_several_rounds_counts_once_and_for_its_owner() {
         assert_eq!(reason(&tenants.refused(&other.by(alice)).unwrap()), "velocity_exceeded");
         let second = modern_request(&modern(2, "once", &with("s-1"))).by(alice);
         tenants.served(&second, &more("s-2")).unwrap();
+        // That the call has gone on makes its state nobody else's.
+        assert_eq!(reason(&tenants.refused(&stolen).unwrap()), "unknown_state");
         let third = modern_request(&modern(3, "once", &with("s-2"))).by(alice);
         tenants.served(&third, &json!({"resultType": "complete", "content": []})).unwrap();
         // It is over: the same again is another call.

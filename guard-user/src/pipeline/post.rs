@@ -29,6 +29,7 @@ impl Pipeline {
         let Connection { server, door, .. } = case.connection;
         let head = case.head;
         let headers = claim.head().clone();
+        claim.spend();
         let asked = match case.message.as_ref().map(Message::kind) {
             Some(Kind::Request { id }) => Some(id),
             _ => None,

@@ -34,10 +34,10 @@ impl<K: Clone> Ages<K> {
         }
     }
 
-    /// The oldest of an agent that has `most` or more.
-    pub(super) fn oldest_of(&self, agent: &AgentName, most: usize) -> Option<K> {
+    /// The oldest of an agent that has `most` or more, and its number.
+    pub(super) fn oldest_of(&self, agent: &AgentName, most: usize) -> Option<(u64, K)> {
         let all = self.of.get(agent).filter(|all| all.len() >= most)?;
-        all.first_key_value().map(|(_, key)| key.clone())
+        all.first_key_value().map(|(number, key)| (*number, key.clone()))
     }
 
     #[cfg(test)]
@@ -56,11 +56,11 @@ mod tests {
         let mut ages = Ages::default();
         let first = ages.add(&agent("a"), "1");
         ages.add(&agent("b"), "2");
-        ages.add(&agent("a"), "3");
+        let last = ages.add(&agent("a"), "3");
         assert_eq!(ages.oldest_of(&agent("a"), 3), None);
-        assert_eq!(ages.oldest_of(&agent("a"), 2), Some("1"));
+        assert_eq!(ages.oldest_of(&agent("a"), 2), Some((first, "1")));
         ages.remove(&agent("a"), first);
-        assert_eq!(ages.oldest_of(&agent("a"), 1), Some("3"));
+        assert_eq!(ages.oldest_of(&agent("a"), 1), Some((last, "3")));
         assert_eq!(ages.oldest_of(&agent("c"), 0), None);
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
 use super::{
-    Adopted, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+    Adopted, Going, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
 };
 use crate::connection::Connection;
 use crate::identity::Caller;
@@ -61,7 +61,7 @@ pub struct Claim {
     made: Option<Made>,
     logical: Option<Logical>,
     /// The call that this request goes on with.
-    round: Option<Round>,
+    round: Option<Going>,
     decision: DecisionId,
     /// What is to be written before its client hears of it.
     pending: Pending,
@@ -175,7 +175,14 @@ impl Claim {
 
     /// The call that this request goes on with: it was judged and counted already.
     pub fn round(&self) -> Option<&Round> {
-        self.round.as_ref()
+        self.round.as_ref().map(Going::round)
+    }
+
+    /// The request goes to its server: what it goes on with is used up.
+    pub fn spend(&self) {
+        if let Some(going) = &self.round {
+            going.spend();
+        }
     }
 
     /// Ends when the session does; never without one.
@@ -295,7 +302,7 @@ impl Claim {
         }
         if let (Some(logical), true) = (&self.logical, outcome.needs_input) {
             let (call, requests) =
-                self.round.as_ref().map_or((self.decision, 0), |round| (round.call, round.requests));
+                self.round().map_or((self.decision, 0), |round| (round.call, round.requests));
             self.sessions.wait_for_input(Round {
                 logical: logical.clone().with_state(outcome.state.as_deref()),
                 owner: self.owner.clone(),

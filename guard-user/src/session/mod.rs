@@ -19,7 +19,7 @@ mod written;
 
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 pub use events::EVENT_ID_BYTES_MAX;
@@ -27,7 +27,7 @@ pub use claim::{Claim, NotYours, SESSION_HEADER};
 pub use errand::{Errand, Errands, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
-pub use round::{Logical, ROUND_REQUESTS_MAX, Round};
+pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};
 pub use table::{Ended, NewSession, Reason, Refused, Seen, SessionKind};
 pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
@@ -130,7 +130,7 @@ impl Sessions {
         let ended = table.sweep(now);
         streams.sweep(now, table.idle_milliseconds);
         tasks.sweep(now, table.milliseconds_max);
-        rounds.sweep(now);
+        rounds.sweep(now, table.milliseconds_max);
         journal.all_ended(&ended, table, tasks);
         journal.keep_up(table, tasks);
         ended
@@ -214,9 +214,10 @@ impl Sessions {
         self.lock().rounds.wait(round, unix_milliseconds());
     }
 
-    /// The call that such a request goes on with, once; none if it is a new one.
-    pub fn go_on(&self, logical: &Logical, owner: &Owner) -> Result<Option<Round>, Refused> {
-        self.lock().rounds.go_on(logical, owner, unix_milliseconds())
+    /// The call that such a request goes on with; none if it is a new one.
+    pub fn go_on(self: &Arc<Self>, logical: &Logical, owner: &Owner) -> Result<Option<Going>, Refused> {
+        let going = self.lock().rounds.go_on(logical, owner, unix_milliseconds())?;
+        Ok(going.map(|going| Going::new(Arc::clone(self), going)))
     }
 
     /// Writes down all that the next guard needs. For the end of this one: nothing else goes on meanwhile.

@@ -57,7 +57,7 @@ impl Tasks {
             return Err(Refused::Taken);
         }
         self.take(&key);
-        if let Some(oldest) = self.ages.oldest_of(&made.owner.agent, per_agent_max) {
+        if let Some((_, oldest)) = self.ages.oldest_of(&made.owner.agent, per_agent_max) {
             self.take(&oldest);
         }
         self.insert(key, made, now);
