@@ -465,6 +465,33 @@ fn a_404_to_a_stateless_method_or_to_a_get_ends_no_session() {
 }
 
 #[test]
+fn a_session_that_its_server_denies_may_come_back_and_is_closed_there_all_the_same() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({"sessions_per_agent_max": 1})).unwrap();
+        let open = || tenants.daemon.json("sessions list", &[]).unwrap()["sessions"].as_array().unwrap().len();
+        let deny = || {
+            let mut line = tenants.https.line().unwrap();
+            line.send(&on("one", &ping(2), &tenants.alice).bytes()).unwrap();
+            let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            tenants.puppet.hear().unwrap().write(none).unwrap();
+            assert_eq!(line.answer().unwrap().status, 404);
+        };
+        tenants.open(&tenants.alice, "one").unwrap();
+        deny();
+        assert_eq!(open(), 0);
+        tenants.served(&on("one", &ping(3), &tenants.alice), &json!({})).unwrap();
+        assert_eq!(open(), 1);
+        deny();
+        tenants.open(&tenants.alice, "two").unwrap();
+        let closed = tenants.puppet.hear().unwrap();
+        assert!(closed.head.starts_with("DELETE /mcp "), "{}", closed.head);
+        assert_eq!(closed.header("mcp-session-id"), Some("one"));
+        closed.answer(&json!({})).unwrap();
+        assert_unknown(&tenants.refused(&on("one", &ping(4), &tenants.alice)).unwrap());
+    });
+}
+
+#[test]
 fn what_a_server_may_not_ask_of_an_agent_does_not_reach_it_and_the_server_is_told() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();

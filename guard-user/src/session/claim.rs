@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
 use super::{
-    Adopted, Going, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+    Adopted, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
 };
 use crate::connection::Connection;
 use crate::identity::Caller;
@@ -199,11 +199,16 @@ impl Claim {
     /// Takes note of what the head of the answer says about the session.
     pub fn take_head(&mut self, head: &response::Parts) -> Result<(), &'static str> {
         // A stateless server says so of a method that it does not know, and one without streams of every GET.
-        let is_gone = head.status == StatusCode::NOT_FOUND && !self.is_modern && !self.is_get;
-        if let Some(id) = &self.session
-            && (is_gone || (self.step == Step::Ends && head.status.is_success()))
-        {
-            self.sessions.forget(&self.server, id);
+        let is_denied = head.status == StatusCode::NOT_FOUND && !self.is_modern && !self.is_get;
+        let is_success = head.status.is_success();
+        if let (Some(id), Some(visit)) = (&self.session, &self.visit) {
+            if self.step == Step::Ends && is_success {
+                self.sessions.forget(&self.server, id, Gone::Ended);
+            } else if is_denied {
+                self.sessions.forget(&self.server, id, Gone::Denied);
+            } else if is_success && !self.is_modern && visit.is_denied() {
+                self.sessions.revive(&self.server, id);
+            }
         }
         let mut given = head.headers.get_all(SESSION_HEADER).iter();
         let Some(id) = given.next() else { return Ok(()) };
@@ -212,7 +217,7 @@ impl Claim {
         // In the stateless revision the word means nothing, and what a client does with it does not reach the server.
         let opens = self.step == Step::Opens;
         let means_nothing = (self.is_modern && !opens) || self.step == Step::OpensStream;
-        if self.session.as_ref() == Some(&id) || means_nothing || !head.status.is_success() {
+        if self.session.as_ref() == Some(&id) || means_nothing || !is_success {
             return Ok(());
         }
         // Whatever the request was: from now on the id is somebody's.
@@ -274,8 +279,8 @@ impl Claim {
 
     /// The stream of HTTP+SSE has ended, and its session with it.
     pub fn end_stream(&mut self) {
-        if let (Step::OpensStream, Some(id)) = (self.step, &self.session) {
-            self.sessions.remove(&self.server, id);
+        if let (Step::OpensStream, Some(id), Some(visit)) = (self.step, &self.session, &self.visit) {
+            self.sessions.remove(&self.server, id, visit);
         }
     }
 

@@ -28,7 +28,7 @@ pub use errand::{Errand, Errands, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};
-pub use table::{Ended, NewSession, Reason, Refused, Seen, SessionKind};
+pub use table::{Ended, Gone, NewSession, Reason, Refused, Seen, SessionKind};
 pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
 
@@ -109,16 +109,26 @@ impl Sessions {
     }
 
     /// Takes out a session that ends with its stream.
-    pub fn remove(&self, server: &ServerName, id: &SessionId) {
-        self.lock().table.remove(server, id);
+    pub fn remove(&self, server: &ServerName, id: &SessionId, visit: &Visit) {
+        self.lock().table.remove_visited(server, id, visit);
     }
 
     /// Forgets a session that its client or its server has ended. Only its owner can still name it, until it is idle for
     /// long enough, and gets the server's answer to that.
-    pub fn forget(&self, server: &ServerName, id: &SessionId) {
+    pub fn forget(&self, server: &ServerName, id: &SessionId, gone: Gone) {
         let mut state = self.lock();
-        if state.table.forget(server, id) {
+        if state.table.forget(server, id, gone) {
             state.journal.ended(server, id);
+        }
+    }
+
+    /// Takes a session back that its server had denied, and now serves.
+    pub fn revive(&self, server: &ServerName, id: &SessionId) {
+        let mut state = self.lock();
+        let State { table, journal, .. } = &mut *state;
+        if let Some((new, opened_at)) = table.revive(server, id) {
+            // Its client has heard of it long ago.
+            let _written = journal.opened(new, opened_at);
         }
     }
 

@@ -132,8 +132,17 @@ struct Session {
     opened_at: u64,
     presence: Arc<Presence>,
     events: Events,
-    /// Its client or its server has ended it. What its owner still asks of it, the server answers in its own words.
-    is_gone: bool,
+    /// What its owner still asks of it, the server answers in its own words.
+    gone: Option<Gone>,
+}
+
+/// Who says that a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Its client, and its server agreed.
+    Ended,
+    /// Its server, by a 404. It may have meant something else, and still have it.
+    Denied,
 }
 
 type Key = (ServerName, SessionId);
@@ -182,7 +191,7 @@ impl Table {
 
     pub(super) fn adopt(&mut self, new: NewSession, now: u64) -> Result<(Visit, Option<Ended>), Refused> {
         let key = (new.server.clone(), new.id.clone());
-        if let Some(known) = self.sessions.get(&key).filter(|known| !known.is_gone) {
+        if let Some(known) = self.sessions.get(&key).filter(|known| known.gone.is_none()) {
             return if known.new.owner == new.owner {
                 Ok((known.presence.visit(now), None))
             } else {
@@ -192,15 +201,17 @@ impl Table {
         let ended = self.make_room(&new, now);
         let presence = Presence::new(now);
         let visit = presence.visit(now);
-        self.insert(Session { new, opened_at: now, presence, events: Events::default(), is_gone: false });
+        self.insert(Session { new, opened_at: now, presence, events: Events::default(), gone: None });
         Ok((visit, ended))
     }
 
     fn insert(&mut self, session: Session) {
         let NewSession { server, id, owner, .. } = &session.new;
         let key = (server.clone(), id.clone());
-        // Its id may have been another's, who has ended it.
-        self.take(&key);
+        // Its id may have been another's, who has ended it: what is still open there is not for this one.
+        if let Some(before) = self.take(&key) {
+            before.presence.end();
+        }
         let of_agent = self.by_agent.entry((server.clone(), owner.agent.clone())).or_default();
         of_agent.insert(id.clone());
         self.sessions.insert(key, session);
@@ -228,12 +239,12 @@ impl Table {
         // Who has come by the credential in another unit loses his own before those of its agent.
         let last = |other: &Session| {
             let is_others = other.new.owner != new.owner;
-            (!other.is_gone, is_others, other.presence.used_at(now), other.opened_at)
+            (other.gone.is_none(), is_others, other.presence.used_at(now), other.opened_at)
         };
         let all = of_agent.iter().filter_map(|id| self.sessions.get_key_value(&(new.server.clone(), id.clone())));
         let key = all.min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
         let session = self.take(&key)?;
-        (!session.is_gone).then(|| session.end(Reason::SessionsTooMany))
+        session.end(Reason::SessionsTooMany)
     }
 
     pub(super) fn version(&self, server: &ServerName, id: &SessionId, owner: &Owner) -> Option<String> {
@@ -242,18 +253,42 @@ impl Table {
     }
 
     pub(super) fn has(&self, server: &ServerName, id: &SessionId) -> bool {
-        self.sessions.get(&(server.clone(), id.clone())).is_some_and(|session| !session.is_gone)
+        self.sessions.get(&(server.clone(), id.clone())).is_some_and(|session| session.gone.is_none())
     }
 
-    /// Whether there was one. Its server ends its streams.
-    pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId) -> bool {
-        let session = self.sessions.get_mut(&(server.clone(), id.clone()));
-        session.is_some_and(|session| !std::mem::replace(&mut session.is_gone, true))
+    /// Whether it was open until now.
+    pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId, gone: Gone) -> bool {
+        let Some(session) = self.sessions.get_mut(&(server.clone(), id.clone())) else { return false };
+        let was_open = session.gone.is_none();
+        if was_open || gone == Gone::Ended {
+            session.gone = Some(gone);
+        }
+        session.presence.deny(session.gone == Some(Gone::Denied));
+        was_open
+    }
+
+    /// A session is there although its server had denied it. What to write down of it.
+    pub(super) fn revive(&mut self, server: &ServerName, id: &SessionId) -> Option<(&NewSession, u64)> {
+        let session = self.sessions.get_mut(&(server.clone(), id.clone()))?;
+        if session.gone != Some(Gone::Denied) {
+            return None;
+        }
+        session.gone = None;
+        session.presence.deny(false);
+        Some((&session.new, session.opened_at))
     }
 
     /// Takes one out without a trace. Whether there was one.
     pub(super) fn remove(&mut self, server: &ServerName, id: &SessionId) -> bool {
         self.take(&(server.clone(), id.clone())).is_some()
+    }
+
+    /// The same, unless another one has its id by now.
+    pub(super) fn remove_visited(&mut self, server: &ServerName, id: &SessionId, visit: &Visit) {
+        let key = (server.clone(), id.clone());
+        if self.sessions.get(&key).is_some_and(|session| visit.is_of(&session.presence)) {
+            self.take(&key);
+        }
     }
 
     /// Takes out those whose time is over.
@@ -265,21 +300,21 @@ impl Table {
             .filter_map(|(key, session)| Some((key.clone(), session.is_over(idle, longest, now)?)))
             .collect();
         let over = over.into_iter().filter_map(|(key, reason)| Some((self.take(&key)?, reason)));
-        over.filter(|(session, _)| !session.is_gone).map(|(session, reason)| session.end(reason)).collect()
+        over.filter_map(|(session, reason)| session.end(reason)).collect()
     }
 
     /// Takes out those that `ends` wants gone.
     pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
-        // Also one that is gone: its server may not have meant it.
+        // Also one that its server has denied.
         let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
         let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
         keys.into_iter()
-            .filter_map(|key| Some(self.take(&key)?.end(Reason::SessionEnded)))
+            .filter_map(|key| self.take(&key)?.end(Reason::SessionEnded))
             .collect()
     }
 
     pub(super) fn list(&self, now: u64) -> Vec<Seen> {
-        let open = self.sessions.values().filter(|session| !session.is_gone);
+        let open = self.sessions.values().filter(|session| session.gone.is_none());
         let mut all: Vec<Seen> = open.map(|session| session.seen(now)).collect();
         all.sort_by(|a, b| b.opened_at.cmp(&a.opened_at).then_with(|| a.session.cmp(&b.session)));
         all
@@ -299,17 +334,17 @@ impl Table {
     /// Takes in what a former guard wrote down.
     pub(super) fn restore(&mut self, new: NewSession, opened_at: u64, used_at: u64, events: Vec<u64>) {
         let (presence, events) = (Presence::new(used_at), Events::restored(events));
-        self.insert(Session { new, opened_at, presence, events, is_gone: false });
+        self.insert(Session { new, opened_at, presence, events, gone: None });
     }
 
     /// Each open session, when it was opened, and its event ids.
     pub(super) fn each(&self) -> impl Iterator<Item = (&NewSession, u64, &Events)> {
-        let open = self.sessions.values().filter(|session| !session.is_gone);
+        let open = self.sessions.values().filter(|session| session.gone.is_none());
         open.map(|session| (&session.new, session.opened_at, &session.events))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sessions.values().filter(|session| !session.is_gone).count()
+        self.sessions.values().filter(|session| session.gone.is_none()).count()
     }
 }
 
@@ -336,10 +371,14 @@ impl Session {
         }
     }
 
-    fn end(self, reason: Reason) -> Ended {
+    /// Ends its requests. `None`: its server knows already.
+    fn end(self, reason: Reason) -> Option<Ended> {
         self.presence.end();
+        if self.gone == Some(Gone::Ended) {
+            return None;
+        }
         let NewSession { server, id, owner, netns, port, version, host, kind } = self.new;
-        Ended { server, id, owner, door: Door { netns, port }, version, host, kind, reason }
+        Some(Ended { server, id, owner, door: Door { netns, port }, version, host, kind, reason })
     }
 }
 

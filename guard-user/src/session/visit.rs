@@ -1,7 +1,7 @@
 //! A request's hold on its session: while it lasts, the session is in use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -14,6 +14,8 @@ pub(super) struct Presence {
     /// When the last visit began or ended, in milliseconds since 1970.
     used_at: AtomicU64,
     over: watch::Sender<bool>,
+    /// Its server has said that there is no such session.
+    is_denied: AtomicBool,
 }
 
 impl Presence {
@@ -22,6 +24,7 @@ impl Presence {
             visits: AtomicU32::new(0),
             used_at: AtomicU64::new(now),
             over: watch::channel(false).0,
+            is_denied: AtomicBool::new(false),
         })
     }
 
@@ -40,6 +43,10 @@ impl Presence {
         if self.visits() > 0 { now } else { self.used_at.load(Ordering::Relaxed) }
     }
 
+    pub(super) fn deny(&self, is_denied: bool) {
+        self.is_denied.store(is_denied, Ordering::Relaxed);
+    }
+
     /// Ends every request under way.
     pub(super) fn end(&self) {
         self.over.send_replace(true);
@@ -53,6 +60,15 @@ pub struct Visit {
 }
 
 impl Visit {
+    /// Whether the session's server has said that there is no such session.
+    pub fn is_denied(&self) -> bool {
+        self.presence.is_denied.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_of(&self, presence: &Arc<Presence>) -> bool {
+        Arc::ptr_eq(&self.presence, presence)
+    }
+
     /// Ends when the session does.
     pub fn until_over(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut over = self.presence.over.subscribe();

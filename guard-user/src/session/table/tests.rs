@@ -70,7 +70,8 @@ fn a_clock_that_goes_back_ends_nothing() {
 fn what_its_client_has_ended_its_owner_alone_can_name_and_the_server_can_give_out_again() {
     let mut table = table(10, 100, 2);
     drop(table.adopt(new("1", "a"), 0).unwrap());
-    assert!(table.forget(&server(), &id("1")) && !table.forget(&server(), &id("1")));
+    let forget = |table: &mut Table| table.forget(&server(), &id("1"), Gone::Ended);
+    assert!(forget(&mut table) && !forget(&mut table));
     let enter = |table: &mut Table, agent| table.enter(&server(), &id("1"), &owner(agent), None, 1).is_ok();
     assert!(enter(&mut table, "a") && !enter(&mut table, "b"));
     assert_eq!((table.len(), table.list(1).len(), table.has(&server(), &id("1"))), (0, 0, false));
@@ -79,6 +80,56 @@ fn what_its_client_has_ended_its_owner_alone_can_name_and_the_server_can_give_ou
     assert!(table.adopt(new("3", "a"), 2).unwrap().1.is_none());
     drop(table.adopt(new("1", "b"), 3).unwrap());
     assert!(enter(&mut table, "b") && !enter(&mut table, "a"));
+}
+
+/// Servers say 404 of other things, too.
+#[test]
+fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
+    let is_over = |visit: &Visit| {
+        let over = tokio::time::timeout(std::time::Duration::ZERO, visit.until_over());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async { over.await.is_ok() })
+    };
+    let mut table = table(10, 100, 2);
+    let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+    assert!(table.forget(&server(), &id("1"), Gone::Denied) && visit.is_denied());
+    assert_eq!((table.len(), is_over(&visit)), (0, false));
+    assert!(table.revive(&server(), &id("1")).is_some() && !visit.is_denied());
+    assert_eq!(table.len(), 1);
+    // Time, room and an operator end it at its server, and its streams here.
+    for (reason, way) in
+        [(Reason::SessionTooOld, 0), (Reason::SessionsTooMany, 1), (Reason::SessionEnded, 2)]
+    {
+        let mut table = self::table(10, 100, 2);
+        let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+        drop(table.adopt(new("2", "a"), 0).unwrap());
+        table.forget(&server(), &id("1"), Gone::Denied);
+        let ended = match way {
+            0 => table.sweep(100_000),
+            1 => table.adopt(new("3", "a"), 0).unwrap().1.into_iter().collect(),
+            _ => table.end(0, |_| true),
+        };
+        assert!(ended.iter().any(|gone| gone.id == id("1") && gone.reason == reason), "{reason:?}");
+        assert!(is_over(&visit), "{reason:?}");
+    }
+    // What its client has ended can only be ended.
+    let mut table = self::table(10, 100, 2);
+    let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+    table.forget(&server(), &id("1"), Gone::Ended);
+    assert!(!table.forget(&server(), &id("1"), Gone::Denied) && table.revive(&server(), &id("1")).is_none());
+    assert!(table.sweep(100_000).is_empty() && is_over(&visit));
+}
+
+#[test]
+fn a_stream_that_ends_takes_no_other_session_along() {
+    let mut table = table(10, 100, 2);
+    let (before, _) = table.adopt(new("1", "a"), 0).unwrap();
+    table.forget(&server(), &id("1"), Gone::Denied);
+    let (visit, _) = table.adopt(new("1", "b"), 0).unwrap();
+    table.remove_visited(&server(), &id("1"), &before);
+    assert_eq!(table.len(), 1);
+    table.remove_visited(&server(), &id("1"), &visit);
+    assert_eq!(table.len(), 0);
 }
 
 #[derive(Debug, Clone)]
