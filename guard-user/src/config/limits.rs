@@ -75,7 +75,8 @@ pub struct Limits {
     pub sessions_per_agent_max: usize,
     /// Tasks of one agent; one more, and the oldest is forgotten.
     pub tasks_per_agent_max: usize,
-    /// Event ids of a session from which its client may resume a stream: the last ones that went to it.
+    /// Event ids of a session from which its client may resume a stream: the last ones that went to it. With one more, the stream
+    /// with the most of them loses its oldest.
     pub resumable_events_max: usize,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,

@@ -63,6 +63,8 @@ pub struct Claim {
     /// The call that this request goes on with.
     round: Option<Going>,
     decision: DecisionId,
+    /// Number of its answer's events.
+    stream: u64,
     /// What is to be written before its client hears of it.
     pending: Pending,
 }
@@ -110,6 +112,7 @@ impl Claim {
             round: None,
             decision,
             owner,
+            stream: sessions.new_stream(),
             pending: Pending::default(),
         };
         if let Some(id) = head.headers.get(SESSION_HEADER) {
@@ -287,7 +290,8 @@ impl Claim {
     /// Takes note of an event's id.
     pub fn take_event(&self, id: &[u8]) {
         if !id.is_empty() {
-            self.sessions.saw_event(&self.server, self.session.as_ref(), &self.owner, id);
+            let event = (self.stream, id);
+            self.sessions.saw_event(&self.server, self.session.as_ref(), &self.owner, event);
         }
     }
 

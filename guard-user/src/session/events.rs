@@ -1,6 +1,7 @@
 //! Event ids, by which a client resumes a stream that broke. Servers take them from anybody.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -22,29 +23,58 @@ impl EventId {
     }
 }
 
-/// The last event ids that went to a client.
+/// The last event ids that went to a client. When there are too many, the stream with the most of them loses its oldest: one
+/// that is busy leaves room for those that are not.
 #[derive(Debug, Default)]
-pub(super) struct Events(VecDeque<u64>);
+pub(super) struct Events {
+    streams: BTreeMap<u64, VecDeque<EventId>>,
+    /// How many each stream has. Of those with as many, the oldest stream comes last.
+    by_length: BTreeSet<(usize, Reverse<u64>)>,
+    count: usize,
+}
 
 impl Events {
+    /// Which streams they were of is not written down.
     pub(super) fn restored(short: Vec<u64>) -> Self {
-        Self(short.into())
+        let mut events = Self::default();
+        for event in short {
+            events.add(0, EventId(event), usize::MAX);
+        }
+        events
     }
 
-    /// Adds one; the oldest goes when there are more than `most`.
-    pub(super) fn add(&mut self, event: EventId, most: usize) {
-        while self.0.len() >= most.max(1) {
-            self.0.pop_front();
+    /// Adds one of this stream.
+    pub(super) fn add(&mut self, stream: u64, event: EventId, most: usize) {
+        while self.count >= most.max(1) && self.drop_one() {}
+        self.change(stream, |ids| ids.push_back(event));
+        self.count += 1;
+    }
+
+    /// Whether there was one.
+    fn drop_one(&mut self) -> bool {
+        let Some((_, Reverse(stream))) = self.by_length.last().copied() else { return false };
+        self.change(stream, |ids| _ = ids.pop_front());
+        self.count = self.count.saturating_sub(1);
+        true
+    }
+
+    fn change(&mut self, stream: u64, change: impl FnOnce(&mut VecDeque<EventId>)) {
+        let ids = self.streams.entry(stream).or_default();
+        self.by_length.remove(&(ids.len(), Reverse(stream)));
+        change(ids);
+        if ids.is_empty() {
+            self.streams.remove(&stream);
+        } else {
+            self.by_length.insert((ids.len(), Reverse(stream)));
         }
-        self.0.push_back(event.0);
     }
 
     pub(super) fn has(&self, event: EventId) -> bool {
-        self.0.contains(&event.0)
+        self.streams.values().any(|ids| ids.contains(&event))
     }
 
     pub(super) fn all(&self) -> Vec<u64> {
-        self.0.iter().copied().collect()
+        self.streams.values().flatten().map(|event| event.0).collect()
     }
 }
 
@@ -53,10 +83,16 @@ impl Events {
 pub(super) struct Streams(HashMap<(ServerName, Owner), (Events, u64)>);
 
 impl Streams {
-    pub(super) fn add(&mut self, server: &ServerName, owner: &Owner, event: EventId, most: usize, now: u64) {
+    pub(super) fn add(
+        &mut self,
+        (server, owner): (&ServerName, &Owner),
+        (stream, event): (u64, EventId),
+        most: usize,
+        now: u64,
+    ) {
         let (events, at) = self.0.entry((server.clone(), owner.clone())).or_default();
         *at = now;
-        events.add(event, most);
+        events.add(stream, event, most);
     }
 
     pub(super) fn has(&self, server: &ServerName, owner: &Owner, event: EventId) -> bool {
@@ -78,11 +114,32 @@ mod tests {
         let mut events = Events::default();
         let id = |number: u8| EventId::of(&[number]).unwrap();
         for number in 0..5_u8 {
-            events.add(id(number), 3);
+            events.add(1, id(number), 3);
         }
         let known: Vec<bool> = (0..6_u8).map(|number| events.has(id(number))).collect();
         assert_eq!(known, [false, false, true, true, true, false]);
         assert!(Events::restored(events.all()).has(id(4)));
+    }
+
+    #[test]
+    fn a_busy_stream_pushes_out_its_own_ids_only() {
+        let mut events = Events::default();
+        let id = |text: &str| EventId::of(text.as_bytes()).unwrap();
+        for number in 0..3 {
+            events.add(1, id(&format!("quiet-{number}")), 10);
+        }
+        for number in 0..100 {
+            events.add(2, id(&format!("busy-{number}")), 10);
+        }
+        assert!((0..3).all(|number| events.has(id(&format!("quiet-{number}")))));
+        assert!((93..100).all(|number| events.has(id(&format!("busy-{number}")))));
+        assert_eq!((events.count, events.all().len(), events.has(id("busy-92"))), (10, 10, false));
+        // Of streams with one each, the oldest goes first.
+        let mut events = Events::default();
+        for stream in 1..=11 {
+            events.add(stream, id(&stream.to_string()), 10);
+        }
+        assert_eq!((events.streams.len(), events.has(id("1")), events.has(id("2"))), (10, false, true));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod written;
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -46,6 +47,8 @@ pub struct Sessions {
     state: Mutex<State>,
     tasks_per_agent_max: usize,
     events_max: usize,
+    /// 0 is for those of a former guard.
+    next_stream: AtomicU64,
 }
 
 /// What became of a session that a server has opened.
@@ -75,6 +78,7 @@ impl Sessions {
             state: Mutex::new(State { table, streams, tasks, rounds, journal }),
             tasks_per_agent_max: limits.tasks_per_agent_max,
             events_max: limits.resumable_events_max,
+            next_stream: AtomicU64::new(1),
         })
     }
 
@@ -171,15 +175,29 @@ impl Sessions {
         self.lock().table.list(unix_milliseconds())
     }
 
-    /// Notes that the event `event` went to `owner`: on a session, or on a stream without one.
-    pub fn saw_event(&self, server: &ServerName, session: Option<&SessionId>, owner: &Owner, event: &[u8]) {
+    /// A number for the events of one answer.
+    pub fn new_stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes that an event of this stream went to `owner`: on a session, or on a stream without one.
+    pub fn saw_event(
+        &self,
+        server: &ServerName,
+        session: Option<&SessionId>,
+        owner: &Owner,
+        (stream, event): (u64, &[u8]),
+    ) {
         let Some(event) = EventId::of(event) else { return };
         let mut state = self.lock();
         match session {
-            None => state.streams.add(server, owner, event, self.events_max, unix_milliseconds()),
+            None => {
+                let now = unix_milliseconds();
+                state.streams.add((server, owner), (stream, event), self.events_max, now);
+            }
             Some(id) => {
                 if let Some(events) = state.table.events(server, id, owner) {
-                    events.add(event, self.events_max);
+                    events.add(stream, event, self.events_max);
                 }
             }
         }
