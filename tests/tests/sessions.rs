@@ -118,6 +118,26 @@ fn a_session_outlives_the_guard_however_it_ends() {
 }
 
 #[test]
+fn a_state_directory_without_room_keeps_no_guard_from_taking_over() {
+    apart(|| {
+        let mut tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        // In the way of the next file, as a full disk is.
+        std::fs::create_dir(tenants.daemon.config.state_dir.join("sessions.next")).unwrap();
+        tenants.daemon.upgrade().unwrap();
+        tenants.served(&on("one", &ping(2), &tenants.alice), &json!({})).unwrap();
+        assert_unknown(&tenants.refused(&on("one", &ping(2), &tenants.bob)).unwrap());
+        // A new one works until the next start.
+        tenants.open(&tenants.bob, "two").unwrap();
+        tenants.served(&on("two", &ping(2), &tenants.bob), &json!({})).unwrap();
+        tenants.daemon.kill().unwrap();
+        tenants.daemon.start().unwrap();
+        tenants.served(&on("one", &ping(3), &tenants.alice), &json!({})).unwrap();
+        assert_unknown(&tenants.refused(&on("two", &ping(3), &tenants.bob)).unwrap());
+    });
+}
+
+#[test]
 fn a_file_of_sessions_that_cannot_be_read_keeps_the_guard_from_serving() {
     apart(|| {
         let mut tenants = Tenants::new(&json!({})).unwrap();

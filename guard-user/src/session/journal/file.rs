@@ -1,4 +1,4 @@
-//! The file of sessions and tasks, one JSON line for each that comes or goes.
+//! The file of sessions and tasks: a line that names its format, and one JSON line for each that comes or goes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,10 +14,18 @@ use crate::types::ServerName;
 
 /// In `state_dir`.
 pub(super) const FILE: &str = "sessions.jsonl";
+/// What this build writes. It reads no other; a file without a first line is from before there was one, and of the same format.
+const FORMAT: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Line {
+    /// The first line.
+    Format {
+        format: u32,
+        /// The guard's version, for people.
+        guard: String,
+    },
     Session {
         #[serde(flatten)]
         new: NewSession,
@@ -99,7 +107,8 @@ impl Book {
         }
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&next)?;
         let mut out = io::BufWriter::new(&file);
-        for line in lines {
+        let first = Line::Format { format: FORMAT, guard: env!("CARGO_PKG_VERSION").into() };
+        for line in std::iter::once(first).chain(lines) {
             serde_json::to_writer(&mut out, &line)?;
             out.write_all(b"\n")?;
         }
@@ -124,8 +133,8 @@ pub(crate) fn load(state_dir: &Path, table: &mut Table, tasks: &mut Tasks) -> io
     match File::open(&path) {
         Ok(file) => read(BufReader::new(file), table, tasks).map_err(|error| {
             let words = format!(
-                "{}: {error}; without it no open session can be told from a stolen one. Restore the file, or remove \
-                 it: then all sessions begin anew",
+                "{}: {error}; without it no open session can be told from a stolen one. Start the build that wrote it, \
+                 restore the file, or remove it: then all sessions begin anew",
                 path.display()
             );
             io::Error::new(error.kind(), words)
@@ -139,6 +148,12 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
     let mut lines = file.split(b'\n').peekable();
     while let Some(line) = lines.next() {
         match serde_json::from_slice(&line?) {
+            Ok(Line::Format { format: FORMAT, .. }) => {}
+            Ok(Line::Format { format, guard }) => {
+                return Err(io::Error::other(format!(
+                    "it has format {format}, of mcp-guard {guard}, and this build reads format {FORMAT}"
+                )));
+            }
             Ok(Line::Session { new, opened_at, events }) => {
                 // When it was used last is not written down: it gets its whole time again.
                 table.restore(new, opened_at, unix_milliseconds(), events);

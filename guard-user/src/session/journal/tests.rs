@@ -98,6 +98,43 @@ fn a_file_that_cannot_be_understood_is_an_error() {
 }
 
 #[test]
+fn a_file_of_another_format_is_an_error_and_one_from_before_there_were_formats_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    let (mut journal, ..) = open(dir.path()).unwrap();
+    journal.opened(&new("1"), unix_milliseconds());
+    drop(journal);
+    let text = fs::read_to_string(&file).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert!(first.starts_with(r#"{"is":"format","format":1,"#), "{first}");
+    fs::write(&file, rest).unwrap();
+    assert_eq!(found(dir.path()), ["1"]);
+    fs::write(&file, text.replace(r#""format":1"#, r#""format":2"#)).unwrap();
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("format 2") && error.contains("remove it"), "{error}");
+}
+
+/// A disk without room keeps no guard from taking over.
+#[test]
+fn a_file_that_cannot_be_written_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, ..) = open(dir.path()).unwrap();
+    journal.opened(&new("1"), unix_milliseconds());
+    drop(journal);
+    let way = dir.path().join("sessions.next");
+    fs::create_dir(&way).unwrap();
+    let (mut journal, mut table, tasks) = open(dir.path()).unwrap();
+    assert_eq!(known(&table), ["1"]);
+    wait(journal.opened(&new("2"), 0));
+    assert_eq!(found(dir.path()), ["1"], "not written, and not waited for");
+    drop(table.adopt(new("2"), 0).unwrap());
+    fs::remove_dir(way).unwrap();
+    journal.keep_up(&table, &tasks);
+    wait(journal.opened(&new("3"), 0));
+    assert_eq!(found(dir.path()), ["1", "2", "3"]);
+}
+
+#[test]
 fn lines_of_no_use_do_not_pile_up() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, table, tasks) = open(dir.path()).unwrap();
@@ -145,10 +182,13 @@ fn lines_beyond_what_may_wait_empty_the_file_until_it_is_written_anew() {
     go.send(()).unwrap();
     wait(first);
     assert_eq!(fs::metadata(&file).unwrap().len(), 0);
-    while journal.lost > journal.made_up {
+    let written = loop {
         journal.keep_up(&table, &tasks);
-    }
-    wait(journal.opened(&new("3"), 0));
+        if let Some(written) = journal.opened(&new("3"), 0) {
+            break written;
+        }
+    };
+    wait(Some(written));
     assert_eq!(found(dir.path()), ["3", "kept"]);
 }
 
