@@ -36,7 +36,7 @@ use crate::privilege::Privileges;
 use crate::respond::{Links, Site};
 use crate::rules::Rules;
 use crate::service::{Inherited, Manager, Word};
-use crate::session::{Errand, Errands, Sessions};
+use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
 use crate::upstream::Upstream;
@@ -66,8 +66,8 @@ pub struct App {
     /// Where another guard's wish for the listeners goes.
     wishes: mpsc::Sender<Heir>,
     wished: std::sync::Mutex<Option<mpsc::Receiver<Heir>>>,
-    /// Requests of the guard's own; taken by the task that makes them.
-    to_do: std::sync::Mutex<Option<mpsc::Receiver<Errand>>>,
+    /// Requests of the guard's own; taken by the tasks that make them.
+    to_do: std::sync::Mutex<Vec<ToDo>>,
 }
 
 /// To be kept until the process ends: the guard that took over waits for the end of this connection.
@@ -129,7 +129,8 @@ impl App {
         let acceptor = Acceptor::new(&kernel)?;
         // Only now has the guard before this one written down what it knew.
         let sessions = Sessions::open(&config.state_dir, &config.limits)?;
-        let (errands, to_do) = Errands::new();
+        let servers = config.servers.iter().map(|server| &server.name);
+        let (errands, to_do) = Errands::new(servers, &config.limits);
         let pipeline = Arc::new(Pipeline {
             rules: ArcSwap::from_pointee(rules),
             velocity: Velocity::default(),
@@ -164,7 +165,7 @@ impl App {
             manager,
             wishes: ask_heirs,
             wished: std::sync::Mutex::new(Some(heirs)),
-            to_do: std::sync::Mutex::new(Some(to_do)),
+            to_do: std::sync::Mutex::new(to_do),
         };
         app.heartbeat(occasion).await;
         heritage::forget(&app.manager, &kept);

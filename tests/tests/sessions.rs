@@ -266,6 +266,55 @@ fn digest_of_two() -> &'static str {
 }
 
 #[test]
+fn a_session_is_closed_while_its_server_takes_its_time_over_other_answers() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        let mut line = tenants.https.line().unwrap();
+        line.send(&on("one", &call(2, "open"), &tenants.alice).bytes()).unwrap();
+        let mut heard = tenants.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        line.head().unwrap();
+        let asks =
+            |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "sampling/createMessage", "params": {}});
+        for id in 0..6 {
+            heard.event(&asks(id)).unwrap();
+        }
+        // Each takes as long as it is kept here.
+        let mut kept: Vec<_> = (0..4).map(|_| tenants.puppet.hear().unwrap()).collect();
+        assert!(kept.iter().all(|refusal| refusal.head.starts_with("POST /mcp ")));
+        tenants.daemon.json("sessions end", &["--all"]).unwrap();
+        let closed = tenants.puppet.hear().unwrap();
+        assert!(closed.head.starts_with("DELETE /mcp "), "{}", closed.head);
+        for _ in 0..2 {
+            kept.remove(0).answer(&json!({})).unwrap();
+            assert!(tenants.puppet.hear().unwrap().head.starts_with("POST /mcp "));
+        }
+    });
+}
+
+#[test]
+fn a_server_that_asks_too_often_is_not_answered_each_time() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({"server_refusals_per_second_max": 0})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        let mut line = tenants.https.line().unwrap();
+        line.send(&on("one", &call(2, "open"), &tenants.alice).bytes()).unwrap();
+        let mut heard = tenants.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        line.head().unwrap();
+        heard
+            .event(&json!({"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}}))
+            .unwrap();
+        heard.event(&json!({"jsonrpc": "2.0", "id": 2, "result": {"content": []}})).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("\"result\""), "the client does not get it either");
+        let told = || Ok(tenants.daemon.log()?.contains("refusals=1").then_some(()));
+        assert!(eventually(START_LIMIT, told).unwrap().is_some());
+        assert!(own_calls(&tenants).is_empty() && tenants.puppet.heard().is_none());
+    });
+}
+
+#[test]
 fn a_server_that_gives_out_a_session_twice_is_not_believed() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();

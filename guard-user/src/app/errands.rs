@@ -9,12 +9,14 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::{App, lock};
 use crate::admin::WhichSessions;
 use crate::audit::{CallRecord, Local, Outcome, OutcomeResult, Target};
-use crate::session::{Ended, Errand, SESSION_HEADER, Seen, SessionKind, What};
+use crate::session::{Ended, Errand, LeftOut, SESSION_HEADER, Seen, SessionKind, What};
 use crate::types::DecisionId;
 use crate::upstream::{Outgoing, Reply};
 
@@ -24,26 +26,50 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a server may take to answer the guard.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Errands of one line that are done at the same time.
+const AT_ONCE: usize = 4;
 
-/// Ends every session whose time is over.
+/// Ends every session whose time is over, and tells of what could not be told.
 pub(super) async fn end_sessions_in_time(app: Arc<App>) {
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         app.close(app.pipeline.sessions.sweep());
+        for (server, LeftOut { closes, refusals }) in app.pipeline.errands.left_out() {
+            tracing::warn!(
+                %server, closes, refusals,
+                "the server was not told of sessions that are over, or of requests that are refused: there were too many"
+            );
+        }
     }
 }
 
-/// Does what is to be done, one after the other.
+/// Does what is to be done, each server's for itself. Ends what is under way when it is dropped.
 pub(super) async fn run(app: Arc<App>) {
-    let Some(mut to_do) = lock(&app.to_do).take() else { return };
-    while let Some(errand) = to_do.recv().await {
-        let (server, owner) = (errand.server.clone(), errand.owner.clone());
-        let done = tokio::time::timeout(PATIENCE, app.run_errand(errand)).await;
-        if let Err(error) = done.unwrap_or_else(|_late| Err(anyhow::anyhow!("it took too long"))) {
-            tracing::warn!(%server, agent = %owner.agent, error = format!("{error:#}"), "a server could not be told");
+    let to_do = std::mem::take(&mut *lock(&app.to_do));
+    let mut lines = JoinSet::new();
+    for line in to_do.into_iter().flatten() {
+        lines.spawn(work(Arc::clone(&app), line));
+    }
+    while lines.join_next().await.is_some() {}
+}
+
+async fn work(app: Arc<App>, mut line: mpsc::Receiver<Errand>) {
+    let mut under_way = JoinSet::new();
+    while let Some(errand) = line.recv().await {
+        while under_way.len() >= AT_ONCE {
+            under_way.join_next().await;
         }
+        under_way.spawn(do_one(Arc::clone(&app), errand));
+    }
+}
+
+async fn do_one(app: Arc<App>, errand: Errand) {
+    let (server, owner) = (errand.server.clone(), errand.owner.clone());
+    let done = tokio::time::timeout(PATIENCE, app.run_errand(errand)).await;
+    if let Err(error) = done.unwrap_or_else(|_late| Err(anyhow::anyhow!("it took too long"))) {
+        tracing::warn!(%server, agent = %owner.agent, error = format!("{error:#}"), "a server could not be told");
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Limits {
     /// Event ids of a session from which its client may resume a stream: the last ones that went to it. With one more, the stream
     /// with the most of them loses its oldest.
     pub resumable_events_max: usize,
+    /// Requests of one server that the guard refuses in its clients' place, with a record each; what goes beyond is dropped.
+    pub server_refusals_per_second_max: u64,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -119,6 +121,7 @@ impl Default for Limits {
             sessions_per_agent_max: 1024,
             tasks_per_agent_max: 4096,
             resumable_events_max: 1024,
+            server_refusals_per_second_max: 20,
             drain_seconds: 10,
         }
     }

@@ -25,7 +25,7 @@ use std::time::SystemTime;
 
 pub use events::EVENT_ID_BYTES_MAX;
 pub use claim::{Claim, NotYours, SESSION_HEADER};
-pub use errand::{Errand, Errands, What};
+pub use errand::{Errand, Errands, LeftOut, ToDo, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};
