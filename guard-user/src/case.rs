@@ -135,6 +135,7 @@ impl<'a> Case<'a> {
             intent: self.intent.as_ref().map(IntentName::as_str),
             continues: self.continues,
             reason: refusal.map_or_else(|| self.reason_to_allow(), Refusal::reason),
+            cause: refusal.and_then(Refusal::cause),
             text: text.as_deref(),
             rule,
             velocity: refusal.and_then(exceeded),

@@ -26,7 +26,7 @@ use crate::refusal::Refusal;
 use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Era, Message, Target};
 use crate::rules::Rules;
-use crate::session::{Claim, Errands, Made, NotYours, Sessions};
+use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, Sessions};
 use crate::tools::{Mirrors, Tools};
 use crate::types::{DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
@@ -130,7 +130,7 @@ impl Pipeline {
         let claim = self.claim(case, &caller)?;
         if let Some(path) = claim.posted_to() {
             let link = self.links.find(&case.connection.server.name, path);
-            case.link = Some(link.ok_or(NotYours::Session)?);
+            case.link = Some(link.ok_or(NotYours::Session(Cause::Over(Reason::StreamEnded)))?);
         }
         self.decide(case, &caller, &claim)?;
         if cancels_whoevers(case.message.as_ref(), &claim) {

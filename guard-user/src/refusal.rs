@@ -131,7 +131,7 @@ impl Refusal {
             Self::Method => "http_method",
             Self::NeedsApproval(_) => "needs_approval",
             Self::NotYours(NotYours::BadSession(_)) => "bad_session_id",
-            Self::NotYours(NotYours::Session) => "unknown_session",
+            Self::NotYours(NotYours::Session(_)) => "unknown_session",
             Self::NotYours(NotYours::Event) => "unknown_event",
             Self::NotYours(NotYours::Task(_)) => "unknown_task",
             Self::NotYours(NotYours::State) => "unknown_state",
@@ -141,6 +141,14 @@ impl Refusal {
             Self::TooOften(_) => "velocity_exceeded",
             Self::Tool(held) => held.reason(),
             Self::Upstream(error) => error.reason(),
+        }
+    }
+
+    /// What is known beside the reason, for the record alone: the one who asked must not learn it.
+    pub fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::NotYours(NotYours::Session(cause)) => Some(cause.as_str()),
+            _ => None,
         }
     }
 
@@ -156,7 +164,7 @@ impl Refusal {
             | Self::Plaintext => -32600,
             // What servers say of a task that they do not have.
             Self::NotYours(NotYours::Task(_) | NotYours::State) => -32602,
-            Self::NotYours(NotYours::Session | NotYours::Event) | Self::SessionOver => 40_400,
+            Self::NotYours(NotYours::Session(_) | NotYours::Event) | Self::SessionOver => 40_400,
             Self::HeaderMismatch(_) => HEADER_MISMATCH,
             Self::Identity(_) => 40_100,
             Self::Cancelled | Self::Denied(_) => 40_300,
@@ -178,7 +186,7 @@ impl Refusal {
             Self::Body(error) => error.status(),
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             // At this a client opens a new session.
-            Self::Path(_) | Self::NotYours(NotYours::Session) | Self::SessionOver => StatusCode::NOT_FOUND,
+            Self::Path(_) | Self::NotYours(NotYours::Session(_)) | Self::SessionOver => StatusCode::NOT_FOUND,
             Self::HeaderMismatch(_) | Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
             Self::Blocked { .. }
@@ -203,7 +211,7 @@ impl Refusal {
                 | Self::HeaderMismatch(_)
                 | Self::Method
                 | Self::Path(_)
-                | Self::NotYours(NotYours::BadSession(_) | NotYours::Session | NotYours::Event)
+                | Self::NotYours(NotYours::BadSession(_) | NotYours::Session(_) | NotYours::Event)
                 | Self::Plaintext
         )
     }

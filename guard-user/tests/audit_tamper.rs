@@ -140,6 +140,7 @@ fn call(number: u8) -> CallRecord<'static> {
         target: Some(Target { kind: "tool", name: "get_\u{202e}customer" }),
         intent: Some("customer.read"),
         continues: None,
+        cause: None,
         reason: "allowed",
         text: None,
         rule: None,

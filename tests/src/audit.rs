@@ -25,6 +25,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         target: Some(Target { kind: "tool", name: "get_customer" }),
         intent: Some("customer.read"),
         continues: None,
+        cause: None,
         reason: "allowed",
         text: None,
         rule: Some("support may read customers"),

@@ -49,7 +49,10 @@ fn a_session_works_for_the_agent_that_opened_it_alone() {
         tenants.served(&on("one", &ping(3), alice), &json!({})).unwrap();
         let ledger = tenants.daemon.ledger().unwrap();
         let refused = ledger.of_kind("call").filter(|record| record["reason"] == "unknown_session");
-        assert_eq!(refused.filter(|record| record["agent"] == "bob").count(), 5);
+        // The record says what nobody else is told.
+        let causes: Vec<_> =
+            refused.filter(|record| record["agent"] == "bob").map(|record| &record["cause"]).collect();
+        assert_eq!(causes, ["another_agents", "another_agents", "another_agents", "another_agents", "unknown"]);
     });
 }
 
@@ -249,6 +252,9 @@ fn an_operator_sees_sessions_and_ends_them() {
         assert_eq!(closed.header("host"), Some("localhost"));
         closed.answer(&json!({})).unwrap();
         assert_unknown(&tenants.refused(&on("one", &ping(2), &tenants.alice)).unwrap());
+        let ledger = tenants.daemon.ledger().unwrap();
+        let refused = ledger.of_kind("call").find(|record| record["reason"] == "unknown_session").unwrap();
+        assert_eq!(refused["cause"], "session_ended");
         let again = tenants.daemon.output("sessions end", &[name]).unwrap();
         assert_eq!(again.status.code(), Some(1));
         assert_eq!(tenants.daemon.json("sessions end", &["--agent", "bob"]).unwrap()["ended"], 1);

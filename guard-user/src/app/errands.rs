@@ -135,6 +135,7 @@ impl App {
             target: asked.map(|(_, method)| Target { kind: "server_request", name: method }),
             intent: None,
             continues: None,
+            cause: None,
             reason,
             text: None,
             rule: None,

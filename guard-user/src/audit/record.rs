@@ -64,6 +64,9 @@ pub struct CallRecord<'a> {
     /// Why, as a code (`allowed`, `default_deny`, `velocity`, ...).
     #[serde(serialize_with = "text::name")]
     pub reason: &'a str,
+    /// What the guard knows beside the reason and does not tell the one who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
     /// Why, in the rule's words.
     #[serde(serialize_with = "text::sentence_opt")]
     pub text: Option<&'a str>,
@@ -535,6 +538,7 @@ pub(super) mod tests {
             target: Some(Target { kind: "tool", name: "get_customer" }),
             intent: Some("customer.read"),
             continues: None,
+            cause: None,
             reason: "allowed",
             text: None,
             rule: Some("read"),
@@ -603,6 +607,7 @@ pub(super) mod tests {
             target: Some(Target { kind: "resource", name: text }),
             intent: Some(text),
             continues: Some(DecisionId([0xff; 16])),
+            cause: Some("session_too_old"),
             reason: text,
             text: Some(text),
             rule: Some(text),

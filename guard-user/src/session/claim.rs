@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
 use super::{
-    Adopted, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+    Adopted, Cause, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
 };
 use crate::connection::Connection;
 use crate::identity::Caller;
@@ -28,7 +28,7 @@ pub enum NotYours {
     #[error("{0}")]
     BadSession(#[from] SessionIdError),
     #[error("no session with this id is open for this agent; open a new one with `initialize`")]
-    Session,
+    Session(Cause),
     #[error(
         "no event with this id was sent to this agent on this session; open a new stream without Last-Event-ID"
     )]
@@ -37,6 +37,15 @@ pub enum NotYours {
     Task(String),
     #[error("the request state is not one that was given to this agent; make the call anew without it")]
     State,
+}
+
+impl From<Refused> for NotYours {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unknown(cause) => Self::Session(cause),
+            Refused::Taken | Refused::TooLong => Self::Session(Cause::AnotherAgents),
+        }
+    }
 }
 
 /// Made for one request and kept until the last byte of its answer.
@@ -121,8 +130,7 @@ impl Claim {
         if claim.step == Step::Posts {
             let path = head.uri.path_and_query().map_or("", |path| path.as_str());
             let id = SessionId::parse(path.as_bytes())?;
-            let visit =
-                sessions.enter(server, &id, &claim.owner, None).map_err(|_unknown| NotYours::Session)?;
+            let visit = sessions.enter(server, &id, &claim.owner, None)?;
             (claim.session, claim.visit) = (Some(id), Some(visit));
         }
         if let Some(event) = head.headers.get(EVENT_HEADER)
@@ -157,7 +165,7 @@ impl Claim {
                 self.head.remove(SESSION_HEADER);
                 Ok(())
             }
-            Err(_refused) => Err(NotYours::Session),
+            Err(refused) => Err(refused.into()),
         }
     }
 
@@ -306,7 +314,7 @@ impl Claim {
             let bound = self.sessions.made_task(&self.server, id, &made);
             self.pending.add(bound.map_err(|refused| match refused {
                 Refused::TooLong => "its task id is too long",
-                Refused::Unknown | Refused::Taken => "its task is another agent's already",
+                Refused::Unknown(_) | Refused::Taken => "its task is another agent's already",
             })?);
         }
         if let (Some(logical), true) = (&self.logical, outcome.needs_input) {

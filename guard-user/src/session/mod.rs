@@ -29,7 +29,7 @@ pub use errand::{Errand, Errands, LeftOut, ToDo, What};
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};
-pub use table::{Ended, Gone, NewSession, Reason, Refused, Seen, SessionKind};
+pub use table::{Cause, Ended, Gone, NewSession, Reason, Refused, Seen, SessionKind};
 pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
 

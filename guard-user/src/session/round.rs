@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::ages::Ages;
-use super::{Owner, Refused, Sessions};
+use super::{Cause, Owner, Refused, Sessions};
 use crate::rpc::{Era, Json, Kind, Message};
 use crate::types::{DecisionId, ServerName};
 
@@ -200,7 +200,7 @@ impl Rounds {
     ) -> Result<Option<(u64, Round)>, Refused> {
         let Some(owners) = self.asked.get_mut(&logical.key()) else { return Ok(None) };
         let Some(own) = owners.get_mut(owner) else {
-            return if logical.state.is_some() { Err(Refused::Unknown) } else { Ok(None) };
+            return if logical.state.is_some() { Err(Refused::Unknown(Cause::AnotherAgents)) } else { Ok(None) };
         };
         let is_meant = |asked: &&mut Asked| {
             !asked.is_answered
@@ -323,7 +323,7 @@ mod tests {
         let asked = round.logical.clone();
         rounds.wait(round.clone(), 0);
         assert_eq!(go_on(&mut rounds, &logical(""), "a", 1), Ok(false), "another state");
-        assert_eq!(go_on(&mut rounds, &asked, "b", 1), Err(Refused::Unknown));
+        assert_eq!(go_on(&mut rounds, &asked, "b", 1), Err(Refused::Unknown(Cause::AnotherAgents)));
         assert_eq!(go_on(&mut rounds, &asked, "a", 1), Ok(true));
         assert_eq!(go_on(&mut rounds, &asked, "a", 1), Ok(false), "a second time");
         rounds.wait(Round { requests: ROUND_REQUESTS_MAX, ..round.clone() }, 0);
@@ -340,12 +340,12 @@ mod tests {
         for _ in 0..3 {
             rounds.wait(round.clone(), 0);
             assert_eq!(go_on(&mut rounds, &asked, "a", 1), Ok(true));
-            assert_eq!(go_on(&mut rounds, &asked, "b", 1), Err(Refused::Unknown));
+            assert_eq!(go_on(&mut rounds, &asked, "b", 1), Err(Refused::Unknown(Cause::AnotherAgents)));
         }
         let elsewhere = Logical { server: ServerName::parse("mail").unwrap(), ..asked.clone() };
         assert_eq!(go_on(&mut rounds, &elsewhere, "b", 1), Ok(false));
         rounds.sweep(9, 10);
-        assert_eq!(go_on(&mut rounds, &asked, "b", 9), Err(Refused::Unknown));
+        assert_eq!(go_on(&mut rounds, &asked, "b", 9), Err(Refused::Unknown(Cause::AnotherAgents)));
         rounds.sweep(10, 10);
         assert_eq!(go_on(&mut rounds, &asked, "b", 10), Ok(false), "forgotten");
         assert!(rounds.asked.is_empty() && rounds.ages.is_empty());
@@ -387,7 +387,7 @@ mod tests {
         rounds.wait(first.clone(), 0);
         rounds.wait(round(Some("other"), "b"), 0);
         for number in 0..ROUNDS_PER_AGENT_MAX {
-            assert_eq!(go_on(&mut rounds, &first.logical, "c", 1), Err(Refused::Unknown), "{number}");
+            assert_eq!(go_on(&mut rounds, &first.logical, "c", 1), Err(Refused::Unknown(Cause::AnotherAgents)), "{number}");
             rounds.wait(round(Some(&number.to_string()), "a"), 0);
         }
         assert_eq!(go_on(&mut rounds, &first.logical, "a", 1), Ok(false));

@@ -1,6 +1,6 @@
 //! Sessions and whose they are. Pure: time is an argument, in milliseconds since 1970.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,6 +16,8 @@ use crate::types::{AgentName, ServerName};
 
 /// Longest protocol version that is kept of a session, in bytes.
 const VERSION_BYTES_MAX: usize = 32;
+/// Sessions of which it is known why they are over.
+const OVER_KEPT_MAX: usize = 4096;
 
 /// A session that a server has just opened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,13 +49,33 @@ pub enum SessionKind {
 /// Why it may not be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Also what somebody else's is called: who asks must not learn that there is one.
+    /// Also what somebody else's is called: who asks must not learn that there is one. The cause is for the record alone.
     #[error("there is no such session here; open a new one")]
-    Unknown,
+    Unknown(Cause),
     #[error("the server gave out what is another agent's already")]
     Taken,
     #[error("the server's id has more than {TASK_ID_BYTES_MAX} bytes")]
     TooLong,
+}
+
+/// What is known of a session that may not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// No server gave it to anybody, as far as the guard remembers.
+    Unknown,
+    /// It is, or was, somebody else's.
+    AnotherAgents,
+    Over(Reason),
+}
+
+impl Cause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::AnotherAgents => "another_agents",
+            Self::Over(reason) => reason.as_str(),
+        }
+    }
 }
 
 /// Why a session is over.
@@ -68,6 +90,8 @@ pub enum Reason {
     SessionsTooMany,
     /// An operator ended it.
     SessionEnded,
+    /// Its stream of HTTP+SSE has ended.
+    StreamEnded,
 }
 
 impl Reason {
@@ -77,6 +101,7 @@ impl Reason {
             Self::SessionTooOld => "session_too_old",
             Self::SessionsTooMany => "sessions_too_many",
             Self::SessionEnded => "session_ended",
+            Self::StreamEnded => "stream_ended",
         }
     }
 }
@@ -151,6 +176,7 @@ pub(super) struct Table {
     sessions: HashMap<Key, Session>,
     /// Which of them an agent has at a server.
     by_agent: HashMap<(ServerName, AgentName), HashSet<SessionId>>,
+    over: Overs,
     pub(super) idle_milliseconds: u64,
     pub(super) milliseconds_max: u64,
     per_agent_max: usize,
@@ -161,6 +187,7 @@ impl Table {
         Self {
             sessions: HashMap::new(),
             by_agent: HashMap::new(),
+            over: Overs::default(),
             idle_milliseconds: limits.session_idle_seconds.saturating_mul(1000),
             milliseconds_max: limits.session_seconds_max.saturating_mul(1000),
             per_agent_max: limits.sessions_per_agent_max,
@@ -176,10 +203,16 @@ impl Table {
         now: u64,
     ) -> Result<Visit, Refused> {
         let (idle, longest) = (self.idle_milliseconds, self.milliseconds_max);
-        let session = self.sessions.get_mut(&(server.clone(), id.clone())).ok_or(Refused::Unknown)?;
+        let key = (server.clone(), id.clone());
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return Err(Refused::Unknown(self.over.cause(&key, owner)));
+        };
+        if session.new.owner != *owner {
+            return Err(Refused::Unknown(Cause::AnotherAgents));
+        }
         // The next sweep takes a session away whose time is over; it is of no use before that already.
-        if session.new.owner != *owner || session.is_over(idle, longest, now).is_some() {
-            return Err(Refused::Unknown);
+        if let Some(reason) = session.is_over(idle, longest, now) {
+            return Err(Refused::Unknown(Cause::Over(reason)));
         }
         if let Some(version) = version.filter(|version| version.len() <= VERSION_BYTES_MAX)
             && session.new.version.as_deref() != Some(version)
@@ -244,7 +277,7 @@ impl Table {
         let all = of_agent.iter().filter_map(|id| self.sessions.get_key_value(&(new.server.clone(), id.clone())));
         let key = all.min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
         let session = self.take(&key)?;
-        session.end(Reason::SessionsTooMany)
+        self.finish(session, Reason::SessionsTooMany)
     }
 
     pub(super) fn version(&self, server: &ServerName, id: &SessionId, owner: &Owner) -> Option<String> {
@@ -286,9 +319,17 @@ impl Table {
     /// The same, unless another one has its id by now.
     pub(super) fn remove_visited(&mut self, server: &ServerName, id: &SessionId, visit: &Visit) {
         let key = (server.clone(), id.clone());
-        if self.sessions.get(&key).is_some_and(|session| visit.is_of(&session.presence)) {
-            self.take(&key);
+        if self.sessions.get(&key).is_some_and(|session| visit.is_of(&session.presence))
+            && let Some(session) = self.take(&key)
+        {
+            self.over.add(key, session.new.owner, Reason::StreamEnded);
         }
+    }
+
+    fn finish(&mut self, session: Session, reason: Reason) -> Option<Ended> {
+        let NewSession { server, id, owner, .. } = &session.new;
+        self.over.add((server.clone(), id.clone()), owner.clone(), reason);
+        session.end(reason)
     }
 
     /// Takes out those whose time is over.
@@ -299,8 +340,11 @@ impl Table {
             .iter()
             .filter_map(|(key, session)| Some((key.clone(), session.is_over(idle, longest, now)?)))
             .collect();
-        let over = over.into_iter().filter_map(|(key, reason)| Some((self.take(&key)?, reason)));
-        over.filter_map(|(session, reason)| session.end(reason)).collect()
+        let mut ended = Vec::new();
+        for (key, reason) in over {
+            ended.extend(self.take(&key).and_then(|session| self.finish(session, reason)));
+        }
+        ended
     }
 
     /// Takes out those that `ends` wants gone.
@@ -308,9 +352,11 @@ impl Table {
         // Also one that its server has denied.
         let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
         let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
-        keys.into_iter()
-            .filter_map(|key| self.take(&key)?.end(Reason::SessionEnded))
-            .collect()
+        let mut ended = Vec::new();
+        for key in keys {
+            ended.extend(self.take(&key).and_then(|session| self.finish(session, Reason::SessionEnded)));
+        }
+        ended
     }
 
     pub(super) fn list(&self, now: u64) -> Vec<Seen> {
@@ -345,6 +391,35 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.sessions.values().filter(|session| session.gone.is_none()).count()
+    }
+}
+
+/// The last sessions that are over here, for the records of requests that still name them.
+#[derive(Debug, Default)]
+struct Overs {
+    why: HashMap<Key, (Owner, Reason)>,
+    /// The oldest first.
+    order: VecDeque<Key>,
+}
+
+impl Overs {
+    fn add(&mut self, key: Key, owner: Owner, reason: Reason) {
+        if self.why.insert(key.clone(), (owner, reason)).is_none() {
+            self.order.push_back(key);
+        }
+        if self.order.len() > OVER_KEPT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.why.remove(&oldest);
+        }
+    }
+
+    fn cause(&self, key: &Key, owner: &Owner) -> Cause {
+        match self.why.get(key) {
+            Some((was, reason)) if was == owner => Cause::Over(*reason),
+            Some(_) => Cause::AnotherAgents,
+            None => Cause::Unknown,
+        }
     }
 }
 

@@ -54,8 +54,30 @@ fn a_session_in_use_is_not_idle_and_one_that_is_over_is_of_no_use_before_the_nex
     drop(visit);
     assert!(enter(&mut table, ended + 9_000).is_ok());
     let far = super::super::unix_milliseconds() + 30_000;
-    assert_eq!(enter(&mut table, far).unwrap_err(), Refused::Unknown);
+    let idle = Refused::Unknown(Cause::Over(Reason::SessionIdle));
+    assert_eq!(enter(&mut table, far).unwrap_err(), idle);
     assert_eq!(table.sweep(far)[0].reason, Reason::SessionIdle);
+    assert_eq!(enter(&mut table, far).unwrap_err(), idle);
+}
+
+#[test]
+fn why_a_session_is_refused_is_known_of_the_last_that_are_over() {
+    let mut table = table(10, 100, OVER_KEPT_MAX + 1);
+    let why = |table: &mut Table, id: &str, agent| {
+        table.enter(&server(), &self::id(id), &owner(agent), None, 0).unwrap_err()
+    };
+    drop(table.adopt(new("first", "a"), 0).unwrap());
+    assert_eq!(why(&mut table, "first", "b"), Refused::Unknown(Cause::AnotherAgents));
+    assert_eq!(why(&mut table, "other", "b"), Refused::Unknown(Cause::Unknown));
+    table.end(0, |_| true);
+    assert_eq!(why(&mut table, "first", "a"), Refused::Unknown(Cause::Over(Reason::SessionEnded)));
+    assert_eq!(why(&mut table, "first", "b"), Refused::Unknown(Cause::AnotherAgents));
+    for number in 0..OVER_KEPT_MAX {
+        drop(table.adopt(new(&number.to_string(), "a"), 0).unwrap());
+    }
+    table.end(0, |_| true);
+    assert_eq!(why(&mut table, "first", "a"), Refused::Unknown(Cause::Unknown));
+    assert_eq!(why(&mut table, "0", "a"), Refused::Unknown(Cause::Over(Reason::SessionEnded)));
 }
 
 #[test]
