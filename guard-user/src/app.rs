@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
 use anyhow::{Context, anyhow};
-use arc_swap::ArcSwap;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,7 +33,7 @@ use crate::kernel::Handover;
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
 use crate::respond::{Links, Site};
-use crate::rules::Rules;
+use crate::rules::{InForce, Rules};
 use crate::service::{Inherited, Manager, Word};
 use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
@@ -132,7 +131,7 @@ impl App {
         let servers = config.servers.iter().map(|server| &server.name);
         let (errands, to_do) = Errands::new(servers, &config.limits);
         let pipeline = Arc::new(Pipeline {
-            rules: ArcSwap::from_pointee(rules),
+            rules: InForce::new(rules),
             velocity: Velocity::default(),
             sessions: Arc::new(sessions),
             errands,
@@ -305,7 +304,7 @@ impl App {
         self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await.map_err(|error| {
             Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
         })?;
-        self.pipeline.rules.store(Arc::new(rules));
+        self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
         self.pipeline.velocity.tidy(self.pipeline.now());
         Ok(digest)

@@ -13,7 +13,7 @@ use crate::policy::RuleName;
 use crate::refusal::Refusal;
 use crate::respond::{Asked, Link, View};
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
-use crate::rules::Rules;
+use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, SessionId};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
@@ -27,7 +27,7 @@ const HEADERS_DISAGREE: &str = "headers_disagree";
 /// One request on its way through the [`pipeline`](crate::pipeline).
 pub struct Case<'a> {
     pub asked: Asked,
-    pub connection: &'a Connection,
+    pub connection: &'a Arc<Connection>,
     pub rules: Arc<Rules>,
     pub head: &'a Parts,
     pub body_bytes: usize,
@@ -44,7 +44,7 @@ pub struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    pub fn open(id: DecisionId, connection: &'a Connection, rules: Arc<Rules>, head: &'a Parts) -> Self {
+    pub fn open(id: DecisionId, connection: &'a Arc<Connection>, rules: Arc<Rules>, head: &'a Parts) -> Self {
         let asked = Asked::unread(id, &head.headers);
         Self {
             asked,
@@ -73,11 +73,18 @@ impl<'a> Case<'a> {
     }
 
     /// How `caller` sees the server's answer to this request.
-    pub fn view(&self, caller: &Caller, limits: &Limits, claim: Claim, tools: &Arc<Tools>) -> View {
+    pub fn view(
+        &self,
+        caller: &Caller,
+        rules: &InForce,
+        limits: &Limits,
+        claim: Claim,
+        tools: &Arc<Tools>,
+    ) -> View {
         let waits_for =
             self.message.as_ref().filter(|message| matches!(message.kind(), Kind::Request { .. }));
         View {
-            rules: Arc::clone(&self.rules),
+            rules: rules.clone(),
             agent: caller.agent().clone(),
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),

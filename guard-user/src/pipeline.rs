@@ -2,17 +2,18 @@
 
 mod batch;
 mod post;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 
 use batch::Shared;
+use standing::Standing;
 
 use crate::audit::{self, AuditLog};
 use crate::case::Case;
@@ -25,7 +26,7 @@ use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Links, Site};
 use crate::rpc::{self, Era, Message, Target};
-use crate::rules::Rules;
+use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, Sessions};
 use crate::tools::{Mirrors, Tools};
 use crate::types::{DecisionId, IntentName};
@@ -43,7 +44,7 @@ type Identified = Result<(Caller, Result<(), Unidentified>), Unidentified>;
 
 /// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
 pub struct Pipeline {
-    pub rules: ArcSwap<Rules>,
+    pub rules: InForce,
     pub velocity: Velocity,
     /// What servers gave to whom.
     pub sessions: Arc<Sessions>,
@@ -72,8 +73,8 @@ impl Pipeline {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        // One version of the rules judges all of this request, and the lists in its answer too.
-        let rules = self.rules.load_full();
+        // One version of the rules judges all of this request.
+        let rules = self.rules.load();
         connection.look().await;
         let caller = identify(&rules, connection, request.headers()).await;
         let is_known = matches!(caller, Ok((_, Ok(()))));
@@ -90,7 +91,7 @@ impl Pipeline {
     /// Answers one message.
     async fn handle_one(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         rules: &Arc<Rules>,
         head: &Parts,
         caller: &Identified,
@@ -139,10 +140,13 @@ impl Pipeline {
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let (blocks, over) = (self.blocks.clone(), claim.until_over());
+        let standing = Standing::of(case, caller.clone());
+        let withdrawn = self.rules.clone().until(move |rules| !standing.holds(rules));
         let mut cut = Box::pin(async move {
             tokio::select! {
                 () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
                 () = over => Refusal::SessionOver,
+                () = withdrawn => Refusal::Withdrawn,
             }
         });
         if let Some(link) = &case.link {
@@ -154,11 +158,11 @@ impl Pipeline {
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         claim.spend();
         let answer = async {
-            let Connection { server, door, .. } = case.connection;
+            let Connection { server, door, .. } = &**case.connection;
             let head = case.head;
             let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
             let reply = self.upstream.forward(permit, server, *door, request).await?;
-            let view = case.view(&caller, &self.limits, claim, &self.tools);
+            let view = case.view(&caller, &self.rules, &self.limits, claim, &self.tools);
             respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.links).await
         };
         let response = tokio::select! {
@@ -286,11 +290,13 @@ impl Pipeline {
     }
 
     /// Records and answers what is no request, since nobody can tell where it ends.
-    pub async fn refuse_framing(&self, connection: &Connection, fault: FramingError) -> Response<Body> {
+    pub async fn refuse_framing(
+        &self,
+        connection: &Arc<Connection>, fault: FramingError) -> Response<Body> {
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = Method::from_bytes(UNREAD_METHOD).unwrap_or_default();
         connection.look().await;
-        let case = Case::open(DecisionId::random(), connection, self.rules.load_full(), &head);
+        let case = Case::open(DecisionId::random(), connection, self.rules.load(), &head);
         self.refuse(&case, fault.into()).await
     }
 }

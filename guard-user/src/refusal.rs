@@ -71,6 +71,9 @@ pub enum Refusal {
     Tool(tools::Held),
     #[error("{0}")]
     Upstream(#[from] upstream::Error),
+    /// A new policy no longer lets the agent in. The call was under way.
+    #[error("a new policy no longer lets this agent in")]
+    Withdrawn,
 }
 
 /// What a call waits for that only a person can let pass.
@@ -141,6 +144,7 @@ impl Refusal {
             Self::TooOften(_) => "velocity_exceeded",
             Self::Tool(held) => held.reason(),
             Self::Upstream(error) => error.reason(),
+            Self::Withdrawn => "access_withdrawn",
         }
     }
 
@@ -166,7 +170,7 @@ impl Refusal {
             Self::NotYours(NotYours::Task(_) | NotYours::State) => -32602,
             Self::NotYours(NotYours::Session(_) | NotYours::Event) | Self::SessionOver => 40_400,
             Self::HeaderMismatch(_) => HEADER_MISMATCH,
-            Self::Identity(_) => 40_100,
+            Self::Identity(_) | Self::Withdrawn => 40_100,
             Self::Cancelled | Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
@@ -194,7 +198,8 @@ impl Refusal {
             | Self::Denied(_)
             | Self::Identity(_)
             | Self::NeedsApproval(_)
-            | Self::Tool(_) => StatusCode::FORBIDDEN,
+            | Self::Tool(_)
+            | Self::Withdrawn => StatusCode::FORBIDDEN,
             Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -220,7 +225,11 @@ impl Refusal {
     pub fn is_after_permit(&self) -> bool {
         matches!(
             self,
-            Self::Answer(_) | Self::Blocked { forwarded: true } | Self::SessionOver | Self::Upstream(_)
+            Self::Answer(_)
+                | Self::Blocked { forwarded: true }
+                | Self::SessionOver
+                | Self::Upstream(_)
+                | Self::Withdrawn
         )
     }
 

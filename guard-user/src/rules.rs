@@ -1,14 +1,17 @@
 //! One version of everything that judges a call: policy and credentials, loaded together and swapped together.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use http::HeaderMap;
+use tokio::sync::watch;
 
 use crate::config::{Problems, Server};
 use crate::identity::{Caller, Credentials, Unidentified, identify};
 use crate::policy::Policy;
 
-/// An immutable version. A request takes one at its start and keeps it to its end.
+/// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
+/// then.
 pub struct Rules {
     pub policy: Policy,
     pub credentials: Credentials,
@@ -36,5 +39,36 @@ impl Rules {
         identify(headers, &self.credentials, |agent, client, profile| {
             self.policy.has_entry(agent, client, profile)
         })
+    }
+
+    /// Whether `caller`, whom another version let in, would still be let in: its credential is there, and its entry.
+    pub fn still_know(&self, caller: &Caller) -> bool {
+        self.credentials.have(caller)
+            && self.policy.has_entry(caller.agent(), caller.client(), caller.profile())
+    }
+}
+
+/// The version that is in force. Cheap to clone; all clones see the same.
+#[derive(Clone)]
+pub struct InForce(Arc<watch::Sender<Arc<Rules>>>);
+
+impl InForce {
+    pub fn new(rules: Rules) -> Self {
+        Self(Arc::new(watch::Sender::new(Arc::new(rules))))
+    }
+
+    pub fn load(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    pub fn replace(&self, rules: Rules) {
+        self.0.send_replace(Arc::new(rules));
+    }
+
+    /// Ends when a version is in force of which `is_meant` says so.
+    pub async fn until(self, mut is_meant: impl FnMut(&Rules) -> bool) {
+        let mut versions = self.0.subscribe();
+        // The sender lives in `self`, so waiting for a change cannot fail.
+        let _found = versions.wait_for(|rules| is_meant(rules)).await;
     }
 }

@@ -1,10 +1,12 @@
 //! Streams of events through the guard: as they come, judged one by one, and ended in order. The server is played by
 //! the test, which sends the next event only when the client has the one before.
 
+use guard_tests::daemon::Credential;
 use guard_tests::https::{Line, Request};
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::Heard;
 use guard_tests::scene::{ADDRESS, PORT, Scene, apart, call, done};
+use guard_tests::tenants::{Tenants, on};
 use serde_json::{Value, json};
 
 fn progress(step: u64) -> Value {
@@ -284,5 +286,100 @@ fn an_answer_that_only_some_clients_would_read_is_refused() {
         assert!(switched.status == 200 && switched.text().contains("bad_answer"), "{switched:?}");
         let plain = ask("200 OK\r\nContent-Type: application/json; charset=utf-8", &tools(1).to_string());
         assert_eq!(plain.json(), seen_tools(1));
+    });
+}
+
+/// A policy by which these agents may open, and nobody may be asked for a sample but those of `sampled`.
+fn policy(agents: &[&str], sampled: &[&str]) -> String {
+    let entries: Vec<String> =
+        agents.iter().map(|name| format!("{name}: {{client_id: {name}-client}}")).collect();
+    format!(
+        "agents: {{{}}}\n\
+         intents: {{demo.open: [{{server: demo, tool: open}}], demo.ask: [{{server: demo, server_request: 'sampling/*'}}]}}\n\
+         policies:\n  - {{intent: demo.open, agents: {agents:?}, decision: allow}}\n{}",
+        entries.join(", "),
+        if sampled.is_empty() {
+            String::new()
+        } else {
+            format!("  - {{intent: demo.ask, agents: {sampled:?}, decision: allow}}\n")
+        }
+    )
+}
+
+fn enforce(tenants: &Tenants, policy: &str) {
+    tenants.daemon.write_policy("policy.yaml", policy).unwrap();
+    tenants.daemon.reload().unwrap();
+}
+
+/// A stream of the server's own on the session `id`.
+fn listen(tenants: &Tenants, agent: &Credential, id: &str) -> (Line, Heard) {
+    tenants.open(agent, id).unwrap();
+    let mut line = tenants.https.line().unwrap();
+    line.send(&Request::bare("GET").by(agent).with("Mcp-Session-Id", id).bytes()).unwrap();
+    let mut heard = tenants.puppet.hear().unwrap();
+    heard.stream().unwrap();
+    line.head().unwrap();
+    (line, heard)
+}
+
+#[test]
+fn what_comes_on_an_open_stream_is_judged_by_the_policy_in_force() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        let (mut line, mut heard) = listen(&tenants, &tenants.bob, "one");
+        let asks =
+            |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "sampling/createMessage", "params": {}});
+        let list = |id: u64| {
+            let tools = ["open", "report", "once"].map(|name| json!({"name": name}));
+            json!({"jsonrpc": "2.0", "id": id, "result": {"tools": tools}})
+        };
+        heard.event(&asks(1)).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("sampling"));
+        heard.event(&list(1)).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("report"));
+        enforce(&tenants, &policy(&["alice", "bob"], &["alice"]));
+        heard.event(&asks(2)).unwrap();
+        assert!(tenants.puppet.hear().unwrap().message()["error"]["code"] == 40300);
+        heard.event(&list(2)).unwrap();
+        let seen = line.chunks_until("\n\n").unwrap();
+        assert!(seen.contains("open") && !seen.contains("report") && !seen.contains("once"), "{seen}");
+    });
+}
+
+#[test]
+fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        let (mut revoked, mut heard) = listen(&tenants, &tenants.alice, "one");
+        let mut called = tenants.https.line().unwrap();
+        called.send(&on("one", &call(2, "open"), &tenants.alice).bytes()).unwrap();
+        let mut answering = tenants.puppet.hear().unwrap();
+        answering.stream().unwrap();
+        called.head().unwrap();
+        let mut waiting = tenants.https.line().unwrap();
+        waiting.send(&on("one", &call(3, "open"), &tenants.alice).bytes()).unwrap();
+        let mut silent = tenants.puppet.hear().unwrap();
+        let (mut other, mut others) = listen(&tenants, &tenants.bob, "two");
+
+        let credentials = tenants.daemon.json("tokens list", &[]).unwrap();
+        let of_alice = credentials.as_array().unwrap().iter().find(|one| one["agent"] == "alice").unwrap();
+        let id = of_alice["id"].as_str().unwrap();
+        tenants.daemon.output("tokens revoke", &[id]).unwrap();
+        tenants.daemon.reload().unwrap();
+        for line in [&mut revoked, &mut called] {
+            assert_eq!(line.chunk().unwrap(), None);
+        }
+        let refused = waiting.answer().unwrap().json();
+        let decision = &refused["result"]["_meta"]["mcp-guard/decision"];
+        assert_eq!(decision["reason"], "access_withdrawn", "{refused}");
+        for heard in [&mut heard, &mut answering, &mut silent] {
+            heard.other_side_leaves().unwrap();
+        }
+        others.event(&progress(1)).unwrap();
+        assert!(other.chunks_until("\n\n").unwrap().contains("progress"), "nobody else's has ended");
+
+        enforce(&tenants, &policy(&["alice"], &[]));
+        assert_eq!(other.chunk().unwrap(), None);
+        others.other_side_leaves().unwrap();
     });
 }

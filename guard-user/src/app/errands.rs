@@ -114,7 +114,7 @@ impl App {
                 (Method::POST, to_post(head), body, "server_request_refused", Some((id, method)))
             }
         };
-        let rules = self.pipeline.rules.load_full();
+        let rules = self.pipeline.rules.load();
         let record = CallRecord {
             id: DecisionId::random(),
             conn: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use super::secret::Secret;
 use crate::config::yaml;
 use crate::config::{Problem, Problems};
@@ -99,6 +100,7 @@ impl Credential {
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     by_digest: HashMap<[u8; 32], Credential>,
+    digests: HashMap<CredentialId, [u8; 32]>,
 }
 
 /// `credentials.yaml`
@@ -117,6 +119,16 @@ impl Credentials {
         let digest = secret.digest();
         let credential = self.by_digest.get(&digest)?;
         verify_slices_are_equal(&credential.sha256, &digest).is_ok().then_some(credential)
+    }
+
+    /// Whether the credential that `caller` showed is still there, and still that agent's.
+    pub fn have(&self, caller: &Caller) -> bool {
+        let digest = self.digests.get(caller.credential());
+        digest.and_then(|digest| self.by_digest.get(digest)).is_some_and(|known| {
+            known.agent == *caller.agent()
+                && known.client == *caller.client()
+                && known.profile == *caller.profile()
+        })
     }
 
     /// Sorted by agent, then by time.
@@ -138,10 +150,10 @@ impl Credentials {
     pub fn from_text(file: &Path, text: &str) -> Result<Self, Problems> {
         let read: CredentialFile = yaml::read(file, text)?;
         let mut problems = Problems::default();
-        let mut ids = std::collections::HashSet::new();
+        let mut digests = HashMap::new();
         let mut by_digest = HashMap::new();
         for credential in read.credentials {
-            if !ids.insert(credential.id.clone()) {
+            if digests.insert(credential.id.clone(), credential.sha256).is_some() {
                 problems.push(Problem::of_file(file, format!("the id {} is there twice", credential.id)));
             }
             let id = credential.id.clone();
@@ -149,7 +161,7 @@ impl Credentials {
                 problems.push(Problem::of_file(file, format!("{} and {id} have the same secret", other.id)));
             }
         }
-        problems.or(Self { by_digest })
+        problems.or(Self { by_digest, digests })
     }
 }
 

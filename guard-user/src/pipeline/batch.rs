@@ -14,7 +14,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use super::{Identified, Pipeline};
+use super::{Identified, Pipeline, identify};
 use crate::case::Case;
 use crate::config::Batches;
 use crate::connection::Connection;
@@ -82,20 +82,19 @@ impl Pipeline {
             return response;
         }
         for message in messages {
-            drop(
-                self.handle_one(
-                    &shared.connection,
-                    &shared.rules,
-                    &shared.head,
-                    &shared.caller,
-                    Ok(message.raw()),
-                )
-                .await,
-            );
+            drop(self.handle_next(&shared, &message).await);
         }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::ACCEPTED;
         response
+    }
+
+    /// Each message is judged by the rules that are in force when its turn comes.
+    async fn handle_next(&self, shared: &Shared, message: &Message) -> Response<Body> {
+        let Shared { connection, head, .. } = shared;
+        let rules = self.rules.load();
+        let caller = identify(&rules, connection, &head.headers).await;
+        self.handle_one(connection, &rules, head, &caller, Ok(message.raw())).await
     }
 
     async fn refuse_batch(&self, shared: &Shared, bytes: usize, error: FrameError) -> Response<Body> {
@@ -115,9 +114,7 @@ impl Pipeline {
     ) {
         let all = async {
             for message in messages {
-                let (connection, rules) = (&shared.connection, &shared.rules);
-                let answer =
-                    self.handle_one(connection, rules, &shared.head, &shared.caller, Ok(message.raw())).await;
+                let answer = self.handle_next(&shared, &message).await;
                 if pass_on(answer, &message, &events).await.is_none() {
                     return;
                 }

@@ -26,7 +26,7 @@ impl Pipeline {
         link: &Arc<Link>,
         body: Bytes,
     ) -> Result<Response<Body>, Refusal> {
-        let Connection { server, door, .. } = case.connection;
+        let Connection { server, door, .. } = &**case.connection;
         let head = case.head;
         let headers = claim.head().clone();
         claim.spend();
@@ -37,7 +37,7 @@ impl Pipeline {
         // Before it is forwarded: the answer may be here before the server has said that it accepts the call.
         let expected = match asked {
             Some(id) => {
-                let view = case.view(caller, &self.limits, claim, &self.tools);
+                let view = case.view(caller, &self.rules, &self.limits, claim, &self.tools);
                 Some(link.expect(id, view)?)
             }
             None => None,

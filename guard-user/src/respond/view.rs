@@ -11,7 +11,7 @@ use crate::config::Server;
 use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
 use crate::rpc::reply::{self, Notice, Outcome, Reply, ReplyKind};
 use crate::rpc::{Id, Target};
-use crate::rules::Rules;
+use crate::rules::{InForce, Rules};
 use crate::session::Claim;
 use crate::tools::Tools;
 use crate::types::AgentName;
@@ -21,9 +21,9 @@ const URL_ELICITATION: i64 = -32042;
 const ELICITATION: &str = "elicitation/create";
 const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
 
-/// Reads a server's messages on behalf of one request.
+/// Reads a server's messages on behalf of one request: each by the rules that are in force when it comes.
 pub struct View {
-    pub rules: Arc<Rules>,
+    pub rules: InForce,
     pub agent: AgentName,
     pub server: Arc<Server>,
     /// The request that waits for an answer; on a GET stream any answer may come.
@@ -61,6 +61,18 @@ impl View {
 
     /// The same for a message that was looked at.
     pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
+        Now { view: self, rules: self.rules.load() }.read(data, reply)
+    }
+}
+
+/// The view at the moment of one message: all of it is read by one version of the rules.
+struct Now<'v> {
+    view: &'v View,
+    rules: Arc<Rules>,
+}
+
+impl Now<'_> {
+    fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let answer = match &reply.kind {
             ReplyKind::Error { code: URL_ELICITATION } if !self.may_ask(ELICITATION) => {
                 return Err(NOT_TO_ASK);
@@ -75,7 +87,7 @@ impl View {
                 return Ok(Passed { data: self.may_know(notice).then_some(data), answer: None });
             }
         };
-        match (&self.waits_for, &reply.id) {
+        match (&self.view.waits_for, &reply.id) {
             // An error without an id is about a request that the server could not read: ours.
             (Some(_), None) if answer.result == OutcomeResult::RpcError => {}
             (Some(waiting), id) if id.as_ref() != Some(waiting) => return Err("it answers another request"),
@@ -85,7 +97,7 @@ impl View {
             ReplyKind::Result(outcome) => self.pass_result(data, outcome)?,
             _ => data,
         };
-        Ok(Passed { data: Some(data), answer: self.waits_for.is_some().then_some(answer) })
+        Ok(Passed { data: Some(data), answer: self.view.waits_for.is_some().then_some(answer) })
     }
 
     /// A server's request to its client, if the policy lets it ask that.
@@ -94,7 +106,7 @@ impl View {
             return Passed { data: Some(data), answer: None };
         }
         if let Some(id) = &reply.id {
-            self.claim.refuse(id, method);
+            self.view.claim.refuse(id, method);
         }
         Passed { data: None, answer: None }
     }
@@ -102,32 +114,40 @@ impl View {
     /// Whether a notification is about nothing that is hidden from the agent, or another's.
     fn may_know(&self, notice: &Notice) -> bool {
         let policy = &self.rules.policy;
-        let may_see = |uri: &str| policy.may_see(&self.agent, &self.server.name, Target::Resource(uri));
+        let may_see =
+            |uri: &str| policy.may_see(&self.view.agent, &self.view.server.name, Target::Resource(uri));
         let of_resource = notice.method.starts_with("notifications/resources/");
         let of_elicitation = notice.method.starts_with("notifications/elicitation/");
         (!of_resource || notice.uri.as_deref().is_none_or(may_see))
-            && notice.task.as_deref().is_none_or(|task| self.claim.has_task(task))
+            && notice.task.as_deref().is_none_or(|task| self.may_have_task(task))
             && notice.asks.iter().all(|method| self.may_ask(method))
             && (!of_elicitation || self.may_ask(ELICITATION))
     }
 
+    /// Whether a task is the agent's, and of a tool that it may still see.
+    fn may_have_task(&self, id: &str) -> bool {
+        let (agent, server) = (&self.view.agent, &self.view.server.name);
+        let made = self.view.claim.task(id).ok();
+        made.is_some_and(|made| self.rules.policy.may_see(agent, server, Target::Tool(&made.tool)))
+    }
+
     fn may_ask(&self, method: &str) -> bool {
-        self.rules.policy.may_ask(&self.agent, &self.server.name, method)
+        self.rules.policy.may_ask(&self.view.agent, &self.view.server.name, method)
     }
 
     fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {
         if !outcome.asks.iter().all(|method| self.may_ask(method)) {
             return Err(NOT_TO_ASK);
         }
-        self.claim.take_result(outcome)?;
-        if outcome.has_list && data.len() > self.list_bytes_max {
+        self.view.claim.take_result(outcome)?;
+        if outcome.has_list && data.len() > self.view.list_bytes_max {
             return Err("its list is longer than limits.list_bytes_max");
         }
         if outcome.has_list || outcome.has_terms { self.filter(data) } else { Ok(data) }
     }
 
     fn filter(&self, data: Bytes) -> Result<Bytes, &'static str> {
-        match list::filter(&data, self, self.list_ttl_milliseconds_max) {
+        match list::filter(&data, self, self.view.list_ttl_milliseconds_max) {
             Ok(Filtered::Unchanged) => Ok(data),
             Ok(Filtered::Changed(filtered)) => Ok(filtered),
             Err(ListError::Unpinned(_error)) => {
@@ -138,19 +158,23 @@ impl View {
     }
 }
 
-impl Judge for View {
+impl Judge for Now<'_> {
     fn shows(&self, target: Target<'_>) -> bool {
         match target {
-            Target::Task(id) => self.claim.has_task(id),
-            _ => self.rules.policy.may_see(&self.agent, &self.server.name, target),
+            Target::Task(id) => self.may_have_task(id),
+            _ => self.rules.policy.may_see(&self.view.agent, &self.view.server.name, target),
         }
     }
 
     fn shows_any(&self, kind: Kind) -> bool {
-        self.rules.policy.may_see_any(&self.agent, &self.server.name, kind)
+        self.rules.policy.may_see_any(&self.view.agent, &self.view.server.name, kind)
     }
 
     fn held(&self, list: &str, tools: &[(Cow<'_, str>, &RawValue)]) -> std::io::Result<Arc<[String]>> {
-        self.tools.look(&self.server.name, list, tools.iter().map(|(name, entry)| (name.as_ref(), *entry)))
+        self.view.tools.look(
+            &self.view.server.name,
+            list,
+            tools.iter().map(|(name, entry)| (name.as_ref(), *entry)),
+        )
     }
 }

@@ -351,11 +351,6 @@ impl Claim {
         made.ok_or_else(|| NotYours::Task(id.to_owned()))
     }
 
-    /// Whether a task is the agent's.
-    pub fn has_task(&self, id: &str) -> bool {
-        self.sessions.task(&self.server, id, &self.owner).is_some()
-    }
-
     /// Has a server's request refused, in place of the client, which does not get it.
     pub fn refuse(&self, id: &Id, method: &str) {
         let mut head = self.head.clone();

@@ -1,0 +1,44 @@
+//! Whether what was let in may go on when the rules change.
+//!
+//! A call that was decided goes to its end, like one whose record says so. But a stream may last for days, and whoever
+//! would not be let in any more must not be told more on it.
+
+use std::sync::Arc;
+
+use super::judged_method;
+use crate::case::Case;
+use crate::connection::Connection;
+use crate::identity::Caller;
+use crate::policy::{Decision, Question};
+use crate::rpc::Target;
+use crate::rules::Rules;
+
+/// Of one request that was let in.
+pub(super) struct Standing {
+    caller: Caller,
+    connection: Arc<Connection>,
+    /// What was asked for beside a tool, a resource and the like; none for those.
+    method: Option<String>,
+}
+
+impl Standing {
+    pub(super) fn of(case: &Case<'_>, caller: Caller) -> Self {
+        let is_method = case.target() == Target::Method;
+        let method = is_method.then(|| judged_method(case.message.as_ref()).to_owned());
+        Self { caller, connection: Arc::clone(case.connection), method }
+    }
+
+    /// Whether it may go on by these rules. What cannot be told without a look at the client must be asked for anew.
+    pub(super) fn holds(&self, rules: &Rules) -> bool {
+        let (agent, server) = (self.caller.agent(), &self.connection.server.name);
+        let process = rules.policy.agent(agent).and_then(|entry| entry.process.as_ref());
+        let digest = self.connection.known_digest();
+        rules.still_know(&self.caller)
+            && process.is_none_or(|rule| rule.check(self.connection.client(), digest.as_ref()).is_ok())
+            && rules.policy.may_connect(agent, server)
+            && self.method.as_deref().is_none_or(|method| {
+                let question = Question { agent, server, method, target: Target::Method, arguments: None };
+                !matches!(rules.policy.decide_assuming_conditions(&question), Decision::Deny(_))
+            })
+    }
+}
