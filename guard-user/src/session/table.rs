@@ -225,11 +225,13 @@ impl Table {
     pub(super) fn adopt(&mut self, new: NewSession, now: u64) -> Result<(Visit, Option<Ended>), Refused> {
         let key = (new.server.clone(), new.id.clone());
         if let Some(known) = self.sessions.get(&key).filter(|known| known.gone.is_none()) {
-            return if known.new.owner == new.owner {
-                Ok((known.presence.visit(now), None))
-            } else {
-                Err(Refused::Taken)
-            };
+            if known.new.owner != new.owner {
+                return Err(Refused::Taken);
+            }
+            // A path of HTTP+SSE has one stream: the one that named it last.
+            if new.kind == SessionKind::Streamable {
+                return Ok((known.presence.visit(now), None));
+            }
         }
         let ended = self.make_room(&new, now);
         let presence = Presence::new(now);
