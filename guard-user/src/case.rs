@@ -19,6 +19,9 @@ use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
 use crate::velocity::Exceeded;
 
+/// A request whose answer is a stream, and comes only at its end.
+const LISTEN: &str = "subscriptions/listen";
+
 /// The reason in the record of a call that goes on.
 const ALLOWED: &str = "allowed";
 /// The same, if its headers say something else than its body, so that the server must refuse it.
@@ -88,6 +91,7 @@ impl<'a> Case<'a> {
             agent: caller.agent().clone(),
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
+            listens: self.message.as_ref().is_some_and(|message| message.method() == LISTEN),
             list_bytes_max: limits.list_bytes_max,
             list_ttl_milliseconds_max: limits.list_ttl_milliseconds_max,
             tools: Arc::clone(tools),

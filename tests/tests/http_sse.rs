@@ -149,13 +149,66 @@ fn the_path_works_for_the_agent_that_it_was_given_to_and_as_long_as_its_stream()
 }
 
 #[test]
-fn a_call_whose_stream_ends_has_an_outcome() {
+fn a_call_whose_stream_ends_has_an_outcome_and_its_client_an_answer() {
     apart(|| {
         let tenants = tenants(&json!({}));
-        let (line, heard, _) = open(&tenants, &tenants.alice, "/message?sessionId=1");
-        accepted(&tenants, &post("/message?sessionId=1", &call(7, "open"), &tenants.alice));
-        drop((line, heard));
+        let path = "/message?sessionId=1";
+        let (line, mut heard, _) = open(&tenants, &tenants.alice, path);
+        accepted(&tenants, &post(path, &call(7, "open"), &tenants.alice));
+        drop(line);
+        heard.other_side_leaves().unwrap();
         assert_eq!(outcome_of(&tenants, "open")["result"], "abandoned");
+
+        let (mut line, heard, _) = open(&tenants, &tenants.alice, path);
+        accepted(&tenants, &post(path, &call(8, "once"), &tenants.alice));
+        accepted(&tenants, &post(path, &call(9, "report"), &tenants.alice));
+        drop(heard);
+        let last = line.chunks_until("\n\n").unwrap() + &line.chunks_until("\n\n").unwrap_or_default();
+        assert_eq!(last.matches(r#""reason":"server_broke_off""#).count(), 2, "{last}");
+        assert!(last.contains(r#""id":8"#) && last.contains(r#""id":9"#), "{last}");
+        for tool in ["once", "report"] {
+            assert_eq!(outcome_of(&tenants, tool)["result"], "upstream_failed");
+        }
+    });
+}
+
+#[test]
+fn a_call_that_its_server_does_not_answer_in_time_is_given_up() {
+    apart(|| {
+        let tenants = tenants(&json!({"upstream_head_seconds": 2}));
+        let path = "/message?sessionId=1";
+        let (mut line, mut heard, _) = open(&tenants, &tenants.alice, path);
+        accepted(&tenants, &post(path, &call(7, "open"), &tenants.alice));
+        let given_up = line.chunks_until("\n\n").unwrap();
+        assert!(given_up.contains(r#""reason":"server_silent""#) && given_up.contains(r#""id":7"#), "{given_up}");
+        assert_eq!(outcome_of(&tenants, "open")["result"], "upstream_failed");
+        // What the server says of it now is for nobody, and the session goes on.
+        heard.event(&done(7)).unwrap();
+        accepted(&tenants, &post(path, &call(8, "once"), &tenants.alice));
+        heard.event(&done(8)).unwrap();
+        assert_eq!(line.chunks_until("\n\n").unwrap(), format!("event: message\ndata: {}\n\n", done(8)));
+    });
+}
+
+#[test]
+fn the_end_of_an_old_stream_leaves_a_new_one_with_its_path_alone() {
+    apart(|| {
+        let tenants = tenants(&json!({}));
+        let path = "/message";
+        let (mut old, mut olds, _) = open(&tenants, &tenants.alice, path);
+        assert_eq!(tenants.daemon.json("sessions end", &["--agent", "alice"]).unwrap()["ended"], 1);
+        assert_eq!(old.chunk().unwrap(), None);
+        olds.other_side_leaves().unwrap();
+        // While its client has not left, and with the first still open.
+        let (mut line, mut heard, _) = open(&tenants, &tenants.alice, path);
+        let (mut newer, mut newers, _) = open(&tenants, &tenants.alice, path);
+        drop(old);
+        assert_eq!(line.chunk().unwrap(), None, "a path has one stream");
+        heard.other_side_leaves().unwrap();
+        drop(line);
+        accepted(&tenants, &post(path, &call(8, "open"), &tenants.alice));
+        newers.event(&done(8)).unwrap();
+        assert!(newer.chunks_until("\n\n").unwrap().contains("done"));
     });
 }
 

@@ -208,28 +208,74 @@ fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
     });
 }
 
+/// Begins an answer in chunks with one event.
+fn begin(heard: &mut Heard, event: &str) {
+    heard
+        .write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
+    heard.write(format!("{:x}\r\n{event}\r\n", event.len())).unwrap();
+}
+
 #[test]
-fn a_server_that_goes_away_ends_the_stream_in_order() {
+fn a_server_that_goes_away_ends_the_stream_in_order_and_the_call_has_an_answer() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();
-        let (mut line, mut heard) = called(&scene);
-        heard
-            .write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .unwrap();
-        let event = format!("data: {}\n\n", progress(1));
-        heard.write(format!("{:x}\r\n{event}\r\n", event.len())).unwrap();
-        line.head().unwrap();
-        assert_eq!(line.chunks_until("\n\n").unwrap(), event);
-        drop(heard);
-        assert_eq!(line.chunk().unwrap(), None);
-        assert_eq!(last_outcome(&scene, 1)["result"], "upstream_failed");
+        // Broken off, and ended as if that were an answer.
+        for (count, rest) in [(1, ""), (2, "0\r\n\r\n")] {
+            let (mut line, mut heard) = called(&scene);
+            let event = format!("data: {}\n\n", progress(1));
+            begin(&mut heard, &event);
+            line.head().unwrap();
+            assert_eq!(line.chunks_until("\n\n").unwrap(), event);
+            heard.write(rest).unwrap();
+            drop(heard);
+            let last = line.chunks_until("\n\n").unwrap();
+            assert!(last.contains(r#""reason":"server_broke_off""#) && last.contains(r#""id":1"#), "{last}");
+            assert_eq!(line.chunk().unwrap(), None);
+            assert_eq!(last_outcome(&scene, count)["result"], "upstream_failed");
+        }
 
         // Nothing at all instead of an answer, and nobody there.
         let (mut line, heard) = called(&scene);
         drop(heard);
         let answer = line.answer().unwrap().json();
         assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_broke_off");
-        assert_eq!(last_outcome(&scene, 2)["result"], "upstream_failed");
+        assert_eq!(last_outcome(&scene, 3)["result"], "upstream_failed");
+
+        // With its answer a call is over, however the server and the client take their leave.
+        for (count, is_client) in [(4, false), (5, true)] {
+            let (mut line, mut heard) = called(&scene);
+            begin(&mut heard, &format!("data: {}\n\n", done(1)));
+            line.head().unwrap();
+            line.chunks_until("\n\n").unwrap();
+            if is_client {
+                drop(line);
+                heard.other_side_leaves().unwrap();
+            } else {
+                drop(heard);
+                assert_eq!(line.chunk().unwrap(), None);
+            }
+            assert_eq!(last_outcome(&scene, count)["result"], "ok");
+        }
+    });
+}
+
+#[test]
+fn a_listening_client_sees_the_end_for_what_it_is() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let listen = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {
+            "notifications": {"toolsListChanged": true},
+            "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}});
+        let mut line = scene.https.line().unwrap();
+        line.send(&scene.post(&listen).bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        begin(&mut heard, ": begun\n\n");
+        line.head().unwrap();
+        line.chunks_until("\n\n").unwrap();
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None);
+        assert_eq!(last_outcome(&scene, 1)["result"], "upstream_failed");
     });
 }
 

@@ -38,7 +38,7 @@ impl Pipeline {
         let expected = match asked {
             Some(id) => {
                 let view = case.view(caller, &self.rules, &self.limits, claim, &self.tools);
-                Some(link.expect(id, view)?)
+                Some(link.expect(id, &case.asked, view)?)
             }
             None => None,
         };

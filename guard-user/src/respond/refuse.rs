@@ -14,12 +14,11 @@ use http::uri::Authority;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::link::Link;
+use super::link::{Link, event};
 use crate::config::Server;
 use crate::http::Body;
 use crate::policy::is_protocol_method;
 use crate::refusal::{Advice, Approval, Refusal};
-use crate::rpc::sse;
 use crate::rpc::{Era, Id, Kind, Message, Target};
 use crate::session::NotYours;
 use crate::types::DecisionId;
@@ -148,17 +147,22 @@ pub fn refuse(
     }
 }
 
-/// The same on a stream of HTTP+SSE; none if nothing waits for an answer, or its client does not take it.
+/// The same on a stream of HTTP+SSE; none if nothing waits for an answer. A client that does not take what is on its stream
+/// already learns it by an HTTP error, since in any other answer to its POST it looks for no message.
 pub fn refuse_on(link: &Link, asked: &Asked, refusal: &Refusal) -> Option<Response<Body>> {
     let message = message(asked, refusal)?;
-    link.tell(&message).then(|| status(StatusCode::ACCEPTED, Body::empty()))
+    Some(if link.tell(&message) {
+        status(StatusCode::ACCEPTED, Body::empty())
+    } else {
+        json_body(StatusCode::SERVICE_UNAVAILABLE, &message)
+    })
 }
 
 /// An error event about a server's answer in which no message could be read.
 pub fn http_failure(id: &Id, status: StatusCode) -> Bytes {
     let message = format!("the server answered with HTTP {} and no message", status.as_u16());
     let error = json!({ "code": 50_200, "message": message });
-    sse::event(json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string().as_bytes())
+    event(&json!({ "jsonrpc": "2.0", "id": id, "error": error }))
 }
 
 /// The JSON-RPC message that answers a refused request; none if nothing waits for one.

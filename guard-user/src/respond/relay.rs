@@ -1,5 +1,7 @@
 //! Passes a server's reply on: a whole message, or a stream of events.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
@@ -89,7 +91,10 @@ pub async fn accept(
     let read = whole(&head, body, limits.event_bytes_max, &mut share).await;
     if head.status.is_success() && read.is_ok() {
         match expected {
-            Some(expected) => expected.accepted(permit, status, asked_at),
+            Some(expected) => {
+                let patience = Duration::from_secs(limits.upstream_head_seconds);
+                expected.accepted(permit, status, asked_at, patience);
+            }
             None => permit.conclude(&outcome(OutcomeResult::Ok)),
         }
         let mut response = Response::new(Body::empty());

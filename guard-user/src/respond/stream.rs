@@ -11,16 +11,17 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc;
 
-use super::link::{Link, Links};
+use super::link::{self, Link, Links};
 use super::refuse::{self, Asked};
 use super::relay::NO_MEMORY;
 use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::http::Held;
 use crate::refusal::Refusal;
+use crate::rpc::Era;
 use crate::rpc::sse::{Events, Piece, StreamFault};
 use crate::session::SessionId;
-use crate::upstream::ReplyBody;
+use crate::upstream::{self, ReplyBody};
 
 /// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
 /// connection to the server: that is how both eras tell a server that nobody listens any more.
@@ -31,6 +32,10 @@ pub(super) struct ReplyStream {
     asked: Asked,
     outcome: Outcome,
     asked_at: Instant,
+    /// An event had an id, by which a session's client may resume the stream.
+    is_resumable: bool,
+    /// The request has its answer.
+    is_answered: bool,
     /// Present while the call is open.
     permit: Option<Permit>,
     /// Whole pieces that the client has not taken yet: those of one chunk, so as many bytes as the server sent at
@@ -50,14 +55,15 @@ struct Session {
     path: Option<SessionId>,
     /// The guard's own answers to posted messages.
     told: mpsc::Receiver<Bytes>,
-    /// Ends when the session is to.
+    /// Ends when the stream is to.
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Session {
     fn new(links: &Links) -> Self {
         let (link, told) = Link::new();
-        Self { link, links: links.clone(), path: None, told, over: Box::pin(std::future::pending()) }
+        let over = Box::pin(link.until_over());
+        Self { link, links: links.clone(), path: None, told, over }
     }
 }
 
@@ -81,6 +87,8 @@ impl ReplyStream {
             asked,
             outcome,
             asked_at,
+            is_resumable: false,
+            is_answered: false,
             permit: Some(permit),
             ready: VecDeque::new(),
             held,
@@ -112,16 +120,40 @@ impl ReplyStream {
     }
 
     fn cut_off(&mut self, fault: &'static str) {
-        if let Some(message) = refuse::message(&self.asked, &Refusal::Answer(fault)) {
-            self.ready.push_back(format!("event: message\ndata: {message}\n\n").into());
-        }
+        self.fail(&Refusal::Answer(fault));
         tracing::warn!(decision = %self.asked.decision, fault, "a server's stream was cut off");
         self.conclude(OutcomeResult::UpstreamFailed);
+    }
+
+    /// The last events: an error for each request that waits, which would otherwise wait for as long as its client has
+    /// patience. Whether one did.
+    fn fail(&mut self, why: &Refusal) -> bool {
+        let failed = match &self.session {
+            Some(session) => session.link.fail_all(why),
+            None if self.is_answered => Vec::new(),
+            None => refuse::message(&self.asked, why).iter().map(link::event).collect(),
+        };
+        let any = !failed.is_empty();
+        self.ready.extend(failed);
+        any
+    }
+
+    /// The server has ended its stream.
+    fn end(&mut self, result: OutcomeResult) {
+        let may_resume = self.is_resumable && self.asked.era == Era::Legacy;
+        let waits = !self.view.listens && !may_resume;
+        let failed = waits && self.fail(&Refusal::Upstream(upstream::Error::Ended));
+        self.conclude(match result {
+            _ if self.is_answered => self.outcome.result,
+            _ if failed && self.session.is_none() => OutcomeResult::UpstreamFailed,
+            result => result,
+        });
     }
 
     /// `None`: the client does not get this one.
     fn pass(&mut self, piece: Piece) -> Result<Option<Bytes>, &'static str> {
         if let Some(id) = &piece.id {
+            self.is_resumable |= !id.is_empty();
             self.view.claim.take_event(id);
         }
         // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
@@ -131,7 +163,13 @@ impl ReplyStream {
         {
             let path = self.view.claim.take_endpoint(&piece.data)?;
             session.links.add(&self.view.server.name, &path, &session.link);
-            session.over = Box::pin(self.view.claim.until_over());
+            let (over, done) = (self.view.claim.until_over(), session.link.until_over());
+            session.over = Box::pin(async move {
+                tokio::select! {
+                    () = over => {}
+                    () = done => {}
+                }
+            });
             let bytes = piece.with_data(path.as_str().as_bytes());
             session.path = Some(path);
             return Ok(Some(bytes));
@@ -145,7 +183,9 @@ impl ReplyStream {
             Some(session) => session.link.pass(data, &self.view)?,
             None => self.view.pass(data)?,
         };
-        if let Some(answer) = passed.answer {
+        // What comes on the stream of a session answers calls of their own.
+        if let (Some(answer), None) = (passed.answer, &self.session) {
+            self.is_answered = true;
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
         }
@@ -199,9 +239,9 @@ impl HttpBody for ReplyStream {
                     Ok(_chunk) => this.cut_off(NO_MEMORY),
                     Err(_trailers) => {}
                 },
-                // The client's stream ends in good order either way: it asks again, or resumes.
-                Some(Err(_broken)) => this.conclude(OutcomeResult::UpstreamFailed),
-                None => this.conclude(this.outcome.result),
+                // The client's stream ends in good order either way.
+                Some(Err(_broken)) => this.end(OutcomeResult::UpstreamFailed),
+                None => this.end(OutcomeResult::StreamEnded),
             }
         }
     }
@@ -209,9 +249,11 @@ impl HttpBody for ReplyStream {
 
 impl Drop for ReplyStream {
     fn drop(&mut self) {
-        self.conclude(OutcomeResult::ClientGone);
-        if let Some(Session { links, path: Some(path), .. }) = &self.session {
-            links.remove(&self.view.server.name, path);
+        // Many clients leave as soon as they have their answer.
+        let has_answer = self.is_answered && self.ready.is_empty();
+        self.conclude(if has_answer { self.outcome.result } else { OutcomeResult::ClientGone });
+        if let Some(Session { links, link, path: Some(path), .. }) = &self.session {
+            links.remove(&self.view.server.name, path, link);
             self.view.claim.end_stream();
         }
     }

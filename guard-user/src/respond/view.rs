@@ -28,6 +28,8 @@ pub struct View {
     pub server: Arc<Server>,
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
+    /// Its client takes an end without an answer for what it is: nobody tells it anything any more.
+    pub listens: bool,
     pub list_bytes_max: usize,
     pub list_ttl_milliseconds_max: u64,
     pub tools: Arc<Tools>,

@@ -39,6 +39,8 @@ pub enum Error {
     Unreachable { port: u16, cause: String },
     #[error("the server broke off before it answered; it may have run the call: {0}")]
     Broken(#[source] hyper::Error),
+    #[error("the server ended its stream before it answered; it may have run the call")]
+    Ended,
     #[error("the server gave no answer within upstream_head_seconds; it may still run the call")]
     Silent,
     #[error("the request's target is not one the server can be asked: {0}")]
@@ -61,7 +63,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Down(_) | Self::Unreachable { .. } => "server_unreachable",
-            Self::Broken(_) => "server_broke_off",
+            Self::Broken(_) | Self::Ended => "server_broke_off",
             Self::Silent => "server_silent",
             Self::Target(_) => "bad_target",
         }
