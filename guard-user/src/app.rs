@@ -32,7 +32,7 @@ use crate::http::{Body, FramingError};
 use crate::kernel::Handover;
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
-use crate::respond::{Links, Site};
+use crate::respond::{Elsewhere, Site};
 use crate::rules::{InForce, Rules};
 use crate::service::{Inherited, Manager, Word};
 use crate::session::{Errands, Sessions, ToDo};
@@ -135,7 +135,7 @@ impl App {
             velocity: Velocity::default(),
             sessions: Arc::new(sessions),
             errands,
-            links: Links::default(),
+            elsewhere: Elsewhere::new(&config.limits),
             tools,
             blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
@@ -224,6 +224,7 @@ impl App {
             self.settle().await;
         }
         drop(acceptor);
+        self.pipeline.elsewhere.suspended.give_up_all();
         self.pipeline.sessions.save();
         self.settle_tools().await;
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;

@@ -24,7 +24,7 @@ use crate::identity::{Caller, Unidentified};
 use crate::kernel::Blocks;
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
-use crate::respond::{self, Links, Site};
+use crate::respond::{self, Elsewhere, Site};
 use crate::rpc::{self, Era, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, Sessions};
@@ -50,8 +50,8 @@ pub struct Pipeline {
     pub sessions: Arc<Sessions>,
     /// What the guard has to ask servers itself.
     pub errands: Errands,
-    /// Streams of HTTP+SSE, on which posted messages are answered.
-    pub links: Links,
+    /// Calls that are answered on another exchange than their own.
+    pub elsewhere: Elsewhere,
     /// What the servers' tools were when they were pinned.
     pub tools: Arc<Tools>,
     pub audit: AuditLog,
@@ -130,7 +130,7 @@ impl Pipeline {
         witnessed?;
         let claim = self.claim(case, &caller)?;
         if let Some(path) = claim.posted_to() {
-            let link = self.links.find(&case.connection.server.name, path);
+            let link = self.elsewhere.links.find(&case.connection.server.name, path);
             case.link = Some(link.ok_or(NotYours::Session(Cause::Over(Reason::StreamEnded)))?);
         }
         self.decide(case, &caller, &claim)?;
@@ -162,8 +162,11 @@ impl Pipeline {
             let head = case.head;
             let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
             let reply = self.upstream.forward(permit, server, *door, request).await?;
+            if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
+                self.elsewhere.suspended.cancel(&claim.scope(), &id);
+            }
             let view = case.view(&caller, &self.rules, &self.limits, claim, &self.tools);
-            respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.links).await
+            respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.elsewhere).await
         };
         let response = tokio::select! {
             response = answer => response?,

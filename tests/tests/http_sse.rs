@@ -180,7 +180,10 @@ fn a_call_that_its_server_does_not_answer_in_time_is_given_up() {
         let (mut line, mut heard, _) = open(&tenants, &tenants.alice, path);
         accepted(&tenants, &post(path, &call(7, "open"), &tenants.alice));
         let given_up = line.chunks_until("\n\n").unwrap();
-        assert!(given_up.contains(r#""reason":"server_silent""#) && given_up.contains(r#""id":7"#), "{given_up}");
+        assert!(
+            given_up.contains(r#""reason":"server_silent""#) && given_up.contains(r#""id":7"#),
+            "{given_up}"
+        );
         assert_eq!(outcome_of(&tenants, "open")["result"], "upstream_failed");
         // What the server says of it now is for nobody, and the session goes on.
         heard.event(&done(7)).unwrap();

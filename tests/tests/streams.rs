@@ -429,3 +429,129 @@ fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
         others.other_side_leaves().unwrap();
     });
 }
+
+/// Sends a call on the session `one`, whose stream has one event, by which it can be resumed.
+fn resumable(tenants: &Tenants, id: u64, event: &str) -> (Line, Heard) {
+    let mut line = tenants.https.line().unwrap();
+    line.send(&on("one", &call(id, "report"), &tenants.alice).bytes()).unwrap();
+    let mut heard = tenants.puppet.hear().unwrap();
+    heard.stream().unwrap();
+    line.head().unwrap();
+    heard.write(format!("id: {event}\ndata: \n\n")).unwrap();
+    line.chunks_until("\n\n").unwrap();
+    (line, heard)
+}
+
+/// Resumes it.
+fn resume(tenants: &Tenants, event: &str) -> (Line, Heard) {
+    let get = Request::bare("GET").by(&tenants.alice).with("Mcp-Session-Id", "one");
+    let mut line = tenants.https.line().unwrap();
+    line.send(&get.with("Last-Event-ID", event).bytes()).unwrap();
+    let mut heard = tenants.puppet.hear().unwrap();
+    heard.stream().unwrap();
+    line.head().unwrap();
+    (line, heard)
+}
+
+/// How the call with this id has ended, if it has.
+fn ended(tenants: &Tenants, id: u64) -> Option<String> {
+    let ledger = tenants.daemon.ledger().unwrap();
+    let call = ledger.of_kind("call").find(|call| call["rpc_id"] == id.to_string()).unwrap();
+    ledger.outcome_of(call).map(|outcome| outcome["result"].as_str().unwrap().to_owned())
+}
+
+fn ends(tenants: &Tenants, id: u64, result: &str) {
+    let found = eventually(START_LIMIT, || Ok(ended(tenants, id))).unwrap();
+    assert_eq!(found.as_deref(), Some(result), "call {id}");
+}
+
+#[test]
+fn a_call_is_answered_on_the_stream_that_its_client_resumes() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        let task = |id: &Value, task: &str| json!({"jsonrpc": "2.0", "id": id, "result": {"task": {"taskId": task, "status": "working"}}});
+        let ask = |task: &str, agent: &Credential| {
+            let ask = json!({"jsonrpc": "2.0", "id": 9, "method": "tasks/get", "params": {"taskId": task}});
+            Request::post(&ask).by(agent)
+        };
+
+        let (mut line, heard) = resumable(&tenants, 2, "e-1");
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None, "an end in order, which the client knows how to go on from");
+        let (mut line, mut heard) = resume(&tenants, "e-1");
+        // Its id is a number.
+        for (id, name) in [(json!("2"), "t-9"), (json!(2), "t-1")] {
+            assert_eq!(ended(&tenants, 2), None);
+            heard.event(&task(&id, name)).unwrap();
+            assert!(line.chunks_until("\n\n").unwrap().contains(name));
+        }
+        ends(&tenants, 2, "ok");
+        tenants.served(&ask("t-1", &tenants.alice), &json!({"taskId": "t-1"})).unwrap();
+        for (task, agent) in [("t-1", &tenants.bob), ("t-9", &tenants.alice)] {
+            let refused = tenants.refused(&ask(task, agent)).unwrap();
+            assert_eq!(guard_tests::tenants::reason(&refused), "unknown_task", "{task}");
+        }
+        drop((line, heard));
+
+        // It is the same when the client's connection broke, and the stream is resumed twice.
+        let (line, mut heard) = resumable(&tenants, 3, "e-2");
+        drop(line);
+        heard.other_side_leaves().unwrap();
+        drop(resume(&tenants, "e-2"));
+        let (mut line, mut heard) = resume(&tenants, "e-2");
+        let failed = json!({"jsonrpc": "2.0", "id": 3, "error": {"code": -5, "message": "no"}});
+        heard.event(&failed).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("-5"));
+        ends(&tenants, 3, "rpc_error");
+
+        // What cannot be passed on is told, and the stream goes on.
+        let (mut broken, before) = resumable(&tenants, 4, "e-3");
+        drop(before);
+        assert_eq!(broken.chunk().unwrap(), None);
+        let twice = r#"{"jsonrpc":"2.0","id":4,"result":{"tools":[{"name":"open","name":"secret"}]}}"#;
+        heard.write(format!("data: {twice}\n\n")).unwrap();
+        let told = line.chunks_until("\n\n").unwrap();
+        assert!(told.contains("bad_answer") && !told.contains("secret"), "{told}");
+        ends(&tenants, 4, "upstream_failed");
+        heard.event(&progress(1)).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("progress"));
+    });
+}
+
+#[test]
+fn a_call_that_nobody_resumes_ends_in_time() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({"resume_seconds": 1})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        let (mut line, heard) = resumable(&tenants, 2, "e-1");
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None);
+        ends(&tenants, 2, "stream_ended");
+    });
+    apart(|| {
+        let tenants = Tenants::new(&json!({"resumable_calls_per_agent_max": 1})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        for id in [2, 3, 4] {
+            let (mut line, heard) = resumable(&tenants, id, "e-1");
+            drop(heard);
+            assert_eq!(line.chunk().unwrap(), None);
+        }
+        // The oldest go, whoever ends the session ends the last, and who cancels his call has done with it.
+        for id in [2, 3] {
+            ends(&tenants, id, "stream_ended");
+        }
+        assert_eq!(ended(&tenants, 4), None);
+        tenants.daemon.json("sessions end", &["--agent", "alice"]).unwrap();
+        assert_eq!(tenants.puppet.hear().unwrap().header("mcp-session-id"), Some("one"));
+        ends(&tenants, 4, "stream_ended");
+        tenants.open(&tenants.alice, "one").unwrap();
+        let (line, mut heard) = resumable(&tenants, 5, "e-2");
+        drop(line);
+        heard.other_side_leaves().unwrap();
+        let cancel =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}});
+        tenants.served(&on("one", &cancel, &tenants.alice), &json!({})).unwrap();
+        ends(&tenants, 5, "client_gone");
+    });
+}

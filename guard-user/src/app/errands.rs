@@ -42,6 +42,7 @@ pub(super) async fn end_sessions_in_time(app: Arc<App>) {
                 "the server was not told of sessions that are over, or of requests that are refused: there were too many"
             );
         }
+        app.pipeline.elsewhere.suspended.sweep();
     }
 }
 

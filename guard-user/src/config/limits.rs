@@ -80,6 +80,11 @@ pub struct Limits {
     pub resumable_events_max: usize,
     /// Requests of one server that the guard refuses in its clients' place, with a record each; what goes beyond is dropped.
     pub server_refusals_per_second_max: u64,
+    /// Calls of one agent whose stream ended before their answer, and that their client may still get it for; one more, and
+    /// the one whose stream ended first is given up.
+    pub resumable_calls_per_agent_max: usize,
+    /// How long such a call waits for its client to resume the stream.
+    pub resume_seconds: u64,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -122,6 +127,8 @@ impl Default for Limits {
             tasks_per_agent_max: 4096,
             resumable_events_max: 1024,
             server_refusals_per_second_max: 20,
+            resumable_calls_per_agent_max: 256,
+            resume_seconds: 300,
             drain_seconds: 10,
         }
     }

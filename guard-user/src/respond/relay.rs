@@ -8,7 +8,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::link::{Expected, Links};
+use super::Elsewhere;
+use super::link::Expected;
 use super::refuse::Asked;
 use super::stream::ReplyStream;
 use super::view::{Passed, View};
@@ -30,7 +31,7 @@ pub async fn relay(
     asked: &Asked,
     mut view: View,
     (limits, memory): (&Limits, &Memory),
-    links: &Links,
+    elsewhere: &Elsewhere,
 ) -> Result<Response<Body>, Refusal> {
     let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
@@ -45,7 +46,7 @@ pub async fn relay(
             (permit, asked_at),
             &outcome,
             (limits.event_bytes_max, share),
-            links,
+            elsewhere,
         );
         return Ok(respond(&head, Body::Stream(Box::pin(stream))));
     }

@@ -11,16 +11,18 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc;
 
+use super::Elsewhere;
 use super::link::{self, Link, Links};
 use super::refuse::{self, Asked};
 use super::relay::NO_MEMORY;
+use super::suspended::{Call, Resumed, Suspended};
 use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::http::Held;
 use crate::refusal::Refusal;
 use crate::rpc::Era;
 use crate::rpc::sse::{Events, Piece, StreamFault};
-use crate::session::SessionId;
+use crate::session::{Gets, SessionId};
 use crate::upstream::{self, ReplyBody};
 
 /// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
@@ -28,7 +30,7 @@ use crate::upstream::{self, ReplyBody};
 pub(super) struct ReplyStream {
     body: ReplyBody,
     events: Events,
-    view: View,
+    view: Arc<View>,
     asked: Asked,
     outcome: Outcome,
     asked_at: Instant,
@@ -45,6 +47,9 @@ pub(super) struct ReplyStream {
     held: Held,
     /// Of HTTP+SSE.
     session: Option<Session>,
+    suspended: Suspended,
+    /// Of a GET that resumes a stream.
+    _resumed: Option<Resumed>,
 }
 
 /// What a stream of HTTP+SSE has beyond others.
@@ -75,15 +80,18 @@ impl ReplyStream {
         (permit, asked_at): (Permit, Instant),
         outcome: &Outcome,
         (event_bytes_max, held): (usize, Held),
-        links: &Links,
+        elsewhere: &Elsewhere,
     ) -> Self {
+        let Elsewhere { links, suspended } = elsewhere;
         let session = view.claim.opens_stream().then(|| Session::new(links));
+        let resumes = session.is_none() && view.claim.gets_stream() == Some(Gets::Resumed);
+        let resumed = resumes.then(|| suspended.resume(view.claim.scope()));
         let events = Events::new(event_bytes_max);
         let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
         Self {
             body,
             events,
-            view,
+            view: Arc::new(view),
             asked,
             outcome,
             asked_at,
@@ -93,6 +101,8 @@ impl ReplyStream {
             ready: VecDeque::new(),
             held,
             session,
+            suspended: suspended.clone(),
+            _resumed: resumed,
         }
     }
 
@@ -140,14 +150,29 @@ impl ReplyStream {
 
     /// The server has ended its stream.
     fn end(&mut self, result: OutcomeResult) {
-        let may_resume = self.is_resumable && self.asked.era == Era::Legacy;
-        let waits = !self.view.listens && !may_resume;
-        let failed = waits && self.fail(&Refusal::Upstream(upstream::Error::Ended));
+        if self.may_be_resumed() {
+            return self.suspend(result);
+        }
+        let failed = !self.view.listens && self.fail(&Refusal::Upstream(upstream::Error::Ended));
         self.conclude(match result {
             _ if self.is_answered => self.outcome.result,
             _ if failed && self.session.is_none() => OutcomeResult::UpstreamFailed,
             result => result,
         });
+    }
+
+    /// Whether its client can come back for the answer.
+    fn may_be_resumed(&self) -> bool {
+        self.is_resumable && !self.is_answered && self.asked.era == Era::Legacy && self.view.waits_for.is_some()
+    }
+
+    /// The call waits for its client to come back, and ends like this if it does not.
+    fn suspend(&mut self, result: OutcomeResult) {
+        if let Some(permit) = self.permit.take() {
+            let outcome = Outcome { result, duration: self.asked_at.elapsed(), ..self.outcome.clone() };
+            let (view, asked) = (Arc::clone(&self.view), self.asked.clone());
+            self.suspended.add(Call::new(view, asked, (permit, self.asked_at), outcome));
+        }
     }
 
     /// `None`: the client does not get this one.
@@ -161,7 +186,9 @@ impl ReplyStream {
         if let Some(session) = &mut self.session
             && piece.event.as_deref() == Some(b"endpoint")
         {
-            let path = self.view.claim.take_endpoint(&piece.data)?;
+            // Nobody else has this view.
+            let view = Arc::get_mut(&mut self.view).ok_or("its session cannot be told")?;
+            let path = view.claim.take_endpoint(&piece.data)?;
             session.links.add(&self.view.server.name, &path, &session.link);
             let (over, done) = (self.view.claim.until_over(), session.link.until_over());
             session.over = Box::pin(async move {
@@ -181,6 +208,7 @@ impl ReplyStream {
         let data = piece.data.clone();
         let passed = match &self.session {
             Some(session) => session.link.pass(data, &self.view)?,
+            None if self.view.claim.gets_stream().is_some() => self.suspended.pass(data, &self.view)?,
             None => self.view.pass(data)?,
         };
         // What comes on the stream of a session answers calls of their own.
@@ -249,6 +277,9 @@ impl HttpBody for ReplyStream {
 
 impl Drop for ReplyStream {
     fn drop(&mut self) {
+        if self.may_be_resumed() {
+            self.suspend(OutcomeResult::ClientGone);
+        }
         // Many clients leave as soon as they have their answer.
         let has_answer = self.is_answered && self.ready.is_empty();
         self.conclude(if has_answer { self.outcome.result } else { OutcomeResult::ClientGone });

@@ -48,6 +48,14 @@ impl From<Refused> for NotYours {
     }
 }
 
+/// Within what the ids of requests and events mean something: a session, or all that an agent does without one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    pub server: ServerName,
+    pub session: Option<SessionId>,
+    pub owner: Owner,
+}
+
 /// Made for one request and kept until the last byte of its answer.
 pub struct Claim {
     sessions: Arc<Sessions>,
@@ -63,7 +71,7 @@ pub struct Claim {
     /// What its answer does to the session.
     step: Step,
     is_modern: bool,
-    is_get: bool,
+    gets: Option<Gets>,
     /// The tool that is called: the answer may say that it has become a task.
     tool: Option<String>,
     /// The call that a task's result belongs to.
@@ -76,6 +84,14 @@ pub struct Claim {
     stream: u64,
     /// What is to be written before its client hears of it.
     pending: Pending,
+}
+
+/// A stream of the server's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gets {
+    New,
+    /// From the event on that the client names.
+    Resumed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +130,7 @@ impl Claim {
             visit: None,
             step,
             is_modern,
-            is_get: head.method == Method::GET,
+            gets: gets(head),
             tool: message.and_then(called_tool),
             made: None,
             logical: message.and_then(|message| Logical::of(server, message)),
@@ -179,6 +195,20 @@ impl Claim {
         self.session.as_ref()
     }
 
+    pub fn scope(&self) -> Scope {
+        Scope { server: self.server.clone(), session: self.session.clone(), owner: self.owner.clone() }
+    }
+
+    /// Whether the request is for a stream of the server's own, and resumes one.
+    pub fn gets_stream(&self) -> Option<Gets> {
+        self.gets
+    }
+
+    /// Whether its session was ended; without one it never is.
+    pub fn session_is_over(&self) -> bool {
+        self.visit.as_ref().is_some_and(Visit::is_over)
+    }
+
     /// The call to which the task belongs that is asked for.
     pub fn made(&self) -> Option<&Made> {
         self.made.as_ref()
@@ -210,7 +240,7 @@ impl Claim {
     /// Takes note of what the head of the answer says about the session.
     pub fn take_head(&mut self, head: &response::Parts) -> Result<(), &'static str> {
         // A stateless server says so of a method that it does not know, and one without streams of every GET.
-        let is_denied = head.status == StatusCode::NOT_FOUND && !self.is_modern && !self.is_get;
+        let is_denied = head.status == StatusCode::NOT_FOUND && !self.is_modern && self.gets.is_none();
         let is_success = head.status.is_success();
         if let (Some(id), Some(visit)) = (&self.session, &self.visit) {
             if self.step == Step::Ends && is_success {
@@ -289,7 +319,7 @@ impl Claim {
     }
 
     /// The stream of HTTP+SSE has ended, and its session with it.
-    pub fn end_stream(&mut self) {
+    pub fn end_stream(&self) {
         if let (Step::OpensStream, Some(id), Some(visit)) = (self.step, &self.session, &self.visit) {
             self.sessions.remove(&self.server, id, visit);
         }
@@ -391,6 +421,11 @@ fn step(head: &Parts, message: Option<&Message>, connection: &Connection) -> Ste
 fn has_hidden_separator(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     ["%2e", "%2f", "%5c"].iter().any(|escape| lower.contains(escape))
+}
+
+fn gets(head: &Parts) -> Option<Gets> {
+    let resumes = head.headers.contains_key(EVENT_HEADER);
+    (head.method == Method::GET).then_some(if resumes { Gets::Resumed } else { Gets::New })
 }
 
 fn called_tool(message: &Message) -> Option<String> {

@@ -23,9 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-pub use events::EVENT_ID_BYTES_MAX;
-pub use claim::{Claim, NotYours, SESSION_HEADER};
+pub use claim::{Claim, Gets, NotYours, SESSION_HEADER, Scope};
 pub use errand::{Errand, Errands, LeftOut, ToDo, What};
+pub use events::EVENT_ID_BYTES_MAX;
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};

@@ -69,6 +69,10 @@ impl Visit {
         Arc::ptr_eq(&self.presence, presence)
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        *self.presence.over.borrow()
+    }
+
     /// Ends when the session does.
     pub fn until_over(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut over = self.presence.over.subscribe();
