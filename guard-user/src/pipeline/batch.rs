@@ -20,9 +20,9 @@ use crate::config::Batches;
 use crate::connection::Connection;
 use crate::http::{Body, Held};
 use crate::respond;
-use crate::rpc::batch::{self, BATCH_VERSION};
+use crate::rpc::batch::{self, BATCH_VERSION, Part};
 use crate::rpc::reply::{self, Reply, ReplyKind};
-use crate::rpc::{FrameError, Kind, Message, sse};
+use crate::rpc::{FrameError, sse};
 use crate::rules::Rules;
 use crate::session::{Owner, SESSION_HEADER, SessionId};
 use crate::types::DecisionId;
@@ -72,7 +72,7 @@ impl Pipeline {
             Ok(messages) => messages,
             Err(error) => return self.refuse_batch(&shared, body.len(), error).await,
         };
-        if messages.iter().any(|message| matches!(message.kind(), Kind::Request { .. })) {
+        if messages.iter().any(|message| message.request.is_some()) {
             let (events, stream) = mpsc::channel(1);
             tokio::spawn(Arc::clone(self).answer_each(shared, messages, events));
             let mut response = Response::new(Body::Stream(Box::pin(Stream(stream))));
@@ -90,11 +90,11 @@ impl Pipeline {
     }
 
     /// Each message is judged by the rules that are in force when its turn comes.
-    async fn handle_next(&self, shared: &Shared, message: &Message) -> Response<Body> {
+    async fn handle_next(&self, shared: &Shared, message: &Part) -> Response<Body> {
         let Shared { connection, head, .. } = shared;
         let rules = self.rules.load();
         let caller = identify(&rules, connection, &head.headers).await;
-        self.handle_one(connection, &rules, head, &caller, Ok(message.raw())).await
+        self.handle_one(connection, &rules, head, &caller, Ok(message.raw.clone())).await
     }
 
     async fn refuse_batch(&self, shared: &Shared, bytes: usize, error: FrameError) -> Response<Body> {
@@ -109,7 +109,7 @@ impl Pipeline {
     async fn answer_each(
         self: Arc<Self>,
         shared: Shared,
-        messages: Vec<Message>,
+        messages: Vec<Part>,
         events: mpsc::Sender<Bytes>,
     ) {
         let all = async {
@@ -128,8 +128,8 @@ impl Pipeline {
 }
 
 /// One answer as events. `None`: nobody takes them any more.
-async fn pass_on(answer: Response<Body>, message: &Message, events: &mpsc::Sender<Bytes>) -> Option<()> {
-    let Kind::Request { id } = message.kind() else { return Some(()) };
+async fn pass_on(answer: Response<Body>, message: &Part, events: &mpsc::Sender<Bytes>) -> Option<()> {
+    let Some(id) = &message.request else { return Some(()) };
     let (head, mut body) = answer.into_parts();
     let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if kind.starts_with(b"text/event-stream") {

@@ -105,20 +105,25 @@ impl JsonErrorKind {
 
 /// Reads exactly one JSON value with at most `depth_max` (and [`DEPTH_MAX`]) levels of arrays and objects.
 pub fn parse(bytes: &[u8], depth_max: usize) -> Result<Json, JsonError> {
+    parse_within(bytes, depth_max, &mut { VALUES_MAX })
+}
+
+/// The same for one of several texts, which may have so many values together.
+pub fn parse_within(bytes: &[u8], depth_max: usize, values_left: &mut usize) -> Result<Json, JsonError> {
     if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
         return Err(JsonError { kind: JsonErrorKind::ByteOrderMark, offset: 0 });
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|fault| JsonError { kind: JsonErrorKind::NotUtf8, offset: fault.valid_up_to() })?;
-    let bounds = Bounds { values_left: Cell::new(VALUES_MAX), broken: Cell::new(None) };
+    let bounds = Bounds { values_left: Cell::new(*values_left), broken: Cell::new(None) };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let root = Reader { depth_left: depth_max.min(DEPTH_MAX), bounds: &bounds };
-    root.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value)).map_err(
-        |fault| {
-            let kind = bounds.broken.take().unwrap_or_else(|| JsonErrorKind::Syntax(words(&fault)));
-            JsonError { kind, offset: offset(bytes, fault.line(), fault.column()) }
-        },
-    )
+    let read = root.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    *values_left = bounds.values_left.get();
+    read.map_err(|fault| {
+        let kind = bounds.broken.take().unwrap_or_else(|| JsonErrorKind::Syntax(words(&fault)));
+        JsonError { kind, offset: offset(bytes, fault.line(), fault.column()) }
+    })
 }
 
 /// `serde_json`'s text without its line and column, which mean little for a request body.

@@ -103,9 +103,19 @@ pub struct Message {
 
 /// Reads a POST body. `depth_max` bounds the nesting of arrays and objects.
 pub fn decode(headers: &HeaderMap, body: Bytes, depth_max: usize) -> Result<Message, FrameError> {
+    decode_within(headers, body, depth_max, &mut { json::VALUES_MAX })
+}
+
+/// The same for a message of a batch, whose messages may have so many values together.
+pub(super) fn decode_within(
+    headers: &HeaderMap,
+    body: Bytes,
+    depth_max: usize,
+    values_left: &mut usize,
+) -> Result<Message, FrameError> {
     head::check(headers)?;
     head::check_json(headers)?;
-    let members = match json::parse(&body, depth_max).map_err(Fault::from)? {
+    let members = match json::parse_within(&body, depth_max, values_left).map_err(Fault::from)? {
         Json::Object(members) => members,
         Json::Array(_) => return Err(Fault::Batch.into()),
         _ => return Err(Fault::NotAnObject.into()),
