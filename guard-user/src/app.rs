@@ -486,6 +486,7 @@ fn audit_options(config: &Config) -> Options {
         durability: config.audit.durability,
         wait: Duration::from_millis(config.limits.audit_wait_milliseconds),
         calls_in_flight_max: config.limits.calls_in_flight_max,
+        calls_in_flight_per_agent_max: config.limits.calls_in_flight_per_agent_max,
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Refusal {
     #[error("the server's answer cannot be passed on: {0}")]
     Answer(&'static str),
     #[error("its audit record could not be written, and nothing goes on unrecorded")]
-    Audit(#[from] audit::AuditError),
+    Audit(audit::AuditError),
     /// The kill switch. `forwarded`: it was set while the call was under way.
     #[error("the operator has blocked this agent")]
     Blocked { forwarded: bool },
@@ -58,6 +58,9 @@ pub enum Refusal {
     Path(String),
     #[error("this port takes HTTPS only")]
     Plaintext,
+    /// The others must find room, too.
+    #[error("{0} calls and streams of this agent are under way already (limits.calls_in_flight_per_agent_max)")]
+    TooManyCalls(usize),
     #[error("{}", .0.reason)]
     TooOften(Exceeded),
     /// It names a session, a task or the like that was not given to this agent.
@@ -141,6 +144,7 @@ impl Refusal {
             Self::SessionOver => "session_over",
             Self::Path(_) => "unknown_path",
             Self::Plaintext => "plaintext",
+            Self::TooManyCalls(_) => "too_many_calls",
             Self::TooOften(_) => "velocity_exceeded",
             Self::Tool(held) => held.reason(),
             Self::Upstream(error) => error.reason(),
@@ -175,7 +179,7 @@ impl Refusal {
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
             Self::Tool(_) => 40_303,
-            Self::TooOften(_) => 42_900,
+            Self::TooManyCalls(_) | Self::TooOften(_) => 42_900,
             Self::Answer(_) => 50_200,
             Self::Upstream(_) => 50_201,
             Self::Audit(_) => 50_300,
@@ -200,7 +204,7 @@ impl Refusal {
             | Self::NeedsApproval(_)
             | Self::Tool(_)
             | Self::Withdrawn => StatusCode::FORBIDDEN,
-            Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyCalls(_) | Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -239,7 +243,7 @@ impl Refusal {
                 Advice::After(Duration::from_millis(exceeded.retry_after_milliseconds))
             }
             Self::NeedsApproval(_) | Self::Tool(_) => Advice::Approval,
-            Self::Body(Unreadable::Busy) => Advice::After(Duration::from_secs(1)),
+            Self::Body(Unreadable::Busy) | Self::TooManyCalls(_) => Advice::After(Duration::from_secs(1)),
             Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,
         }
@@ -252,6 +256,15 @@ impl Refusal {
             Self::NeedsApproval(approval) => Some(&approval.rule),
             Self::TooOften(exceeded) => Some(&exceeded.rule),
             _ => None,
+        }
+    }
+}
+
+impl From<audit::AuditError> for Refusal {
+    fn from(error: audit::AuditError) -> Self {
+        match error {
+            audit::AuditError::AgentBusy(most) => Self::TooManyCalls(most),
+            error => Self::Audit(error),
         }
     }
 }

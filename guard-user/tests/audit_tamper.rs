@@ -49,6 +49,7 @@ impl Trail {
             durability: Durability::Os,
             wait: Duration::from_secs(20),
             calls_in_flight_max: 8,
+            calls_in_flight_per_agent_max: 8,
         })
         .unwrap();
         let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };

@@ -51,6 +51,7 @@ async fn killed_again_and_again(durability: Durability) {
         durability,
         wait: Duration::from_secs(30),
         calls_in_flight_max: 1,
+        calls_in_flight_per_agent_max: 1,
     })
     .expect("the trail is continued after every kill");
     log.close().await;

@@ -245,6 +245,22 @@ fn one_call_too_many_in_flight_is_refused() {
 }
 
 #[test]
+fn no_agent_takes_the_place_of_all_others() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({"calls_in_flight_per_agent_max": 1})).unwrap();
+        let mut first = tenants.https.line().unwrap();
+        first.send(&Request::post(&call(1, "open")).by(&tenants.alice).bytes()).unwrap();
+        let heard = tenants.puppet.hear().unwrap();
+        let refused = tenants.refused(&Request::post(&call(2, "open")).by(&tenants.alice)).unwrap();
+        assert_eq!(reason(&refused.json()), "too_many_calls");
+        tenants.served(&Request::post(&call(1, "open")).by(&tenants.bob), &json!({"content": []})).unwrap();
+        heard.answer(&done(1)).unwrap();
+        assert_eq!(first.answer().unwrap().json(), done(1));
+        assert_eq!(tenants.daemon.ledger().unwrap().calls("deny", "open").count(), 1);
+    });
+}
+
+#[test]
 fn a_server_may_be_silent_so_long_and_its_events_so_large() {
     with(&json!({"upstream_head_seconds": 3, "event_bytes_max": 1000}), |scene| {
         let ask = || {

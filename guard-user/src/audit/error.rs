@@ -12,6 +12,8 @@ use super::NoteError;
 pub enum AuditError {
     #[error("{0} calls are under way already (limits.calls_in_flight_max)")]
     Busy(usize),
+    #[error("{0} calls of this agent are under way already (limits.calls_in_flight_per_agent_max)")]
+    AgentBusy(usize),
     #[error("the audit record was not on disk within {} ms (limits.audit_wait_milliseconds); the disk is slow or stuck", .0.as_millis())]
     TimedOut(Duration),
     #[error("the audit trail cannot be written: {0}; calls are refused until it can")]
@@ -27,6 +29,7 @@ impl AuditError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Busy(_) => "busy",
+            Self::AgentBusy(_) => "agent_busy",
             Self::TimedOut(_) => "audit_timed_out",
             Self::Failed(_) => "audit_failed",
             Self::TooLong => "audit_too_long",

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
@@ -16,8 +16,11 @@ use super::error::{AuditError, OpenError};
 use super::heartbeat::Heartbeat;
 use super::note::{SigningKey, VerifierKey};
 use super::queue::{Append, Compose, Done};
-use super::record::{self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, OpenCall, Outcome, Refusal};
+use super::record::{
+    self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, Local, OpenCall, Outcome, Refusal,
+};
 use super::recover::{self, Recovered};
+use super::slots::{Slot, Slots};
 use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
 use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
@@ -36,6 +39,8 @@ pub struct Options {
     pub wait: Duration,
     /// Calls between their record and their outcome (`limits.calls_in_flight_max`).
     pub calls_in_flight_max: usize,
+    /// Of these, calls of one agent (`limits.calls_in_flight_per_agent_max`).
+    pub calls_in_flight_per_agent_max: usize,
 }
 
 /// The audit trail. Cheap to clone.
@@ -47,9 +52,8 @@ pub struct AuditLog {
 struct Shared {
     desk: Arc<Desk>,
     /// Calls and refusals have slots of their own: a flood of refusals must not use up those of calls.
-    calls: Arc<Semaphore>,
+    calls: Slots,
     refusals: Arc<Semaphore>,
-    calls_in_flight_max: usize,
     wait: Duration,
     verifier: VerifierKey,
     health: Arc<Health>,
@@ -87,7 +91,7 @@ pub struct Permit {
 /// A call that holds a slot. The slot is free again when the outcome is written.
 pub(super) struct Ticket {
     id: DecisionId,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     shared: Arc<Shared>,
 }
 
@@ -100,7 +104,7 @@ impl AuditLog {
     }
 
     pub(super) fn open_on(options: Options, disk: Box<dyn Disk>) -> Result<Self, OpenError> {
-        let Options { dir, host, durability, wait, calls_in_flight_max } = options;
+        let Options { dir, host, durability, wait, calls_in_flight_max, calls_in_flight_per_agent_max } = options;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
         let key = match key::load(&dir)? {
@@ -123,10 +127,9 @@ impl AuditLog {
             .name("audit-writer".into())
             .spawn(move || theirs.run())
             .map_err(OpenError::io(&dir))?;
-        let slots = calls_in_flight_max.min(Semaphore::MAX_PERMITS);
-        let (calls, refusals) = (Arc::new(Semaphore::new(slots)), Arc::new(Semaphore::new(slots)));
-        let shared =
-            Shared { desk: shared_desk, calls, refusals, calls_in_flight_max, wait, verifier, health };
+        let calls = Slots::new(calls_in_flight_max, calls_in_flight_per_agent_max);
+        let refusals = Arc::new(Semaphore::new(calls_in_flight_max.min(Semaphore::MAX_PERMITS)));
+        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, health };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -161,9 +164,9 @@ impl AuditLog {
     /// follows it then. The same holds if the returned future is dropped.
     pub async fn intend(&self, call: &CallRecord<'_>) -> Result<Permit, AuditError> {
         let shared = &*self.shared;
-        let slot = Arc::clone(&shared.calls)
-            .try_acquire_owned()
-            .map_err(|_none_free| AuditError::Busy(shared.calls_in_flight_max))?;
+        // What the guard does on behalf of an agent must not fail because of the agent.
+        let agent = call.agent.filter(|_| !matches!(call.local, Local::Guard));
+        let slot = shared.calls.take(agent)?;
         let body = bounded(record::allowed(call))?;
         let ticket = Ticket { id: call.id, slot, shared: Arc::clone(&self.shared) };
         let (reply, answer) = oneshot::channel();
@@ -270,9 +273,10 @@ impl Permit {
         let Some(Ticket { slot, shared, .. }) = self.open.take() else { return };
         match record::closing(self.id, self.seq, outcome) {
             Ok(body) => {
-                shared.desk.queue.push_outcome(Append::new(body, Done::Outcome { slot: Some(slot) }));
                 // A later call finds a free slot, or has this one written along with its own record.
-                if shared.calls.available_permits() == 0 {
+                let is_last = shared.calls.is_last(&slot);
+                shared.desk.queue.push_outcome(Append::new(body, Done::Outcome { slot: Some(slot) }));
+                if is_last {
                     shared.desk.queue.wake();
                 }
             }

@@ -11,7 +11,7 @@
 //! disk           the few file operations, so that tests can make each of them fail
 //! key, recover   what stands in the directory when the guard starts
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
-//! log            the handle that the other stages hold
+//! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
@@ -32,6 +32,7 @@ mod queue;
 mod reconcile;
 mod record;
 mod recover;
+mod slots;
 mod text;
 mod verify;
 mod walk;

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::AuditError;
 use super::log::{Permit, Ticket};
+use super::slots::Slot;
 use crate::attendance::Guest;
 
 /// One record on its way to the disk.
@@ -36,7 +37,7 @@ pub(super) enum Done {
     /// Nobody: an outcome. It holds its call's slot until it is written, which bounds the queue.
     Outcome {
         #[expect(dead_code, reason = "it is held, not read")]
-        slot: Option<OwnedSemaphorePermit>,
+        slot: Option<Slot>,
     },
 }
 

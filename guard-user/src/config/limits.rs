@@ -12,6 +12,8 @@ pub struct Limits {
     pub connections_per_peer_max: usize,
     /// Calls between their intent record and their closing record; one more is refused.
     pub calls_in_flight_max: usize,
+    /// Of these, calls of one agent, open streams among them.
+    pub calls_in_flight_per_agent_max: usize,
     /// From the connection's first byte to the end of the TLS handshake.
     pub tls_handshake_seconds: u64,
     /// From a request's first byte to the end of its head; for a connection's first request, from the beginning.
@@ -95,6 +97,7 @@ impl Default for Limits {
             connections_max: 4096,
             connections_per_peer_max: 1024,
             calls_in_flight_max: 4096,
+            calls_in_flight_per_agent_max: 2048,
             tls_handshake_seconds: 10,
             header_seconds: 10,
             header_bytes_max: 32 * 1024,

@@ -57,6 +57,7 @@ async fn cell(args: &Args, durability: Durability, callers: u64) -> anyhow::Resu
         durability,
         wait: Duration::from_secs(30),
         calls_in_flight_max: 4096,
+        calls_in_flight_per_agent_max: 4096,
     })?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let cpu = cpu_micros()?;

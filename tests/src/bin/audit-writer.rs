@@ -36,6 +36,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         durability: if args.os { Durability::Os } else { Durability::Durable },
         wait: Duration::from_secs(30),
         calls_in_flight_max: 1024,
+        calls_in_flight_per_agent_max: 1024,
     })?;
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..args.tasks)

@@ -24,6 +24,7 @@ fn options(dir: &Path) -> Options {
         durability: Durability::Durable,
         wait: Duration::from_secs(20),
         calls_in_flight_max: 64,
+        calls_in_flight_per_agent_max: 64,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::audit::record::tests::call;
-use crate::audit::{AuditError, Event, Refusal};
+use crate::audit::{AuditError, CallRecord, Event, Local, Refusal};
 
 #[tokio::test]
 async fn a_trail_tells_the_whole_life_of_a_guard() {
@@ -73,6 +73,23 @@ async fn one_call_more_than_the_limit_is_refused_until_an_outcome_is_written() {
     // The outcome stands before this record in the queue.
     log.refuse(&call(3), Refusal::Deny, 200).await.unwrap();
     assert!(log.intend(&call(4)).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_agent_leaves_room_for_the_others_and_for_the_guard() {
+    let dir = tempdir();
+    let options = Options { calls_in_flight_max: 4, calls_in_flight_per_agent_max: 2, ..options(dir.path()) };
+    let log = AuditLog::open(options).unwrap();
+    let of = |agent| CallRecord { agent: Some(agent), ..call(1) };
+    let first = log.intend(&of("a")).await.unwrap();
+    let _second = log.intend(&of("a")).await.unwrap();
+    assert_eq!(log.intend(&of("a")).await.err(), Some(AuditError::AgentBusy(2)));
+    let _other = log.intend(&of("b")).await.unwrap();
+    let own = log.intend(&CallRecord { local: Local::Guard, ..of("a") }).await.unwrap();
+    assert_eq!(log.intend(&of("b")).await.err(), Some(AuditError::Busy(4)));
+    drop((first, own));
+    log.refuse(&call(3), Refusal::Deny, 200).await.unwrap();
+    assert!(log.intend(&of("a")).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

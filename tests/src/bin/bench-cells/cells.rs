@@ -137,6 +137,7 @@ impl Cell {
         let many = 16_384;
         daemon.config.limits = serde_json::from_value(json!({
             "connections_max": many, "connections_per_peer_max": many, "calls_in_flight_max": many,
+            "calls_in_flight_per_agent_max": many,
         }))?;
         let credential = daemon.issue(AGENT)?;
         daemon.start()?;
