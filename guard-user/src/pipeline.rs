@@ -160,7 +160,8 @@ impl Pipeline {
         let answer = async {
             let Connection { server, door, .. } = &**case.connection;
             let head = case.head;
-            let request = Outgoing { method: &head.method, uri: &head.uri, headers: claim.head(), body };
+            let headers = claim.forwarded(&head.headers);
+            let request = Outgoing { method: &head.method, uri: &head.uri, headers: &headers, body };
             let reply = self.upstream.forward(permit, server, *door, request).await?;
             if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
                 self.elsewhere.suspended.cancel(&claim.scope(), &id);

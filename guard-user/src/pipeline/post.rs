@@ -28,7 +28,7 @@ impl Pipeline {
     ) -> Result<Response<Body>, Refusal> {
         let Connection { server, door, .. } = &**case.connection;
         let head = case.head;
-        let headers = claim.head().clone();
+        let headers = claim.forwarded(&head.headers);
         claim.spend();
         let asked = match case.message.as_ref().map(Message::kind) {
             Some(Kind::Request { id }) => Some(id),

@@ -1,11 +1,13 @@
 //! What one request uses of what its agent was given, and what its answer may give it.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, response};
 
 use super::errand::{Errand, Errands, What};
 use super::{
@@ -65,7 +67,10 @@ pub struct Claim {
     path: String,
     door: Door,
     owner: Owner,
-    head: HeaderMap,
+    /// What the guard's own requests because of this one need of its headers.
+    kept: HeaderMap,
+    /// It names a session that its server must not hear of.
+    hides_session: bool,
     session: Option<SessionId>,
     visit: Option<Visit>,
     /// What its answer does to the session.
@@ -125,7 +130,8 @@ impl Claim {
             server: server.clone(),
             path: connection.server.path.clone(),
             door: connection.door,
-            head: head.headers.clone(),
+            kept: kept(head, connection.server.forward_authorization),
+            hides_session: false,
             session: None,
             visit: None,
             step,
@@ -169,7 +175,7 @@ impl Claim {
 
     fn enter(&mut self, id: &HeaderValue) -> Result<(), NotYours> {
         let id = SessionId::parse(id.as_bytes())?;
-        let version = self.head.get(VERSION_HEADER).and_then(|version| version.to_str().ok());
+        let version = self.kept.get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         match self.sessions.enter(&self.server, &id, &self.owner, version) {
             Ok(visit) => {
                 (self.session, self.visit) = (Some(id), Some(visit));
@@ -178,7 +184,7 @@ impl Claim {
             // A stateless request has no session, and without the header it can steal none. Its own goes on: some servers read
             // a request by another revision than its headers say.
             Err(_refused) if self.is_modern => {
-                self.head.remove(SESSION_HEADER);
+                self.hides_session = true;
                 Ok(())
             }
             Err(refused) => Err(refused.into()),
@@ -186,8 +192,13 @@ impl Claim {
     }
 
     /// The client's headers, less a session that is none.
-    pub fn head(&self) -> &HeaderMap {
-        &self.head
+    pub fn forwarded<'h>(&self, head: &'h HeaderMap) -> Cow<'h, HeaderMap> {
+        if !self.hides_session {
+            return Cow::Borrowed(head);
+        }
+        let mut head = head.clone();
+        head.remove(SESSION_HEADER);
+        Cow::Owned(head)
     }
 
     /// The session that the request uses.
@@ -266,7 +277,7 @@ impl Claim {
     }
 
     fn adopt(&mut self, id: SessionId, kind: SessionKind) -> Result<(), &'static str> {
-        let host = self.head.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let host = self.kept.get(HOST).and_then(|host| host.to_str().ok());
         let new = NewSession {
             server: self.server.clone(),
             id: id.clone(),
@@ -383,7 +394,7 @@ impl Claim {
 
     /// Has a server's request refused, in place of the client, which does not get it.
     pub fn refuse(&self, id: &Id, method: &str) {
-        let mut head = self.head.clone();
+        let mut head = self.kept.clone();
         let is_sse = matches!(self.step, Step::OpensStream | Step::Posts);
         let path = self.session.as_ref().filter(|_| is_sse).map(|path| path.as_str().to_owned());
         let session = self.session.as_ref().filter(|_| !is_sse);
@@ -421,6 +432,21 @@ fn step(head: &Parts, message: Option<&Message>, connection: &Connection) -> Ste
 fn has_hidden_separator(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     ["%2e", "%2f", "%5c"].iter().any(|escape| lower.contains(escape))
+}
+
+/// A few short headers: a request's own would be held for as long as its answer's stream.
+fn kept(head: &Parts, forward_authorization: bool) -> HeaderMap {
+    let names = [HOST, HeaderName::from_static(VERSION_HEADER), AUTHORIZATION];
+    let names = names.into_iter().filter(|name| *name != AUTHORIZATION || forward_authorization);
+    let mut kept: HeaderMap =
+        names.filter_map(|name| head.headers.get(&name).cloned().map(|value| (name, value))).collect();
+    // HTTP/2 clients say in `:authority` what HTTP/1.1 says in `Host`.
+    if let (false, Some(authority)) = (kept.contains_key(HOST), head.uri.authority())
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        kept.insert(HOST, host);
+    }
+    kept
 }
 
 fn gets(head: &Parts) -> Option<Gets> {
