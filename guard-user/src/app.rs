@@ -127,7 +127,7 @@ impl App {
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
         // Only now has the guard before this one written down what it knew.
-        let sessions = Sessions::open(&config.state_dir, &config.limits)?;
+        let sessions = Sessions::open(&config.state_dir, &config.limits, kernel.dialer())?;
         let servers = config.servers.iter().map(|server| &server.name);
         let (errands, to_do) = Errands::new(servers, &config.limits);
         let pipeline = Arc::new(Pipeline {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
+use socket2::SockRef;
 
 /// How long a test waits for a request. Only a failing test waits.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Puppet {
     heard: Receiver<Heard>,
+    listener: Option<TcpListener>,
 }
 
 /// A request that arrived, and the way back.
@@ -38,13 +40,19 @@ impl Puppet {
     /// Takes the connections of `listener`.
     pub fn on(listener: TcpListener) -> Self {
         let (tell, heard) = mpsc::channel();
+        let kept = listener.try_clone().ok();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let tell = tell.clone();
                 thread::spawn(move || hear(stream, &tell));
             }
         });
-        Self { heard }
+        Self { heard, listener: kept }
+    }
+
+    /// Closes its listener.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.listener.take().map_or(Ok(()), |listener| SockRef::from(&listener).shutdown(Shutdown::Both))
     }
 
     /// The next request.

@@ -28,6 +28,17 @@ impl Dialer {
         Self { inner }
     }
 
+    /// Cookie of the listening socket that is reached by `door` now.
+    pub fn listener(&self, door: Door) -> Option<u64> {
+        Some(self.inner.realm(door.netns)?.servers.pinned(door.port)?.cookie())
+    }
+
+    /// Whether that socket is still there. A server that was started again listens with another one, unless a service manager
+    /// keeps it.
+    pub fn has_listener(&self, door: Door, cookie: u64) -> bool {
+        self.inner.realm(door.netns).is_some_and(|realm| realm.servers.has_pinned(door.port, cookie))
+    }
+
     /// Connects to the pinned server behind `door`, with `TCP_NODELAY`. The time limit is the caller's.
     ///
     /// `NotConnected`: no recognised server listens there. `ConnectionRefused`: it stopped just now.

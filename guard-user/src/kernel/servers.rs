@@ -43,6 +43,11 @@ pub struct Pinned {
 }
 
 impl Pinned {
+    /// Names the socket for as long as the host runs.
+    pub(super) fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
     /// Where to connect to reach it.
     pub fn target(&self) -> SocketAddr {
         let ip = if self.address.ip().to_canonical().is_unspecified() {
@@ -118,6 +123,12 @@ impl Servers {
     /// The pinned socket for connections to `port`; IPv4 first, which is what most clients would use.
     pub(crate) fn pinned(&self, port: u16) -> Option<Pinned> {
         lock(&self.state).get(&port)?.pinned.iter().min_by_key(|pinned| pinned.family).cloned()
+    }
+
+    /// Whether the pinned socket with this cookie is still there.
+    pub(crate) fn has_pinned(&self, port: u16, cookie: u64) -> bool {
+        let state = lock(&self.state);
+        state.get(&port).is_some_and(|status| status.pinned.iter().any(|pinned| pinned.cookie == cookie))
     }
 
     /// Looks which servers listen and pins new ones. Cheap when nothing has changed. `slots` are those with a socket.

@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, response
 
 use super::errand::{Errand, Errands, What};
 use super::{
-    Adopted, Cause, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId, SessionIdError, SessionKind, Sessions, Visit,
+    Adopted, Cause, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId,
+    SessionIdError, SessionKind, Sessions, Visit,
 };
 use crate::connection::Connection;
 use crate::identity::Caller;
@@ -284,6 +285,7 @@ impl Claim {
             owner: self.owner.clone(),
             netns: self.door.netns,
             port: self.door.port,
+            listener: None,
             version: None,
             host: host.map(str::to_owned),
             kind,

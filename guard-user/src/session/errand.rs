@@ -102,8 +102,8 @@ impl Errands {
                     (counts.second, counts.refusals) = (second, 0);
                 }
                 counts.refusals += 1;
-                let is_done = counts.refusals <= desk.refusals_per_second_max
-                    && desk.refusals.try_send(errand).is_ok();
+                let is_done =
+                    counts.refusals <= desk.refusals_per_second_max && desk.refusals.try_send(errand).is_ok();
                 counts.left_out.refusals += u64::from(!is_done);
             }
         }

@@ -129,7 +129,9 @@ impl Journal {
             Writer::Thread(jobs, _) => {
                 let is_queued = jobs.try_send(Job::Line(line, tell)).is_ok();
                 if !is_queued {
-                    tracing::warn!("{LINES_WAITING_MAX} lines about sessions wait for the disk; one more is left out");
+                    tracing::warn!(
+                        "{LINES_WAITING_MAX} lines about sessions wait for the disk; one more is left out"
+                    );
                     self.lose();
                 }
                 is_queued

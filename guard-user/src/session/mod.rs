@@ -34,6 +34,7 @@ pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
 
 use crate::config::Limits;
+use crate::kernel::{Dialer, Door};
 use crate::types::ServerName;
 use events::{EventId, Streams};
 use journal::Journal;
@@ -49,6 +50,8 @@ pub struct Sessions {
     events_max: usize,
     /// 0 is for those of a former guard.
     next_stream: AtomicU64,
+    /// Knows which listeners are there.
+    dialer: Dialer,
 }
 
 /// What became of a session that a server has opened.
@@ -70,7 +73,7 @@ struct State {
 impl Sessions {
     /// What a former guard left in `state_dir`. A file that cannot be read is no reason to let anybody use a session that
     /// is not his: it is an error.
-    pub fn open(state_dir: &Path, limits: &Limits) -> io::Result<Self> {
+    pub fn open(state_dir: &Path, limits: &Limits, dialer: Dialer) -> io::Result<Self> {
         let (mut table, mut tasks) = (Table::new(limits), Tasks::default());
         let journal = Journal::open(state_dir, &mut table, &mut tasks)?;
         let (streams, rounds) = (Streams::default(), Rounds::default());
@@ -79,6 +82,7 @@ impl Sessions {
             tasks_per_agent_max: limits.tasks_per_agent_max,
             events_max: limits.resumable_events_max,
             next_stream: AtomicU64::new(1),
+            dialer,
         })
     }
 
@@ -100,6 +104,15 @@ impl Sessions {
 
     /// Binds a session that a server has just opened. Its client is to be told once it is written.
     pub fn adopt(&self, new: &NewSession) -> Result<Adopted, Refused> {
+        let listener = self.dialer.listener(Door { netns: new.netns, port: new.port });
+        let new = NewSession { listener, ..new.clone() };
+        match self.adopt_by(&new) {
+            Err(Refused::Taken) if self.end_restarted(&new.server, &new.id) => self.adopt_by(&new),
+            adopted => adopted,
+        }
+    }
+
+    fn adopt_by(&self, new: &NewSession) -> Result<Adopted, Refused> {
         let now = unix_milliseconds();
         let mut state = self.lock();
         let State { table, journal, .. } = &mut *state;
@@ -110,6 +123,22 @@ impl Sessions {
         }
         let written = if is_new { journal.opened(new, now) } else { None };
         Ok(Adopted { visit, ended, written })
+    }
+
+    /// Ends a session whose server does not listen any more with the socket by which it was opened: a server that counts its
+    /// sessions begins anew when it is started again. Whether it was so.
+    fn end_restarted(&self, server: &ServerName, id: &SessionId) -> bool {
+        let Some((door, listener)) = self.lock().table.listener(server, id) else { return false };
+        if self.dialer.has_listener(door, listener) {
+            return false;
+        }
+        let mut state = self.lock();
+        let is_over = state.table.end_restarted(server, id, (door, listener));
+        if is_over {
+            state.journal.ended(server, id);
+            tracing::info!(session = id.name(), %server, "a session is over: its server was started again and gave its id away");
+        }
+        is_over
     }
 
     /// Takes out a session that ends with its stream.
@@ -220,12 +249,7 @@ impl Sessions {
     }
 
     /// Binds a task to the call that made it. Its client is to be told once it is written.
-    pub fn made_task(
-        &self,
-        server: &ServerName,
-        id: &str,
-        made: &Made,
-    ) -> Result<Option<Written>, Refused> {
+    pub fn made_task(&self, server: &ServerName, id: &str, made: &Made) -> Result<Option<Written>, Refused> {
         let now = unix_milliseconds();
         let mut state = self.lock();
         state.tasks.add(server, id, made.clone(), self.tasks_per_agent_max, now)?;

@@ -200,7 +200,11 @@ impl Rounds {
     ) -> Result<Option<(u64, Round)>, Refused> {
         let Some(owners) = self.asked.get_mut(&logical.key()) else { return Ok(None) };
         let Some(own) = owners.get_mut(owner) else {
-            return if logical.state.is_some() { Err(Refused::Unknown(Cause::AnotherAgents)) } else { Ok(None) };
+            return if logical.state.is_some() {
+                Err(Refused::Unknown(Cause::AnotherAgents))
+            } else {
+                Ok(None)
+            };
         };
         let is_meant = |asked: &&mut Asked| {
             !asked.is_answered
@@ -387,7 +391,11 @@ mod tests {
         rounds.wait(first.clone(), 0);
         rounds.wait(round(Some("other"), "b"), 0);
         for number in 0..ROUNDS_PER_AGENT_MAX {
-            assert_eq!(go_on(&mut rounds, &first.logical, "c", 1), Err(Refused::Unknown(Cause::AnotherAgents)), "{number}");
+            assert_eq!(
+                go_on(&mut rounds, &first.logical, "c", 1),
+                Err(Refused::Unknown(Cause::AnotherAgents)),
+                "{number}"
+            );
             rounds.wait(round(Some(&number.to_string()), "a"), 0);
         }
         assert_eq!(go_on(&mut rounds, &first.logical, "a", 1), Ok(false));

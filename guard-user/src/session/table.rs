@@ -28,6 +28,9 @@ pub struct NewSession {
     /// Network namespace and port where its server is.
     pub netns: u64,
     pub port: u16,
+    /// Cookie of the listening socket by which its server was reached, as far as it is known.
+    #[serde(default)]
+    pub listener: Option<u64>,
     /// The protocol version that was agreed on, if it is known.
     pub version: Option<String>,
     /// What its client calls the server: some servers answer to one name only.
@@ -92,6 +95,8 @@ pub enum Reason {
     SessionEnded,
     /// Its stream of HTTP+SSE has ended.
     StreamEnded,
+    /// Its server was started again, and has given its id to somebody else.
+    ServerRestarted,
 }
 
 impl Reason {
@@ -102,6 +107,7 @@ impl Reason {
             Self::SessionsTooMany => "sessions_too_many",
             Self::SessionEnded => "session_ended",
             Self::StreamEnded => "stream_ended",
+            Self::ServerRestarted => "server_restarted",
         }
     }
 }
@@ -276,7 +282,8 @@ impl Table {
             let is_others = other.new.owner != new.owner;
             (other.gone.is_none(), is_others, other.presence.used_at(now), other.opened_at)
         };
-        let all = of_agent.iter().filter_map(|id| self.sessions.get_key_value(&(new.server.clone(), id.clone())));
+        let all =
+            of_agent.iter().filter_map(|id| self.sessions.get_key_value(&(new.server.clone(), id.clone())));
         let key = all.min_by_key(|(_, other)| last(other)).map(|(key, _)| key.clone())?;
         let session = self.take(&key)?;
         self.finish(session, Reason::SessionsTooMany)
@@ -326,6 +333,20 @@ impl Table {
         {
             self.over.add(key, session.new.owner, Reason::StreamEnded);
         }
+    }
+
+    /// By which listener an open session was opened.
+    pub(super) fn listener(&self, server: &ServerName, id: &SessionId) -> Option<(Door, u64)> {
+        let session = self.sessions.get(&(server.clone(), id.clone()))?;
+        let NewSession { netns, port, listener, .. } = session.new;
+        Some((Door { netns, port }, listener?))
+    }
+
+    /// Takes out a session that was opened by this listener. Its id is somebody else's now, so its server has nothing to close.
+    pub(super) fn end_restarted(&mut self, server: &ServerName, id: &SessionId, by: (Door, u64)) -> bool {
+        let is_meant = self.listener(server, id) == Some(by);
+        let session = is_meant.then(|| self.take(&(server.clone(), id.clone()))).flatten();
+        session.map(|session| self.finish(session, Reason::ServerRestarted)).is_some()
     }
 
     fn finish(&mut self, session: Session, reason: Reason) -> Option<Ended> {
@@ -454,7 +475,7 @@ impl Session {
         if self.gone == Some(Gone::Ended) {
             return None;
         }
-        let NewSession { server, id, owner, netns, port, version, host, kind } = self.new;
+        let NewSession { server, id, owner, netns, port, version, host, kind, .. } = self.new;
         Some(Ended { server, id, owner, door: Door { netns, port }, version, host, kind, reason })
     }
 }

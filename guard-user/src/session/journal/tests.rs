@@ -10,7 +10,7 @@ use crate::config::Limits;
 fn new(id: &str) -> NewSession {
     let (server, id) = (ServerName::parse("crm").unwrap(), SessionId::parse(id.as_bytes()).unwrap());
     let (version, host, kind) = (Some("2025-11-25".into()), None, SessionKind::Streamable);
-    NewSession { server, id, owner: owner("a"), netns: 1, port: 3001, version, host, kind }
+    NewSession { server, id, owner: owner("a"), netns: 1, port: 3001, listener: Some(7), version, host, kind }
 }
 
 fn empty() -> (Table, Tasks) {

@@ -22,6 +22,7 @@ fn new(text: &str, agent: &str) -> NewSession {
         owner,
         netns: 1,
         port: 3001,
+        listener: Some(7),
         version: None,
         host: None,
         kind: SessionKind::Streamable,
@@ -118,8 +119,7 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     assert!(table.revive(&server(), &id("1")).is_some() && !visit.is_denied());
     assert_eq!(table.len(), 1);
     // Time, room and an operator end it at its server, and its streams here.
-    for (reason, way) in
-        [(Reason::SessionTooOld, 0), (Reason::SessionsTooMany, 1), (Reason::SessionEnded, 2)]
+    for (reason, way) in [(Reason::SessionTooOld, 0), (Reason::SessionsTooMany, 1), (Reason::SessionEnded, 2)]
     {
         let mut table = self::table(10, 100, 2);
         let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
@@ -151,6 +151,27 @@ fn a_stream_that_ends_takes_no_other_session_along() {
     assert_eq!(table.len(), 1);
     table.remove_visited(&server(), &id("1"), &visit);
     assert_eq!(table.len(), 0);
+}
+
+/// Its server gives out its id again.
+#[test]
+fn a_session_of_a_server_that_was_started_again_is_over_and_another_is_not() {
+    let mut table = table(10, 100, 2);
+    let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+    let by = table.listener(&server(), &id("1")).unwrap();
+    assert!(!table.end_restarted(&server(), &id("1"), (by.0, 8)), "another listener");
+    assert!(table.adopt(new("1", "b"), 0).is_err());
+    assert!(table.end_restarted(&server(), &id("1"), by));
+    assert_eq!(
+        Some(Cause::Over(Reason::ServerRestarted)),
+        match table.enter(&server(), &id("1"), &owner("a"), None, 0) {
+            Err(Refused::Unknown(cause)) => Some(cause),
+            _ => None,
+        }
+    );
+    drop(visit);
+    drop(table.adopt(new("1", "b"), 0).unwrap());
+    assert!(table.enter(&server(), &id("1"), &owner("a"), None, 0).is_err());
 }
 
 #[derive(Debug, Clone)]
