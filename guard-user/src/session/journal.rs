@@ -62,7 +62,7 @@ enum Writer {
 
 enum Job {
     /// To be told once it is written.
-    Line(Line, Option<oneshot::Sender<()>>),
+    Line(Box<Line>, Option<oneshot::Sender<()>>),
     /// A new file, which makes up for so many losses.
     Rewrite(Vec<Line>, u64),
 }
@@ -127,7 +127,7 @@ impl Journal {
         match &mut self.writer {
             Writer::Thread(..) if self.lost > self.made_up => false,
             Writer::Thread(jobs, _) => {
-                let is_queued = jobs.try_send(Job::Line(line, tell)).is_ok();
+                let is_queued = jobs.try_send(Job::Line(Box::new(line), tell)).is_ok();
                 if !is_queued {
                     tracing::warn!(
                         "{LINES_WAITING_MAX} lines about sessions wait for the disk; one more is left out"

@@ -95,12 +95,20 @@ impl Book {
     pub(super) fn rewrite(&mut self, lines: impl IntoIterator<Item = Line>) {
         match self.replace(lines) {
             Ok(file) => self.file = Some(file),
-            Err(error) => self.warn(&error),
+            Err(error) => {
+                // Half of it would only take room.
+                let _gone = fs::remove_file(self.next());
+                self.warn(&error);
+            }
         }
     }
 
+    fn next(&self) -> PathBuf {
+        self.path.with_extension("next")
+    }
+
     fn replace(&self, lines: impl IntoIterator<Item = Line>) -> io::Result<File> {
-        let next = self.path.with_extension("next");
+        let next = self.next();
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
