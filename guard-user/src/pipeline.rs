@@ -294,9 +294,7 @@ impl Pipeline {
     }
 
     /// Records and answers what is no request, since nobody can tell where it ends.
-    pub async fn refuse_framing(
-        &self,
-        connection: &Arc<Connection>, fault: FramingError) -> Response<Body> {
+    pub async fn refuse_framing(&self, connection: &Arc<Connection>, fault: FramingError) -> Response<Body> {
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = Method::from_bytes(UNREAD_METHOD).unwrap_or_default();
         connection.look().await;

@@ -59,7 +59,9 @@ pub enum Refusal {
     #[error("this port takes HTTPS only")]
     Plaintext,
     /// The others must find room, too.
-    #[error("{0} calls and streams of this agent are under way already (limits.calls_in_flight_per_agent_max)")]
+    #[error(
+        "{0} calls and streams of this agent are under way already (limits.calls_in_flight_per_agent_max)"
+    )]
     TooManyCalls(usize),
     #[error("{}", .0.reason)]
     TooOften(Exceeded),

@@ -104,7 +104,8 @@ impl AuditLog {
     }
 
     pub(super) fn open_on(options: Options, disk: Box<dyn Disk>) -> Result<Self, OpenError> {
-        let Options { dir, host, durability, wait, calls_in_flight_max, calls_in_flight_per_agent_max } = options;
+        let Options { dir, host, durability, wait, calls_in_flight_max, calls_in_flight_per_agent_max } =
+            options;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
         let key = match key::load(&dir)? {

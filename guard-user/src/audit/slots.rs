@@ -56,8 +56,9 @@ impl Slots {
     /// Whether somebody waits for `slot`: no other is free for a call like its own.
     pub(super) fn is_last(&self, slot: &Slot) -> bool {
         let of_agent = slot.of_agent.as_ref();
-        let is_full =
-            |of: &OfAgent| lock(&self.by_agent).get(&of.agent).is_some_and(|count| *count >= self.per_agent_max);
+        let is_full = |of: &OfAgent| {
+            lock(&self.by_agent).get(&of.agent).is_some_and(|count| *count >= self.per_agent_max)
+        };
         self.all.available_permits() == 0 || of_agent.is_some_and(is_full)
     }
 }

@@ -106,12 +106,7 @@ impl Pipeline {
     }
 
     /// Ends when its client goes: what is under way is then dropped, and recorded like any call that was given up.
-    async fn answer_each(
-        self: Arc<Self>,
-        shared: Shared,
-        messages: Vec<Part>,
-        events: mpsc::Sender<Bytes>,
-    ) {
+    async fn answer_each(self: Arc<Self>, shared: Shared, messages: Vec<Part>, events: mpsc::Sender<Bytes>) {
         let all = async {
             for message in messages {
                 let answer = self.handle_next(&shared, &message).await;

@@ -9,6 +9,7 @@ use crate::identity::WrongProcess;
 use crate::policy::{Decision, Policy, Question};
 use crate::rpc::json::{JsonError, JsonErrorKind};
 use crate::rpc::{IdError, Target};
+use crate::session::Cause;
 use crate::tools::Held;
 use crate::types::{AgentName, ServerName};
 
@@ -184,11 +185,13 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::WrongClientOrProfile.into(),
         Unidentified::WrongProcess(WrongProcess::Remote).into(),
         NotYours::BadSession(session).into(),
-        NotYours::Session.into(),
+        NotYours::Session(Cause::Unknown).into(),
         NotYours::Event.into(),
         NotYours::Task(String::new()).into(),
         NotYours::State.into(),
         Refusal::SessionOver,
+        Refusal::TooManyCalls(1),
+        Refusal::Withdrawn,
         Refusal::Tool(Held::Changed { server: server.clone(), tool: String::new() }),
         Refusal::Tool(Held::New { server, tool: String::new() }),
         Refusal::Tool(Held::LongName),

@@ -163,7 +163,10 @@ impl ReplyStream {
 
     /// Whether its client can come back for the answer.
     fn may_be_resumed(&self) -> bool {
-        self.is_resumable && !self.is_answered && self.asked.era == Era::Legacy && self.view.waits_for.is_some()
+        self.is_resumable
+            && !self.is_answered
+            && self.asked.era == Era::Legacy
+            && self.view.waits_for.is_some()
     }
 
     /// The call waits for its client to come back, and ends like this if it does not.

@@ -167,9 +167,9 @@ impl Suspended {
         self.lock().retain(|_, calls| {
             let is_late = |since: Instant| since.elapsed() >= patience;
             let is_resumed = calls.resumed > 0 || calls.ended_at.is_some_and(|at| !is_late(at));
-            calls.by_id.retain(|_, call| {
-                (is_resumed || !is_late(call.since)) && !call.view.claim.session_is_over()
-            });
+            calls
+                .by_id
+                .retain(|_, call| (is_resumed || !is_late(call.since)) && !call.view.claim.session_is_over());
             is_resumed || !calls.by_id.is_empty()
         });
     }
