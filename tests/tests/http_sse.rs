@@ -145,6 +145,10 @@ fn the_path_works_for_the_agent_that_it_was_given_to_and_as_long_as_its_stream()
         assert_eq!(tenants.daemon.json("sessions end", &["--agent", "bob"]).unwrap()["ended"], 1);
         others.other_side_leaves().unwrap();
         assert!(tenants.puppet.heard().is_none(), "no DELETE: this transport has none");
+        let ended =
+            eventually(START_LIMIT, || Ok(tenants.daemon.ledger()?.of_kind("session_ended").next().cloned()));
+        let ended = ended.unwrap().expect("a record of its own");
+        assert_eq!((&ended["agent"], &ended["reason"]), (&json!("bob"), &json!("session_ended")));
     });
 }
 

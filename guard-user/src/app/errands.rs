@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{App, lock};
 use crate::admin::WhichSessions;
-use crate::audit::{CallRecord, Local, Outcome, OutcomeResult, Target};
+use crate::audit::{CallRecord, Event, Local, Outcome, OutcomeResult, Target};
 use crate::session::{Ended, Errand, LeftOut, SESSION_HEADER, Seen, SessionKind, What};
 use crate::types::DecisionId;
 use crate::upstream::{Outgoing, Reply};
@@ -83,12 +83,29 @@ impl App {
                 session = session.id.name(), server = %session.server, agent = %session.owner.agent,
                 reason = session.reason.as_str(), "a session is over"
             );
-            // One that lives in a stream ends with it.
-            if session.kind == SessionKind::Streamable {
-                self.pipeline.errands.leave(session.into());
+            match session.kind {
+                SessionKind::Streamable => self.pipeline.errands.leave(session.into()),
+                // One that lives in a stream ends with it.
+                SessionKind::Sse => self.record_end(session),
             }
         }
         count
+    }
+
+    /// What the guard ends has a record, as it has at its server when that is told.
+    fn record_end(&self, session: Ended) {
+        let audit = self.pipeline.audit.clone();
+        tokio::spawn(async move {
+            let event = Event::SessionEnded {
+                session: Some(session.id.as_str()),
+                server: session.server.as_str(),
+                agent: session.owner.agent.as_str(),
+                reason: session.reason.as_str(),
+            };
+            if let Err(error) = audit.note(&event).await {
+                tracing::error!(session = session.id.name(), %error, "the end of a session is not in the trail");
+            }
+        });
     }
 
     /// What an operator wants gone.

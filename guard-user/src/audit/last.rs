@@ -151,6 +151,12 @@ impl Summary {
                 summary.what = format!("{} {}", field("what"), field("name"));
                 summary.why = field("reason");
             }
+            "session_ended" => {
+                summary.what = field("session");
+                summary.server = field("server");
+                summary.from = field("agent");
+                summary.why = field("reason");
+            }
             "denied" => {
                 summary.what = format!("{} {}", field("reason"), field("address"));
                 summary.why = format!("pid {} ({}, uid {})", field("pid"), field("comm"), field("uid"));

@@ -218,6 +218,17 @@ pub enum Event<'a> {
     SessionsEnded(SessionsEnded<'a>),
     /// What became of a tool's definition.
     Tool(ToolChange<'a>),
+    /// A session of HTTP+SSE was ended here. Its stream ends with it, so that its server need not be told.
+    SessionEnded {
+        #[serde(serialize_with = "self::session")]
+        session: Option<&'a str>,
+        #[serde(serialize_with = "text::name")]
+        server: &'a str,
+        #[serde(serialize_with = "text::name")]
+        agent: &'a str,
+        /// `session_idle`, `session_too_old`, `sessions_too_many` or `session_ended`.
+        reason: &'a str,
+    },
     /// The kill switch holds for something: set now, or found at the start.
     Blocked(Block<'a>),
     /// It holds no more.

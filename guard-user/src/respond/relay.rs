@@ -36,9 +36,12 @@ pub async fn relay(
     let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
+    let had_session = view.claim.session().is_some();
     let readable = check_kind(&head).and_then(|()| view.claim.take_head(&head));
+    let opens_session = !had_session && view.claim.session().is_some();
     view.claim.written().await;
     if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
+        let over = opens_session.then(|| view.claim.until_over());
         let stream = ReplyStream::new(
             body,
             view,
@@ -48,7 +51,13 @@ pub async fn relay(
             (limits.event_bytes_max, share),
             elsewhere,
         );
-        return Ok(respond(&head, Body::Stream(Box::pin(stream))));
+        let body = Body::Stream(Box::pin(stream));
+        // Of any other session this is known from the beginning.
+        let body = match over {
+            Some(over) => body.until(over),
+            None => body,
+        };
+        return Ok(respond(&head, body));
     }
     let passed = match readable {
         Ok(()) => whole(&head, body, limits.event_bytes_max, &mut share)

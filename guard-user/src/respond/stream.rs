@@ -84,8 +84,8 @@ impl ReplyStream {
     ) -> Self {
         let Elsewhere { links, suspended } = elsewhere;
         let session = view.claim.opens_stream().then(|| Session::new(links));
-        let resumes = session.is_none() && view.claim.gets_stream() == Some(Gets::Resumed);
-        let resumed = resumes.then(|| suspended.resume(view.claim.scope()));
+        let goes_on = session.is_none() && view.claim.gets_stream() == Some(Gets::Resumed);
+        let resumed = goes_on.then(|| suspended.resume(view.claim.scope()));
         let events = Events::new(event_bytes_max);
         let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
         Self {
