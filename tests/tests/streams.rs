@@ -456,7 +456,8 @@ fn resume(tenants: &Tenants, event: &str) -> (Line, Heard) {
 /// How the call with this id has ended, if it has.
 fn ended(tenants: &Tenants, id: u64) -> Option<String> {
     let ledger = tenants.daemon.ledger().unwrap();
-    let call = ledger.of_kind("call").find(|call| call["rpc_id"] == id.to_string()).unwrap();
+    let id = json!(id.to_string());
+    let call = ledger.of_kind("call").find(|call| call["rpc_id"] == id).unwrap();
     ledger.outcome_of(call).map(|outcome| outcome["result"].as_str().unwrap().to_owned())
 }
 
