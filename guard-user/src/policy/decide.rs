@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::{Condition, Verdict};
 use super::rule::{RuleName, VelocityRule};
-use super::target::{Targets, is_protocol_method};
+use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
 use super::{Policy, Question};
 use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
@@ -89,6 +89,9 @@ impl Policy {
         };
         let surface = agent.servers.get(question.server);
         let is_granted = surface.is_some_and(|surface| surface.is_granted);
+        if is_granted && question.target == Target::Method && NEEDED_METHODS.contains(&question.method) {
+            return self.protocol.clone();
+        }
         if let Some(rules) =
             surface.and_then(|surface| surface.targets.find(question.target, question.method))
         {

@@ -9,7 +9,7 @@ use serde_json::Number;
 use super::fact::{Measure, Source};
 use super::process;
 use super::rule::{ExceededAction, IntentPattern, RuleName};
-use super::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, is_plain_uri};
+use super::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, TASK_METHODS, is_plain_uri};
 use crate::config::problem::{Problem, Problems, suggest};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
@@ -309,11 +309,18 @@ impl File<'_> {
             self.reader.problem(node, what, Some(format!("use a `{kind}:` matcher")));
             return None;
         }
-        if let Some(method) = NEEDED_METHODS.iter().find(|method| pattern.matches(method)) {
-            let what = format!("method {text:?} would match {method}, which every client needs");
-            let hint =
-                "remove the matcher, or write a longer one: it is open to whoever has a grant on the server";
-            self.reader.problem(node, what, Some(hint.into()));
+        // A pattern may take these in: they stay what they are.
+        if let Pattern::Exact(exact) = &pattern {
+            let hint = match &**exact {
+                name if NEEDED_METHODS.contains(&name) => {
+                    "remove the matcher: every client needs it, so it stays open"
+                }
+                name if TASK_METHODS.contains(&name) => {
+                    "use a `tool:` matcher: it is judged as the call that made the task"
+                }
+                _ => return Some(Key::Method(pattern)),
+            };
+            self.reader.problem(node, format!("method {text:?} cannot be named"), Some(hint.into()));
             return None;
         }
         Some(Key::Method(pattern))
@@ -604,8 +611,4 @@ const NAMED_METHODS: &[(&str, &str)] = &[
     ("resources/subscribe", "resource"),
     ("resources/unsubscribe", "resource"),
     ("prompts/get", "prompt"),
-    ("tasks/get", "tool"),
-    ("tasks/result", "tool"),
-    ("tasks/update", "tool"),
-    ("tasks/cancel", "tool"),
 ];

@@ -26,10 +26,13 @@ pub const PROTOCOL_METHODS: &[(&str, &str)] = &[
     ("subscriptions/listen", "the event stream of 2026-07-28; list changes and updates of what was granted"),
 ];
 
-/// Those that no intent can name: without them nobody can connect, or take back what was asked. The others are open until
-/// an intent names them.
+/// Those that no intent closes: without them nobody can connect, or take back what was asked. The others are open until an
+/// intent names them.
 pub(super) const NEEDED_METHODS: &[&str] =
     &["initialize", "server/discover", "ping", "notifications/initialized", "notifications/cancelled"];
+
+/// Those about one task, which are judged as the call that made it.
+pub(super) const TASK_METHODS: &[&str] = &["tasks/get", "tasks/result", "tasks/update", "tasks/cancel"];
 
 /// What servers ask of their clients, over all revisions. An intent that named anything else would close nothing.
 pub(super) const SERVER_REQUESTS: &[&str] = &[

@@ -205,7 +205,9 @@ fn an_intent_closes_a_method_of_the_protocol_to_whom_no_rule_allows_it() {
 intents:
   session.log: [{server: customer-ops, method: logging/*}]
   session.listen: [{server: customer-ops, method: subscriptions/listen}]
+  session.told: [{server: customer-ops, method: notifications/*}, {server: customer-ops, method: pi*}, {server: customer-ops, method: prompts/list}]
 policies:
+  - {intent: session.told, agents: [support-agent, lookup-agent, analytics-agent], decision: deny}
   - {intent: session.log, agents: [support-agent], decision: deny, reason: No logs}
   - {intent: session.log, agents: [lookup-agent], decision: allow}
 velocity_rules:
@@ -230,6 +232,9 @@ velocity_rules:
     assert_eq!((deny.code(), deny.is_hidden()), (DenyCode::DefaultDeny, true));
     for agent in ["support-agent", "lookup-agent", "analytics-agent"] {
         assert_eq!(denied(decide(agent, "subscriptions/listen")).code(), DenyCode::DefaultDeny);
+        for method in ["notifications/progress", "prompts/list"] {
+            assert_eq!(denied(decide(agent, method)).code(), DenyCode::DeniedByRule, "{method}");
+        }
         for method in NEEDED_METHODS.iter().chain(&["tools/list", "tasks/list"]) {
             let Decision::Allow(allow) = decide(agent, method) else { panic!("{agent}: {method}") };
             assert_eq!(allow.rule().as_str(), "protocol");

@@ -13,10 +13,10 @@ const INTENTS: [&str; 5] = ["x.a", "x.b", "x.b.c", "y.a", "z"];
 const PATTERNS: [&str; 8] = ["x.a", "x.b", "x.b.c", "y.a", "z", "x.*", "x.b.*", "*"];
 const TOOLS: [&str; 4] = ["t0", "t1", "t2", "t3"];
 const RESOURCES: [&str; 6] = ["f:/a/*", "f:/a/b/*", "f:/a/b", "f:/a/b/c", "g:/*", "f:/a/bb*"];
-/// Three of the protocol's own, and one that is not.
-const METHODS: [&str; 4] = ["tools/list", "logging/setLevel", "subscriptions/listen", "skills/get"];
-const METHOD_PATTERNS: [&str; 5] =
-    ["tools/list", "logging/*", "logging/setLevel", "subscriptions/listen", "sk*"];
+/// Three of the protocol's own, one that is not, and one that nothing closes.
+const METHODS: [&str; 5] = ["tools/list", "logging/setLevel", "subscriptions/listen", "skills/get", "ping"];
+const METHOD_PATTERNS: [&str; 6] =
+    ["tools/list", "logging/*", "logging/setLevel", "subscriptions/listen", "sk*", "pi*"];
 const URIS: [&str; 8] = ["f:/a/x", "f:/a/b", "f:/a/b/c", "f:/a/b/d", "g:/", "h:/", "f:/a/../a/b", "f:/a/bbb"];
 
 #[derive(Debug, Clone)]
@@ -294,7 +294,8 @@ impl Model {
             (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call))).collect();
         let is_named = intents.iter().any(|intent| !self.rules_for(call.agent, *intent).is_empty());
         let is_protocol = matches!(call.target, Called::Method(method) if METHODS[method] != "skills/get");
-        if is_protocol && intents.is_empty() && self.is_granted(call.agent, call.server) {
+        let is_needed = matches!(call.target, Called::Method(method) if METHODS[method] == "ping");
+        if is_protocol && (intents.is_empty() || is_needed) && self.is_granted(call.agent, call.server) {
             return Answer::Allow(0);
         }
         if self.is_bounded(call.agent, call.server)
