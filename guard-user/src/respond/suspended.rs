@@ -112,6 +112,8 @@ impl Suspended {
         let reply = View::look(&data)?;
         let Some((id, view)) = self.find(&reply, stream) else { return stream.read(data, &reply) };
         let passed = view.read(data, &reply);
+        // A task is written down before its client hears of it.
+        stream.claim.wait_for(&view.claim);
         let call = {
             let mut scopes = self.lock();
             let calls = scopes.get_mut(&stream.claim.scope());
