@@ -8,6 +8,7 @@ mod proof;
 mod sessions;
 mod tools;
 mod upkeep;
+mod watchers;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -41,8 +42,6 @@ use crate::tools::Tools;
 use crate::upstream::Upstream;
 use crate::velocity::Velocity;
 use crate::{http, kernel};
-
-mod watchers;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::request::Parts;
 
 use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
@@ -69,6 +70,12 @@ impl<'a> Case<'a> {
     pub fn read(&mut self, message: Message) -> &Message {
         self.asked.read(&message);
         self.message.insert(message)
+    }
+
+    /// Whether it was posted where only sessions of HTTP+SSE post: its client looks for no message in the answer.
+    pub fn is_posted_to_stream(&self) -> bool {
+        let server = &self.connection.server;
+        server.sse_path.is_some() && self.head.method == Method::POST && self.head.uri.path() != server.path
     }
 
     pub fn target(&self) -> Target<'_> {

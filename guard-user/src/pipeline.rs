@@ -73,12 +73,17 @@ impl Pipeline {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        // One version of the rules judges all of this request.
-        let rules = self.rules.load();
         connection.look().await;
-        let caller = identify(&rules, connection, request.headers()).await;
+        let rules = self.rules.load();
+        let mut caller = identify(&rules, connection, request.headers()).await;
         let is_known = matches!(caller, Ok((_, Ok(()))));
         let (head, body, share) = read(request, &self.limits, &self.memory, is_known).await;
+        // One version of the rules judges all of this request: the one in force when it is there.
+        let now = self.rules.load();
+        if !Arc::ptr_eq(&rules, &now) {
+            caller = identify(&now, connection, &head.headers).await;
+        }
+        let rules = now;
         if let Ok(body) = &body
             && self.is_to_split(connection, &head, &caller, body)
         {
@@ -150,8 +155,9 @@ impl Pipeline {
             }
         });
         if let Some(link) = &case.link {
+            let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
-                accepted = self.post(case, &caller, claim, link, body) => accepted,
+                accepted = self.post(case, link, (expected, &headers, permit), body) => accepted,
                 refusal = &mut cut => Err(refusal),
             };
         }
@@ -174,7 +180,7 @@ impl Pipeline {
             // The permit that is dropped with the call writes its closing record.
             refusal = &mut cut => return Err(refusal),
         };
-        Ok(response.map(|body| body.until(async { drop(cut.await) })))
+        Ok(response.map(|answer| answer.until(cut)))
     }
 
     /// Does it use only what was given to this agent?
@@ -267,8 +273,9 @@ impl Pipeline {
 
     /// Records a refusal and answers it. What was forwarded has its records already.
     async fn refuse(&self, case: &Case<'_>, refusal: Refusal) -> Response<Body> {
+        let asked = if case.is_posted_to_stream() { &case.asked.by_status() } else { &case.asked };
         let answer = |refusal: &Refusal| {
-            respond::refuse(&case.asked, refusal, &case.connection.server, &self.site, &case.head.headers)
+            respond::refuse(asked, refusal, &case.connection.server, &self.site, &case.head.headers)
         };
         let response = Self::refuse_on_stream(case, &refusal).unwrap_or_else(|| answer(&refusal));
         if matches!(refusal, Refusal::Body(Unreadable::Busy)) {
@@ -276,7 +283,11 @@ impl Pipeline {
             tracing::debug!(decision = %case.asked.decision, %refusal, "not answered");
             return response;
         }
-        if refusal.is_after_permit() || matches!(refusal, Refusal::Audit(_)) {
+        if let Refusal::Audit(error) = &refusal {
+            tracing::warn!(decision = %case.asked.decision, code = error.code(), %error, "not answered");
+            return response;
+        }
+        if refusal.is_after_permit() {
             tracing::warn!(decision = %case.asked.decision, reason = refusal.reason(), %refusal, "not answered");
             return response;
         }

@@ -58,11 +58,9 @@ pub enum Refusal {
     Path(String),
     #[error("this port takes HTTPS only")]
     Plaintext,
-    /// The others must find room, too.
-    #[error(
-        "{0} calls and streams of this agent are under way already (limits.calls_in_flight_per_agent_max)"
-    )]
-    TooManyCalls(usize),
+    /// There is room for no more of its agent's, or for no more at all.
+    #[error("{0}")]
+    TooManyCalls(audit::AuditError),
     #[error("{}", .0.reason)]
     TooOften(Exceeded),
     /// It names a session, a task or the like that was not given to this agent.
@@ -265,7 +263,7 @@ impl Refusal {
 impl From<audit::AuditError> for Refusal {
     fn from(error: audit::AuditError) -> Self {
         match error {
-            audit::AuditError::AgentBusy(most) => Self::TooManyCalls(most),
+            audit::AuditError::Busy(_) | audit::AuditError::AgentBusy(_) => Self::TooManyCalls(error),
             error => Self::Audit(error),
         }
     }

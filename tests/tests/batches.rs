@@ -132,11 +132,25 @@ fn a_servers_http_error_is_no_message_of_the_stream() {
         // Outside a batch no client takes it for one; here it would be an event that nobody has read.
         let body = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"tools":[{"name":"secret"}]}}"#;
         let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n";
-        let mut call = tenants.puppet.hear().unwrap();
-        call.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+        let mut asked = tenants.puppet.hear().unwrap();
+        asked.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
         let failed = next(&mut line);
         assert_eq!((&failed["id"], &failed["error"]["code"]), (&json!(1), &json!(50200)));
-        drop(call);
+        drop(asked);
+        tenants.puppet.hear().unwrap().answer(&done(2)).unwrap();
+        assert_eq!(next(&mut line), done(2));
+
+        // Nor is what only looks like events from afar.
+        let mut line = tenants.https.line().unwrap();
+        line.send(&batch("old", &[call(1, "open"), call(2, "open")], &tenants.alice).bytes()).unwrap();
+        line.head().unwrap();
+        let event = format!("data: {body}\n\n");
+        let head = "HTTP/1.1 500 Odd\r\nContent-Type: text/event-stream2\r\nConnection: close\r\n";
+        let mut asked = tenants.puppet.hear().unwrap();
+        asked.write(format!("{head}Content-Length: {}\r\n\r\n{event}", event.len())).unwrap();
+        let failed = next(&mut line);
+        assert_eq!((&failed["id"], &failed["error"]["code"]), (&json!(1), &json!(50200)));
+        drop(asked);
         tenants.puppet.hear().unwrap().answer(&done(2)).unwrap();
         assert_eq!(next(&mut line), done(2));
     });

@@ -120,6 +120,26 @@ fn a_refused_call_is_accepted_and_refused_on_the_stream() {
     });
 }
 
+/// Clients look for no message in the answer to a POST: they would wait for one that does not come.
+#[test]
+fn what_is_refused_before_its_stream_is_known_has_an_http_status() {
+    apart(|| {
+        let tenants = tenants(&json!({}));
+        let (_line, _heard, _) = open(&tenants, &tenants.alice, "/message?sessionId=1");
+        let nobody = Request { path: "/message?sessionId=1".into(), ..Request::post(&call(3, "open")) };
+        let answer = tenants.refused(&nobody).unwrap();
+        assert_eq!((answer.status, reason(&answer).as_str()), (403, "no_credential"));
+        let task =
+            json!({"jsonrpc": "2.0", "id": 4, "method": "tasks/get", "params": {"taskId": "another's"}});
+        let answer = tenants.refused(&post("/message?sessionId=1", &task, &tenants.alice)).unwrap();
+        assert_eq!((answer.status, reason(&answer).as_str()), (400, "unknown_task"));
+        tenants.daemon.json("block", &["--agent", "alice"]).unwrap();
+        let answer =
+            tenants.refused(&post("/message?sessionId=1", &call(5, "open"), &tenants.alice)).unwrap();
+        assert_eq!((answer.status, reason(&answer).as_str()), (403, "blocked"));
+    });
+}
+
 #[test]
 fn the_path_works_for_the_agent_that_it_was_given_to_and_as_long_as_its_stream() {
     apart(|| {

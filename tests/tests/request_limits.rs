@@ -237,7 +237,7 @@ fn one_call_too_many_in_flight_is_refused() {
         first.send(&scene.post(&call(1, "open")).bytes()).unwrap();
         let heard = scene.puppet.hear().unwrap();
         let answer = scene.https.ask(&scene.post(&call(2, "open"))).unwrap().json();
-        assert_eq!(reason(&answer), "audit_unavailable");
+        assert_eq!(reason(&answer), "too_many_calls");
         heard.answer(&done(1)).unwrap();
         assert_eq!(first.answer().unwrap().json(), done(1));
         assert!(scene.puppet.heard().is_none());

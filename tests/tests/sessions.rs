@@ -655,6 +655,16 @@ fn what_a_server_may_not_ask_of_an_agent_does_not_reach_it_and_the_server_is_tol
         let asked = json!({"resultType": "input_required", "inputRequests": {"q": {"method": "sampling/createMessage"}}});
         let (answer, _) = tenants.served(&call, &asked).unwrap();
         assert_eq!(reason(&answer), "bad_answer");
+        // Nor with an HTTP error: some clients read its body.
+        let mut line = tenants.https.line().unwrap();
+        line.send(&call.bytes()).unwrap();
+        let body = json!({"jsonrpc": "2.0", "id": 4, "result": asked}).to_string();
+        let mut heard = tenants.puppet.hear().unwrap();
+        let kind = "Content-Type: application/json\r\nConnection: close\r\n";
+        heard
+            .write(format!("HTTP/1.1 400 Bad\r\n{kind}Content-Length: {}\r\n\r\n{body}", body.len()))
+            .unwrap();
+        assert_eq!(reason(&line.answer().unwrap()), "bad_answer");
         let by_bob = modern_request(&modern(4, "open", &json!({}))).by(&tenants.bob);
         assert_eq!(tenants.served(&by_bob, &asked).unwrap().0.json()["result"], asked);
     });

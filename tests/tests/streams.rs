@@ -412,6 +412,11 @@ fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
         let id = of_alice["id"].as_str().unwrap();
         tenants.daemon.output("tokens revoke", &[id]).unwrap();
         tenants.daemon.reload().unwrap();
+        let event = called.chunks_until("\n\n").unwrap();
+        assert!(
+            event.contains("access_withdrawn") && event.contains("\"id\":2"),
+            "who waits is told: {event}"
+        );
         for line in [&mut revoked, &mut called] {
             assert_eq!(line.chunk().unwrap(), None);
         }

@@ -10,9 +10,11 @@ use super::NoteError;
 /// Why a call has no durable record. It must not be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    #[error("{0} calls are under way already (limits.calls_in_flight_max)")]
+    #[error("{0} calls and streams are under way already (limits.calls_in_flight_max)")]
     Busy(usize),
-    #[error("{0} calls of this agent are under way already (limits.calls_in_flight_per_agent_max)")]
+    #[error(
+        "{0} calls and streams of this agent are under way already (limits.calls_in_flight_per_agent_max)"
+    )]
     AgentBusy(usize),
     #[error("the audit record was not on disk within {} ms (limits.audit_wait_milliseconds); the disk is slow or stuck", .0.as_millis())]
     TimedOut(Duration),

@@ -160,6 +160,8 @@ pub enum OutcomeResult {
     Abandoned,
     /// A stream of events ended without an answer to wait for.
     StreamEnded,
+    /// The guard ended the answer: kill switch, a reload, the end of its session.
+    CutOff,
 }
 
 /// What happens to the guard itself.

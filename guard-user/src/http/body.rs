@@ -28,50 +28,13 @@ impl Body {
         Self::Whole(Whole { rest: bytes.into(), _held: None })
     }
 
-    /// A stream that also ends when `end` does.
-    #[must_use]
-    pub fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Self {
-        match self {
-            Self::Stream(body) => Self::Stream(Box::pin(Until { body: Some(body), end: Box::pin(end) })),
-            whole @ Self::Whole(_) => whole,
-        }
-    }
-
-    /// The same, with the account of its memory.
+    /// A whole one, with the account of its memory.
     pub fn holding(bytes: Bytes, held: Held) -> Self {
         Self::Whole(Whole { rest: bytes, _held: Some(held) })
     }
 }
 
 type Stream = Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>;
-
-/// A stream that something else may end. What it held goes at that moment.
-struct Until {
-    body: Option<Stream>,
-    end: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl HttpBody for Until {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Self { body, end } = &mut *self;
-        let Some(stream) = body else { return Poll::Ready(None) };
-        if end.as_mut().poll(cx).is_ready() {
-            *body = None;
-            return Poll::Ready(None);
-        }
-        stream.as_mut().poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-}
 
 /// What the client has not taken yet.
 pub struct Whole {
@@ -134,16 +97,6 @@ mod tests {
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
         }
-    }
-
-    #[tokio::test]
-    async fn a_stream_ends_when_something_else_does() {
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let mut body = Body::Stream(Box::pin(Endless)).until(async { drop(ended.await) });
-        assert!(body.frame().await.is_some());
-        end.send(()).unwrap();
-        assert!(body.frame().await.is_none());
-        assert!(body.is_end_stream());
     }
 
     #[tokio::test]

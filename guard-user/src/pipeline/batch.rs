@@ -48,21 +48,22 @@ impl Pipeline {
         body: &Bytes,
     ) -> bool {
         let server = &connection.server;
-        let is_known = matches!(caller, Ok((_, Ok(()))));
+        let Ok((caller, Ok(()))) = caller else { return false };
+        if server.batches != Batches::Split
+            || !(connection.is_tls || connection.may_be_plain())
+            || head.method != Method::POST
+            || head.uri.path() != server.path
+            || !batch::is_batch(body)
+            || !takes_events(&head.headers)
+        {
+            return false;
+        }
         let named = head.headers.get("mcp-protocol-version").map(HeaderValue::as_bytes);
         let session = head.headers.get(SESSION_HEADER).and_then(|id| SessionId::parse(id.as_bytes()).ok());
-        let owner = caller.as_ref().ok().map(|(caller, _)| Owner::of(caller, connection.client()));
-        let agreed =
-            session.zip(owner).and_then(|(id, owner)| self.sessions.version(&server.name, &id, &owner));
-        server.batches == Batches::Split
-            && (connection.is_tls || connection.may_be_plain())
-            && head.method == Method::POST
-            && head.uri.path() == server.path
-            && is_known
-            && batch::is_batch(body)
-            && named.is_none_or(|version| version == BATCH_VERSION.as_bytes())
+        let owner = Owner::of(caller, connection.client());
+        let agreed = session.and_then(|id| self.sessions.version(&server.name, &id, &owner));
+        named.is_none_or(|version| version == BATCH_VERSION.as_bytes())
             && agreed.is_none_or(|version| version == BATCH_VERSION)
-            && takes_events(&head.headers)
     }
 
     /// Answers a batch.
@@ -125,17 +126,25 @@ impl Pipeline {
 /// One answer as events. `None`: nobody takes them any more.
 async fn pass_on(answer: Response<Body>, message: &Part, events: &mpsc::Sender<Bytes>) -> Option<()> {
     let Some(id) = &message.request else { return Some(()) };
-    let (head, mut body) = answer.into_parts();
+    let (head, body) = answer.into_parts();
     let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if kind.starts_with(b"text/event-stream") {
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Ok(bytes) = frame.into_data() {
-                events.send(bytes).await.ok()?;
+    let whole = match body {
+        // Only events that were read one by one come so.
+        Body::Stream(mut stream) => {
+            while let Some(Ok(frame)) = stream.frame().await {
+                if let Ok(bytes) = frame.into_data() {
+                    events.send(bytes).await.ok()?;
+                }
             }
+            return Some(());
         }
-        return Some(());
+        whole @ Body::Whole(_) => whole.collect().await.map(http_body_util::Collected::to_bytes),
+    };
+    let Ok(whole) = whole;
+    // The guard's own: a server's events come as a stream, or not at all.
+    if kind == b"text/event-stream" {
+        return events.send(whole).await.ok();
     }
-    let Ok(whole) = body.collect().await.map(http_body_util::Collected::to_bytes);
     // What comes with another status than success has gone by unread.
     let is_error = || matches!(reply::look(&whole), Ok(Reply { id: Some(of), kind: ReplyKind::Error { .. } }) if of == *id);
     let is_message = kind.starts_with(b"application/json") && !whole.is_empty();

@@ -1,49 +1,56 @@
 //! Messages of HTTP+SSE (2024-11-05), which are accepted here and answered on their session's stream.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 
 use super::Pipeline;
+use crate::audit::Permit;
 use crate::case::Case;
 use crate::connection::Connection;
 use crate::http::Body;
 use crate::identity::Caller;
 use crate::refusal::Refusal;
-use crate::respond::{self, Link};
+use crate::respond::{self, Expected, Link};
 use crate::rpc::{Kind, Message};
 use crate::session::Claim;
 use crate::upstream::Outgoing;
 
 impl Pipeline {
-    /// Forwards a message that was judged. A call's permit waits with `link` for the answer.
-    pub(super) async fn post(
+    /// Makes ready for a message that was judged: `link` knows its call before the server does, which may answer on the stream
+    /// before it has said that it accepts the call.
+    pub(super) async fn expect<'h>(
         &self,
-        case: &Case<'_>,
+        case: &Case<'h>,
         caller: &Caller,
         claim: Claim,
         link: &Arc<Link>,
-        body: Bytes,
-    ) -> Result<Response<Body>, Refusal> {
-        let Connection { server, door, .. } = &**case.connection;
-        let head = case.head;
-        let headers = claim.forwarded(&head.headers);
+    ) -> Result<(Option<Expected>, Cow<'h, HeaderMap>, Permit), Refusal> {
+        let headers = claim.forwarded(&case.head.headers);
         claim.spend();
-        let asked = match case.message.as_ref().map(Message::kind) {
-            Some(Kind::Request { id }) => Some(id),
-            _ => None,
-        };
-        // Before it is forwarded: the answer may be here before the server has said that it accepts the call.
-        let expected = match asked {
-            Some(id) => {
+        let expected = match case.message.as_ref().map(Message::kind) {
+            Some(Kind::Request { id }) => {
                 let view = case.view(caller, &self.rules, &self.limits, claim, &self.tools);
                 Some(link.expect(id, &case.asked, view)?)
             }
-            None => None,
+            _ => None,
         };
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let request = Outgoing { method: &head.method, uri: &head.uri, headers: &headers, body };
+        Ok((expected, headers, permit))
+    }
+
+    /// Forwards it. A call's permit waits with `link` for the answer.
+    pub(super) async fn post(
+        &self,
+        case: &Case<'_>,
+        link: &Arc<Link>,
+        (expected, headers, permit): (Option<Expected>, &HeaderMap, Permit),
+        body: Bytes,
+    ) -> Result<Response<Body>, Refusal> {
+        let Connection { server, door, .. } = &**case.connection;
+        let request = Outgoing { method: &case.head.method, uri: &case.head.uri, headers, body };
         let reply = self.upstream.forward(permit, server, *door, request).await?;
         if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
             link.cancel(&id);

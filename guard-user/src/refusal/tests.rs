@@ -190,7 +190,7 @@ fn of_the_rest() -> Vec<Refusal> {
         NotYours::Task(String::new()).into(),
         NotYours::State.into(),
         Refusal::SessionOver,
-        Refusal::TooManyCalls(1),
+        Refusal::TooManyCalls(audit::AuditError::Busy(1)),
         Refusal::Withdrawn,
         Refusal::Tool(Held::Changed { server: server.clone(), tool: String::new() }),
         Refusal::Tool(Held::New { server, tool: String::new() }),

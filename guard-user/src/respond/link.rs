@@ -153,10 +153,15 @@ impl Link {
         let gone = Answer { result: OutcomeResult::ClientGone, error_code: None };
         let mut waiting = self.lock();
         let Some(known) = waiting.get_mut(id) else { return };
-        if matches!(known.call, Call::Sent) {
-            known.call = Call::Answered { answer: gone, length: 0 };
-        } else if let Some(Waiting { call: Call::Open(open), .. }) = waiting.remove(id) {
-            open.conclude(gone, 0);
+        match known.call {
+            Call::Sent => known.call = Call::Answered { answer: gone, length: 0 },
+            Call::Open(_) => {
+                if let Some(Waiting { call: Call::Open(open), .. }) = waiting.remove(id) {
+                    open.conclude(gone, 0);
+                }
+            }
+            // It came first.
+            Call::Answered { .. } => {}
         }
     }
 

@@ -90,6 +90,13 @@ impl Asked {
         Self { decision, what: What::Http, era: Era::Legacy, events_only: takes_events_only(head) }
     }
 
+    /// The same, for a client that looks for no message in the answer, but at its status.
+    #[must_use]
+    pub fn by_status(&self) -> Self {
+        let what = if matches!(self.what, What::OneWay) { What::OneWay } else { What::Http };
+        Self { what, ..self.clone() }
+    }
+
     /// The same, now that the message is known.
     pub fn read(&mut self, message: &Message) {
         self.era = message.era();
@@ -186,7 +193,6 @@ pub(super) fn message(asked: &Asked, refusal: &Refusal) -> Option<Value> {
     Some(json!({ "jsonrpc": "2.0", "id": id, member: value }))
 }
 
-/// The one error of a refused message that has an HTTP status of its own.
 fn is(message: &Value, code: i32) -> bool {
     message["error"]["code"] == code
 }

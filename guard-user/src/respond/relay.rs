@@ -12,11 +12,12 @@ use super::Elsewhere;
 use super::link::Expected;
 use super::refuse::Asked;
 use super::stream::ReplyStream;
-use super::view::{Passed, View};
+use super::view::{NOT_TO_ASK, Passed, View};
 use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
 use crate::refusal::Refusal;
+use crate::rpc::reply::ReplyKind;
 use crate::upstream::{Reply, ReplyBody, end_to_end};
 
 pub(super) const NO_MEMORY: &str =
@@ -32,17 +33,17 @@ pub async fn relay(
     mut view: View,
     (limits, memory): (&Limits, &Memory),
     elsewhere: &Elsewhere,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Answering>, Refusal> {
     let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
-    let had_session = view.claim.session().is_some();
+    let entered = view.claim.session().cloned();
     let readable = check_kind(&head).and_then(|()| view.claim.take_head(&head));
-    let opens_session = !had_session && view.claim.session().is_some();
+    let opens_session = view.claim.session() != entered.as_ref();
     view.claim.written().await;
     if readable.is_ok() && is(&head.headers, &CONTENT_TYPE, EVENTS) && !is_encoded(&head.headers) {
         let over = opens_session.then(|| view.claim.until_over());
-        let stream = ReplyStream::new(
+        let mut stream = ReplyStream::new(
             body,
             view,
             asked.clone(),
@@ -51,13 +52,14 @@ pub async fn relay(
             (limits.event_bytes_max, share),
             elsewhere,
         );
-        let body = Body::Stream(Box::pin(stream));
         // Of any other session this is known from the beginning.
-        let body = match over {
-            Some(over) => body.until(over),
-            None => body,
-        };
-        return Ok(respond(&head, body));
+        if let Some(over) = over {
+            stream.ends_with(async {
+                over.await;
+                Refusal::SessionOver
+            });
+        }
+        return Ok(respond(&head, Answering::Stream(Box::new(stream))));
     }
     let passed = match readable {
         Ok(()) => whole(&head, body, limits.event_bytes_max, &mut share)
@@ -79,7 +81,26 @@ pub async fn relay(
     let Passed { data, .. } = passed.map_err(Refusal::Answer)?;
     let data =
         data.ok_or(Refusal::Answer("it is a request, and one that the policy does not let the server make"))?;
-    Ok(respond(&head, Body::holding(data, share)))
+    Ok(respond(&head, Answering::Whole(Body::holding(data, share))))
+}
+
+/// The body of an answer.
+pub enum Answering {
+    Whole(Body),
+    Stream(Box<ReplyStream>),
+}
+
+impl Answering {
+    /// What is still to come ends when the guard refuses it.
+    pub fn until(self, cut: impl Future<Output = Refusal> + Send + 'static) -> Body {
+        match self {
+            Self::Whole(body) => body,
+            Self::Stream(mut stream) => {
+                stream.ends_with(cut);
+                Body::Stream(Box::into_pin(stream))
+            }
+        }
+    }
 }
 
 /// Passes on what a server says to a message of HTTP+SSE that was posted to it. An answer comes on the session's stream and
@@ -170,17 +191,27 @@ async fn whole(
 }
 
 /// A body that is JSON and answers a request is read like any other message. What else comes back (202 to a
-/// notification, a server's own HTTP error) holds no list and answers nothing, and goes on as it is.
+/// notification, a server's own HTTP error) holds no list and answers nothing, and goes on as it is. Whatever its status, a
+/// message that some client would take out of it is read.
 fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str> {
     let is_json = is(&head.headers, &CONTENT_TYPE, JSON);
     match view.pass(body.clone()) {
         Ok(passed) => Ok(passed),
         Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
+        Err(fault) if !is_harmless(&body, fault) => Err(fault),
         Err(_not_a_message) => Ok(Passed { data: Some(body), answer: None }),
     }
 }
 
-fn respond(head: &Parts, body: Body) -> Response<Body> {
+/// Whether nothing in it could be taken for what it must not say. Servers put other ids than the request's into their errors.
+fn is_harmless(body: &Bytes, fault: &str) -> bool {
+    match View::look(body) {
+        Ok(reply) => matches!(reply.kind, ReplyKind::Error { .. }) && fault != NOT_TO_ASK,
+        Err(_no_message) => true,
+    }
+}
+
+fn respond<B>(head: &Parts, body: B) -> Response<B> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = end_to_end(&head.headers);

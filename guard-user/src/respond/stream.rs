@@ -27,7 +27,7 @@ use crate::upstream::{self, ReplyBody};
 
 /// The events of one reply on their way to the client. When the client goes away this is dropped, and with it the
 /// connection to the server: that is how both eras tell a server that nobody listens any more.
-pub(super) struct ReplyStream {
+pub struct ReplyStream {
     body: ReplyBody,
     events: Events,
     view: Arc<View>,
@@ -50,6 +50,8 @@ pub(super) struct ReplyStream {
     suspended: Suspended,
     /// Of a GET that resumes a stream.
     _resumed: Option<Resumed>,
+    /// What ends it before its time, and why.
+    cuts: Vec<Pin<Box<dyn Future<Output = Refusal> + Send>>>,
 }
 
 /// What a stream of HTTP+SSE has beyond others.
@@ -103,6 +105,38 @@ impl ReplyStream {
             session,
             suspended: suspended.clone(),
             _resumed: resumed,
+            cuts: Vec::new(),
+        }
+    }
+
+    /// It also ends when `cut` does.
+    pub(super) fn ends_with(&mut self, cut: impl Future<Output = Refusal> + Send + 'static) {
+        self.cuts.push(Box::pin(cut));
+    }
+
+    fn poll_cuts(&mut self, cx: &mut Context<'_>) {
+        let is_open = self.permit.is_some() || !self.ready.is_empty();
+        let mut cuts = self.cuts.iter_mut().filter(|_| is_open);
+        let why = cuts.find_map(|cut| match cut.as_mut().poll(cx) {
+            Poll::Ready(why) => Some(why),
+            Poll::Pending => None,
+        });
+        if let Some(why) = why {
+            // None of them may be asked again.
+            self.cuts.clear();
+            self.cut(&why);
+        }
+    }
+
+    /// Nothing more of it goes to the client but why, if it waits for an answer.
+    fn cut(&mut self, why: &Refusal) {
+        self.ready.clear();
+        if self.permit.is_some() {
+            if !self.view.listens {
+                self.fail(why);
+            }
+            tracing::info!(decision = %self.asked.decision, reason = why.reason(), "a stream was cut off");
+            self.conclude(OutcomeResult::CutOff);
         }
     }
 
@@ -166,6 +200,8 @@ impl ReplyStream {
         self.is_resumable
             && !self.is_answered
             && self.asked.era == Era::Legacy
+            // Without a session the ids of calls are everybody's.
+            && self.view.claim.session().is_some()
             && self.view.waits_for.is_some()
     }
 
@@ -184,8 +220,6 @@ impl ReplyStream {
             self.is_resumable |= !id.is_empty();
             self.view.claim.take_event(id);
         }
-        // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
-        // a message.
         if let Some(session) = &mut self.session
             && piece.event.as_deref() == Some(b"endpoint")
         {
@@ -204,6 +238,8 @@ impl ReplyStream {
             session.path = Some(path);
             return Ok(Some(bytes));
         }
+        // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
+        // a message.
         if !piece.is_message() {
             return Ok(Some(piece.raw));
         }
@@ -242,6 +278,7 @@ impl HttpBody for ReplyStream {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         loop {
+            this.poll_cuts(cx);
             ready!(this.view.claim.poll_written(cx));
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -251,7 +288,7 @@ impl HttpBody for ReplyStream {
             }
             if let Some(session) = &mut this.session {
                 if session.over.as_mut().poll(cx).is_ready() {
-                    this.conclude(OutcomeResult::StreamEnded);
+                    this.cut(&Refusal::SessionOver);
                     continue;
                 }
                 if let Poll::Ready(Some(told)) = session.told.poll_recv(cx) {

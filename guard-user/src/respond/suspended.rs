@@ -24,6 +24,8 @@ struct Shared {
     scopes: Mutex<HashMap<Scope, Calls>>,
     per_agent_max: usize,
     patience: Duration,
+    /// Since the stream of a call ended, whatever was resumed.
+    patience_max: Duration,
 }
 
 /// Those within which one request id means one call.
@@ -82,6 +84,7 @@ impl Suspended {
             scopes: Mutex::default(),
             per_agent_max: limits.resumable_calls_per_agent_max,
             patience: Duration::from_secs(limits.resume_seconds),
+            patience_max: Duration::from_secs(limits.resume_seconds.max(limits.upstream_head_seconds)),
         }))
     }
 
@@ -103,7 +106,11 @@ impl Suspended {
         {
             calls.by_id.remove(&id);
         }
-        scopes.entry(scope).or_default().by_id.insert(id, call);
+        let by_id = &mut scopes.entry(scope).or_default().by_id;
+        // Two with one id: nobody can tell whose the answer would be.
+        if by_id.remove(&id).is_none() {
+            by_id.insert(id, call);
+        }
     }
 
     /// Reads a message of a GET stream: an answer through the view of the call that it belongs to, anything else through
@@ -122,7 +129,8 @@ impl Suspended {
                 calls.by_id.remove(&id)
             })
         };
-        let Some(call) = call else { return passed };
+        // Another stream had the answer first.
+        let Some(call) = call else { return Ok(Passed { data: None, answer: None }) };
         // The GET itself has no answer.
         match passed {
             Ok(Passed { data, answer: Some(answer) }) => {
@@ -165,13 +173,14 @@ impl Suspended {
 
     /// Gives up those that nobody has resumed in time, and those whose session is over.
     pub fn sweep(&self) {
-        let patience = self.0.patience;
+        let Shared { patience, patience_max, .. } = *self.0;
         self.lock().retain(|_, calls| {
             let is_late = |since: Instant| since.elapsed() >= patience;
             let is_resumed = calls.resumed > 0 || calls.ended_at.is_some_and(|at| !is_late(at));
-            calls
-                .by_id
-                .retain(|_, call| (is_resumed || !is_late(call.since)) && !call.view.claim.session_is_over());
+            calls.by_id.retain(|_, call| {
+                let is_awaited = is_resumed || !is_late(call.since);
+                is_awaited && call.since.elapsed() < patience_max && !call.view.claim.session_is_over()
+            });
             is_resumed || !calls.by_id.is_empty()
         });
     }

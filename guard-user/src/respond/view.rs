@@ -19,7 +19,7 @@ use crate::types::AgentName;
 /// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
 const URL_ELICITATION: i64 = -32042;
 const ELICITATION: &str = "elicitation/create";
-const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
+pub(super) const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
 
 /// Reads a server's messages on behalf of one request: each by the rules that are in force when it comes.
 pub struct View {

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::Id;
 use super::fold::is_lookalike;
+use super::message::METHOD_BYTES_MAX;
 
 /// Members of a message that clients look for, and of a result those that the guard looks at.
 const FRAME_KEYS: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
@@ -94,6 +95,8 @@ pub struct Outcome {
 pub enum ReplyError {
     #[error("the server's message is not a request, a notification or a response")]
     Kind,
+    #[error("the name of the server's method is longer than {METHOD_BYTES_MAX} bytes")]
+    LongMethod,
     #[error("the server's message is not one JSON object")]
     NotAnObject,
     #[error("the server's message is not valid UTF-8")]
@@ -110,6 +113,9 @@ pub fn look(raw: &[u8]) -> Result<Reply, ReplyError> {
         return Err(ReplyError::NotAnObject);
     }
     let frame: Frame<'_> = serde_json::from_str(std::str::from_utf8(raw)?)?;
+    if frame.method.as_ref().is_some_and(|method| method.len() > METHOD_BYTES_MAX) {
+        return Err(ReplyError::LongMethod);
+    }
     let kind = match (frame.method, frame.result, frame.error, &frame.id) {
         (Some(method), None, None, Named::By(_)) => ReplyKind::Request { method: method.into_owned() },
         // `id: null` beside a method: a notification to some, nothing to others.
@@ -444,6 +450,13 @@ mod tests {
             kind(r#"{"method":"a\/b","params":{}}"#),
             ReplyKind::Notification(Notice { method: "a/b".to_owned(), ..Notice::default() })
         );
+    }
+
+    #[test]
+    fn a_method_has_a_longest_name() {
+        let asks = |length: usize| format!(r#"{{"id":1,"method":"{}"}}"#, "m".repeat(length));
+        assert!(look(asks(METHOD_BYTES_MAX).as_bytes()).is_ok());
+        assert!(matches!(look(asks(METHOD_BYTES_MAX + 1).as_bytes()), Err(ReplyError::LongMethod)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::types::{DecisionId, ServerName};
 pub const SESSION_HEADER: &str = "mcp-session-id";
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const EVENT_HEADER: &str = "last-event-id";
+/// Of the host and version that are kept with a session; longer ones are left out of the guard's own requests.
+const KEPT_BYTES_MAX: usize = 256;
 
 /// Why a request may not use what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -291,13 +293,10 @@ impl Claim {
             kind,
         };
         let adopted = self.sessions.adopt(&new);
-        let Adopted { visit, ended, written } =
+        let Adopted { visit, written } =
             adopted.map_err(|_taken| "its session is another agent's already")?;
         self.pending.add(written);
         (self.session, self.visit) = (Some(id), Some(visit));
-        if let Some(ended) = ended.filter(|ended| ended.kind == SessionKind::Streamable) {
-            self.errands.leave(ended.into());
-        }
         Ok(())
     }
 
@@ -440,11 +439,16 @@ fn has_hidden_separator(path: &str) -> bool {
 fn kept(head: &Parts, forward_authorization: bool) -> HeaderMap {
     let names = [HOST, HeaderName::from_static(VERSION_HEADER), AUTHORIZATION];
     let names = names.into_iter().filter(|name| *name != AUTHORIZATION || forward_authorization);
-    let mut kept: HeaderMap =
-        names.filter_map(|name| head.headers.get(&name).cloned().map(|value| (name, value))).collect();
+    let short =
+        |name: &HeaderName, value: &HeaderValue| *name == AUTHORIZATION || value.len() <= KEPT_BYTES_MAX;
+    let mut kept: HeaderMap = names
+        .filter_map(|name| head.headers.get(&name).cloned().map(|value| (name, value)))
+        .filter(|(name, value)| short(name, value))
+        .collect();
     // HTTP/2 clients say in `:authority` what HTTP/1.1 says in `Host`.
     if let (false, Some(authority)) = (kept.contains_key(HOST), head.uri.authority())
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        && host.len() <= KEPT_BYTES_MAX
     {
         kept.insert(HOST, host);
     }

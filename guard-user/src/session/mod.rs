@@ -57,8 +57,6 @@ pub struct Sessions {
 /// What became of a session that a server has opened.
 pub struct Adopted {
     pub visit: Visit,
-    /// Had to make room, and is to be closed at its server.
-    pub ended: Option<Ended>,
     written: Option<Written>,
 }
 
@@ -68,6 +66,8 @@ struct State {
     tasks: Tasks,
     rounds: Rounds,
     journal: Journal,
+    /// Had to make room, or gave their ids away: the next sweep takes them.
+    ended: Vec<Ended>,
 }
 
 impl Sessions {
@@ -78,7 +78,7 @@ impl Sessions {
         let journal = Journal::open(state_dir, &mut table, &mut tasks)?;
         let (streams, rounds) = (Streams::default(), Rounds::default());
         Ok(Self {
-            state: Mutex::new(State { table, streams, tasks, rounds, journal }),
+            state: Mutex::new(State { table, streams, tasks, rounds, journal, ended: Vec::new() }),
             tasks_per_agent_max: limits.tasks_per_agent_max,
             events_max: limits.resumable_events_max,
             next_stream: AtomicU64::new(1),
@@ -115,14 +115,15 @@ impl Sessions {
     fn adopt_by(&self, new: &NewSession) -> Result<Adopted, Refused> {
         let now = unix_milliseconds();
         let mut state = self.lock();
-        let State { table, journal, .. } = &mut *state;
+        let State { table, journal, ended, .. } = &mut *state;
         let is_new = !table.has(&new.server, &new.id);
-        let (visit, ended) = table.adopt(new.clone(), now)?;
-        if let Some(gone) = &ended {
+        let (visit, gone) = table.adopt(new.clone(), now)?;
+        if let Some(gone) = gone {
             journal.ended(&gone.server, &gone.id);
+            ended.push(gone);
         }
         let written = if is_new { journal.opened(new, now) } else { None };
-        Ok(Adopted { visit, ended, written })
+        Ok(Adopted { visit, written })
     }
 
     /// Ends a session whose server does not listen any more with the socket by which it was opened: a server that counts its
@@ -169,13 +170,15 @@ impl Sessions {
     pub fn sweep(&self) -> Vec<Ended> {
         let now = unix_milliseconds();
         let mut state = self.lock();
-        let State { table, streams, tasks, rounds, journal } = &mut *state;
-        let ended = table.sweep(now);
+        let State { table, streams, tasks, rounds, journal, ended } = &mut *state;
+        let over = table.sweep(now);
         streams.sweep(now, table.idle_milliseconds);
         tasks.sweep(now, table.milliseconds_max);
         rounds.sweep(now, table.milliseconds_max);
-        journal.all_ended(&ended, table, tasks);
+        journal.all_ended(&over, table, tasks);
         journal.keep_up(table, tasks);
+        let mut ended = std::mem::take(ended);
+        ended.extend(over);
         ended
     }
 
