@@ -139,7 +139,7 @@ impl App {
             blocks: kernel.blocks(),
             upstream: Upstream::new(kernel.dialer(), &config.limits),
             limits: config.limits.clone(),
-            memory: http::Memory::new(config.limits.requests_bytes_max, config.limits.answers_bytes_max),
+            memory: http::Memory::new(&config.limits),
             site: Site { ca_file: tls.ca_file() },
             started: Instant::now(),
             audit,

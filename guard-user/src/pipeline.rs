@@ -76,8 +76,9 @@ impl Pipeline {
         connection.look().await;
         let rules = self.rules.load();
         let mut caller = identify(&rules, connection, request.headers()).await;
-        let is_known = matches!(caller, Ok((_, Ok(()))));
-        let (head, body, share) = read(request, &self.limits, &self.memory, is_known).await;
+        let known = caller.as_ref().ok().filter(|(_, witnessed)| witnessed.is_ok());
+        let agent = known.map(|(caller, _)| caller.agent());
+        let (head, body, share) = read(request, &self.limits, &self.memory, agent).await;
         // One version of the rules judges all of this request: the one in force when it is there.
         let now = self.rules.load();
         if !Arc::ptr_eq(&rules, &now) {

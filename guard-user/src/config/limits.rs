@@ -29,6 +29,8 @@ pub struct Limits {
     /// Heads and bodies of all requests under way, over all connections; what goes beyond is refused. Requests without
     /// a known credential have an eighth of this on top for themselves.
     pub requests_bytes_max: usize,
+    /// Of these, those of one agent's requests.
+    pub requests_bytes_per_agent_max: usize,
     /// An HTTP connection without a request under way, once it had one.
     pub idle_seconds: u64,
     /// A client that takes no byte of what is being sent to it, or does not answer its host's keep-alive.
@@ -58,6 +60,8 @@ pub struct Limits {
     pub event_bytes_max: usize,
     /// All answers under way, over all connections, as far as the guard holds them; what goes beyond is refused.
     pub answers_bytes_max: usize,
+    /// Of these, those of one server's answers.
+    pub answers_bytes_per_server_max: usize,
     /// JSON nesting of a request body.
     pub json_depth_max: usize,
     /// Messages of one batch, where a server's entry lets them through.
@@ -105,6 +109,7 @@ impl Default for Limits {
             body_seconds: 30,
             body_bytes_max: 4 * 1024 * 1024,
             requests_bytes_max: 256 * 1024 * 1024,
+            requests_bytes_per_agent_max: 64 * 1024 * 1024,
             idle_seconds: 300,
             stall_seconds: 60,
             h2_streams_max: 100,
@@ -119,6 +124,7 @@ impl Default for Limits {
             tool_pins_bytes_max: 16 * 1024 * 1024,
             event_bytes_max: 16 * 1024 * 1024,
             answers_bytes_max: 256 * 1024 * 1024,
+            answers_bytes_per_server_max: 128 * 1024 * 1024,
             json_depth_max: 64,
             batch_messages_max: 100,
             audit_wait_milliseconds: 2000,

@@ -83,36 +83,26 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::config::Limits;
     use crate::http::Memory;
-
-    struct Endless;
-
-    impl HttpBody for Endless {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
-        }
-    }
+    use crate::types::ServerName;
 
     #[tokio::test]
     async fn a_large_body_is_handed_out_in_pieces_and_holds_its_memory_to_the_end() {
-        let memory = Memory::new(0, 2 * PIECE_BYTES_MAX);
-        let mut held = memory.answer();
+        let server = ServerName::parse("demo").unwrap();
+        let limits = Limits { answers_bytes_max: 2 * PIECE_BYTES_MAX, ..Limits::default() };
+        let memory = Memory::new(&limits);
+        let mut held = memory.answer(&server);
         assert!(held.take(PIECE_BYTES_MAX + 1));
         let mut body = Body::holding(vec![b'x'; PIECE_BYTES_MAX + 1].into(), held);
         let mut lengths = Vec::new();
         while !body.is_end_stream() {
-            assert!(!memory.answer().take(PIECE_BYTES_MAX), "given back too early");
+            assert!(!memory.answer(&server).take(PIECE_BYTES_MAX), "given back too early");
             let Ok(frame) = body.frame().await.unwrap();
             lengths.push(frame.into_data().unwrap().len());
         }
         assert_eq!(lengths, [PIECE_BYTES_MAX, 1]);
         drop(body);
-        assert!(memory.answer().take(2 * PIECE_BYTES_MAX));
+        assert!(memory.answer(&server).take(2 * PIECE_BYTES_MAX));
     }
 }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::memory::{Held, Memory, cost};
 use super::{FramingError, Pieces};
 use crate::config::Limits;
+use crate::types::AgentName;
 
 /// What a caller whose credential is not known may send: enough to answer it by its request's id.
 const UNIDENTIFIED_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -22,7 +23,9 @@ const UNIDENTIFIED_BODY_BYTES_MAX: usize = 64 * 1024;
 pub enum Unreadable {
     #[error("the connection ended within the body")]
     Broken,
-    #[error("the requests under way hold as much memory as they may (limits.requests_bytes_max)")]
+    #[error(
+        "the requests under way hold as much memory as they may (limits.requests_bytes_max), or as their agent may (limits.requests_bytes_per_agent_max)"
+    )]
     Busy,
     #[error("{0}")]
     Framing(FramingError),
@@ -55,18 +58,18 @@ impl Unreadable {
     }
 }
 
-/// Reads the body to its end. The HTTP server has bounded the head already. What is read may be held until `Held` is
+/// Reads the body to its end. `agent`: the sender, if it is known. The HTTP server has bounded the head already. What is read may be held until `Held` is
 /// dropped.
 pub async fn read(
     request: Request<Incoming>,
     limits: &Limits,
     memory: &Memory,
-    is_identified: bool,
+    agent: Option<&AgentName>,
 ) -> (Parts, Result<Bytes, Unreadable>, Held) {
-    let identified = if is_identified { limits.body_bytes_max } else { UNIDENTIFIED_BODY_BYTES_MAX };
+    let identified = if agent.is_some() { limits.body_bytes_max } else { UNIDENTIFIED_BODY_BYTES_MAX };
     let bytes_max = identified.min(limits.body_bytes_max);
     let (head, body) = request.into_parts();
-    let mut share = memory.open(is_identified);
+    let mut share = memory.request(agent);
     if !names_one_host(&head) {
         return (head, Err(Unreadable::Framing(FramingError::Host)), share);
     }

@@ -55,7 +55,7 @@ impl Pipeline {
         if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
             link.cancel(&id);
         }
-        respond::accept(reply, expected, (&self.limits, &self.memory)).await
+        respond::accept(reply, expected, &self.limits, self.memory.answer(&server.name)).await
     }
 
     /// A refused message is accepted all the same, and refused on the stream.

@@ -20,8 +20,7 @@ use crate::refusal::Refusal;
 use crate::rpc::reply::ReplyKind;
 use crate::upstream::{Reply, ReplyBody, end_to_end};
 
-pub(super) const NO_MEMORY: &str =
-    "the answers under way hold as much memory as they may (limits.answers_bytes_max)";
+pub(super) const NO_MEMORY: &str = "the answers under way hold as much memory as they may (limits.answers_bytes_max), or as this server's may (limits.answers_bytes_per_server_max)";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
@@ -34,7 +33,7 @@ pub async fn relay(
     (limits, memory): (&Limits, &Memory),
     elsewhere: &Elsewhere,
 ) -> Result<Response<Answering>, Refusal> {
-    let mut share = memory.answer();
+    let mut share = memory.answer(&view.server.name);
     let Reply { head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
     let entered = view.claim.session().cloned();
@@ -108,9 +107,9 @@ impl Answering {
 pub async fn accept(
     reply: Reply,
     expected: Option<Expected>,
-    (limits, memory): (&Limits, &Memory),
+    limits: &Limits,
+    mut share: Held,
 ) -> Result<Response<Body>, Refusal> {
-    let mut share = memory.answer();
     let Reply { head, body, permit, asked_at } = reply;
     let status = head.status.as_u16();
     let outcome = |result| Outcome {

@@ -52,8 +52,10 @@ impl Tasks {
             return Err(Refused::TooLong);
         }
         let key = (server.clone(), Box::from(id));
-        // A server that counts begins anew when it is started again: of the same owner, it is the newer task.
+        // A server that counts begins anew when it is started again: of the same owner, it is the newer task. Of another one,
+        // what it says by this id may be of either, and is nobody's.
         if self.all.get(&key).is_some_and(|known| known.made.owner != made.owner) {
+            self.take(&key);
             return Err(Refused::Taken);
         }
         self.take(&key);
@@ -124,6 +126,8 @@ mod tests {
         assert_eq!(tasks.of(&server, "1", &owner("b")), None);
         assert_eq!(tasks.of(&ServerName::parse("other").unwrap(), "1", &owner("a")), None);
         assert_eq!(tasks.add(&server, "1", made("b"), 10, 0), Err(Refused::Taken));
+        assert_eq!(tasks.of(&server, "1", &owner("a")), None, "it may be the other one's by now");
+        tasks.add(&server, "1", made("a"), 10, 0).unwrap();
         // A server that counts begins anew when it is started again.
         let other = Made { tool: "other".into(), ..made("a") };
         tasks.add(&server, "1", other.clone(), 10, 1).unwrap();
