@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Target;
+use super::{Target, member};
 
 /// Members of `capabilities`.
 const MEMBERS_MAX: usize = 256;
@@ -96,7 +96,7 @@ pub fn filter(raw: &[u8], judge: &impl Judge, ttl_milliseconds_max: u64) -> Resu
     let mut edits = Vec::new();
     let shows_resource = |resource: &str| judge.shows(Target::Resource(resource));
     if let Some(list) = lists.tools {
-        let tools = entries(list, |Named { name }| name)?;
+        let tools = entries(list, "name")?;
         let held = judge.held(list.get(), &tools).map_err(ListError::Unpinned)?;
         let twice = twice(&tools);
         let held: BTreeSet<&str> = held.iter().map(String::as_str).collect();
@@ -105,18 +105,18 @@ pub fn filter(raw: &[u8], judge: &impl Judge, ttl_milliseconds_max: u64) -> Resu
         }));
     }
     if let Some(list) = lists.prompts {
-        let prompts = entries(list, |Named { name }| name)?;
+        let prompts = entries(list, "name")?;
         let twice = twice(&prompts);
         edits.extend(kept(list, &prompts, |name| judge.shows(Target::Prompt(name)) && !twice.contains(name)));
     }
     if let Some(list) = lists.resources {
-        edits.extend(kept(list, &entries(list, |Located { uri }| uri)?, shows_resource));
+        edits.extend(kept(list, &entries(list, "uri")?, shows_resource));
     }
     if let Some(list) = lists.resource_templates {
-        edits.extend(kept(list, &entries(list, |Template { uri_template }| uri_template)?, shows_resource));
+        edits.extend(kept(list, &entries(list, "uriTemplate")?, shows_resource));
     }
     if let Some(list) = lists.tasks {
-        let tasks = entries(list, |Identified { task_id }| task_id)?;
+        let tasks = entries(list, "taskId")?;
         edits.extend(kept(list, &tasks, |id| judge.shows(Target::Task(id))));
     }
     // In a tool's own result these words mean what the tool wants.
@@ -172,51 +172,16 @@ struct Lists<'a> {
     ttl_ms: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Named<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Located<'a> {
-    #[serde(borrow)]
-    uri: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Template<'a> {
-    #[serde(borrow)]
-    uri_template: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Identified<'a> {
-    #[serde(borrow)]
-    task_id: Cow<'a, str>,
-}
-
 /// A part of the reply's text (by address, not by content) and what comes in its place.
 type Edit<'a> = (&'a str, String);
 
-/// The entries of a list with what each is known by.
-fn entries<'a, T: Deserialize<'a>>(
+/// The entries of a list with the text by which each is known.
+fn entries<'a>(
     list: &'a RawValue,
-    known_by: impl Fn(T) -> Cow<'a, str>,
+    known_by: &'static str,
 ) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, serde_json::Error> {
     let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
-    entries
-        .into_iter()
-        .map(|entry| {
-            // A derived reader would take an array for the members in their order.
-            if !entry.get().starts_with('{') {
-                return Err(serde::de::Error::custom("an entry is no object"));
-            }
-            Ok((known_by(serde_json::from_str(entry.get())?), entry))
-        })
-        .collect()
+    entries.into_iter().map(|entry| Ok((member::text(entry.get(), known_by)?, entry))).collect()
 }
 
 /// The list without the entries that `keep` does not want; None if it wants them all.

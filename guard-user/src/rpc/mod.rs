@@ -11,6 +11,7 @@ pub mod head;
 mod id;
 pub mod json;
 pub mod list;
+mod member;
 mod message;
 mod mirror;
 pub mod reply;

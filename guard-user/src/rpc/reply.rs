@@ -5,11 +5,12 @@ use std::fmt;
 use std::str::Utf8Error;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Id;
 use super::fold::is_lookalike;
+use super::member::{self, Text, member};
 use super::message::METHOD_BYTES_MAX;
 
 /// Members of a message that clients look for, and of a result those that the guard looks at.
@@ -255,14 +256,18 @@ impl Seen {
     }
 }
 
-/// A text that is borrowed where it has no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-#[derive(Deserialize)]
 struct ErrorMember {
     code: i64,
+}
+
+impl<'de> Deserialize<'de> for ErrorMember {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = <&RawValue>::deserialize(deserializer)?.get();
+        let code = member(value, "code")
+            .map_err(D::Error::custom)?
+            .ok_or_else(|| D::Error::missing_field("code"))?;
+        serde_json::from_str(code.get()).map(|code| Self { code }).map_err(D::Error::custom)
+    }
 }
 
 impl<'de> Deserialize<'de> for Outcome {
@@ -360,28 +365,16 @@ impl<'de> Deserialize<'de> for Words {
 
 impl<'de> Deserialize<'de> for TaskMember {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Task {
-            task_id: Option<Words>,
-        }
         let value = <&RawValue>::deserialize(deserializer)?.get();
-        let task: Option<Task> = value
-            .starts_with('{')
-            .then(|| serde_json::from_str(value))
-            .transpose()
-            .map_err(serde::de::Error::custom)?;
-        Ok(Self(task.and_then(|task| task.task_id?.0)))
+        let id =
+            if value.starts_with('{') { member(value, "taskId").map_err(D::Error::custom)? } else { None };
+        let id = id.filter(|id| id.get().starts_with('"')).map(|id| serde_json::from_str(id.get()));
+        id.transpose().map(Self).map_err(D::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Asks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Ask<'a> {
-            #[serde(borrow)]
-            method: Cow<'a, str>,
-        }
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
@@ -393,11 +386,11 @@ impl<'de> Deserialize<'de> for Asks {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asks, A::Error> {
                 let mut asks = Vec::new();
-                while let Some((_key, ask)) = map.next_entry::<IgnoredAny, Ask<'_>>()? {
+                while let Some((_key, ask)) = map.next_entry::<IgnoredAny, &RawValue>()? {
                     if asks.len() == ASKS_MAX {
                         return Err(serde::de::Error::custom("more requests than a server may make at once"));
                     }
-                    asks.push(ask.method.into_owned());
+                    asks.push(member::text(ask.get(), "method").map_err(A::Error::custom)?.into_owned());
                 }
                 Ok(Asks(asks))
             }
@@ -450,6 +443,17 @@ mod tests {
             kind(r#"{"method":"a\/b","params":{}}"#),
             ReplyKind::Notification(Notice { method: "a/b".to_owned(), ..Notice::default() })
         );
+    }
+
+    #[test]
+    fn what_stands_within_is_not_read_by_two_spellings() {
+        for text in [
+            r#"{"id":1,"error":{"code":1,"Code":-32042}}"#,
+            r#"{"id":1,"result":{"task":{"taskId":"mine","TaskId":"theirs"}}}"#,
+            r#"{"id":1,"result":{"inputRequests":{"q":{"method":"roots/list","Method":"sampling/createMessage"}}}}"#,
+        ] {
+            assert!(matches!(look(text.as_bytes()), Err(ReplyError::Unreadable(_))), "{text}");
+        }
     }
 
     #[test]
