@@ -10,6 +10,7 @@ use guard_common::{Port, Tally};
 use guard_tests::bypass::tool;
 use guard_tests::cgroup::Cgroup;
 use guard_tests::locked::eventually;
+use guard_tests::process::START_LIMIT;
 use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, Process, REMOTE_V4, World, test};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -199,7 +200,7 @@ fn of_too_many_namespaces_those_with_a_server_are_protected_and_the_others_are_t
         // Servers come where the guard is not, and in all but one.
         for (at, (process, netns)) in processes.iter_mut().zip(&spaces).rev().take(MAX).enumerate() {
             assert_eq!(process.ask("listen 0.0.0.0:3001"), json!({"done": true}));
-            let end = Instant::now() + Duration::from_secs(10);
+            let end = Instant::now() + START_LIMIT;
             while !served(netns) {
                 assert!(Instant::now() < end, "namespace {at} of those that matter is not protected");
                 std::thread::sleep(Duration::from_millis(20));
@@ -297,7 +298,7 @@ fn a_dead_namespace_of_a_former_guard_is_cleared_away() {
         assert_eq!(steered(), 1, "the dead guard's port is closed");
         drop(netns);
         let _next = world.guard_for(&json!([{"name": "demo", "port": PORT, "in": place}]));
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + START_LIMIT;
         while steered() > 0 {
             assert!(Instant::now() < end, "the pin of a dead namespace stays");
             std::thread::sleep(Duration::from_millis(50));
