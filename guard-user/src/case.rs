@@ -8,7 +8,7 @@ use http::request::Parts;
 use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
 use crate::config::Limits;
 use crate::connection::Connection;
-use crate::identity::Caller;
+use crate::identity::{Caller, CredentialId};
 use crate::kernel::Client;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
@@ -75,7 +75,15 @@ impl<'a> Case<'a> {
     /// Whether it was posted where only sessions of HTTP+SSE post: its client looks for no message in the answer.
     pub fn is_posted_to_stream(&self) -> bool {
         let server = &self.connection.server;
-        server.sse_path.is_some() && self.head.method == Method::POST && self.head.uri.path() != server.path
+        server.sse_path.is_some()
+            && self.head.method == Method::POST
+            && self.head.uri.path() != server.path
+            && !self.is_for_oauth()
+    }
+
+    /// Whether it is not for the MCP endpoint, but for what its server's entry lets pass beside it.
+    pub fn is_for_oauth(&self) -> bool {
+        self.connection.server.is_asked_for_oauth(&self.head.method, self.head.uri.path())
     }
 
     pub fn target(&self) -> Target<'_> {
@@ -137,7 +145,7 @@ impl<'a> Case<'a> {
             client: caller.map(|caller| caller.client().as_str()),
             profile: caller.map(|caller| caller.profile().as_str()),
             evidence: caller.map(Caller::evidence),
-            credential: caller.map(|caller| caller.credential().as_str()),
+            credential: caller.and_then(Caller::credential).map(CredentialId::as_str),
             peer: Some(self.connection.peer),
             original_dst: Some(self.connection.original_dst),
             local: local(self.connection),
@@ -149,7 +157,11 @@ impl<'a> Case<'a> {
             http_method: self.head.method.as_str(),
             rpc_method,
             rpc_id: rpc_id.as_deref(),
-            target: target(self.target(), rpc_method),
+            target: if self.is_for_oauth() || matches!(refusal, Some(Refusal::Path(_))) {
+                Some(RecordTarget { kind: "path", name: self.head.uri.path() })
+            } else {
+                target(self.target(), rpc_method)
+            },
             intent: self.intent.as_ref().map(IntentName::as_str),
             continues: self.continues,
             reason: refusal.map_or_else(|| self.reason_to_allow(), Refusal::reason),

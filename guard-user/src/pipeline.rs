@@ -1,18 +1,22 @@
 //! The product on one page: what happens to a request, from its first byte to the bytes that answer it.
 
 mod batch;
+mod identify;
+mod oauth;
 mod post;
 mod standing;
 
+use std::future;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use batch::Shared;
+use identify::{Identified, identify};
 use standing::Standing;
 
 use crate::audit::{self, AuditLog};
@@ -20,8 +24,8 @@ use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
-use crate::identity::{Caller, Unidentified};
-use crate::kernel::Blocks;
+use crate::identity::Caller;
+use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Elsewhere, Site};
@@ -38,9 +42,6 @@ const UNREAD_METHOD: &[u8] = b"-";
 
 /// What a refusal calls headers of which nobody can say what they repeat.
 const ANY_MIRROR: &str = "mcp-param-*";
-
-/// Whose credential it is, and whether it came from the process that it works in.
-type Identified = Result<(Caller, Result<(), Unidentified>), Unidentified>;
 
 /// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
 pub struct Pipeline {
@@ -122,7 +123,10 @@ impl Pipeline {
         let body = body?;
         case.body_bytes = body.len();
         rpc::head::check(&case.head.headers)?;
-        if case.head.method == Method::POST {
+        let is_for_oauth = case.is_for_oauth();
+        if is_for_oauth && case.head.method == Method::POST {
+            rpc::form::check(&case.head.headers, &body, self.limits.json_depth_max)?;
+        } else if case.head.method == Method::POST {
             case.read(rpc::decode(&case.head.headers, body.clone(), self.limits.json_depth_max)?);
         }
 
@@ -134,6 +138,10 @@ impl Pipeline {
             return Err(Refusal::Blocked { forwarded: false });
         }
         witnessed?;
+        if is_for_oauth {
+            let cut = self.cut(case, &caller, suspect, future::pending());
+            return self.pass_oauth(case, &caller, body, cut).await;
+        }
         let claim = self.claim(case, &caller)?;
         if let Some(path) = claim.posted_to() {
             let link = self.elsewhere.links.find(&case.connection.server.name, path);
@@ -145,16 +153,7 @@ impl Pipeline {
         }
 
         // Nothing goes on before its record is on disk: only that makes the permit.
-        let (blocks, over) = (self.blocks.clone(), claim.until_over());
-        let standing = Standing::of(case, caller.clone());
-        let withdrawn = self.rules.clone().until(move |rules| !standing.holds(rules));
-        let mut cut = Box::pin(async move {
-            tokio::select! {
-                () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
-                () = over => Refusal::SessionOver,
-                () = withdrawn => Refusal::Withdrawn,
-            }
-        });
+        let mut cut = Box::pin(self.cut(case, &caller, suspect, claim.until_over()));
         if let Some(link) = &case.link {
             let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
@@ -182,6 +181,25 @@ impl Pipeline {
             refusal = &mut cut => return Err(refusal),
         };
         Ok(response.map(|answer| answer.until(cut)))
+    }
+
+    /// What ends a request that goes on, from now on.
+    fn cut<O: Future<Output = ()> + Send + 'static>(
+        &self,
+        case: &Case<'_>,
+        caller: &Caller,
+        suspect: Suspect,
+        over: O,
+    ) -> impl Future<Output = Refusal> + Send + use<O> {
+        let (blocks, standing) = (self.blocks.clone(), Standing::of(case, caller.clone()));
+        let withdrawn = self.rules.clone().until(move |rules| !standing.holds(rules));
+        async move {
+            tokio::select! {
+                () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
+                () = over => Refusal::SessionOver,
+                () = withdrawn => Refusal::Withdrawn,
+            }
+        }
     }
 
     /// Does it use only what was given to this agent?
@@ -315,18 +333,6 @@ impl Pipeline {
     }
 }
 
-/// Whose credential it is, and whether it comes from the process that the agent's entry asks for. A credential that was
-/// stolen is not the agent's, but the record must name it.
-async fn identify(rules: &Rules, connection: &Connection, headers: &HeaderMap) -> Identified {
-    let mut caller = rules.identify(headers)?;
-    let Some(rule) = rules.policy.agent(caller.agent()).and_then(|entry| entry.process.as_ref()) else {
-        return Ok((caller, Ok(())));
-    };
-    let digest = if rule.needs_digest() { connection.digest().await } else { None };
-    let witnessed = caller.witness(rule, connection.client(), digest.as_ref());
-    Ok((caller, witnessed))
-}
-
 fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
     let connection = case.connection;
     if !connection.is_tls && !connection.may_be_plain() {
@@ -335,6 +341,9 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
     let server = &connection.server;
     let is_posted = server.sse_path.is_some() && case.head.method == Method::POST;
     let path = case.head.uri.path();
+    if case.is_for_oauth() {
+        return Ok(());
+    }
     match case.head.method {
         // The path to post to is the server's choice; whose it is the session says.
         Method::POST if is_posted => Ok(()),

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use tokio::sync::watch;
 
 use crate::config::{Problems, Server};
-use crate::identity::{Caller, Credentials, Unidentified, identify};
+use crate::identity::{Caller, Credentials, Shown, Unidentified};
 use crate::policy::Policy;
 
 /// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
@@ -34,17 +33,21 @@ impl Rules {
         Ok(Self { policy, credentials, digest })
     }
 
-    /// Which agent sent `headers`: its credential is known, and the policy still has it with that client and profile.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Caller, Unidentified> {
-        identify(headers, &self.credentials, |agent, client, profile| {
-            self.policy.has_entry(agent, client, profile)
+    /// Which agent's secret was `shown`: it is known, and the policy still has the agent with that client and profile.
+    pub fn by_secret(&self, shown: &Shown<'_>) -> Result<Caller, Unidentified> {
+        shown.by_secret(&self.credentials, |agent, client, profile| {
+            self.policy.has_entry(agent, client, profile) && self.policy.needs_secret(agent)
         })
     }
 
-    /// Whether `caller`, whom another version let in, would still be let in: its credential is there, and its entry.
+    /// Whether `caller`, whom another version let in, would still be let in by what it showed: its entry is there and needs
+    /// no more than that, and so is its credential. Its process is another question.
     pub fn still_know(&self, caller: &Caller) -> bool {
-        self.credentials.have(caller)
-            && self.policy.has_entry(caller.agent(), caller.client(), caller.profile())
+        let proves = match caller.credential() {
+            Some(id) => self.policy.needs_secret(caller.agent()) && self.credentials.have(id, caller),
+            None => !self.policy.needs_secret(caller.agent()),
+        };
+        proves && self.policy.has_entry(caller.agent(), caller.client(), caller.profile())
     }
 }
 

@@ -5,24 +5,45 @@
 // environment: MCP_CONFORMANCE_PROTOCOL_VERSION and MCP_CONFORMANCE_CONTEXT of the suite, MCP_HEADERS (a JSON object),
 //   NODE_EXTRA_CA_CERTS (a CA file)
 
-import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { Client, StreamableHTTPClientTransport, UnauthorizedError } from "@modelcontextprotocol/client";
+
+import { Consent } from "./oauth.mjs";
 
 const url = new URL(process.argv[2]);
 const headers = JSON.parse(process.env.MCP_HEADERS ?? "{}");
 const context = JSON.parse(process.env.MCP_CONFORMANCE_CONTEXT || "{}");
 const isModern = (process.env.MCP_CONFORMANCE_PROTOCOL_VERSION ?? "") >= "2026-07-28";
 
-const client = new Client(
-  { name: "conformance-client", version: "1" },
-  {
-    capabilities: { elicitation: { form: { applyDefaults: true } } },
-    versionNegotiation: { mode: isModern ? "auto" : "legacy" },
-  },
-);
-client.setRequestHandler("elicitation/create", async ({ params }) => ({
-  action: "accept",
-  content: defaults(params.requestedSchema),
-}));
+const needsConsent = (process.env.MCP_CONFORMANCE_SCENARIO ?? "").startsWith("auth/");
+const authProvider = needsConsent ? new Consent(context) : undefined;
+
+function newClient() {
+  const client = new Client(
+    { name: "conformance-client", version: "1" },
+    {
+      capabilities: { elicitation: { form: { applyDefaults: true } } },
+      versionNegotiation: { mode: isModern ? "auto" : "legacy" },
+    },
+  );
+  client.setRequestHandler("elicitation/create", async ({ params }) => ({
+    action: "accept",
+    content: defaults(params.requestedSchema),
+  }));
+  return client;
+}
+
+// What it does again when the server wanted a token, or one for more, and there is one now.
+async function withConsent(act) {
+  for (let tries = 0; ; tries++) {
+    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers }, authProvider });
+    try {
+      return await act(transport);
+    } catch (error) {
+      if (!(error instanceof UnauthorizedError) || tries === 2) throw error;
+      await transport.finishAuth(authProvider.answer);
+    }
+  }
+}
 
 function defaults(schema) {
   const properties = Object.entries(schema?.properties ?? {});
@@ -44,7 +65,15 @@ async function each(list, use) {
   await Promise.allSettled(things.map((thing) => use(thing, things)));
 }
 
-await client.connect(new StreamableHTTPClientTransport(url, { requestInit: { headers } }));
+const client = await withConsent(async (transport) => {
+  const client = newClient();
+  await client.connect(transport);
+  if (needsConsent) {
+    const { tools } = await client.listTools();
+    for (const { name } of tools) await client.callTool({ name, arguments: {} });
+  }
+  return client;
+});
 if (context.toolCalls) {
   await client.listTools();
   await each(async () => context.toolCalls, (call) => client.callTool(call));

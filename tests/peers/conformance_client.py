@@ -14,6 +14,7 @@ import sys
 import httpx2
 from mcp import Client, types
 from mcp.client.streamable_http import streamable_http_client
+from oauth import consent
 
 CONTEXT = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
 IS_MODERN = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "") >= "2026-07-28"
@@ -58,7 +59,9 @@ async def use_all(client):
 
 async def run(url):
     headers = json.loads(os.environ.get("MCP_HEADERS", "{}"))
-    async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=300)) as http:
+    needs_consent = os.environ.get("MCP_CONFORMANCE_SCENARIO", "").startswith("auth/")
+    auth = consent(url, CONTEXT) if needs_consent else None
+    async with httpx2.AsyncClient(headers=headers, auth=auth, timeout=httpx2.Timeout(30, read=300)) as http:
         transport = streamable_http_client(url, http_client=http)
         mode = "auto" if IS_MODERN else "legacy"
         async with Client(transport, mode=mode, elicitation_callback=elicit) as client:

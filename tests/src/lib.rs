@@ -20,6 +20,7 @@ pub mod locked;
 pub mod manager;
 pub mod many;
 pub mod netns;
+pub mod own_guard;
 pub mod peers;
 pub mod probe;
 pub mod process;

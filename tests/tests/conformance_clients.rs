@@ -1,8 +1,8 @@
 //! The client scenarios of the official conformance suite: what each client library does is the same for the server
 //! that it talks to when a guard stands between them.
 //!
-//! The suite makes a server for each scenario, on a port of its own. The guard's slot for it has another URL, so
-//! scenarios of authorization, which compare URLs, cannot run this way.
+//! The suite makes a server for each scenario, on a port of its own. The guard's slot for it has another URL. Scenarios of
+//! authorization compare URLs: `conformance_auth.rs` has those.
 
 use std::net::SocketAddr;
 use std::thread;

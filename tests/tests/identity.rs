@@ -62,7 +62,11 @@ impl Bound {
         let reached = puppet.answer_all(done_for);
         let mut daemon = guard("demo", &[("policy.yaml", &policy)]).unwrap();
         change(&mut daemon);
-        let credential = daemon.issue("bound").unwrap();
+        let credential = if process.contains("needs:") {
+            Credential { client: String::new(), profile: String::new(), secret: String::new() }
+        } else {
+            daemon.issue("bound").unwrap()
+        };
         daemon.start().unwrap();
         // The client must be able to read it, whoever it runs as.
         fs::copy(daemon.ca(), dir.path().join("ca.pem")).unwrap();
@@ -447,4 +451,48 @@ fn a_credential_of_a_process_is_worthless_on_another_host() {
     let record = bound.assert_refused(&from(&world.remote, there), "a process of this host only");
     assert_eq!(record["local"], "remote");
     world.host.run(|| bound.finish(1));
+}
+
+#[test]
+fn an_agent_without_a_secret_is_its_process() {
+    apart(|| {
+        let bound = Bound::new("{unit: agent.service, uid: 65533}, needs: [process]");
+        let ask = |cgroup: &str, uid: u32, fields: &[(&str, &str)]| {
+            let request = Request::post(&call(1, "open"));
+            let request = fields.iter().fold(request, |request, (name, value)| request.with(name, value));
+            answer_of(&run(bound.command(cgroup, uid, &bound.asker(), &[]), &request.bytes()))
+        };
+        let reason = |answer: &Value| answer["result"]["_meta"]["mcp-guard/decision"]["reason"].clone();
+        let token = ("Authorization", "Bearer not-the-guards");
+        for fields in
+            [vec![], vec![("X-Client-ID", "bound-client")], vec![("X-Profile-ID", "default"), token]]
+        {
+            let answer = ask("agent.service", AGENT, &fields);
+            assert_eq!(answer["result"]["content"][0]["text"], "done", "{answer}");
+            let record = bound.record();
+            assert_eq!(
+                (&record["decision"], &record["agent"], &record["evidence"], &record["credential"]),
+                (&json!("allow"), &json!("bound"), &json!("process"), &Value::Null)
+            );
+        }
+        for (cgroup, uid, fields, expected) in [
+            ("other.service", AGENT, vec![], "no_credential"),
+            ("agent.service", NOBODY, vec![], "no_credential"),
+            ("agent.service", 0, vec![], "no_credential"),
+            ("other.service", AGENT, vec![("X-Client-ID", "bound-client")], "no_credential"),
+            ("other.service", AGENT, vec![token], "malformed_credential"),
+            ("agent.service", AGENT, vec![("X-Client-ID", "other")], "no_credential"),
+            ("agent.service", AGENT, vec![("Origin", "http://localhost")], "web_page"),
+            ("agent.service", AGENT, vec![("Sec-Fetch-Site", "none")], "web_page"),
+            ("agent.service", AGENT, vec![("Authorization", "Bearer mcpg_made-up")], "malformed_credential"),
+        ] {
+            let answer = ask(cgroup, uid, &fields);
+            assert_eq!(reason(&answer), expected, "{cgroup} {uid} {fields:?}: {answer}");
+            assert_eq!(bound.record()["agent"], Value::Null);
+        }
+        let refused = bound.daemon.output("tokens issue", &["--agent", "bound"]).unwrap();
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains("known by its process alone"), "{told}");
+        bound.finish(3);
+    });
 }

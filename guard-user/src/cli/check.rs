@@ -101,7 +101,13 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
     let mut agents: Vec<_> = policy.agents().map(|(agent, _)| agent).collect();
     agents.sort();
     for agent in agents {
-        if !credentials.list().iter().any(|credential| credential.agent() == agent) {
+        let is_issued = credentials.list().iter().any(|credential| credential.agent() == agent);
+        if is_issued && !policy.needs_secret(agent) {
+            warnings.push(format!(
+                "{agent} is known by its process alone, so its credentials are refused; `mcp-guard tokens list` shows which to revoke"
+            ));
+        }
+        if !is_issued && policy.needs_secret(agent) {
             warnings.push(format!("{agent} has no credential yet; `mcp-guard tokens issue --agent {agent}`"));
         }
         if !config.servers.iter().any(|server| policy.may_connect(agent, &server.name)) {

@@ -85,6 +85,11 @@ fn entry(
         let known = suggest(agent, policy.agents().map(|(name, _)| name.as_str()));
         bail!("the policy has no agent {agent:?}; {}", known.unwrap_or_else(|| "it has none at all".into()));
     };
+    if !entry.needs.secret() {
+        bail!(
+            "{name} is known by its process alone, so a credential would prove nothing; to give it one, add `secret` to `needs` in its entry"
+        );
+    }
     if let Some(client) = client
         && client != entry.client.as_str()
     {

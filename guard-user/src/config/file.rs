@@ -56,9 +56,13 @@ pub struct Server {
     pub batches: Batches,
     #[serde(default)]
     pub plaintext: Plaintext,
-    /// Pass the agent's `Authorization` on. Off: it is the guard's own credential and ends here.
+    /// Pass the agent's `Authorization` on, and let it read at `/.well-known/` whom the server wants it from. For agents that
+    /// are known by their process: the guard's own credential ends here in any case.
     #[serde(default)]
     pub forward_authorization: bool,
+    /// Further paths of a server that is its own authorization server, such as `/token`: known agents may GET and POST there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oauth_paths: Vec<String>,
     /// Where the processes of its cgroup may connect. Left out: everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,

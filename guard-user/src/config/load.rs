@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::decisions::DECISIONS_FILE;
 use super::problem::{Problem, Problems};
 use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
-use super::{Config, Place, read_bounded};
+use super::{Config, Place, Server, read_bounded};
 use Step::{Item, Key};
 
 /// Where the configuration is, and what of it this one command sees differently. A flag wins over the
@@ -227,10 +227,28 @@ fn servers(config: &Config, places: &Places<'_>, problems: &mut Problems) {
                 problems.push(problem.with_hint(hint));
             }
         }
+        oauth_paths((server, index), places, problems);
     }
 }
 
-/// What is wrong with the path of an MCP endpoint.
+fn oauth_paths((server, index): (&Server, usize), places: &Places<'_>, problems: &mut Problems) {
+    let at = |last| [Key("servers"), Item(index), Key("oauth_paths"), last];
+    if !server.oauth_paths.is_empty() && !server.forward_authorization {
+        let what = "oauth_paths are for tokens that go on to the server, and they end at the guard";
+        let problem = places.problem(&at(Item(0)), what);
+        problems.push(problem.with_hint("add `forward_authorization: true`, or remove them"));
+    }
+    for (number, path) in server.oauth_paths.iter().enumerate() {
+        let is_mcp = *path == server.path || server.sse_path.as_ref() == Some(path);
+        let mcp = || ("is that of MCP", "messages of MCP go to `path` alone".to_owned());
+        if let Some((what, hint)) = endpoint(path).or_else(|| is_mcp.then(mcp)) {
+            let problem = places.problem(&at(Item(number)), format!("oauth path {path:?} {what}"));
+            problems.push(problem.with_hint(hint));
+        }
+    }
+}
+
+/// What is wrong with a path.
 fn endpoint(path: &str) -> Option<(&'static str, String)> {
     if !path.starts_with('/') {
         return Some(("does not begin with '/'", format!("write /{path}")));

@@ -7,6 +7,7 @@ mod file;
 pub(crate) mod golden;
 mod limits;
 mod load;
+mod oauth;
 mod place;
 pub mod problem;
 pub mod reader;

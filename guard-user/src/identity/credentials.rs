@@ -121,9 +121,9 @@ impl Credentials {
         verify_slices_are_equal(&credential.sha256, &digest).is_ok().then_some(credential)
     }
 
-    /// Whether the credential that `caller` showed is still there, and still that agent's.
-    pub fn have(&self, caller: &Caller) -> bool {
-        let digest = self.digests.get(caller.credential());
+    /// Whether the credential `id` that `caller` showed is still there, and still that agent's.
+    pub fn have(&self, id: &CredentialId, caller: &Caller) -> bool {
+        let digest = self.digests.get(id);
         digest.and_then(|digest| self.by_digest.get(digest)).is_some_and(|known| {
             known.agent == *caller.agent()
                 && known.client == *caller.client()

@@ -78,7 +78,7 @@ impl ProcessRule {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -87,7 +87,7 @@ mod tests {
 
     const ID: &str = "1f2e3d4c5b6a79880123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn evidence(uid: u32, path: &str, executable: Option<Executable>) -> Evidence {
+    pub(in crate::identity) fn evidence(uid: u32, path: &str, executable: Option<Executable>) -> Evidence {
         let process =
             LocalProcess { pid: 7, uid, gid: 0, cgroup: 1, comm: "agent".into(), cookie: 5, connected_at: 6 };
         let running = executable.map(|found| Running { started_milliseconds: 1, executable: Some(found) });

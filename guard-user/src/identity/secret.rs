@@ -57,6 +57,21 @@ impl Secret {
     }
 }
 
+/// The guard's secret in the value of an `Authorization` header; `None` if it holds none.
+pub(super) fn bearer(value: &[u8]) -> Option<Result<Secret, SecretError>> {
+    let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    let is_ours = scheme.eq_ignore_ascii_case("bearer") && token.trim_start().starts_with(PREFIX);
+    is_ours.then(|| Secret::parse(token))
+}
+
+/// Whether the value of an `Authorization` header is for the guard, however broken, and nobody else's business.
+pub fn is_guards(value: &[u8]) -> bool {
+    let mut parts = value.split(|byte| byte.is_ascii_whitespace() || *byte == b',');
+    parts.any(|part| {
+        part.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+    })
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(...)")

@@ -1,8 +1,9 @@
 use std::os::unix::fs::PermissionsExt;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use super::*;
+use crate::types::{AgentName, ClientId, ProfileName};
 
 struct World {
     dir: tempfile::TempDir,
@@ -32,6 +33,14 @@ fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
 
 /// Headers as sent, and what comes of them.
 type Case<'c> = (Vec<(&'static str, &'c str)>, Result<(), Unidentified>);
+
+fn identify(
+    headers: &HeaderMap,
+    credentials: &Credentials,
+    is_entered: impl FnOnce(&AgentName, &ClientId, &ProfileName) -> bool,
+) -> Result<Caller, Unidentified> {
+    Shown::read(headers)?.by_secret(credentials, is_entered)
+}
 
 #[test]
 fn the_three_headers_make_a_caller_or_a_told_reason() {
@@ -94,7 +103,7 @@ fn the_three_headers_make_a_caller_or_a_told_reason() {
         assert_eq!(found.as_ref().map(|_| ()).map_err(|error| *error), expected, "{fields:?}");
         if let Ok(caller) = found {
             assert_eq!(caller.agent().as_str(), "support-agent");
-            assert_eq!(caller.credential().as_str(), world.id);
+            assert_eq!(caller.credential().unwrap().as_str(), world.id);
             assert_eq!(caller.evidence(), "client_secret");
         }
     }
@@ -195,5 +204,61 @@ fn a_tampered_file_is_refused() {
     ] {
         let error = Credentials::from_text(&path, &bad).unwrap_err().to_string();
         assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+#[test]
+fn a_process_is_one_agent_or_nobody() {
+    use crate::kernel::{Client, Unit};
+    let name = |name: &str| (AgentName::parse(name).unwrap(), ClientId::parse(name).unwrap());
+    let profiles = ["default", "admin"].map(|profile| ProfileName::parse(profile).unwrap());
+    let rule = |uid: u32, unit: Option<&str>| ProcessRule {
+        uid: Some(uid),
+        unit: unit.map(|unit| Unit::parse(unit).unwrap()),
+        ..ProcessRule::default()
+    };
+    let agents = [
+        (name("billing"), rule(990, Some("billing.service"))),
+        (name("backup"), rule(991, None)),
+        (name("restore"), rule(991, Some("restore.service"))),
+    ];
+    let candidates = || {
+        agents.iter().map(|((agent, client), process)| Candidate {
+            agent,
+            client,
+            profiles: &profiles,
+            process,
+        })
+    };
+    let ask = |fields: &[(&'static str, &str)], uid: u32, unit: &str| {
+        let client = Client::Process(process::tests::evidence(uid, &format!("/system.slice/{unit}"), None));
+        let found = Shown::read(&headers(fields))?.by_process(candidates(), &client, None)?;
+        assert_eq!((found.evidence(), found.credential()), ("process", None));
+        Ok(format!("{}/{}", found.agent(), found.profile()))
+    };
+    let is = |who: &str| Ok(who.to_owned());
+    let other = ("authorization", "Bearer other");
+    assert_eq!(ask(&[], 990, "billing.service"), is("billing/default"));
+    assert_eq!(ask(&[other], 990, "billing.service"), is("billing/default"));
+    assert_eq!(ask(&[("x-profile-id", "admin")], 990, "billing.service"), is("billing/admin"));
+    assert_eq!(ask(&[], 991, "any.service"), is("backup/default"));
+    assert_eq!(ask(&[], 991, "restore.service"), Err(Unidentified::SeveralAgents));
+    assert_eq!(ask(&[("x-client-id", "restore")], 991, "restore.service"), is("restore/default"));
+    assert_eq!(ask(&[("x-client-id", "backup")], 991, "restore.service"), is("backup/default"));
+    for page in [("origin", "http://localhost"), ("sec-fetch-site", "same-origin")] {
+        assert_eq!(ask(&[page], 990, "billing.service"), Err(Unidentified::WebPage));
+    }
+    let nobody = Err(Unidentified::NoCredential);
+    assert_eq!(ask(&[], 990, "other.service"), nobody);
+    assert_eq!(ask(&[], 0, "billing.service"), nobody);
+    assert_eq!(ask(&[("x-client-id", "backup")], 990, "billing.service"), nobody);
+    assert_eq!(ask(&[("x-profile-id", "root")], 990, "billing.service"), nobody);
+    let form = Err(Unidentified::Malformed("Authorization must be `Bearer mcpg_...`"));
+    assert_eq!(ask(&[other], 992, "any.service"), form);
+    assert_eq!(ask(&[("authorization", "Bearer mcpg_x")], 990, "billing.service"), form);
+    for client in [Client::Remote, Client::UnknownLocal] {
+        let empty = HeaderMap::new();
+        let shown = Shown::read(&empty).unwrap();
+        assert_eq!(shown.by_process(candidates(), &client, None), Err(Unidentified::NoCredential));
     }
 }

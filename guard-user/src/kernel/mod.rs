@@ -57,7 +57,7 @@ mod watch;
 pub use address::canonical;
 pub use approval::{Closed, State};
 pub use block::{BlockStatus, Done, Target, block, blocks, unblock};
-pub use blocks::{All as AllBlocks, Blocks};
+pub use blocks::{All as AllBlocks, Blocks, Suspect};
 pub use census::{Census, Counted};
 pub use denied::DeniedCall;
 pub use dial::Dialer;

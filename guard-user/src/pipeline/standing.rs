@@ -31,7 +31,7 @@ impl Standing {
     /// Whether it may go on by these rules. What cannot be told without a look at the client must be asked for anew.
     pub(super) fn holds(&self, rules: &Rules) -> bool {
         let (agent, server) = (self.caller.agent(), &self.connection.server.name);
-        let process = rules.policy.agent(agent).and_then(|entry| entry.process.as_ref());
+        let process = rules.policy.agent(agent).and_then(|entry| entry.needs.process());
         let digest = self.connection.known_digest();
         rules.still_know(&self.caller)
             && process.is_none_or(|rule| rule.check(self.connection.client(), digest.as_ref()).is_ok())

@@ -31,14 +31,17 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         let entry = AgentEntry {
             client: agent.client.clone(),
             profiles: agent.profiles.clone(),
-            process: agent.process.clone(),
+            needs: agent.needs.clone(),
         };
         (agent.name.value.clone(), entry)
     });
+    let silent = document.agents.iter().filter(|agent| !agent.needs.secret());
+    let known_by_process: BTreeSet<_> = silent.map(|agent| agent.name.value.clone()).collect();
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
     Ok(Policy {
         agents,
         entries: entries.collect(),
+        known_by_process: known_by_process.into_iter().collect(),
         intents: offered.targets(),
         protocol: Decision::Allow(Allow { rule, intents, velocity }),
         digest,

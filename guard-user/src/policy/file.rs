@@ -7,13 +7,12 @@ use std::sync::Arc;
 use serde_json::Number;
 
 use super::fact::{Measure, Source};
-use super::process;
 use super::rule::{ExceededAction, IntentPattern, RuleName};
 use super::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, TASK_METHODS, is_plain_uri};
+use super::{Needs, needs};
 use crate::config::problem::{Problem, Problems, suggest};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
-use crate::identity::ProcessRule;
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
 /// The longest velocity window: 31 days.
@@ -75,8 +74,7 @@ pub(super) struct Agent {
     pub profiles: Vec<ProfileName>,
     /// `None`: every server that an intent of its rules names.
     pub servers: Option<Vec<At<ServerName>>>,
-    /// `None`: its credentials work in any process.
-    pub process: Option<ProcessRule>,
+    pub needs: Needs,
 }
 
 #[derive(Debug)]
@@ -190,8 +188,11 @@ impl File<'_> {
                 None
             }
         };
-        let fields =
-            self.reader.fields(node, "an agent", &["client_id", "profiles", "servers", "process"])?;
+        let fields = self.reader.fields(
+            node,
+            "an agent",
+            &["client_id", "profiles", "servers", "needs", "process"],
+        )?;
         let client = fields.required("client_id", &mut self.reader);
         let client = client.and_then(|node| self.reader.name(node, "client_id", ClientId::parse));
         let profiles = match fields.optional("profiles") {
@@ -202,11 +203,8 @@ impl File<'_> {
         };
         let servers = fields.optional("servers").map(|node| self.names(node, "servers", ServerName::parse));
         let profiles = profiles.into_iter().map(|profile| profile.value).collect();
-        let process = match fields.optional("process") {
-            Some(node) => Some(process::read(&mut self.reader, node)?),
-            None => None,
-        };
-        Some(Agent { name: name?, client: client?, profiles, servers, process })
+        let needs = needs::read(&mut self.reader, &fields)?;
+        Some(Agent { name: name?, client: client?, profiles, servers, needs })
     }
 
     fn intent(&mut self, key: &Node, name: &str, node: &Node) -> Option<Intent> {

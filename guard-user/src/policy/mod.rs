@@ -9,6 +9,7 @@ mod decision;
 mod fact;
 mod file;
 mod load;
+mod needs;
 mod process;
 mod rule;
 mod summary;
@@ -25,7 +26,7 @@ pub use rule::{ExceededAction, IntentPattern, RuleName, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
-use crate::identity::ProcessRule;
+use crate::identity::{Candidate, ProcessRule};
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
@@ -38,6 +39,8 @@ pub struct Policy {
     intents: HashMap<ServerName, target::Targets<Arc<[IntentName]>>>,
     /// As written, for identity and tables.
     entries: HashMap<AgentName, AgentEntry>,
+    /// Those that show no secret, sorted.
+    known_by_process: Vec<AgentName>,
     /// The answer for the protocol's own methods.
     protocol: Decision,
     digest: Digest,
@@ -49,8 +52,33 @@ pub struct Policy {
 pub struct AgentEntry {
     pub client: ClientId,
     pub profiles: Vec<ProfileName>,
-    /// The process in which its credentials work; `None`: any.
-    pub process: Option<ProcessRule>,
+    /// What it has to show.
+    pub needs: Needs,
+}
+
+/// What an agent has to show. There is always something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Needs {
+    /// A credential, in any process.
+    Secret,
+    /// A credential, in this process.
+    SecretIn(ProcessRule),
+    /// Nothing: it is this process.
+    Process(ProcessRule),
+}
+
+impl Needs {
+    /// What its process must be; `None`: any.
+    pub fn process(&self) -> Option<&ProcessRule> {
+        match self {
+            Self::Secret => None,
+            Self::SecretIn(rule) | Self::Process(rule) => Some(rule),
+        }
+    }
+
+    pub fn secret(&self) -> bool {
+        !matches!(self, Self::Process(_))
+    }
 }
 
 /// What is asked.
@@ -96,6 +124,19 @@ impl Policy {
         self.entries
             .get(agent)
             .is_some_and(|entry| entry.client == *client && entry.profiles.contains(profile))
+    }
+
+    pub fn needs_secret(&self, agent: &AgentName) -> bool {
+        self.entries.get(agent).is_none_or(|entry| entry.needs.secret())
+    }
+
+    /// The agents that show no secret.
+    pub fn known_by_process(&self) -> impl Iterator<Item = Candidate<'_>> + Clone {
+        self.known_by_process.iter().filter_map(|agent| {
+            let entry = self.entries.get(agent)?;
+            let process = entry.needs.process()?;
+            Some(Candidate { agent, client: &entry.client, profiles: &entry.profiles, process })
+        })
     }
 
     pub fn agents(&self) -> impl Iterator<Item = (&AgentName, &AgentEntry)> {

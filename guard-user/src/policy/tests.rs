@@ -21,6 +21,7 @@ pub(super) fn server(name: &str) -> Server {
         batches: crate::config::Batches::default(),
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
+        oauth_paths: Vec::new(),
         egress: None,
         other_ports: crate::config::OtherPorts::default(),
         tools: crate::config::ToolRules::default(),

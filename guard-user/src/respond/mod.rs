@@ -9,7 +9,7 @@ mod view;
 
 pub use link::{Expected, Link, Links};
 pub use refuse::{Asked, Site, What, http_failure, refuse, refuse_on};
-pub use relay::{accept, relay};
+pub use relay::{accept, pass_on, relay};
 pub use suspended::Suspended;
 pub use view::View;
 

@@ -18,6 +18,7 @@ use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
 use crate::refusal::Refusal;
 use crate::rpc::reply::ReplyKind;
+use crate::session::SESSION_HEADER;
 use crate::upstream::{Reply, ReplyBody, end_to_end};
 
 pub(super) const NO_MEMORY: &str = "the answers under way hold as much memory as they may (limits.answers_bytes_max), or as this server's may (limits.answers_bytes_per_server_max)";
@@ -81,6 +82,33 @@ pub async fn relay(
     let data =
         data.ok_or(Refusal::Answer("it is a request, and one that the policy does not let the server make"))?;
     Ok(respond(&head, Answering::Whole(Body::holding(data, share))))
+}
+
+/// Passes on an answer that has nothing to do with MCP, and in which nothing could be taken for a message.
+pub async fn pass_on(reply: Reply, bytes_max: usize, mut share: Held) -> Result<Response<Body>, Refusal> {
+    let Reply { mut head, body, permit, asked_at } = reply;
+    let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
+    let read = match check_kind(&head) {
+        Ok(()) if is(&head.headers, &CONTENT_TYPE, EVENTS) => Err("it is a stream of messages"),
+        Ok(()) => whole(&head, body, bytes_max, &mut share).await,
+        Err(fault) => Err(fault),
+    };
+    let read = read.and_then(|body| match View::look(&body) {
+        Ok(_message) => Err("it is a message of MCP"),
+        Err(_no_message) => Ok(body),
+    });
+    outcome.duration = asked_at.elapsed();
+    outcome.result = match &read {
+        Ok(body) => {
+            outcome.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
+            if head.status.is_server_error() { OutcomeResult::HttpError } else { OutcomeResult::Ok }
+        }
+        Err(_) => OutcomeResult::UpstreamFailed,
+    };
+    permit.conclude(&outcome);
+    let body = read.map_err(Refusal::Answer)?;
+    head.headers.remove(SESSION_HEADER);
+    Ok(respond(&head, Body::holding(body, share)))
 }
 
 /// The body of an answer.

@@ -63,10 +63,14 @@ pub enum Fault {
         "a key in {place} differs from a known one only in case or hidden characters; parsers differ on it"
     )]
     LookalikeKey { place: &'static str },
+    #[error("this path takes what OAuth posts; a JSON-RPC message goes to the server's MCP endpoint")]
+    MessageElsewhere,
     #[error("`method` must be a non-empty string")]
     Method,
     #[error("a message with `method` must not have `result` or `error`, and a response has just one of them")]
     Mixed,
+    #[error("the form has a byte that forms write as %XX")]
+    NotAForm,
     #[error("the body must be one JSON object")]
     NotAnObject,
     #[error("`params` must be an object")]
@@ -125,8 +129,10 @@ impl Fault {
             Self::KeyCharacters { .. } => "key_characters",
             Self::LookalikeHeader(_) => "lookalike_header",
             Self::LookalikeKey { .. } => "lookalike_key",
+            Self::MessageElsewhere => "message_elsewhere",
             Self::Method => "bad_method",
             Self::Mixed => "mixed_message",
+            Self::NotAForm => "not_a_form",
             Self::NotAnObject => "not_an_object",
             Self::Params => "params_not_object",
             Self::ProgressToken(_) => "bad_progress_token",

@@ -57,15 +57,31 @@ fn is_repeated(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// For a request with a body: it says that it is JSON in UTF-8, as it stands.
 pub(super) fn check_json(headers: &HeaderMap) -> Result<(), Fault> {
+    check_encoding(headers)?;
+    if is_kind(headers, "application/json") { Ok(()) } else { Err(Fault::ContentType) }
+}
+
+/// Whether the body is a form, as it stands; if not, it is JSON.
+pub(super) fn check_form(headers: &HeaderMap) -> Result<bool, Fault> {
+    if !is_kind(headers, "application/x-www-form-urlencoded") {
+        return check_json(headers).map(|()| false);
+    }
+    check_encoding(headers).map(|()| true)
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), Fault> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         return Err(Fault::ContentEncoding(String::from_utf8_lossy(encoding.as_bytes()).into_owned()));
     }
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or(Fault::ContentType)?;
-    let mut parts = value.split(';').map(str::trim);
-    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
-    if is_json && parts.all(is_utf8_charset) { Ok(()) } else { Err(Fault::ContentType) }
+    Ok(())
+}
+
+fn is_kind(headers: &HeaderMap, wanted: &str) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let mut parts = value.unwrap_or_default().split(';').map(str::trim);
+    parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted)) && parts.all(is_utf8_charset)
 }
 
 fn is_utf8_charset(parameter: &str) -> bool {

@@ -7,6 +7,7 @@ mod agree;
 pub mod batch;
 mod fault;
 mod fold;
+pub mod form;
 pub mod head;
 mod id;
 pub mod json;

@@ -23,7 +23,8 @@ use crate::types::{DecisionId, ServerName};
 
 pub const SESSION_HEADER: &str = "mcp-session-id";
 const VERSION_HEADER: &str = "mcp-protocol-version";
-const EVENT_HEADER: &str = "last-event-id";
+/// The last event that a client had of a stream that broke off.
+pub const EVENT_HEADER: &str = "last-event-id";
 /// Of the host and version that are kept with a session; longer ones are left out of the guard's own requests.
 const KEPT_BYTES_MAX: usize = 256;
 

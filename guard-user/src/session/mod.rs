@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-pub use claim::{Claim, Gets, NotYours, SESSION_HEADER, Scope};
+pub use claim::{Claim, EVENT_HEADER, Gets, NotYours, SESSION_HEADER, Scope};
 pub use errand::{Errand, Errands, LeftOut, ToDo, What};
 pub use events::EVENT_ID_BYTES_MAX;
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};

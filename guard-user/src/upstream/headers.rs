@@ -8,6 +8,7 @@ use http::header::{
 };
 
 use crate::config::Server;
+use crate::identity;
 
 /// Fields that belong to one connection, not to the message (RFC 9110 7.6.1), beside those that `Connection` names.
 const PER_CONNECTION: [HeaderName; 9] = [
@@ -59,7 +60,9 @@ pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server) -> Heade
     for name in prefixed {
         head.remove(name);
     }
-    if !server.forward_authorization {
+    // A server must never hold what lets it speak as the agent, whatever its entry says.
+    let is_guards = head.get_all(AUTHORIZATION).iter().any(|value| identity::is_guards(value.as_bytes()));
+    if !server.forward_authorization || is_guards {
         head.remove(AUTHORIZATION);
     }
     // HTTP/2 clients say in `:authority` what HTTP/1.1 says in `Host`.
@@ -105,6 +108,7 @@ mod tests {
             batches: crate::config::Batches::default(),
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
+            oauth_paths: Vec::new(),
             egress: None,
             other_ports: crate::config::OtherPorts::default(),
             tools: crate::config::ToolRules::default(),
@@ -130,6 +134,10 @@ mod tests {
         let sent = to_server(&client, &uri, &server(false));
         assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
         assert_eq!(to_server(&client, &uri, &server(true))["authorization"], "Bearer c");
+        for guards in ["Bearer mcpg_x", "bearer  MCPG_x", "mcpg_x"] {
+            let client = head(&[("authorization", guards), ("host", "h")]);
+            assert!(!to_server(&client, &uri, &server(true)).contains_key("authorization"), "{guards}");
+        }
     }
 
     #[test]

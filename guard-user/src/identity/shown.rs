@@ -1,0 +1,169 @@
+//! What a request shows of its sender, and whom that proves it to be.
+
+use http::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderMap, ORIGIN};
+
+use super::caller::Proof;
+use super::secret::bearer;
+use super::{Caller, Credentials, ProcessRule, Secret, Unidentified, WrongProcess};
+use crate::kernel::Client;
+use crate::kernel::process::FileDigest;
+use crate::types::{AgentName, ClientId, ProfileName};
+
+/// The header with the client's name.
+pub const CLIENT_HEADER: &str = "x-client-id";
+/// The header with the profile's name.
+pub const PROFILE_HEADER: &str = "x-profile-id";
+
+/// What browsers add to the requests of pages, also where they leave `Origin` out.
+const FETCH_SITE: &str = "sec-fetch-site";
+
+const FORM: &str = "Authorization must be `Bearer mcpg_...`";
+
+/// The headers that say who sends a request. Nothing is believed yet.
+#[derive(Debug)]
+pub struct Shown<'h> {
+    authorization: Option<Authorization>,
+    client: Option<&'h [u8]>,
+    profile: Option<&'h [u8]>,
+    is_from_page: bool,
+}
+
+/// For whom an `Authorization` header is.
+#[derive(Debug)]
+enum Authorization {
+    Guard(Secret),
+    /// Maybe for the server; to the guard it proves nothing.
+    Other,
+}
+
+/// An agent that needs no secret, as its entry describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'p> {
+    pub agent: &'p AgentName,
+    pub client: &'p ClientId,
+    pub profiles: &'p [ProfileName],
+    pub process: &'p ProcessRule,
+}
+
+impl<'h> Shown<'h> {
+    pub fn read(headers: &'h HeaderMap) -> Result<Self, Unidentified> {
+        let authorization = single(headers, AUTHORIZATION.as_str(), "Authorization is there more than once")?;
+        let authorization = match authorization.map(bearer) {
+            Some(Some(Ok(secret))) => Some(Authorization::Guard(secret)),
+            Some(Some(Err(_malformed))) => return Err(Unidentified::Malformed(FORM)),
+            Some(None) => Some(Authorization::Other),
+            None => None,
+        };
+        Ok(Self {
+            authorization,
+            client: single(headers, CLIENT_HEADER, "X-Client-ID is there more than once")?,
+            profile: single(headers, PROFILE_HEADER, "X-Profile-ID is there more than once")?,
+            is_from_page: headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE),
+        })
+    }
+
+    /// Whether it has a secret of the guard's. If so, that says who it is, or nobody does.
+    pub fn has_secret(&self) -> bool {
+        matches!(self.authorization, Some(Authorization::Guard(_)))
+    }
+
+    /// Whose secret it is. `is_entered` tells whether the policy has the agent with that client and profile.
+    pub fn by_secret(
+        &self,
+        credentials: &Credentials,
+        is_entered: impl FnOnce(&AgentName, &ClientId, &ProfileName) -> bool,
+    ) -> Result<Caller, Unidentified> {
+        let Some(Authorization::Guard(secret)) = &self.authorization else {
+            return Err(self.without_secret());
+        };
+        let client = self.client.ok_or(Unidentified::MissingHeader("X-Client-ID"))?;
+        let profile = self.profile.ok_or(Unidentified::MissingHeader("X-Profile-ID"))?;
+        let credential = credentials.find(secret).ok_or(Unidentified::UnknownCredential)?;
+        if credential.client().as_str().as_bytes() != client
+            || credential.profile().as_str().as_bytes() != profile
+        {
+            return Err(Unidentified::WrongClientOrProfile);
+        }
+        if !is_entered(credential.agent(), credential.client(), credential.profile()) {
+            return Err(Unidentified::UnknownAgent);
+        }
+        Ok(Caller {
+            agent: credential.agent().clone(),
+            client: credential.client().clone(),
+            profile: credential.profile().clone(),
+            proof: Proof::Secret { credential: credential.id().clone(), is_witnessed: false },
+        })
+    }
+
+    /// Whether only a digest of the executable can tell if `client` is one of `candidates`.
+    pub fn needs_digest<'p>(
+        &self,
+        mut candidates: impl Iterator<Item = Candidate<'p>>,
+        client: &Client,
+    ) -> bool {
+        candidates.any(|candidate| {
+            let wants_more = candidate.process.check(client, None) == Err(WrongProcess::Differs("sha256"));
+            wants_more && self.profile_of(&candidate).is_some()
+        })
+    }
+
+    /// Which of `candidates` the process `client` is. `digest` is that of its executable, if it is known.
+    pub fn by_process<'p>(
+        &self,
+        candidates: impl Iterator<Item = Candidate<'p>>,
+        client: &Client,
+        digest: Option<&FileDigest>,
+    ) -> Result<Caller, Unidentified> {
+        let mut fitting = candidates.filter_map(|candidate| {
+            let profile = self.profile_of(&candidate)?;
+            candidate.process.check(client, digest).ok().map(|()| (candidate, profile))
+        });
+        let (found, profile) = fitting.next().ok_or_else(|| self.without_secret())?;
+        if fitting.next().is_some() {
+            return Err(Unidentified::SeveralAgents);
+        }
+        if self.is_from_page {
+            return Err(Unidentified::WebPage);
+        }
+        Ok(Caller {
+            agent: found.agent.clone(),
+            client: found.client.clone(),
+            profile: profile.clone(),
+            proof: Proof::Process,
+        })
+    }
+
+    /// The profile that it asks for, or the first one of the entry; `None` if it names another client or profile.
+    fn profile_of<'p>(&self, candidate: &Candidate<'p>) -> Option<&'p ProfileName> {
+        if self.client.is_some_and(|client| client != candidate.client.as_str().as_bytes()) {
+            return None;
+        }
+        let mut profiles = candidate.profiles.iter();
+        match self.profile {
+            Some(named) => profiles.find(|profile| profile.as_str().as_bytes() == named),
+            None => profiles.next(),
+        }
+    }
+
+    fn without_secret(&self) -> Unidentified {
+        match self.authorization {
+            None => Unidentified::NoCredential,
+            Some(_) => Unidentified::Malformed(FORM),
+        }
+    }
+}
+
+/// The one value of a header. Two are refused: each reader would take the one it likes.
+fn single<'h>(
+    headers: &'h HeaderMap,
+    name: &str,
+    twice: &'static str,
+) -> Result<Option<&'h [u8]>, Unidentified> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Unidentified::Malformed(twice));
+    }
+    Ok(first.map(HeaderValue::as_bytes))
+}

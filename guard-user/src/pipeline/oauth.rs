@@ -1,0 +1,57 @@
+//! What is no MCP: the documents in which a server that checks tokens itself says whom it wants them from (RFC 9728, RFC
+//! 8414), and the endpoints of one that is its own authorization server. They pass for agents that are known, recorded
+//! like any other request, and no message of MCP can go this way.
+
+use bytes::Bytes;
+use http::Response;
+
+use super::{Pipeline, judged_method};
+use crate::case::Case;
+use crate::http::Body;
+use crate::identity::Caller;
+use crate::policy::{Decision, Question};
+use crate::refusal::Refusal;
+use crate::respond;
+use crate::rpc::Target;
+use crate::session::{EVENT_HEADER, SESSION_HEADER};
+use crate::upstream::Outgoing;
+
+impl Pipeline {
+    /// Passes it on, and the answer back whole.
+    pub(super) async fn pass_oauth(
+        &self,
+        case: &mut Case<'_>,
+        caller: &Caller,
+        body: Bytes,
+        cut: impl Future<Output = Refusal>,
+    ) -> Result<Response<Body>, Refusal> {
+        case.session = Some(None);
+        let question = Question {
+            agent: caller.agent(),
+            server: &case.connection.server.name,
+            method: judged_method(None),
+            target: Target::Method,
+            arguments: None,
+        };
+        case.rule = match case.rules.policy.decide_assuming_conditions(&question) {
+            Decision::Allow(allow) => Some(allow.rule().clone()),
+            Decision::Hold(hold) => return Err(Refusal::held(&hold)),
+            Decision::Deny(deny) => return Err(Refusal::Denied(deny)),
+        };
+        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let connection = case.connection;
+        let mut headers = case.head.headers.clone();
+        headers.remove(SESSION_HEADER);
+        headers.remove(EVENT_HEADER);
+        let request = Outgoing { method: &case.head.method, uri: &case.head.uri, headers: &headers, body };
+        let answer = async {
+            let reply = self.upstream.forward(permit, &connection.server, connection.door, request).await?;
+            let share = self.memory.answer(&connection.server.name);
+            respond::pass_on(reply, self.limits.event_bytes_max, share).await
+        };
+        tokio::select! {
+            response = answer => response,
+            refusal = cut => Err(refusal),
+        }
+    }
+}
