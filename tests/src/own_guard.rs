@@ -1,10 +1,8 @@
 //! A guard for the time of one client: before a server that is there already, at the port that it has, so that the
 //! server's URL stays what it was.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::Context;
 use mcp_guard::config::Server;
@@ -12,9 +10,9 @@ use serde_json::json;
 
 use crate::daemon::{Daemon, Programs};
 
-/// Guards at the same time, of all processes that share a directory: the suite starts all its clients at once.
-const AT_ONCE: usize = 3;
-const TURN_POLL: Duration = Duration::from_millis(50);
+/// In the directory that all share: the suite starts all its clients at once, and two guards in one network would each say
+/// that another program may undo what theirs does.
+const TURN: &str = "turn";
 
 /// Paths of the suite's servers that are their own authorization servers, and one where a document of theirs is.
 const OAUTH_PATHS: [&str; 7] = [
@@ -73,17 +71,9 @@ impl OwnGuard {
     }
 }
 
-/// One of [`AT_ONCE`] files to hold a lock on.
+/// Waits until no other guard runs.
 fn turn(dir: &Path) -> anyhow::Result<File> {
-    loop {
-        for number in 0..AT_ONCE {
-            let file = File::create(dir.join(format!("turn-{number}")))?;
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(error.into()),
-            }
-        }
-        thread::sleep(TURN_POLL);
-    }
+    let file = File::create(dir.join(TURN))?;
+    file.lock()?;
+    Ok(file)
 }

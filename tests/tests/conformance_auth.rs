@@ -19,28 +19,27 @@ const ONLY: &str = "auth/";
 /// The suite's runs: its arguments, and how many scenarios of authorization each has.
 const RUNS: [(&[&str], usize); 3] = [
     (&["--suite", "auth", "--spec-version", "2025-11-25"], 14),
-    (&["--suite", "all", "--spec-version", "2026-07-28"], 25),
     (&["--suite", "backcompat"], 2),
+    (&["--suite", "all", "--spec-version", "2026-07-28"], 25),
 ];
 
-fn clients() -> [(&'static str, String); 2] {
+/// Each with how many of the runs it makes: one guard after the other, all of Python's would take as long again.
+fn clients() -> [(&'static str, String, usize); 2] {
     let folder = peers::folder().unwrap();
     let command = |program: &Path, script: &str| {
         format!("{} {}", program.to_str().unwrap(), folder.join(script).to_str().unwrap())
     };
     [
-        ("TypeScript", command(&peers::node(&folder), "conformance-client.mjs")),
-        ("Python", command(&folder.join(".venv/bin/python"), "conformance_client.py")),
+        ("TypeScript", command(&peers::node(&folder), "conformance-client.mjs"), 3),
+        ("Python", command(&folder.join(".venv/bin/python"), "conformance_client.py"), 2),
     ]
 }
 
 fn run(client: &str, arguments: &[&str], own_guard: Option<&Path>) -> Report {
     let wrapper = program("scenario-client").unwrap();
-    let mut command = format!("{} --only {ONLY}", wrapper.to_str().unwrap());
-    if let Some(dir) = own_guard {
-        command += &format!(" --own-guard {}", dir.to_str().unwrap());
-    }
-    let command = format!("{command} {client}");
+    let own_guard =
+        own_guard.map(|dir| format!("--own-guard {} ", dir.to_str().unwrap())).unwrap_or_default();
+    let command = format!("{} --only {ONLY} {own_guard}{client}", wrapper.to_str().unwrap());
     let arguments = [&["client", "--command", &command], arguments].concat();
     let mut report = suite::run(&arguments, |command| command).unwrap();
     report.checks.retain(|check, _| check.scenario.starts_with(ONLY));
@@ -59,8 +58,8 @@ fn who_is_authorized_by_a_server_cannot_tell_that_a_guard_stands_before_it() {
     apart(|| {
         let mut differences = Vec::new();
         println!("\nclient      scenarios  checks  passed direct  passed guarded  recorded  documents");
-        for (name, client) in clients() {
-            for (arguments, scenarios) in RUNS {
+        for (name, client, runs) in clients() {
+            for (arguments, scenarios) in RUNS.into_iter().take(runs) {
                 let dir = tempfile::tempdir().unwrap();
                 let (before, after) = thread::scope(|scope| {
                     let before = scope.spawn(|| run(&client, arguments, None));
@@ -78,8 +77,14 @@ fn who_is_authorized_by_a_server_cannot_tell_that_a_guard_stands_before_it() {
                     records.len()
                 );
                 assert!(before.scenarios() >= scenarios, "{} scenarios: {}", before.scenarios(), before.log);
-                differences
-                    .extend(before.differences(&after).into_iter().map(|line| format!("{name}: {line}")));
+                let told = before.differences(&after);
+                if !told.is_empty() {
+                    let log =
+                        after.log.lines().filter(|line| !line.trim_start().starts_with(['|', '+', 'a']));
+                    println!("{}", log.collect::<Vec<_>>().join("\n"));
+                    differences.extend(told.into_iter().map(|line| format!("{name}: {line}")));
+                    continue;
+                }
                 // It was the guard that was asked, and it knew by the process who asked.
                 assert!(records.len() >= 4 * scenarios && documents >= scenarios, "{records:#?}");
                 let known = |record: &Value| {
