@@ -193,11 +193,13 @@ impl Pipeline {
     ) -> impl Future<Output = Refusal> + Send + use<O> {
         let (blocks, standing) = (self.blocks.clone(), Standing::of(case, caller.clone()));
         let withdrawn = self.rules.clone().until(move |rules| !standing.holds(rules));
+        let expired = standing::expired(caller.expires());
         async move {
             tokio::select! {
                 () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
                 () = over => Refusal::SessionOver,
                 () = withdrawn => Refusal::Withdrawn,
+                () = expired => Refusal::Withdrawn,
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{Problems, Server};
@@ -35,7 +36,7 @@ impl Rules {
 
     /// Which agent's secret was `shown`: it is known, and the policy still has the agent with that client and profile.
     pub fn by_secret(&self, shown: &Shown<'_>) -> Result<Caller, Unidentified> {
-        shown.by_secret(&self.credentials, |agent, client, profile| {
+        shown.by_secret(&self.credentials, Timestamp::now(), |agent, client, profile| {
             self.policy.has_entry(agent, client, profile) && self.policy.needs_secret(agent)
         })
     }

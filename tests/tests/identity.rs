@@ -14,7 +14,7 @@ use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Https, Request};
 use guard_tests::process::{START_LIMIT, copy_program, eventually, program};
 use guard_tests::puppet::Puppet;
-use guard_tests::scene::{ADDRESS, apart, call, done_for, guard};
+use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for, guard};
 use guard_tests::slice::Slice;
 use guard_tests::world::{HOST_V4, NOBODY, Netns, PORT, World};
 use mcp_guard::config::Place;
@@ -494,5 +494,37 @@ fn an_agent_without_a_secret_is_its_process() {
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && told.contains("known by its process alone"), "{told}");
         bound.finish(3);
+    });
+}
+
+#[test]
+fn a_credential_that_expires_ends_what_is_open() {
+    apart(|| {
+        let Scene { daemon, puppet, https, .. } = Scene::new(&json!({})).unwrap();
+        let issued = daemon.json("tokens issue", &["--agent", "tester", "--ttl", "15s"]).unwrap();
+        let text = |name: &str| issued[name].as_str().unwrap().to_owned();
+        let short =
+            Credential { client: text("client_id"), profile: text("profile"), secret: text("secret") };
+        daemon.reload().unwrap();
+        let mut line = https.line().unwrap();
+        line.send(&Request::post(&call(1, "open")).by(&short).bytes()).unwrap();
+        let mut server = puppet.hear().unwrap();
+        server.stream().unwrap();
+        server
+            .event(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "a"}}))
+            .unwrap();
+        let answer = line.answer().unwrap();
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 200 && body.contains("notifications/message"), "{answer:?}");
+        assert!(body.contains("access_withdrawn"), "{body}");
+        server.other_side_leaves().unwrap();
+        let refused = https.ask(&Request::post(&call(2, "open")).by(&short)).unwrap();
+        assert_eq!(refused.json()["result"]["_meta"]["mcp-guard/decision"]["reason"], "expired_credential");
+        assert!(puppet.heard().is_none());
+        // The next one, of which the agent has heard in time.
+        let next = daemon.json("tokens rotate", &["--agent", "tester"]).unwrap();
+        assert!(next["expires"].is_null() && next["id"] != issued["id"], "{next}");
+        let listed = daemon.json("tokens list", &[]).unwrap();
+        assert!(!listed.to_string().contains(&text("id")), "what has expired is gone: {listed}");
     });
 }

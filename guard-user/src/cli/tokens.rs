@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use jiff::{SignedDuration, Timestamp, Unit};
 use serde_json::json;
 
 use super::output::{self, print};
 use crate::config::problem::suggest;
 use crate::config::{Config, Overrides};
-use crate::identity::{self, Credential, Credentials, Issued};
+use crate::identity::{self, Credential, Credentials, For, Issued};
 use crate::policy::Policy;
-use crate::types::{AgentName, ClientId, ProfileName};
+use crate::types::ProfileName;
 
 /// Issue credentials for agents
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,24 @@ enum Command {
         /// One of the agent's profiles [default: its first]
         #[arg(long)]
         profile: Option<String>,
+        /// How long it is good for, such as 15m, 8h or 30d [default: until it is revoked]
+        #[arg(long, value_parser = duration)]
+        ttl: Option<SignedDuration>,
+    },
+    /// Make the next credential of an agent; those that it has stay good for a while
+    Rotate {
+        /// The agent, as the policy names it
+        #[arg(long)]
+        agent: String,
+        /// One of the agent's profiles [default: its first]
+        #[arg(long)]
+        profile: Option<String>,
+        /// How long the new one is good for [default: until it is revoked]
+        #[arg(long, value_parser = duration)]
+        ttl: Option<SignedDuration>,
+        /// How long the old ones stay good
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        overlap: SignedDuration,
     },
     /// Show what was issued, without secrets
     List,
@@ -53,12 +72,19 @@ const RELOAD: &str = "A running guard learns of this with `mcp-guard reload`.";
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     match args.command {
-        Command::Issue { agent, client, profile } => {
-            let policy = Policy::load(&config.policy_dir, &config.servers)
-                .context("the policy has mistakes; a credential is issued for an agent of a good policy")?;
-            let (agent, client, profile) = entry(&policy, &agent, client.as_deref(), profile.as_deref())?;
-            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            let issued = identity::issue(&config.policy_dir, agent, client, profile, now)?;
+        Command::Issue { agent, client, profile, ttl } => {
+            let policy = policy(&config)?;
+            let whom = entry(&policy, &agent, client.as_deref(), profile.as_deref())?;
+            let now = Timestamp::now();
+            let issued = identity::issue(&config.policy_dir, whom, now, end(now, ttl)?)?;
+            print_issued(&config, &policy, &issued, args.json)?;
+        }
+        Command::Rotate { agent, profile, ttl, overlap } => {
+            let policy = policy(&config)?;
+            let whom = entry(&policy, &agent, None, profile.as_deref())?;
+            let now = Timestamp::now();
+            let (expires, overlap) = (end(now, ttl)?, now.checked_add(overlap)?);
+            let issued = identity::rotate(&config.policy_dir, whom, now, expires, overlap)?;
             print_issued(&config, &policy, &issued, args.json)?;
         }
         Command::List => print_list(&Credentials::load(&config.policy_dir)?, args.json)?,
@@ -74,13 +100,35 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    Policy::load(&config.policy_dir, &config.servers)
+        .context("the policy has mistakes; a credential is issued for an agent of a good policy")
+}
+
+/// The end of what begins `now`, to the second.
+fn end(now: Timestamp, ttl: Option<SignedDuration>) -> anyhow::Result<Option<Timestamp>> {
+    let end = ttl.map(|ttl| now.checked_add(ttl)?.round(Unit::Second)).transpose();
+    end.context("that is longer than a calendar has years")
+}
+
+/// A span such as `15m`: more than nothing.
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    const DAY_SECONDS: i64 = 24 * 3600;
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => DAY_SECONDS,
+        _ => return Err("write a number and s, m, h or d, such as 15m".into()),
+    };
+    let number: i64 = number.parse().map_err(|_not_one| "write a number first, such as 15m".to_owned())?;
+    let total = number.checked_mul(seconds).filter(|total| *total > 0);
+    total.map(SignedDuration::from_secs).ok_or_else(|| "write more than nothing, and less than an age".into())
+}
+
 /// What the credential is for, by the agent's own entry.
-fn entry(
-    policy: &Policy,
-    agent: &str,
-    client: Option<&str>,
-    profile: Option<&str>,
-) -> anyhow::Result<(AgentName, ClientId, ProfileName)> {
+fn entry(policy: &Policy, agent: &str, client: Option<&str>, profile: Option<&str>) -> anyhow::Result<For> {
     let Some((name, entry)) = policy.agents().find(|(name, _)| name.as_str() == agent) else {
         let known = suggest(agent, policy.agents().map(|(name, _)| name.as_str()));
         bail!("the policy has no agent {agent:?}; {}", known.unwrap_or_else(|| "it has none at all".into()));
@@ -104,7 +152,7 @@ fn entry(
         let known = suggest(profile.unwrap_or_default(), entry.profiles.iter().map(ProfileName::as_str));
         bail!("{name} has no profile {:?}; {}", profile.unwrap_or_default(), known.unwrap_or_default());
     };
-    Ok((name.clone(), entry.client.clone(), found.clone()))
+    Ok(For { agent: name.clone(), client: entry.client.clone(), profile: found.clone() })
 }
 
 /// What a client takes as it is: each server that the agent may use, with the three headers.
@@ -135,7 +183,13 @@ fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool
         return print(&serde_json::to_string_pretty(&all)?);
     }
     // The configuration alone goes to standard output, so that it can be piped into a file.
-    eprintln!("Issued {} for {} (profile {}).", credential.id(), credential.agent(), credential.profile());
+    let until = credential.expires().map_or_else(String::new, |expires| format!(", good until {expires}"));
+    eprintln!(
+        "Issued {} for {} (profile {}{until}).",
+        credential.id(),
+        credential.agent(),
+        credential.profile()
+    );
     eprintln!("The secret is shown this once; the guard keeps its SHA-256 only. Client configuration:\n");
     print(&serde_json::to_string_pretty(&client)?)?;
     eprintln!("\nFrom another host, put this host's name in place of localhost.");
@@ -153,7 +207,8 @@ fn print_list(credentials: &Credentials, as_json: bool) -> anyhow::Result<()> {
     if list.is_empty() {
         return print("No credentials yet; `mcp-guard tokens issue --agent NAME` makes one.");
     }
-    let mut table = output::table(["id", "agent", "client", "profile", "issued"]);
+    let mut table = output::table(["id", "agent", "client", "profile", "issued", "expires"]);
+    let now = Timestamp::now();
     for c in list {
         table.add_row([
             c.id().as_str(),
@@ -161,6 +216,11 @@ fn print_list(credentials: &Credentials, as_json: bool) -> anyhow::Result<()> {
             c.client().as_str(),
             c.profile().as_str(),
             c.issued(),
+            &match c.expires() {
+                Some(expires) if c.is_expired(now) => format!("{expires} (expired)"),
+                Some(expires) => expires.to_string(),
+                None => "never".into(),
+            },
         ]);
     }
     print(&table.to_string())
@@ -174,6 +234,7 @@ fn public(credential: &Credential) -> serde_json::Value {
         "client_id": credential.client(),
         "profile": credential.profile(),
         "issued": credential.issued(),
+        "expires": credential.expires().map(|expires| expires.to_string()),
     })
 }
 
@@ -194,7 +255,7 @@ mod tests {
     fn a_credential_is_for_what_the_agents_entry_says() {
         let (_, policy) = example();
         let found = entry(&policy, "support-agent", None, None).unwrap();
-        assert_eq!((found.1.as_str(), found.2.as_str()), ("support-assistant", "default"));
+        assert_eq!((found.client.as_str(), found.profile.as_str()), ("support-assistant", "default"));
         assert!(entry(&policy, "support-agent", Some("support-assistant"), Some("default")).is_ok());
         for (agent, client, profile, said) in [
             ("suport-agent", None, None, "did you mean \"support-agent\"?"),
@@ -210,9 +271,8 @@ mod tests {
     fn the_client_configuration_has_url_and_three_headers() {
         let (config, policy) = example();
         let dir = tempfile::tempdir().unwrap();
-        let (agent, client, profile) = entry(&policy, "support-agent", None, None).unwrap();
-        let issued =
-            identity::issue(dir.path(), agent, client, profile, "2026-11-21T00:00:00Z".into()).unwrap();
+        let whom = entry(&policy, "support-agent", None, None).unwrap();
+        let issued = identity::issue(dir.path(), whom, Timestamp::now(), None).unwrap();
         let expected = json!({"mcpServers": {"customer-ops": {
             "type": "http",
             "url": "https://localhost:3001/mcp",
@@ -225,5 +285,20 @@ mod tests {
         assert_eq!(client_config(&config, &policy, &issued), expected);
         // Nothing else tells the secret or its digest.
         assert!(!public(&issued.credential).to_string().contains("sha256"));
+    }
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit() {
+        let seconds = |text: &str| duration(text).map(|span| span.as_secs());
+        assert_eq!(
+            [seconds("90s"), seconds("15m"), seconds("8h"), seconds("30d")],
+            [Ok(90), Ok(900), Ok(28_800), Ok(2_592_000)]
+        );
+        for wrong in
+            ["", "m", "0m", "15", "-1h", "1.5h", "1w", "1h30m", "99999999999999999999s", "9999999999999999d"]
+        {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+        assert!(end(Timestamp::MAX, Some(SignedDuration::from_secs(1))).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! An agent that proved to be one.
 
+use jiff::Timestamp;
+
 use super::{CredentialId, ProcessRule, Unidentified};
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
@@ -19,6 +21,7 @@ pub struct Caller {
 pub(super) enum Proof {
     Secret {
         credential: CredentialId,
+        expires: Option<Timestamp>,
         /// Its process is the one that its entry asks for.
         is_witnessed: bool,
     },
@@ -42,6 +45,14 @@ impl Caller {
     pub fn credential(&self) -> Option<&CredentialId> {
         match &self.proof {
             Proof::Secret { credential, .. } => Some(credential),
+            Proof::Process => None,
+        }
+    }
+
+    /// From when on what it showed proves nothing; `None`: that is not known beforehand.
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self.proof {
+            Proof::Secret { expires, .. } => expires,
             Proof::Process => None,
         }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
@@ -71,6 +72,9 @@ pub struct Credential {
     pub(super) sha256: [u8; 32],
     /// When, in UTC.
     pub(super) issued: String,
+    /// From when on it is worthless; `None`: until it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<Timestamp>,
 }
 
 impl Credential {
@@ -93,6 +97,14 @@ impl Credential {
     /// RFC 3339, UTC.
     pub fn issued(&self) -> &str {
         &self.issued
+    }
+
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
     }
 }
 

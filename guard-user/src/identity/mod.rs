@@ -16,7 +16,7 @@ pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
 pub use shown::{CLIENT_HEADER, Candidate, PROFILE_HEADER, Shown};
-pub use store::{CREDENTIALS_FILE, Issued, StoreError, issue, revoke};
+pub use store::{CREDENTIALS_FILE, For, Issued, StoreError, issue, revoke, rotate};
 
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -35,6 +35,8 @@ pub enum Unidentified {
         "the credential belongs to another client or profile; send the X-Client-ID and X-Profile-ID it was issued with"
     )]
     WrongClientOrProfile,
+    #[error("the credential has expired; `mcp-guard tokens rotate` makes the next one before that")]
+    Expired,
     #[error("the policy has no agent with this client and profile any more; a new credential is needed")]
     UnknownAgent,
     #[error("the credential is known, but {0}")]
@@ -57,6 +59,7 @@ impl Unidentified {
             Self::MissingHeader(_) => "missing_header",
             Self::UnknownCredential => "unknown_credential",
             Self::WrongClientOrProfile => "wrong_client_or_profile",
+            Self::Expired => "expired_credential",
             Self::UnknownAgent => "unknown_agent",
             Self::WrongProcess(_) => "wrong_process",
             Self::SeveralAgents => "several_agents",

@@ -2,6 +2,7 @@
 
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderMap, ORIGIN};
+use jiff::Timestamp;
 
 use super::caller::Proof;
 use super::secret::bearer;
@@ -68,10 +69,11 @@ impl<'h> Shown<'h> {
         matches!(self.authorization, Some(Authorization::Guard(_)))
     }
 
-    /// Whose secret it is. `is_entered` tells whether the policy has the agent with that client and profile.
+    /// Whose secret it is `now`. `is_entered` tells whether the policy has the agent with that client and profile.
     pub fn by_secret(
         &self,
         credentials: &Credentials,
+        now: Timestamp,
         is_entered: impl FnOnce(&AgentName, &ClientId, &ProfileName) -> bool,
     ) -> Result<Caller, Unidentified> {
         let Some(Authorization::Guard(secret)) = &self.authorization else {
@@ -85,6 +87,9 @@ impl<'h> Shown<'h> {
         {
             return Err(Unidentified::WrongClientOrProfile);
         }
+        if credential.is_expired(now) {
+            return Err(Unidentified::Expired);
+        }
         if !is_entered(credential.agent(), credential.client(), credential.profile()) {
             return Err(Unidentified::UnknownAgent);
         }
@@ -92,7 +97,11 @@ impl<'h> Shown<'h> {
             agent: credential.agent().clone(),
             client: credential.client().clone(),
             profile: credential.profile().clone(),
-            proof: Proof::Secret { credential: credential.id().clone(), is_witnessed: false },
+            proof: Proof::Secret {
+                credential: credential.id().clone(),
+                expires: credential.expires(),
+                is_witnessed: false,
+            },
         })
     }
 

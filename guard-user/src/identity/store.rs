@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::credentials::{Credential, CredentialFile, CredentialId, Credentials};
 use super::secret::{Secret, SecretError};
 use crate::config::yaml::{self, FILE_BYTES_MAX};
@@ -74,25 +76,66 @@ pub(super) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(Str
     (mode & 0o022 != 0).then(|| ("others than its owner".to_owned(), "chmod 600"))
 }
 
-/// Makes a credential and adds it to the file in `dir`. A running guard knows it after its next reload.
+/// Whom a credential is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct For {
+    pub agent: AgentName,
+    pub client: ClientId,
+    pub profile: ProfileName,
+}
+
+/// Makes a credential that is good from `now` until `expires`, and adds it to the file in `dir`. A running guard knows it
+/// after its next reload. Those that have expired are left out from now on.
 pub fn issue(
     dir: &Path,
-    agent: AgentName,
-    client: ClientId,
-    profile: ProfileName,
-    issued: String,
+    whom: For,
+    now: Timestamp,
+    expires: Option<Timestamp>,
+) -> Result<Issued, StoreError> {
+    replace(dir, whom, now, expires, |_old| {})
+}
+
+/// The same, and those before it for the same agent and profile expire at `overlap`, if not earlier.
+pub fn rotate(
+    dir: &Path,
+    whom: For,
+    now: Timestamp,
+    expires: Option<Timestamp>,
+    overlap: Timestamp,
+) -> Result<Issued, StoreError> {
+    let (agent, profile) = (whom.agent.clone(), whom.profile.clone());
+    replace(dir, whom, now, expires, |old| {
+        if old.agent == agent && old.profile == profile {
+            old.expires = Some(old.expires.map_or(overlap, |expires| expires.min(overlap)));
+        }
+    })
+}
+
+fn replace(
+    dir: &Path,
+    whom: For,
+    now: Timestamp,
+    expires: Option<Timestamp>,
+    change: impl FnMut(&mut Credential),
 ) -> Result<Issued, StoreError> {
     let _lock = lock(dir)?;
     let existing = Credentials::load(dir)?;
     let secret = Secret::random()?;
     let mut id = [0; 6];
     aws_lc_rs::rand::fill(&mut id).map_err(|_unspecified| SecretError::NoRandomness)?;
-    let sha256 = secret.digest();
-    let credential = Credential { id: CredentialId::new(id), agent, client, profile, sha256, issued };
+    let For { agent, client, profile } = whom;
+    let (id, sha256, issued) = (CredentialId::new(id), secret.digest(), seconds(now));
+    let credential = Credential { id, agent, client, profile, sha256, issued, expires };
     let mut credentials: Vec<_> = existing.list().into_iter().cloned().collect();
+    credentials.iter_mut().for_each(change);
+    credentials.retain(|old| !old.is_expired(now));
     credentials.push(credential.clone());
     write(dir, credentials)?;
     Ok(Issued { credential, secret })
+}
+
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Removes a credential from the file in `dir`. A running guard refuses it after its next reload.

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
 
 use super::*;
 use crate::types::{AgentName, ClientId, ProfileName};
@@ -20,7 +21,11 @@ fn world() -> World {
 fn issue_in(dir: &std::path::Path, agent: &str, client: &str, profile: &str) -> Issued {
     let agent = AgentName::parse(agent).unwrap();
     let (client, profile) = (ClientId::parse(client).unwrap(), ProfileName::parse(profile).unwrap());
-    issue(dir, agent, client, profile, "2026-11-21T03:31:00Z".into()).unwrap()
+    issue(dir, For { agent, client, profile }, at("03:31"), None).unwrap()
+}
+
+fn at(time: &str) -> Timestamp {
+    format!("2026-11-21T{time}:00Z").parse().unwrap()
 }
 
 fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -39,7 +44,7 @@ fn identify(
     credentials: &Credentials,
     is_entered: impl FnOnce(&AgentName, &ClientId, &ProfileName) -> bool,
 ) -> Result<Caller, Unidentified> {
-    Shown::read(headers)?.by_secret(credentials, is_entered)
+    Shown::read(headers)?.by_secret(credentials, at("04:00"), is_entered)
 }
 
 #[test]
@@ -261,4 +266,52 @@ fn a_process_is_one_agent_or_nobody() {
         let shown = Shown::read(&empty).unwrap();
         assert_eq!(shown.by_process(candidates(), &client, None), Err(Unidentified::NoCredential));
     }
+}
+
+#[test]
+fn a_credential_is_good_until_it_expires_and_a_rotated_one_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let whom = || For {
+        agent: AgentName::parse("a").unwrap(),
+        client: ClientId::parse("a").unwrap(),
+        profile: ProfileName::parse("default").unwrap(),
+    };
+    let first = issue(dir.path(), whom(), at("01:00"), None).unwrap();
+    let short = issue(dir.path(), whom(), at("01:00"), Some(at("02:15"))).unwrap();
+    let other = For { profile: ProfileName::parse("other").unwrap(), ..whom() };
+    let other = issue(dir.path(), other, at("01:00"), None).unwrap();
+    let second = rotate(dir.path(), whom(), at("02:00"), Some(at("09:00")), at("02:30")).unwrap();
+    let is_good = |issued: &Issued, time: &str| {
+        let credentials = Credentials::load(dir.path()).unwrap();
+        let bearer = format!("Bearer {}", issued.secret.reveal());
+        let profile = issued.credential.profile().as_str();
+        let sent = headers(&[("authorization", &bearer), ("x-client-id", "a"), ("x-profile-id", profile)]);
+        let found = Shown::read(&sent).unwrap().by_secret(&credentials, at(time), |_, _, _| true);
+        match found {
+            Ok(caller) => {
+                assert!(caller.expires().is_none_or(|expires| expires > at(time)));
+                true
+            }
+            Err(error) => {
+                assert_eq!(error, Unidentified::Expired);
+                false
+            }
+        }
+    };
+    for (issued, last, expired) in [
+        (&short, "02:14", Some("02:15")),
+        (&first, "02:29", Some("02:30")),
+        (&second, "08:59", Some("09:00")),
+        (&other, "23:59", None),
+    ] {
+        assert!(is_good(issued, last), "{:?}", issued.credential);
+        assert!(expired.is_none_or(|time| !is_good(issued, time)), "{:?}", issued.credential);
+    }
+    // What is over goes when the next one comes.
+    issue(dir.path(), whom(), at("03:00"), None).unwrap();
+    let kept = Credentials::load(dir.path()).unwrap();
+    let kept: Vec<_> = kept.list().into_iter().map(Credential::id).cloned().collect();
+    assert!(
+        kept.len() == 3 && !kept.contains(first.credential.id()) && !kept.contains(short.credential.id())
+    );
 }

@@ -3,7 +3,11 @@
 //! A call that was decided goes to its end, like one whose record says so. But a stream may last for days, and whoever
 //! would not be let in any more must not be told more on it.
 
+use std::future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::judged_method;
 use crate::case::Case;
@@ -12,6 +16,9 @@ use crate::identity::Caller;
 use crate::policy::{Decision, Question};
 use crate::rpc::Target;
 use crate::rules::Rules;
+
+/// Between two looks at the host's clock.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 /// Of one request that was let in.
 pub(super) struct Standing {
@@ -40,5 +47,15 @@ impl Standing {
                 let question = Question { agent, server, method, target: Target::Method, arguments: None };
                 !matches!(rules.policy.decide_assuming_conditions(&question), Decision::Deny(_))
             })
+    }
+}
+
+/// Ends when what was shown has expired; never, if it does not. The clock of the host may be set meanwhile.
+pub(super) async fn expired(expires: Option<Timestamp>) {
+    let Some(expires) = expires else { return future::pending().await };
+    while let Ok(left) = Duration::try_from(expires.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(CLOCK_LOOK)).await;
     }
 }

@@ -185,6 +185,7 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::MissingHeader("").into(),
         Unidentified::UnknownCredential.into(),
         Unidentified::WrongClientOrProfile.into(),
+        Unidentified::Expired.into(),
         Unidentified::WrongProcess(WrongProcess::Remote).into(),
         Unidentified::SeveralAgents.into(),
         Unidentified::WebPage.into(),
