@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 
 use batch::Shared;
 use identify::{Identified, identify};
@@ -24,7 +25,7 @@ use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
-use crate::identity::Caller;
+use crate::identity::{Caller, Unidentified};
 use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
@@ -124,6 +125,9 @@ impl Pipeline {
         case.body_bytes = body.len();
         rpc::head::check(&case.head.headers)?;
         let is_for_oauth = case.is_for_oauth();
+        if is_for_oauth {
+            rpc::form::check_query(case.head.uri.query().unwrap_or_default().as_bytes())?;
+        }
         if is_for_oauth && case.head.method == Method::POST {
             rpc::form::check(&case.head.headers, &body, self.limits.json_depth_max)?;
         } else if case.head.method == Method::POST {
@@ -155,12 +159,15 @@ impl Pipeline {
         // Nothing goes on before its record is on disk: only that makes the permit.
         let mut cut = Box::pin(self.cut(case, &caller, suspect, claim.until_over()));
         if let Some(link) = &case.link {
+            check_expiry(&caller)?;
             let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
-                accepted = self.post(case, link, (expected, &headers, permit), body) => accepted,
+                biased;
                 refusal = &mut cut => Err(refusal),
+                accepted = self.post(case, link, (expected, &headers, permit), body) => accepted,
             };
         }
+        check_expiry(&caller)?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         claim.spend();
         let answer = async {
@@ -176,9 +183,10 @@ impl Pipeline {
             respond::relay(reply, &case.asked, view, (&self.limits, &self.memory), &self.elsewhere).await
         };
         let response = tokio::select! {
-            response = answer => response?,
+            biased;
             // The permit that is dropped with the call writes its closing record.
             refusal = &mut cut => return Err(refusal),
+            response = answer => response?,
         };
         Ok(response.map(|answer| answer.until(cut)))
     }
@@ -192,14 +200,12 @@ impl Pipeline {
         over: O,
     ) -> impl Future<Output = Refusal> + Send + use<O> {
         let (blocks, standing) = (self.blocks.clone(), Standing::of(case, caller.clone()));
-        let withdrawn = self.rules.clone().until(move |rules| !standing.holds(rules));
-        let expired = standing::expired(caller.expires());
+        let withdrawn = standing::until_over(standing, self.rules.clone());
         async move {
             tokio::select! {
                 () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
                 () = over => Refusal::SessionOver,
                 () = withdrawn => Refusal::Withdrawn,
-                () = expired => Refusal::Withdrawn,
             }
         }
     }
@@ -333,6 +339,12 @@ impl Pipeline {
         let case = Case::open(DecisionId::random(), connection, self.rules.load(), &head);
         self.refuse(&case, fault.into()).await
     }
+}
+
+/// A body may come long after its head, which said who sends it.
+fn check_expiry(caller: &Caller) -> Result<(), Unidentified> {
+    let is_over = caller.expires().is_some_and(|expires| expires <= Timestamp::now());
+    if is_over { Err(Unidentified::Expired) } else { Ok(()) }
 }
 
 fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {

@@ -75,7 +75,7 @@ pub enum Refusal {
     #[error("{0}")]
     Upstream(#[from] upstream::Error),
     /// A new policy no longer lets the agent in. The call was under way.
-    #[error("a new policy no longer lets this agent in")]
+    #[error("this agent is no longer let in: what it showed has expired, or a new policy says so")]
     Withdrawn,
 }
 

@@ -36,9 +36,10 @@ impl Rules {
 
     /// Which agent's secret was `shown`: it is known, and the policy still has the agent with that client and profile.
     pub fn by_secret(&self, shown: &Shown<'_>) -> Result<Caller, Unidentified> {
-        shown.by_secret(&self.credentials, Timestamp::now(), |agent, client, profile| {
-            self.policy.has_entry(agent, client, profile) && self.policy.needs_secret(agent)
-        })
+        let caller = shown.by_secret(&self.credentials, Timestamp::now(), |agent, client, profile| {
+            self.policy.has_entry(agent, client, profile)
+        })?;
+        if self.policy.needs_secret(caller.agent()) { Ok(caller) } else { Err(Unidentified::SecretNotNeeded) }
     }
 
     /// Whether `caller`, whom another version let in, would still be let in by what it showed: its entry is there and needs
@@ -69,10 +70,8 @@ impl InForce {
         self.0.send_replace(Arc::new(rules));
     }
 
-    /// Ends when a version is in force of which `is_meant` says so.
-    pub async fn until(self, mut is_meant: impl FnMut(&Rules) -> bool) {
-        let mut versions = self.0.subscribe();
-        // The sender lives in `self`, so waiting for a change cannot fail.
-        let _found = versions.wait_for(|rules| is_meant(rules)).await;
+    /// Each version from now on, the one in force first. The sender lives as long as the guard.
+    pub fn versions(&self) -> watch::Receiver<Arc<Rules>> {
+        self.0.subscribe()
     }
 }

@@ -476,12 +476,12 @@ fn an_agent_without_a_secret_is_its_process() {
             );
         }
         for (cgroup, uid, fields, expected) in [
-            ("other.service", AGENT, vec![], "no_credential"),
-            ("agent.service", NOBODY, vec![], "no_credential"),
-            ("agent.service", 0, vec![], "no_credential"),
-            ("other.service", AGENT, vec![("X-Client-ID", "bound-client")], "no_credential"),
-            ("other.service", AGENT, vec![token], "malformed_credential"),
-            ("agent.service", AGENT, vec![("X-Client-ID", "other")], "no_credential"),
+            ("other.service", AGENT, vec![], "unknown_process"),
+            ("agent.service", NOBODY, vec![], "unknown_process"),
+            ("agent.service", 0, vec![], "unknown_process"),
+            ("other.service", AGENT, vec![("X-Client-ID", "bound-client")], "unknown_process"),
+            ("other.service", AGENT, vec![token], "unknown_process"),
+            ("agent.service", AGENT, vec![("X-Client-ID", "other")], "unknown_process"),
             ("agent.service", AGENT, vec![("Origin", "http://localhost")], "web_page"),
             ("agent.service", AGENT, vec![("Sec-Fetch-Site", "none")], "web_page"),
             ("agent.service", AGENT, vec![("Authorization", "Bearer mcpg_made-up")], "malformed_credential"),
@@ -523,8 +523,26 @@ fn a_credential_that_expires_ends_what_is_open() {
         assert!(puppet.heard().is_none());
         // The next one, of which the agent has heard in time.
         let next = daemon.json("tokens rotate", &["--agent", "tester"]).unwrap();
-        assert!(next["expires"].is_null() && next["id"] != issued["id"], "{next}");
+        let before = next["before"].as_array().unwrap();
+        assert!(next["id"] != issued["id"] && before.len() == 1, "the scene's own is left: {next}");
         let listed = daemon.json("tokens list", &[]).unwrap();
-        assert!(!listed.to_string().contains(&text("id")), "what has expired is gone: {listed}");
+        let expired = listed.as_array().unwrap().iter().filter(|listed| listed["expired"] == true).count();
+        assert_eq!(expired, 1, "{listed}");
+        // Also what was open before anybody thought of an end.
+        let by = |next: &Value| Credential {
+            client: text("client_id"),
+            profile: text("profile"),
+            secret: next["secret"].as_str().unwrap().to_owned(),
+        };
+        daemon.reload().unwrap();
+        let mut line = https.line().unwrap();
+        line.send(&Request::post(&call(3, "open")).by(&by(&next)).bytes()).unwrap();
+        let mut server = puppet.hear().unwrap();
+        server.stream().unwrap();
+        daemon.json("tokens rotate", &["--agent", "tester", "--overlap", "1s"]).unwrap();
+        daemon.reload().unwrap();
+        let answer = line.answer().unwrap();
+        assert!(String::from_utf8_lossy(&answer.body).contains("access_withdrawn"), "{answer:?}");
+        server.other_side_leaves().unwrap();
     });
 }

@@ -141,8 +141,8 @@ fn nobody_unknown_reads_where_tokens_come_from_and_no_secret_of_the_guards_goes_
         let credential = stage.daemon.issue("remote").unwrap();
         stage.daemon.reload().unwrap();
         let metadata = get("/.well-known/oauth-protected-resource");
-        assert_eq!(stage.refused(&metadata), (403, "no_credential".into()));
-        assert_eq!(stage.refused(&get("/token")), (403, "no_credential".into()));
+        assert_eq!(stage.refused(&metadata), (403, "unknown_process".into()));
+        assert_eq!(stage.refused(&get("/token")), (403, "unknown_process".into()));
         let answer = stage.ask(&metadata.by(&credential), |heard| {
             assert_eq!(heard.header("authorization"), None, "the guard's own secret");
             heard.answer(&json!({"resource": "x"})).unwrap();

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::output::{self, print};
@@ -86,6 +87,7 @@ fn failed(problems: &Problems) -> Report {
 }
 
 fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
+    let now = Timestamp::now();
     let mut warnings = Vec::new();
     for credential in credentials.list() {
         if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
@@ -101,18 +103,30 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
     let mut agents: Vec<_> = policy.agents().map(|(agent, _)| agent).collect();
     agents.sort();
     for agent in agents {
-        let is_issued = credentials.list().iter().any(|credential| credential.agent() == agent);
-        if is_issued && !policy.needs_secret(agent) {
-            warnings.push(format!(
+        let issued = credentials.list().into_iter().filter(|credential| credential.agent() == agent);
+        let (expired, good): (Vec<_>, Vec<_>) = issued.partition(|credential| credential.is_expired(now));
+        match (policy.needs_secret(agent), good.is_empty(), expired.is_empty()) {
+            (true, true, true) => {
+                warnings.push(format!("{agent} has no credential yet; `mcp-guard tokens issue --agent {agent}`"));
+            }
+            (true, true, false) => {
+                warnings.push(format!("every credential of {agent} has expired; `mcp-guard tokens rotate --agent {agent}`"));
+            }
+            (false, false, _) => warnings.push(format!(
                 "{agent} is known by its process alone, so its credentials are refused; `mcp-guard tokens list` shows which to revoke"
-            ));
-        }
-        if !is_issued && policy.needs_secret(agent) {
-            warnings.push(format!("{agent} has no credential yet; `mcp-guard tokens issue --agent {agent}`"));
+            )),
+            _ => {}
         }
         if !config.servers.iter().any(|server| policy.may_connect(agent, &server.name)) {
             warnings.push(format!("{agent} is allowed nothing on any server"));
         }
+    }
+    let is_silent = policy.known_by_process().next().is_some();
+    for server in config.servers.iter().filter(|server| server.forward_authorization && !is_silent) {
+        warnings.push(format!(
+            "{} has forward_authorization, and every agent needs Authorization for the guard's secret: nothing is forwarded before one has `needs: [process]`",
+            server.name
+        ));
     }
     let digest = policy.digest().to_string();
     let summary = format!(

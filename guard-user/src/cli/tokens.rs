@@ -10,7 +10,7 @@ use serde_json::json;
 use super::output::{self, print};
 use crate::config::problem::suggest;
 use crate::config::{Config, Overrides};
-use crate::identity::{self, Credential, Credentials, For, Issued};
+use crate::identity::{self, Credential, Credentials, Issued, Recipient, Rotated};
 use crate::policy::Policy;
 use crate::types::ProfileName;
 
@@ -51,7 +51,7 @@ enum Command {
         /// One of the agent's profiles [default: its first]
         #[arg(long)]
         profile: Option<String>,
-        /// How long the new one is good for [default: until it is revoked]
+        /// How long the new one is good for [default: as long as the last one was made for]
         #[arg(long, value_parser = duration)]
         ttl: Option<SignedDuration>,
         /// How long the old ones stay good
@@ -83,9 +83,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let policy = policy(&config)?;
             let whom = entry(&policy, &agent, None, profile.as_deref())?;
             let now = Timestamp::now();
-            let (expires, overlap) = (end(now, ttl)?, now.checked_add(overlap)?);
-            let issued = identity::rotate(&config.policy_dir, whom, now, expires, overlap)?;
-            print_issued(&config, &policy, &issued, args.json)?;
+            let (expires, overlap) = (end(now, ttl)?, end(now, Some(overlap))?.unwrap_or(now));
+            let rotated = identity::rotate(&config.policy_dir, whom, now, expires, overlap)?;
+            print_rotated(&config, &policy, &rotated, args.json)?;
         }
         Command::List => print_list(&Credentials::load(&config.policy_dir)?, args.json)?,
         Command::Revoke { id } => {
@@ -120,15 +120,22 @@ fn duration(text: &str) -> Result<SignedDuration, String> {
         "m" => 60,
         "h" => 3600,
         "d" => DAY_SECONDS,
-        _ => return Err("write a number and s, m, h or d, such as 15m".into()),
+        _ => return Err("write one number and one of s, m, h, d, such as 90m".into()),
     };
     let number: i64 = number.parse().map_err(|_not_one| "write a number first, such as 15m".to_owned())?;
     let total = number.checked_mul(seconds).filter(|total| *total > 0);
-    total.map(SignedDuration::from_secs).ok_or_else(|| "write more than nothing, and less than an age".into())
+    total
+        .map(SignedDuration::from_secs)
+        .ok_or_else(|| "write more than nothing; `tokens revoke` ends one at once".into())
 }
 
 /// What the credential is for, by the agent's own entry.
-fn entry(policy: &Policy, agent: &str, client: Option<&str>, profile: Option<&str>) -> anyhow::Result<For> {
+fn entry(
+    policy: &Policy,
+    agent: &str,
+    client: Option<&str>,
+    profile: Option<&str>,
+) -> anyhow::Result<Recipient> {
     let Some((name, entry)) = policy.agents().find(|(name, _)| name.as_str() == agent) else {
         let known = suggest(agent, policy.agents().map(|(name, _)| name.as_str()));
         bail!("the policy has no agent {agent:?}; {}", known.unwrap_or_else(|| "it has none at all".into()));
@@ -152,7 +159,7 @@ fn entry(policy: &Policy, agent: &str, client: Option<&str>, profile: Option<&st
         let known = suggest(profile.unwrap_or_default(), entry.profiles.iter().map(ProfileName::as_str));
         bail!("{name} has no profile {:?}; {}", profile.unwrap_or_default(), known.unwrap_or_default());
     };
-    Ok(For { agent: name.clone(), client: entry.client.clone(), profile: found.clone() })
+    Ok(Recipient { agent: name.clone(), client: entry.client.clone(), profile: found.clone() })
 }
 
 /// What a client takes as it is: each server that the agent may use, with the three headers.
@@ -173,15 +180,41 @@ fn client_config(config: &Config, policy: &Policy, issued: &Issued) -> serde_jso
     json!({"mcpServers": servers})
 }
 
-fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool) -> anyhow::Result<()> {
-    let (credential, secret) = (&issued.credential, issued.secret.reveal());
-    let client = client_config(config, policy, issued);
+/// What `--json` says of a credential just made.
+fn told(config: &Config, policy: &Policy, issued: &Issued) -> serde_json::Value {
+    let mut all = public(&issued.credential);
+    all["secret"] = json!(issued.secret.reveal());
+    all["client_config"] = client_config(config, policy, issued);
+    all
+}
+
+fn print_rotated(config: &Config, policy: &Policy, rotated: &Rotated, as_json: bool) -> anyhow::Result<()> {
+    let (next, before) = (&rotated.next, &rotated.before);
     if as_json {
-        let mut all = public(credential);
-        all["secret"] = json!(secret);
-        all["client_config"] = client;
+        let mut all = told(config, policy, next);
+        all["before"] = before.iter().map(public).collect();
         return print(&serde_json::to_string_pretty(&all)?);
     }
+    print_issued(config, policy, next, false)?;
+    if before.is_empty() {
+        eprintln!("There was none before it.");
+    }
+    for old in before {
+        let expires = old.expires().map(|expires| expires.to_string()).unwrap_or_default();
+        eprintln!("{} stays good until {expires}, once the guard is reloaded.", old.id());
+    }
+    if before.iter().any(|old| next.credential.expires().is_some_and(|end| old.expires() > Some(end))) {
+        eprintln!("Note: that is longer than the new one is good for.");
+    }
+    Ok(())
+}
+
+fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool) -> anyhow::Result<()> {
+    let credential = &issued.credential;
+    if as_json {
+        return print(&serde_json::to_string_pretty(&told(config, policy, issued))?);
+    }
+    let client = client_config(config, policy, issued);
     // The configuration alone goes to standard output, so that it can be piped into a file.
     let until = credential.expires().map_or_else(String::new, |expires| format!(", good until {expires}"));
     eprintln!(
@@ -235,6 +268,7 @@ fn public(credential: &Credential) -> serde_json::Value {
         "profile": credential.profile(),
         "issued": credential.issued(),
         "expires": credential.expires().map(|expires| expires.to_string()),
+        "expired": credential.is_expired(Timestamp::now()),
     })
 }
 

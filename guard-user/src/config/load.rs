@@ -234,14 +234,21 @@ fn servers(config: &Config, places: &Places<'_>, problems: &mut Problems) {
 fn oauth_paths((server, index): (&Server, usize), places: &Places<'_>, problems: &mut Problems) {
     let at = |last| [Key("servers"), Item(index), Key("oauth_paths"), last];
     if !server.oauth_paths.is_empty() && !server.forward_authorization {
-        let what = "oauth_paths are for tokens that go on to the server, and they end at the guard";
+        let what =
+            "oauth_paths are for tokens that the server checks, and without forwarding none reaches it";
         let problem = places.problem(&at(Item(0)), what);
         problems.push(problem.with_hint("add `forward_authorization: true`, or remove them"));
     }
     for (number, path) in server.oauth_paths.iter().enumerate() {
         let is_mcp = *path == server.path || server.sse_path.as_ref() == Some(path);
         let mcp = || ("is that of MCP", "messages of MCP go to `path` alone".to_owned());
-        if let Some((what, hint)) = endpoint(path).or_else(|| is_mcp.then(mcp)) {
+        let star = || ("has a `*`", "name each path; there are no patterns".to_owned());
+        let twice = || ("is there twice", "remove one".to_owned());
+        let fault = endpoint(path)
+            .or_else(|| is_mcp.then(mcp))
+            .or_else(|| path.contains('*').then(star))
+            .or_else(|| server.oauth_paths[..number].contains(path).then(twice));
+        if let Some((what, hint)) = fault {
             let problem = places.problem(&at(Item(number)), format!("oauth path {path:?} {what}"));
             problems.push(problem.with_hint(hint));
         }
@@ -251,6 +258,8 @@ fn oauth_paths((server, index): (&Server, usize), places: &Places<'_>, problems:
 /// What is wrong with a path.
 fn endpoint(path: &str) -> Option<(&'static str, String)> {
     if !path.starts_with('/') {
+        let path =
+            path.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or(path, |(_, path)| path);
         return Some(("does not begin with '/'", format!("write /{path}")));
     }
     if path.contains(['?', '#']) {

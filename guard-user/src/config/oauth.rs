@@ -14,8 +14,9 @@ impl Server {
     pub fn is_asked_for_oauth(&self, method: &Method, path: &str) -> bool {
         let is_get = *method == Method::GET;
         let is_named = || self.oauth_paths.iter().any(|named| named == path);
+        let is_below = |endpoint: &str| is_document(endpoint, path);
         self.forward_authorization
-            && ((is_get && is_document(&self.path, path))
+            && ((is_get && (is_below(&self.path) || self.sse_path.as_deref().is_some_and(is_below)))
                 || ((is_get || *method == Method::POST) && is_named()))
     }
 }

@@ -1,4 +1,4 @@
-//! An agent that proved to be one.
+//! Who calls: what the rest of the guard knows of an agent.
 
 use jiff::Timestamp;
 
@@ -16,7 +16,7 @@ pub struct Caller {
     pub(super) proof: Proof,
 }
 
-/// How it did.
+/// What proved it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Proof {
     Secret {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
@@ -103,6 +103,12 @@ impl Credential {
         self.expires
     }
 
+    /// For how long it was made; `None`: until it is revoked.
+    pub(super) fn lifetime(&self) -> Option<SignedDuration> {
+        let issued: Timestamp = self.issued.parse().ok()?;
+        Some(self.expires?.duration_since(issued))
+    }
+
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
@@ -141,6 +147,11 @@ impl Credentials {
                 && known.client == *caller.client()
                 && known.profile == *caller.profile()
         })
+    }
+
+    /// From when on the credential `id` is worthless, as the file has it.
+    pub fn expires(&self, id: &CredentialId) -> Option<Timestamp> {
+        self.by_digest.get(self.digests.get(id)?)?.expires
     }
 
     /// Sorted by agent, then by time.

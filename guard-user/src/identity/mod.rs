@@ -16,7 +16,7 @@ pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
 pub use shown::{CLIENT_HEADER, Candidate, PROFILE_HEADER, Shown};
-pub use store::{CREDENTIALS_FILE, For, Issued, StoreError, issue, revoke, rotate};
+pub use store::{CREDENTIALS_FILE, Issued, Recipient, Rotated, StoreError, issue, revoke, rotate};
 
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -39,13 +39,23 @@ pub enum Unidentified {
     Expired,
     #[error("the policy has no agent with this client and profile any more; a new credential is needed")]
     UnknownAgent,
+    #[error(
+        "the agent is known by its process now, so this credential proves nothing any more; send no X-Client-ID, \
+         X-Profile-ID and Authorization of the guard's"
+    )]
+    SecretNotNeeded,
+    #[error(
+        "the request shows no secret of the guard's (`Authorization: Bearer mcpg_...`), and the process that sent it is none \
+         by which an agent is known"
+    )]
+    UnknownProcess,
     #[error("the credential is known, but {0}")]
     WrongProcess(#[from] WrongProcess),
     #[error("more than one agent's entry fits this process; send the X-Client-ID of the one that calls")]
     SeveralAgents,
     #[error(
-        "a process alone does not prove which agent calls when the request has an Origin or Sec-Fetch-Site header: any \
-         web page that a browser shows could have sent it"
+        "a process alone does not prove which agent calls when the request has an Origin or Sec-Fetch-Site header, or goes \
+         without TLS to another name than localhost: any web page that a browser shows could have sent it"
     )]
     WebPage,
 }
@@ -61,6 +71,8 @@ impl Unidentified {
             Self::WrongClientOrProfile => "wrong_client_or_profile",
             Self::Expired => "expired_credential",
             Self::UnknownAgent => "unknown_agent",
+            Self::SecretNotNeeded => "secret_not_needed",
+            Self::UnknownProcess => "unknown_process",
             Self::WrongProcess(_) => "wrong_process",
             Self::SeveralAgents => "several_agents",
             Self::WebPage => "web_page",

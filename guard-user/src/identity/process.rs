@@ -49,6 +49,21 @@ impl ProcessRule {
         }
     }
 
+    /// The same where there is no secret: a number of a user means another one in a container, so a rule that names no
+    /// container is for none.
+    pub(super) fn check_alone(
+        &self,
+        client: &Client,
+        digest: Option<&FileDigest>,
+    ) -> Result<(), WrongProcess> {
+        match client {
+            Client::Process(evidence) if self.container.is_none() && evidence.place.container.is_some() => {
+                Err(WrongProcess::Differs("container"))
+            }
+            _ => self.check(client, digest),
+        }
+    }
+
     /// The first thing that is not as asked for. What is not known is not as asked for.
     fn difference(&self, evidence: &Evidence, digest: Option<&FileDigest>) -> Option<&'static str> {
         let place = &evidence.place;

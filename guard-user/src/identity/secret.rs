@@ -66,7 +66,8 @@ pub(super) fn bearer(value: &[u8]) -> Option<Result<Secret, SecretError>> {
 
 /// Whether the value of an `Authorization` header is for the guard, however broken, and nobody else's business.
 pub fn is_guards(value: &[u8]) -> bool {
-    let mut parts = value.split(|byte| byte.is_ascii_whitespace() || *byte == b',');
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let mut parts = value.split(|byte| !is_of_token(*byte));
     parts.any(|part| {
         part.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
     })

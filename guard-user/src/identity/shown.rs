@@ -1,7 +1,10 @@
 //! What a request shows of its sender, and whom that proves it to be.
 
+use std::net::IpAddr;
+
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, HeaderMap, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
+use http::uri::Authority;
 use jiff::Timestamp;
 
 use super::caller::Proof;
@@ -27,6 +30,7 @@ pub struct Shown<'h> {
     authorization: Option<Authorization>,
     client: Option<&'h [u8]>,
     profile: Option<&'h [u8]>,
+    host: Option<&'h [u8]>,
     is_from_page: bool,
 }
 
@@ -60,6 +64,7 @@ impl<'h> Shown<'h> {
             authorization,
             client: single(headers, CLIENT_HEADER, "X-Client-ID is there more than once")?,
             profile: single(headers, PROFILE_HEADER, "X-Profile-ID is there more than once")?,
+            host: single(headers, HOST.as_str(), "Host is there more than once")?,
             is_from_page: headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE),
         })
     }
@@ -112,27 +117,34 @@ impl<'h> Shown<'h> {
         client: &Client,
     ) -> bool {
         candidates.any(|candidate| {
-            let wants_more = candidate.process.check(client, None) == Err(WrongProcess::Differs("sha256"));
+            let wants_more =
+                candidate.process.check_alone(client, None) == Err(WrongProcess::Differs("sha256"));
             wants_more && self.profile_of(&candidate).is_some()
         })
     }
 
-    /// Which of `candidates` the process `client` is. `digest` is that of its executable, if it is known.
+    /// Which of `candidates` the process `client` is. `digest` is that of its executable, if it is known. `is_tls`: a name
+    /// of the guard's was asked for, or the client would have refused the certificate.
     pub fn by_process<'p>(
         &self,
         candidates: impl Iterator<Item = Candidate<'p>>,
-        client: &Client,
-        digest: Option<&FileDigest>,
+        (client, digest): (&Client, Option<&FileDigest>),
+        is_tls: bool,
     ) -> Result<Caller, Unidentified> {
-        let mut fitting = candidates.filter_map(|candidate| {
+        let is_elsewhere = !is_tls && !self.host.is_some_and(is_loopback);
+        let mut others = 0;
+        let mut fitting = candidates.inspect(|_| others += 1).filter_map(|candidate| {
             let profile = self.profile_of(&candidate)?;
-            candidate.process.check(client, digest).ok().map(|()| (candidate, profile))
+            candidate.process.check_alone(client, digest).ok().map(|()| (candidate, profile))
         });
-        let (found, profile) = fitting.next().ok_or_else(|| self.without_secret())?;
-        if fitting.next().is_some() {
+        let (found, another) = (fitting.next(), fitting.next());
+        if another.is_some() {
             return Err(Unidentified::SeveralAgents);
         }
-        if self.is_from_page {
+        let Some((found, profile)) = found else {
+            return Err(if others == 0 { self.without_secret() } else { Unidentified::UnknownProcess });
+        };
+        if self.is_from_page || is_elsewhere {
             return Err(Unidentified::WebPage);
         }
         Ok(Caller {
@@ -161,6 +173,17 @@ impl<'h> Shown<'h> {
             Some(_) => Unidentified::Malformed(FORM),
         }
     }
+}
+
+/// Whether a `Host` can only mean this host. A page's own name can be made to mean it, too (DNS rebinding).
+fn is_loopback(host: &[u8]) -> bool {
+    let Some(authority) = Authority::try_from(host).ok().filter(|_| !host.contains(&b'@')) else {
+        return false;
+    };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = name.parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// The one value of a header. Two are refused: each reader would take the one it likes.

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::credentials::{Credential, CredentialFile, CredentialId, Credentials};
 use super::secret::{Secret, SecretError};
@@ -15,6 +15,9 @@ use crate::types::{AgentName, ClientId, ProfileName};
 
 /// The file in the policy directory that `mcp-guard tokens` owns.
 pub const CREDENTIALS_FILE: &str = "credentials.yaml";
+
+/// How long what has expired stays in the file.
+const EXPIRED_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 const HEADING: &str =
     "# Written by `mcp-guard tokens`; secrets are stored as SHA-256 only. Do not edit by hand.\n";
@@ -78,60 +81,72 @@ pub(super) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(Str
 
 /// Whom a credential is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct For {
+pub struct Recipient {
     pub agent: AgentName,
     pub client: ClientId,
     pub profile: ProfileName,
 }
 
 /// Makes a credential that is good from `now` until `expires`, and adds it to the file in `dir`. A running guard knows it
-/// after its next reload. Those that have expired are left out from now on.
+/// after its next reload. Those that expired a day ago are left out from now on.
 pub fn issue(
     dir: &Path,
-    whom: For,
+    whom: Recipient,
     now: Timestamp,
     expires: Option<Timestamp>,
-) -> Result<Issued, StoreError> {
-    replace(dir, whom, now, expires, |_old| {})
-}
-
-/// The same, and those before it for the same agent and profile expire at `overlap`, if not earlier.
-pub fn rotate(
-    dir: &Path,
-    whom: For,
-    now: Timestamp,
-    expires: Option<Timestamp>,
-    overlap: Timestamp,
-) -> Result<Issued, StoreError> {
-    let (agent, profile) = (whom.agent.clone(), whom.profile.clone());
-    replace(dir, whom, now, expires, |old| {
-        if old.agent == agent && old.profile == profile {
-            old.expires = Some(old.expires.map_or(overlap, |expires| expires.min(overlap)));
-        }
-    })
-}
-
-fn replace(
-    dir: &Path,
-    whom: For,
-    now: Timestamp,
-    expires: Option<Timestamp>,
-    change: impl FnMut(&mut Credential),
 ) -> Result<Issued, StoreError> {
     let _lock = lock(dir)?;
     let existing = Credentials::load(dir)?;
+    let issued = issued(whom, now, expires)?;
+    let kept = existing.list().into_iter().filter(|old| is_kept(old, now)).cloned();
+    write(dir, kept.chain([issued.credential.clone()]).collect())?;
+    Ok(issued)
+}
+
+fn issued(whom: Recipient, now: Timestamp, expires: Option<Timestamp>) -> Result<Issued, StoreError> {
     let secret = Secret::random()?;
     let mut id = [0; 6];
     aws_lc_rs::rand::fill(&mut id).map_err(|_unspecified| SecretError::NoRandomness)?;
-    let For { agent, client, profile } = whom;
+    let Recipient { agent, client, profile } = whom;
     let (id, sha256, issued) = (CredentialId::new(id), secret.digest(), seconds(now));
-    let credential = Credential { id, agent, client, profile, sha256, issued, expires };
-    let mut credentials: Vec<_> = existing.list().into_iter().cloned().collect();
-    credentials.iter_mut().for_each(change);
-    credentials.retain(|old| !old.is_expired(now));
-    credentials.push(credential.clone());
-    write(dir, credentials)?;
-    Ok(Issued { credential, secret })
+    Ok(Issued { credential: Credential { id, agent, client, profile, sha256, issued, expires }, secret })
+}
+
+/// What [`rotate`] did.
+#[derive(Debug)]
+pub struct Rotated {
+    pub next: Issued,
+    /// Those before it, with the time at which each expires now.
+    pub before: Vec<Credential>,
+}
+
+/// Makes the next credential of an agent and profile. Those that it has expire at `overlap`, if not earlier. Without `expires`
+/// the next one is good for as long as the latest of them was made for.
+pub fn rotate(
+    dir: &Path,
+    whom: Recipient,
+    now: Timestamp,
+    expires: Option<Timestamp>,
+    overlap: Timestamp,
+) -> Result<Rotated, StoreError> {
+    let _lock = lock(dir)?;
+    let existing = Credentials::load(dir)?;
+    let is_meant =
+        |old: &Credential| old.agent == whom.agent && old.profile == whom.profile && !old.is_expired(now);
+    let (mut before, others): (Vec<_>, Vec<_>) =
+        existing.list().into_iter().filter(|old| !old.is_expired(now)).cloned().partition(is_meant);
+    let same = before.last().and_then(Credential::lifetime).and_then(|span| now.checked_add(span).ok());
+    for old in &mut before {
+        old.expires = Some(old.expires.map_or(overlap, |expires| expires.min(overlap)));
+    }
+    let next = issued(whom, now, expires.or(same))?;
+    write(dir, [&others[..], &before, std::slice::from_ref(&next.credential)].concat())?;
+    Ok(Rotated { next, before })
+}
+
+/// A clock that runs ahead must not take away what is still good.
+fn is_kept(old: &Credential, now: Timestamp) -> bool {
+    now.checked_sub(EXPIRED_KEPT).is_ok_and(|before| !old.is_expired(before))
 }
 
 fn seconds(time: Timestamp) -> String {

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use http::{HeaderMap, HeaderValue};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::types::{AgentName, ClientId, ProfileName};
@@ -21,7 +21,7 @@ fn world() -> World {
 fn issue_in(dir: &std::path::Path, agent: &str, client: &str, profile: &str) -> Issued {
     let agent = AgentName::parse(agent).unwrap();
     let (client, profile) = (ClientId::parse(client).unwrap(), ProfileName::parse(profile).unwrap());
-    issue(dir, For { agent, client, profile }, at("03:31"), None).unwrap()
+    issue(dir, Recipient { agent, client, profile }, at("03:31"), None).unwrap()
 }
 
 fn at(time: &str) -> Timestamp {
@@ -237,7 +237,8 @@ fn a_process_is_one_agent_or_nobody() {
     };
     let ask = |fields: &[(&'static str, &str)], uid: u32, unit: &str| {
         let client = Client::Process(process::tests::evidence(uid, &format!("/system.slice/{unit}"), None));
-        let found = Shown::read(&headers(fields))?.by_process(candidates(), &client, None)?;
+        let is_tls = !fields.iter().any(|(name, _)| *name == "host");
+        let found = Shown::read(&headers(fields))?.by_process(candidates(), (&client, None), is_tls)?;
         assert_eq!((found.evidence(), found.credential()), ("process", None));
         Ok(format!("{}/{}", found.agent(), found.profile()))
     };
@@ -253,34 +254,52 @@ fn a_process_is_one_agent_or_nobody() {
     for page in [("origin", "http://localhost"), ("sec-fetch-site", "same-origin")] {
         assert_eq!(ask(&[page], 990, "billing.service"), Err(Unidentified::WebPage));
     }
-    let nobody = Err(Unidentified::NoCredential);
+    for (host, expected) in [
+        ("localhost:3001", is("billing/default")),
+        ("127.0.0.1", is("billing/default")),
+        ("[::1]:3001", is("billing/default")),
+        ("evil.example:3001", Err(Unidentified::WebPage)),
+        ("localhost.evil.example", Err(Unidentified::WebPage)),
+        ("user@localhost", Err(Unidentified::WebPage)),
+        ("", Err(Unidentified::WebPage)),
+    ] {
+        assert_eq!(ask(&[("host", host)], 990, "billing.service"), expected, "{host} without TLS");
+    }
+    let nobody = Err(Unidentified::UnknownProcess);
     assert_eq!(ask(&[], 990, "other.service"), nobody);
     assert_eq!(ask(&[], 0, "billing.service"), nobody);
     assert_eq!(ask(&[("x-client-id", "backup")], 990, "billing.service"), nobody);
     assert_eq!(ask(&[("x-profile-id", "root")], 990, "billing.service"), nobody);
     let form = Err(Unidentified::Malformed("Authorization must be `Bearer mcpg_...`"));
-    assert_eq!(ask(&[other], 992, "any.service"), form);
+    assert_eq!(ask(&[other], 992, "any.service"), nobody);
+    let container = format!("docker-{}.scope", "1f2e3d4c5b6a7988".repeat(4));
+    assert_eq!(ask(&[], 991, &container), nobody, "that number's user in a container");
     assert_eq!(ask(&[("authorization", "Bearer mcpg_x")], 990, "billing.service"), form);
     for client in [Client::Remote, Client::UnknownLocal] {
         let empty = HeaderMap::new();
         let shown = Shown::read(&empty).unwrap();
-        assert_eq!(shown.by_process(candidates(), &client, None), Err(Unidentified::NoCredential));
+        assert_eq!(shown.by_process(candidates(), (&client, None), true), Err(Unidentified::UnknownProcess));
+        let none = std::iter::empty();
+        assert_eq!(shown.by_process(none, (&client, None), true), Err(Unidentified::NoCredential));
     }
 }
 
 #[test]
 fn a_credential_is_good_until_it_expires_and_a_rotated_one_for_a_while() {
     let dir = tempfile::tempdir().unwrap();
-    let whom = || For {
+    let whom = || Recipient {
         agent: AgentName::parse("a").unwrap(),
         client: ClientId::parse("a").unwrap(),
         profile: ProfileName::parse("default").unwrap(),
     };
     let first = issue(dir.path(), whom(), at("01:00"), None).unwrap();
     let short = issue(dir.path(), whom(), at("01:00"), Some(at("02:15"))).unwrap();
-    let other = For { profile: ProfileName::parse("other").unwrap(), ..whom() };
+    let other = Recipient { profile: ProfileName::parse("other").unwrap(), ..whom() };
     let other = issue(dir.path(), other, at("01:00"), None).unwrap();
-    let second = rotate(dir.path(), whom(), at("02:00"), Some(at("09:00")), at("02:30")).unwrap();
+    let rotated = rotate(dir.path(), whom(), at("02:00"), Some(at("09:00")), at("02:30")).unwrap();
+    let until: Vec<_> = rotated.before.iter().map(|old| old.expires().unwrap()).collect();
+    assert!(until.len() == 2 && until.contains(&at("02:15")) && until.contains(&at("02:30")), "{until:?}");
+    let second = rotated.next;
     let is_good = |issued: &Issued, time: &str| {
         let credentials = Credentials::load(dir.path()).unwrap();
         let bearer = format!("Bearer {}", issued.secret.reveal());
@@ -307,11 +326,26 @@ fn a_credential_is_good_until_it_expires_and_a_rotated_one_for_a_while() {
         assert!(is_good(issued, last), "{:?}", issued.credential);
         assert!(expired.is_none_or(|time| !is_good(issued, time)), "{:?}", issued.credential);
     }
-    // What is over goes when the next one comes.
-    issue(dir.path(), whom(), at("03:00"), None).unwrap();
+    // What is long over goes when the next one comes.
+    issue(dir.path(), whom(), at("03:00") + SignedDuration::from_hours(24), None).unwrap();
     let kept = Credentials::load(dir.path()).unwrap();
     let kept: Vec<_> = kept.list().into_iter().map(Credential::id).cloned().collect();
     assert!(
         kept.len() == 3 && !kept.contains(first.credential.id()) && !kept.contains(short.credential.id())
     );
+}
+
+#[test]
+fn the_next_of_a_credential_that_expires_does_so_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let whom = || Recipient {
+        agent: AgentName::parse("a").unwrap(),
+        client: ClientId::parse("a").unwrap(),
+        profile: ProfileName::parse("default").unwrap(),
+    };
+    issue(dir.path(), whom(), at("01:00"), Some(at("05:00"))).unwrap();
+    let next = rotate(dir.path(), whom(), at("02:00"), None, at("03:00")).unwrap().next;
+    assert_eq!(next.credential.expires(), Some(at("06:00")));
+    let after_all = rotate(dir.path(), whom(), at("02:30"), Some(at("02:45")), at("03:00")).unwrap();
+    assert_eq!((after_all.before.len(), after_all.next.credential.expires()), (2, Some(at("02:45"))));
 }

@@ -34,5 +34,5 @@ async fn by_process(
     let candidates = rules.policy.known_by_process();
     let needs_digest = shown.needs_digest(candidates.clone(), connection.client());
     let digest = if needs_digest { connection.digest().await } else { None };
-    shown.by_process(candidates, connection.client(), digest.as_ref())
+    shown.by_process(candidates, (connection.client(), digest.as_ref()), connection.is_tls)
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::Response;
 
-use super::{Pipeline, judged_method};
+use super::{Pipeline, check_expiry, judged_method};
 use crate::case::Case;
 use crate::http::Body;
 use crate::identity::Caller;
@@ -13,7 +13,7 @@ use crate::policy::{Decision, Question};
 use crate::refusal::Refusal;
 use crate::respond;
 use crate::rpc::Target;
-use crate::session::{EVENT_HEADER, SESSION_HEADER};
+use crate::session::EVENT_HEADER;
 use crate::upstream::Outgoing;
 
 impl Pipeline {
@@ -38,20 +38,26 @@ impl Pipeline {
             Decision::Hold(hold) => return Err(Refusal::held(&hold)),
             Decision::Deny(deny) => return Err(Refusal::Denied(deny)),
         };
+        check_expiry(caller)?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let connection = case.connection;
         let mut headers = case.head.headers.clone();
-        headers.remove(SESSION_HEADER);
         headers.remove(EVENT_HEADER);
+        let of_mcp: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with("mcp-")).cloned().collect();
+        for name in of_mcp {
+            headers.remove(name);
+        }
         let request = Outgoing { method: &case.head.method, uri: &case.head.uri, headers: &headers, body };
         let answer = async {
             let reply = self.upstream.forward(permit, &connection.server, connection.door, request).await?;
             let share = self.memory.answer(&connection.server.name);
-            respond::pass_on(reply, self.limits.event_bytes_max, share).await
+            respond::pass_on(reply, &self.limits, share).await
         };
         tokio::select! {
-            response = answer => response,
+            biased;
             refusal = cut => Err(refusal),
+            response = answer => response,
         }
     }
 }

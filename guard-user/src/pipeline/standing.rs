@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::policy::{Decision, Question};
 use crate::rpc::Target;
-use crate::rules::Rules;
+use crate::rules::{InForce, Rules};
 
 /// Between two looks at the host's clock.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
@@ -50,8 +50,28 @@ impl Standing {
     }
 }
 
-/// Ends when what was shown has expired; never, if it does not. The clock of the host may be set meanwhile.
-pub(super) async fn expired(expires: Option<Timestamp>) {
+/// Ends when it may not go on: by a version of the rules, or since what was shown has expired. A rotation gives an end to
+/// what had none.
+pub(super) async fn until_over(standing: Standing, rules: InForce) {
+    let mut versions = rules.versions();
+    loop {
+        let expires = {
+            let rules = versions.borrow_and_update();
+            if !standing.holds(&rules) {
+                return;
+            }
+            let credential = standing.caller.credential();
+            credential.and_then(|id| rules.credentials.expires(id))
+        };
+        tokio::select! {
+            () = until_expired(expires) => return,
+            changed = versions.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Never, without a time. The clock of the host may be set meanwhile.
+async fn until_expired(expires: Option<Timestamp>) {
     let Some(expires) = expires else { return future::pending().await };
     while let Ok(left) = Duration::try_from(expires.duration_since(Timestamp::now()))
         && !left.is_zero()

@@ -35,8 +35,8 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         };
         (agent.name.value.clone(), entry)
     });
-    let silent = document.agents.iter().filter(|agent| !agent.needs.secret());
-    let known_by_process: BTreeSet<_> = silent.map(|agent| agent.name.value.clone()).collect();
+    let secretless = document.agents.iter().filter(|agent| !agent.needs.secret());
+    let known_by_process: BTreeSet<_> = secretless.map(|agent| agent.name.value.clone()).collect();
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
     Ok(Policy {
         agents,

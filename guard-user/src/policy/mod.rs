@@ -126,6 +126,7 @@ impl Policy {
             .is_some_and(|entry| entry.client == *client && entry.profiles.contains(profile))
     }
 
+    /// Also of an agent that is not there: nobody is let in by less.
     pub fn needs_secret(&self, agent: &AgentName) -> bool {
         self.entries.get(agent).is_none_or(|entry| entry.needs.secret())
     }

@@ -7,6 +7,12 @@ use crate::config::yaml::Node;
 const SECRET: &str = "secret";
 const PROCESS: &str = "process";
 
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Secret,
+    Process,
+}
+
 /// Reads what an agent has to show; a mistake in it is told, and the agent is left out.
 pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Needs> {
     let described = fields.optional("process");
@@ -28,6 +34,11 @@ pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Needs
                 reader.problem(described, what, Some(hint.into()));
                 return None;
             }
+            if rule.sha256.is_some() && rule.executable.is_none() {
+                let hint = "add `executable`: else whatever that user starts is read whole to tell";
+                reader.problem(described, "sha256 without the path of the program", Some(hint.into()));
+                return None;
+            }
             Some(Needs::Process(rule))
         }
         (_, true, ..) => {
@@ -47,8 +58,10 @@ pub(super) fn read(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Needs
 fn kinds(reader: &mut Reader<'_>, node: &Node) -> Option<(bool, bool)> {
     let (mut secret, mut process) = (false, false);
     for item in reader.list(node, "needs")? {
-        let kind = reader.choice(item, "needs", &[(SECRET, true), (PROCESS, false)])?;
-        *(if kind { &mut secret } else { &mut process }) = true;
+        match reader.choice(item, "needs", &[(SECRET, Kind::Secret), (PROCESS, Kind::Process)])? {
+            Kind::Secret => secret = true,
+            Kind::Process => process = true,
+        }
     }
     Some((secret, process))
 }

@@ -188,6 +188,8 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::Expired.into(),
         Unidentified::WrongProcess(WrongProcess::Remote).into(),
         Unidentified::SeveralAgents.into(),
+        Unidentified::SecretNotNeeded.into(),
+        Unidentified::UnknownProcess.into(),
         Unidentified::WebPage.into(),
         NotYours::BadSession(session).into(),
         NotYours::Session(Cause::Unknown).into(),

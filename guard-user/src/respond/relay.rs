@@ -17,6 +17,7 @@ use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
 use crate::refusal::Refusal;
+use crate::rpc;
 use crate::rpc::reply::ReplyKind;
 use crate::session::SESSION_HEADER;
 use crate::upstream::{Reply, ReplyBody, end_to_end};
@@ -85,17 +86,17 @@ pub async fn relay(
 }
 
 /// Passes on an answer that has nothing to do with MCP, and in which nothing could be taken for a message.
-pub async fn pass_on(reply: Reply, bytes_max: usize, mut share: Held) -> Result<Response<Body>, Refusal> {
+pub async fn pass_on(reply: Reply, limits: &Limits, mut share: Held) -> Result<Response<Body>, Refusal> {
     let Reply { mut head, body, permit, asked_at } = reply;
     let mut outcome = Outcome { status: Some(head.status.as_u16()), ..Outcome::abandoned() };
-    let read = match check_kind(&head) {
-        Ok(()) if is(&head.headers, &CONTENT_TYPE, EVENTS) => Err("it is a stream of messages"),
-        Ok(()) => whole(&head, body, bytes_max, &mut share).await,
-        Err(fault) => Err(fault),
+    let read = if head.status.is_informational() {
+        Err("it leaves HTTP, although the guard did not ask for that")
+    } else {
+        whole(&head, body, limits.event_bytes_max, &mut share).await
     };
-    let read = read.and_then(|body| match View::look(&body) {
-        Ok(_message) => Err("it is a message of MCP"),
-        Err(_no_message) => Ok(body),
+    let read = read.and_then(|body| {
+        let is_fine = rpc::form::is_no_message(&head.headers, &body, limits.json_depth_max);
+        if is_fine { Ok(body) } else { Err("it could be taken for a message of MCP") }
     });
     outcome.duration = asked_at.elapsed();
     outcome.result = match &read {

@@ -84,7 +84,8 @@ fn is_kind(headers: &HeaderMap, wanted: &str) -> bool {
     parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted)) && parts.all(is_utf8_charset)
 }
 
-fn is_utf8_charset(parameter: &str) -> bool {
+pub(super) fn is_utf8_charset(parameter: &str) -> bool {
+    let parameter = parameter.trim();
     let Some((name, value)) = parameter.split_once('=') else { return parameter.is_empty() };
     let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
     name.eq_ignore_ascii_case("charset") && bare.eq_ignore_ascii_case("utf-8")

@@ -134,7 +134,8 @@ mod tests {
         let sent = to_server(&client, &uri, &server(false));
         assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
         assert_eq!(to_server(&client, &uri, &server(true))["authorization"], "Bearer c");
-        for guards in ["Bearer mcpg_x", "bearer  MCPG_x", "mcpg_x"] {
+        for guards in ["Bearer mcpg_x", "bearer  MCPG_x", "mcpg_x", "Token token=\"mcpg_x\"", "Bearer=mcpg_x"]
+        {
             let client = head(&[("authorization", guards), ("host", "h")]);
             assert!(!to_server(&client, &uri, &server(true)).contains_key("authorization"), "{guards}");
         }

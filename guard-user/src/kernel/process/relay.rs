@@ -4,9 +4,12 @@
 //! nothing: what is not in the list may hand on connections as well.
 
 /// File names of such programs in [`DIRECTORIES`]; `docs/policy.md` shows them.
-const RELAYS: [&str; 15] = [
+const RELAYS: [&str; 20] = [
+    "cloudflared",
     "conmon",
+    "containerd",
     "containerd-shim-runc-v2",
+    "crio",
     "docker-proxy",
     "gvproxy",
     "kube-proxy",
@@ -17,9 +20,11 @@ const RELAYS: [&str; 15] = [
     "rootlessport",
     "slirp4netns",
     "socat",
+    "ssh",
     "sshd",
     "sshd-session",
     "systemd-socket-proxyd",
+    "tailscaled",
 ];
 /// Where programs are that the host's administrator put there. One of that name elsewhere is somebody's own.
 const DIRECTORIES: [&str; 10] = [
