@@ -30,7 +30,7 @@ use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Decision, Question, RuleName, VelocityRule};
 use crate::refusal::Refusal;
 use crate::respond::{self, Elsewhere, Site};
-use crate::rpc::{self, Era, Message, Target};
+use crate::rpc::{self, Era, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, Sessions};
 use crate::tools::{Mirrors, Tools};
@@ -152,9 +152,7 @@ impl Pipeline {
             case.link = Some(link.ok_or(NotYours::Session(Cause::Over(Reason::StreamEnded)))?);
         }
         self.decide(case, &caller, &claim)?;
-        if cancels_whoevers(case.message.as_ref(), &claim) {
-            return Err(Refusal::Cancelled);
-        }
+        check_whose(case.message.as_ref(), &claim)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let mut cut = Box::pin(self.cut(case, &caller, suspect, claim.until_over()));
@@ -379,12 +377,15 @@ fn check_mirrors(case: &Case<'_>, mirrors: &Mirrors) -> Result<(), Refusal> {
     told.map_err(|header| Refusal::HeaderMismatch(header.to_owned()))
 }
 
-/// Whether a server could take it for the end of another agent's request, which has the same id.
-fn cancels_whoevers(message: Option<&Message>, claim: &Claim) -> bool {
-    message.is_some_and(|message| {
-        let is_alone = claim.session().is_none() || message.era() == Era::Modern;
-        message.method() == "notifications/cancelled" && is_alone
-    })
+/// Without a session, a server could take it for the end of another agent's request, or for the answer to what it asked
+/// another agent: both are known by ids that everybody counts from 1.
+fn check_whose(message: Option<&Message>, claim: &Claim) -> Result<(), Refusal> {
+    let is_alone = |message: &&Message| claim.session().is_none() || message.era() == Era::Modern;
+    match message.filter(is_alone) {
+        Some(message) if message.method() == "notifications/cancelled" => Err(Refusal::Cancelled),
+        Some(message) if matches!(message.kind(), Kind::Response { .. }) => Err(Refusal::Answered),
+        _ => Ok(()),
+    }
 }
 
 /// What was judged, and the rule that lets it pass.

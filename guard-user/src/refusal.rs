@@ -24,6 +24,11 @@ const HEADER_MISMATCH: i32 = -32020;
 pub enum Refusal {
     #[error("the server's answer cannot be passed on: {0}")]
     Answer(&'static str),
+    /// A client's answer to what a server has asked; without a session, a server may take it for another agent's.
+    #[error(
+        "without a session nobody can tell whose request it answers; from 2026-07-28 on, the answer goes with the call made again"
+    )]
+    Answered,
     #[error("its audit record could not be written, and nothing goes on unrecorded")]
     Audit(audit::AuditError),
     /// The kill switch. `forwarded`: it was set while the call was under way.
@@ -127,6 +132,7 @@ impl Refusal {
             Self::Answer(_) => "bad_answer",
             Self::Audit(_) => "audit_unavailable",
             Self::Blocked { .. } => "blocked",
+            Self::Answered => "response_without_session",
             Self::Body(error) => error.reason(),
             Self::Cancelled => "cancelled_without_session",
             Self::Denied(deny) => deny.code().as_str(),
@@ -175,7 +181,7 @@ impl Refusal {
             Self::NotYours(NotYours::Session(_) | NotYours::Event) | Self::SessionOver => 40_400,
             Self::HeaderMismatch(_) => HEADER_MISMATCH,
             Self::Identity(_) | Self::Withdrawn => 40_100,
-            Self::Cancelled | Self::Denied(_) => 40_300,
+            Self::Answered | Self::Cancelled | Self::Denied(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
             Self::Tool(_) => 40_303,
@@ -197,7 +203,8 @@ impl Refusal {
             Self::Path(_) | Self::NotYours(NotYours::Session(_)) | Self::SessionOver => StatusCode::NOT_FOUND,
             Self::HeaderMismatch(_) | Self::NotYours(_) => StatusCode::BAD_REQUEST,
             Self::Plaintext => StatusCode::UPGRADE_REQUIRED,
-            Self::Blocked { .. }
+            Self::Answered
+            | Self::Blocked { .. }
             | Self::Cancelled
             | Self::Denied(_)
             | Self::Identity(_)

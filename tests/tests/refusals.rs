@@ -251,6 +251,24 @@ fn a_cancellation_that_names_a_request_of_whoever_goes_nowhere() {
 }
 
 #[test]
+fn an_answer_to_a_request_of_whoever_goes_nowhere() {
+    apart(|| {
+        let scene = Scene::new(&json!({})).unwrap();
+        let result = json!({"jsonrpc": "2.0", "id": 7, "result": {"action": "accept", "content": {}}});
+        let error = json!({"jsonrpc": "2.0", "id": "7", "error": {"code": -1, "message": "no"}});
+        let stateless = scene.post(&result).with("MCP-Protocol-Version", "2026-07-28");
+        for request in [scene.post(&result), scene.post(&error), stateless] {
+            let answer = scene.https.ask(&request).unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (202, ""), "{request:?}");
+        }
+        let ledger = scene.daemon.ledger().unwrap();
+        let reasons: Vec<_> = ledger.of_kind("call").map(|record| record["reason"].clone()).collect();
+        assert_eq!(reasons, ["response_without_session"; 3]);
+        assert_nothing_reached_the_server_yet(&scene);
+    });
+}
+
+#[test]
 fn who_cannot_prove_a_name_is_told_what_is_missing() {
     apart(|| {
         let scene = Scene::new(&json!({})).unwrap();

@@ -176,6 +176,7 @@ fn of_the_rest() -> Vec<Refusal> {
     let session = crate::session::SessionIdError;
     vec![
         Refusal::Answer(""),
+        Refusal::Answered,
         Refusal::Audit(audit::AuditError::TooLong),
         Refusal::Blocked { forwarded: false },
         Refusal::Cancelled,
