@@ -259,11 +259,11 @@ impl Claim {
         let is_success = head.status.is_success();
         if let (Some(id), Some(visit)) = (&self.session, &self.visit) {
             if self.step == Step::Ends && is_success {
-                self.sessions.forget(&self.server, id, Gone::Ended);
+                self.sessions.forget(&self.server, id, visit, Gone::Ended);
             } else if is_denied {
-                self.sessions.forget(&self.server, id, Gone::Denied);
+                self.sessions.forget(&self.server, id, visit, Gone::Denied);
             } else if is_success && !self.is_modern && visit.is_denied() {
-                self.sessions.revive(&self.server, id);
+                self.sessions.revive(&self.server, id, visit);
             }
         }
         let mut given = head.headers.get_all(SESSION_HEADER).iter();

@@ -148,19 +148,19 @@ impl Sessions {
     }
 
     /// Forgets a session that its client or its server has ended. Only its owner can still name it, until it is idle for
-    /// long enough, and gets the server's answer to that.
-    pub fn forget(&self, server: &ServerName, id: &SessionId, gone: Gone) {
+    /// long enough, and gets the server's answer to that. Another one that has its id by now is not meant.
+    pub fn forget(&self, server: &ServerName, id: &SessionId, visit: &Visit, gone: Gone) {
         let mut state = self.lock();
-        if state.table.forget(server, id, gone) {
+        if state.table.forget(server, id, visit, gone) {
             state.journal.ended(server, id);
         }
     }
 
-    /// Takes a session back that its server had denied, and now serves.
-    pub fn revive(&self, server: &ServerName, id: &SessionId) {
+    /// Takes a session back that its server had denied, and now serves. Another one with its id is not meant here either.
+    pub fn revive(&self, server: &ServerName, id: &SessionId, visit: &Visit) {
         let mut state = self.lock();
         let State { table, journal, .. } = &mut *state;
-        if let Some((new, opened_at)) = table.revive(server, id) {
+        if let Some((new, opened_at)) = table.revive(server, id, visit) {
             // Its client has heard of it long ago.
             let _written = journal.opened(new, opened_at);
         }

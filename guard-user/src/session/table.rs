@@ -298,9 +298,15 @@ impl Table {
         self.sessions.get(&(server.clone(), id.clone())).is_some_and(|session| session.gone.is_none())
     }
 
+    /// The session that `visit` is of, unless another one has its id by now.
+    fn visited(&mut self, server: &ServerName, id: &SessionId, visit: &Visit) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(&(server.clone(), id.clone()))?;
+        visit.is_of(&session.presence).then_some(session)
+    }
+
     /// Whether it was open until now.
-    pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId, gone: Gone) -> bool {
-        let Some(session) = self.sessions.get_mut(&(server.clone(), id.clone())) else { return false };
+    pub(super) fn forget(&mut self, server: &ServerName, id: &SessionId, visit: &Visit, gone: Gone) -> bool {
+        let Some(session) = self.visited(server, id, visit) else { return false };
         let was_open = session.gone.is_none();
         if was_open || gone == Gone::Ended {
             session.gone = Some(gone);
@@ -310,8 +316,13 @@ impl Table {
     }
 
     /// A session is there although its server had denied it. What to write down of it.
-    pub(super) fn revive(&mut self, server: &ServerName, id: &SessionId) -> Option<(&NewSession, u64)> {
-        let session = self.sessions.get_mut(&(server.clone(), id.clone()))?;
+    pub(super) fn revive(
+        &mut self,
+        server: &ServerName,
+        id: &SessionId,
+        visit: &Visit,
+    ) -> Option<(&NewSession, u64)> {
+        let session = self.visited(server, id, visit)?;
         if session.gone != Some(Gone::Denied) {
             return None;
         }
@@ -328,7 +339,7 @@ impl Table {
     /// The same, unless another one has its id by now.
     pub(super) fn remove_visited(&mut self, server: &ServerName, id: &SessionId, visit: &Visit) {
         let key = (server.clone(), id.clone());
-        if self.sessions.get(&key).is_some_and(|session| visit.is_of(&session.presence))
+        if self.visited(server, id, visit).is_some()
             && let Some(session) = self.take(&key)
         {
             self.over.add(key, session.new.owner, Reason::StreamEnded);

@@ -92,8 +92,8 @@ fn a_clock_that_goes_back_ends_nothing() {
 #[test]
 fn what_its_client_has_ended_its_owner_alone_can_name_and_the_server_can_give_out_again() {
     let mut table = table(10, 100, 2);
-    drop(table.adopt(new("1", "a"), 0).unwrap());
-    let forget = |table: &mut Table| table.forget(&server(), &id("1"), Gone::Ended);
+    let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
+    let forget = |table: &mut Table| table.forget(&server(), &id("1"), &visit, Gone::Ended);
     assert!(forget(&mut table) && !forget(&mut table));
     let enter = |table: &mut Table, agent| table.enter(&server(), &id("1"), &owner(agent), None, 1).is_ok();
     assert!(enter(&mut table, "a") && !enter(&mut table, "b"));
@@ -114,9 +114,9 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     };
     let mut table = table(10, 100, 2);
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
-    assert!(table.forget(&server(), &id("1"), Gone::Denied) && visit.is_denied());
+    assert!(table.forget(&server(), &id("1"), &visit, Gone::Denied) && visit.is_denied());
     assert_eq!((table.len(), is_over(&visit)), (0, false));
-    assert!(table.revive(&server(), &id("1")).is_some() && !visit.is_denied());
+    assert!(table.revive(&server(), &id("1"), &visit).is_some() && !visit.is_denied());
     assert_eq!(table.len(), 1);
     // Time, room and an operator end it at its server, and its streams here.
     for (reason, way) in [(Reason::SessionTooOld, 0), (Reason::SessionsTooMany, 1), (Reason::SessionEnded, 2)]
@@ -124,7 +124,7 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
         let mut table = self::table(10, 100, 2);
         let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
         drop(table.adopt(new("2", "a"), 0).unwrap());
-        table.forget(&server(), &id("1"), Gone::Denied);
+        table.forget(&server(), &id("1"), &visit, Gone::Denied);
         let ended = match way {
             0 => table.sweep(100_000),
             1 => table.adopt(new("3", "a"), 0).unwrap().1.into_iter().collect(),
@@ -136,8 +136,8 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     // What its client has ended can only be ended.
     let mut table = self::table(10, 100, 2);
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
-    table.forget(&server(), &id("1"), Gone::Ended);
-    assert!(!table.forget(&server(), &id("1"), Gone::Denied) && table.revive(&server(), &id("1")).is_none());
+    table.forget(&server(), &id("1"), &visit, Gone::Ended);
+    assert!(!table.forget(&server(), &id("1"), &visit, Gone::Denied) && table.revive(&server(), &id("1"), &visit).is_none());
     assert!(table.sweep(100_000).is_empty() && is_over(&visit));
 }
 
@@ -145,12 +145,28 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
 fn a_stream_that_ends_takes_no_other_session_along() {
     let mut table = table(10, 100, 2);
     let (before, _) = table.adopt(new("1", "a"), 0).unwrap();
-    table.forget(&server(), &id("1"), Gone::Denied);
+    table.forget(&server(), &id("1"), &before, Gone::Denied);
     let (visit, _) = table.adopt(new("1", "b"), 0).unwrap();
     table.remove_visited(&server(), &id("1"), &before);
     assert_eq!(table.len(), 1);
     table.remove_visited(&server(), &id("1"), &visit);
     assert_eq!(table.len(), 0);
+}
+
+/// A server that was started again has given its id to somebody else meanwhile.
+#[test]
+fn a_late_answer_says_nothing_of_the_session_that_has_its_id_by_now() {
+    let mut table = table(10, 100, 2);
+    let (before, _) = table.adopt(new("1", "a"), 0).unwrap();
+    let by = table.listener(&server(), &id("1")).unwrap();
+    assert!(table.end_restarted(&server(), &id("1"), by));
+    let (visit, _) = table.adopt(new("1", "b"), 0).unwrap();
+    for gone in [Gone::Denied, Gone::Ended] {
+        assert!(!table.forget(&server(), &id("1"), &before, gone));
+        assert!(table.has(&server(), &id("1")) && !visit.is_denied());
+    }
+    assert!(table.forget(&server(), &id("1"), &visit, Gone::Denied));
+    assert!(table.revive(&server(), &id("1"), &before).is_none() && visit.is_denied());
 }
 
 /// Its server gives out its id again.
