@@ -405,6 +405,33 @@ fn a_task_and_its_result_belong_to_the_agent_that_made_the_call() {
 }
 
 #[test]
+fn an_operator_frees_the_task_ids_of_a_server_that_was_started_again() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        let (alice, bob) = (&tenants.alice, &tenants.bob);
+        let make = |agent: &Credential| {
+            let made = json!({"task": {"taskId": "1", "status": "working"}});
+            tenants.served(&Request::post(&call(1, "report")).by(agent), &made).unwrap().0.status
+        };
+        let ask = |agent: &Credential| {
+            Request::post(&request(2, "tasks/get", &json!({"taskId": "1"}))).by(agent)
+        };
+        make(alice);
+        tenants.served(&ask(alice), &json!({})).unwrap();
+        let none = tenants.daemon.output("sessions end", &["--agent", "bob"]).unwrap();
+        assert_eq!(none.status.code(), Some(1));
+        let freed = tenants.daemon.json("sessions end", &["--server", "demo"]).unwrap();
+        assert_eq!(freed, json!({"ended": 0, "tasks": 1}));
+        assert_eq!(reason(&tenants.refused(&ask(alice)).unwrap()), "unknown_task");
+        make(bob);
+        tenants.served(&ask(bob), &json!({})).unwrap();
+        let ledger = tenants.daemon.ledger().unwrap();
+        let record = ledger.of_kind("sessions_ended").next().unwrap();
+        assert_eq!((&record["count"], &record["tasks"]), (&json!(0), &json!(1)));
+    });
+}
+
+#[test]
 fn a_tasks_result_is_refused_once_its_tool_is() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();

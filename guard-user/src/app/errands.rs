@@ -16,8 +16,8 @@ use tokio::time::MissedTickBehavior;
 use super::{App, lock};
 use crate::admin::WhichSessions;
 use crate::audit::{CallRecord, Event, Local, Outcome, OutcomeResult, Target};
-use crate::session::{Ended, Errand, LeftOut, SESSION_HEADER, Seen, SessionKind, What};
-use crate::types::DecisionId;
+use crate::session::{Ended, Errand, LeftOut, Owner, SESSION_HEADER, Seen, SessionKind, What};
+use crate::types::{DecisionId, ServerName};
 use crate::upstream::{Outgoing, Reply};
 
 /// Between two looks for sessions whose time is over.
@@ -116,7 +116,15 @@ impl App {
                 && which.agent.as_deref().is_none_or(|agent| agent == session.owner.agent.as_str())
                 && which.server.as_deref().is_none_or(|server| server == session.server.as_str())
         };
-        json!({ "ended": self.close(self.pipeline.sessions.end(is_meant)) })
+        // A session's id says nothing of tasks, which are not of a session.
+        let frees = |server: &ServerName, owner: &Owner| {
+            (which.all || which.agent.is_some() || which.server.is_some())
+                && which.sessions.is_empty()
+                && which.agent.as_deref().is_none_or(|agent| agent == owner.agent.as_str())
+                && which.server.as_deref().is_none_or(|meant| meant == server.as_str())
+        };
+        let (ended, tasks) = self.pipeline.sessions.end(is_meant, frees);
+        json!({ "ended": self.close(ended), "tasks": tasks })
     }
 
     async fn run_errand(&self, errand: Errand) -> anyhow::Result<()> {

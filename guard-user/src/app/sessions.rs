@@ -10,14 +10,15 @@ impl App {
     /// Ends them first: whoever wants them gone does not wait for a disk.
     pub(super) async fn end_sessions_for(&self, which: &WhichSessions, uid: u32) -> Result<Value, String> {
         let done = self.end_sessions(which);
-        let count = done["ended"].as_u64().unwrap_or_default();
-        if count == 0 {
+        let [count, tasks] = ["ended", "tasks"].map(|what| done[what].as_u64().unwrap_or_default());
+        if count == 0 && tasks == 0 {
             return Ok(done);
         }
         let sessions = which.sessions.join(" ");
         let event = Event::SessionsEnded(SessionsEnded {
             uid,
             count,
+            tasks,
             sessions: Some(sessions.as_str()).filter(|sessions| !sessions.is_empty()),
             agent: which.agent.as_deref(),
             server: which.server.as_deref(),

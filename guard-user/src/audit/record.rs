@@ -262,6 +262,8 @@ pub struct SessionsEnded<'a> {
     /// The user who ended them.
     pub uid: u32,
     pub count: u64,
+    /// Tasks that were forgotten with them.
+    pub tasks: u64,
     /// Their names, with a blank between them.
     #[serde(serialize_with = "text::sentence_opt")]
     pub sessions: Option<&'a str>,

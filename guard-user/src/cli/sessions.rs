@@ -36,7 +36,8 @@ enum Command {
     /// End sessions: here at once, with their open streams, and then at their servers
     ///
     /// Their next request is answered with 404, as if the session had never been; the application has to connect anew. All that
-    /// is said must hold: `--agent a --server s` ends those of a at s. Exit code 1: there was none to end.
+    /// is said must hold: `--agent a --server s` ends those of a at s. Without SESSION, tasks are forgotten too, so that a server
+    /// that was started again may give their ids anew. Exit code 1: there was none to end.
     End {
         /// As `sessions list` shows it
         #[arg(required_unless_present_any = ["agent", "server", "all"])]
@@ -65,11 +66,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::End { session, agent, server, all } => {
             let which = WhichSessions { sessions: session, agent, server, all };
             let answer = admin::ask(&socket, &Ask::EndSessions(which))?;
-            let count = answer["ended"].as_u64().unwrap_or_default();
-            if count == 0 {
+            let [count, tasks] = ["ended", "tasks"].map(|what| answer[what].as_u64().unwrap_or_default());
+            if count == 0 && tasks == 0 {
                 bail!("no such session is open; `mcp-guard sessions list` shows those that are");
             }
-            let words = format!("{count} session{} ended", if count == 1 { "" } else { "s" });
+            let mut words = format!("{count} session{} ended", if count == 1 { "" } else { "s" });
+            if tasks > 0 {
+                words.push_str(&format!(", {tasks} task{} forgotten", if tasks == 1 { "" } else { "s" }));
+            }
             print(&if json { answer.to_string() } else { words })?;
             Ok(ExitCode::SUCCESS)
         }

@@ -99,6 +99,11 @@ impl Streams {
         self.0.get(&(server.clone(), owner.clone())).is_some_and(|(events, _)| events.has(event))
     }
 
+    /// Drops those that `ends` wants gone.
+    pub(super) fn end(&mut self, ends: impl Fn(&ServerName, &Owner) -> bool) {
+        self.0.retain(|(server, owner), _| !ends(server, owner));
+    }
+
     /// Drops those of whom nobody has heard for so long.
     pub(super) fn sweep(&mut self, now: u64, idle_milliseconds: u64) {
         self.0.retain(|_, (_, at)| now.saturating_sub(*at) < idle_milliseconds);

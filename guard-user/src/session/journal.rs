@@ -23,7 +23,7 @@ pub(super) use file::load;
 use file::{Book, Line};
 
 use super::table::{Ended, NewSession, SessionKind, Table};
-use super::task::{Made, Tasks};
+use super::task::{Key, Made, Tasks};
 use super::{SessionId, Written};
 use crate::types::ServerName;
 
@@ -102,14 +102,22 @@ impl Journal {
     }
 
     /// Of many that end at once the new file says so.
-    pub(super) fn all_ended(&mut self, ended: &[Ended], table: &Table, tasks: &Tasks) {
-        if ended.len() > ENDED_LINES_MAX {
+    pub(super) fn all_ended(&mut self, (ended, forgotten): (&[Ended], &[Key]), table: &Table, tasks: &Tasks) {
+        if ended.len() + forgotten.len() > ENDED_LINES_MAX {
             self.rewrite(table, tasks);
             return;
         }
         for gone in ended.iter().filter(|gone| gone.kind == SessionKind::Streamable) {
             self.ended(&gone.server, &gone.id);
         }
+        for (server, id) in forgotten {
+            self.task_ended(server, id);
+        }
+    }
+
+    /// A task is nobody's any more before its time.
+    pub(super) fn task_ended(&mut self, server: &ServerName, id: &str) {
+        self.append(Line::TaskEnded { server: server.clone(), id: id.to_owned() }, None);
     }
 
     pub(super) fn task(&mut self, server: &ServerName, id: &str, made: &Made, at: u64) -> Option<Written> {

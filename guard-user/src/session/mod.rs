@@ -74,11 +74,8 @@ impl Sessions {
     /// What a former guard left in `state_dir`. A file that cannot be read is no reason to let anybody use a session that
     /// is not his: it is an error.
     pub fn open(state_dir: &Path, limits: &Limits, dialer: Dialer) -> io::Result<Self> {
-        let (mut table, mut tasks) = (Table::new(limits), Tasks::default());
-        let journal = Journal::open(state_dir, &mut table, &mut tasks)?;
-        let (streams, rounds) = (Streams::default(), Rounds::default());
         Ok(Self {
-            state: Mutex::new(State { table, streams, tasks, rounds, journal, ended: Vec::new() }),
+            state: Mutex::new(State::open(state_dir, limits)?),
             tasks_per_agent_max: limits.tasks_per_agent_max,
             events_max: limits.resumable_events_max,
             next_stream: AtomicU64::new(1),
@@ -175,20 +172,21 @@ impl Sessions {
         streams.sweep(now, table.idle_milliseconds);
         tasks.sweep(now, table.milliseconds_max);
         rounds.sweep(now, table.milliseconds_max);
-        journal.all_ended(&over, table, tasks);
+        journal.all_ended((&over, &[]), table, tasks);
         journal.keep_up(table, tasks);
         let mut ended = std::mem::take(ended);
         ended.extend(over);
         ended
     }
 
-    /// Takes out every session that `ends` wants gone, likewise.
-    pub fn end(&self, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
-        let mut state = self.lock();
-        let State { table, tasks, journal, .. } = &mut *state;
-        let ended = table.end(unix_milliseconds(), ends);
-        journal.all_ended(&ended, table, tasks);
-        ended
+    /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, how many, and
+    /// event ids outside of sessions. The states of calls stay whose they are: an unknown one would be anybody's.
+    pub fn end(
+        &self,
+        ends: impl Fn(&Seen) -> bool,
+        frees: impl Fn(&ServerName, &Owner) -> bool,
+    ) -> (Vec<Ended>, usize) {
+        self.lock().end(ends, frees)
     }
 
     /// The protocol version that was agreed on, as far as it is known.
@@ -254,9 +252,7 @@ impl Sessions {
     /// Binds a task to the call that made it. Its client is to be told once it is written.
     pub fn made_task(&self, server: &ServerName, id: &str, made: &Made) -> Result<Option<Written>, Refused> {
         let now = unix_milliseconds();
-        let mut state = self.lock();
-        state.tasks.add(server, id, made.clone(), self.tasks_per_agent_max, now)?;
-        Ok(state.journal.task(server, id, made, now))
+        self.lock().made_task(server, id, made, (self.tasks_per_agent_max, now))
     }
 
     /// The call that made the task, if it was `owner`'s.
@@ -287,8 +283,91 @@ impl Sessions {
     }
 }
 
+impl State {
+    fn open(state_dir: &Path, limits: &Limits) -> io::Result<Self> {
+        let (mut table, mut tasks) = (Table::new(limits), Tasks::default());
+        let journal = Journal::open(state_dir, &mut table, &mut tasks)?;
+        let (streams, rounds) = (Streams::default(), Rounds::default());
+        Ok(Self { table, streams, tasks, rounds, journal, ended: Vec::new() })
+    }
+
+    /// What this makes the guard forget, the next one must not know either.
+    fn made_task(
+        &mut self,
+        server: &ServerName,
+        id: &str,
+        made: &Made,
+        (per_agent_max, now): (usize, u64),
+    ) -> Result<Option<Written>, Refused> {
+        let added = self.tasks.add(server, id, made.clone(), per_agent_max, now);
+        match &added {
+            Ok(Some((server, oldest))) => self.journal.task_ended(server, oldest),
+            Err(Refused::Taken) => self.journal.task_ended(server, id),
+            _ => {}
+        }
+        added?;
+        Ok(self.journal.task(server, id, made, now))
+    }
+
+    fn end(
+        &mut self,
+        ends: impl Fn(&Seen) -> bool,
+        frees: impl Fn(&ServerName, &Owner) -> bool,
+    ) -> (Vec<Ended>, usize) {
+        let Self { table, streams, tasks, journal, .. } = self;
+        let ended = table.end(unix_milliseconds(), ends);
+        let forgotten = tasks.end(&frees);
+        streams.end(&frees);
+        journal.all_ended((&ended, &forgotten), table, tasks);
+        (ended, forgotten.len())
+    }
+}
+
 /// Lifetimes are counted in the time of day, since they outlive the guard and the host's boot.
 fn unix_milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner::tests::owner;
+    use super::*;
+
+    fn made(agent: &str) -> Made {
+        Made { owner: owner(agent), tool: "report".into(), decision: "d".into() }
+    }
+
+    /// As after a guard that was killed: nothing more is written at the end.
+    fn next(dir: &Path, before: Option<State>) -> State {
+        drop(before);
+        State::open(dir, &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn the_next_guard_knows_no_task_that_this_one_has_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = ServerName::parse("crm").unwrap();
+        let make = |state: &mut State, id, agent| {
+            state.made_task(&server, id, &made(agent), (2, unix_milliseconds())).is_ok()
+        };
+        let known = |state: &State, agent: &str| {
+            ["1", "2", "3", "4"].map(|id| state.tasks.of(&server, id, &owner(agent)).is_some())
+        };
+        let mut state = next(dir.path(), None);
+        assert!(make(&mut state, "1", "a"));
+        // A server that was started again counts anew.
+        assert!(!make(&mut state, "1", "b"));
+        assert!(["2", "3", "4"].into_iter().all(|id| make(&mut state, id, "a")));
+        assert_eq!(known(&state, "a"), [false, false, true, true]);
+        let mut state = next(dir.path(), Some(state));
+        assert_eq!(known(&state, "a"), [false, false, true, true]);
+
+        assert_eq!(state.end(|_| true, |_, owner| owner.agent.as_str() == "b").1, 0);
+        assert_eq!(state.end(|_| true, |at, _| *at == server).1, 2);
+        let mut state = next(dir.path(), Some(state));
+        assert_eq!(known(&state, "a"), [false; 4]);
+        assert!(make(&mut state, "3", "b"), "its ids are anybody's again");
+        assert_eq!(known(&state, "b"), [false, false, true, false]);
+    }
 }

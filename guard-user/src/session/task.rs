@@ -28,7 +28,7 @@ pub(super) struct Tasks {
     ages: Ages<Key>,
 }
 
-type Key = (ServerName, Box<str>);
+pub(super) type Key = (ServerName, Box<str>);
 
 #[derive(Debug)]
 struct Task {
@@ -39,7 +39,8 @@ struct Task {
 }
 
 impl Tasks {
-    /// Binds a task that a server has just made. Of an agent with more than `per_agent_max`, the oldest is forgotten.
+    /// Binds a task that a server has just made. Of an agent with more than `per_agent_max`, the oldest is forgotten: which one.
+    /// When it is refused for being somebody's, it is nobody's from now on.
     pub(super) fn add(
         &mut self,
         server: &ServerName,
@@ -47,7 +48,7 @@ impl Tasks {
         made: Made,
         per_agent_max: usize,
         now: u64,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<Key>, Refused> {
         if id.len() > TASK_ID_BYTES_MAX {
             return Err(Refused::TooLong);
         }
@@ -59,11 +60,12 @@ impl Tasks {
             return Err(Refused::Taken);
         }
         self.take(&key);
-        if let Some((_, oldest)) = self.ages.oldest_of(&made.owner.agent, per_agent_max) {
-            self.take(&oldest);
+        let oldest = self.ages.oldest_of(&made.owner.agent, per_agent_max).map(|(_, oldest)| oldest);
+        if let Some(oldest) = &oldest {
+            self.take(oldest);
         }
         self.insert(key, made, now);
-        Ok(())
+        Ok(oldest)
     }
 
     fn insert(&mut self, key: Key, made: Made, at: u64) {
@@ -86,6 +88,23 @@ impl Tasks {
     /// Takes in what a former guard wrote down.
     pub(super) fn restore(&mut self, server: ServerName, id: &str, made: Made, at: u64) {
         self.insert((server, id.into()), made, at);
+    }
+
+    /// Takes one out. Whether there was one.
+    pub(super) fn remove(&mut self, server: &ServerName, id: &str) -> bool {
+        let before = self.all.len();
+        self.take(&(server.clone(), id.into()));
+        self.all.len() < before
+    }
+
+    /// Takes out those that `ends` wants gone.
+    pub(super) fn end(&mut self, ends: impl Fn(&ServerName, &Owner) -> bool) -> Vec<Key> {
+        let meant = self.all.iter().filter(|((server, _), task)| ends(server, &task.made.owner));
+        let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            self.take(key);
+        }
+        keys
     }
 
     pub(super) fn sweep(&mut self, now: u64, milliseconds_max: u64) {

@@ -14,8 +14,8 @@ use crate::types::ServerName;
 
 /// In `state_dir`.
 pub(super) const FILE: &str = "sessions.jsonl";
-/// What this build writes. It reads no other; a file without a first line is from before there was one, and of the same format.
-const FORMAT: u32 = 1;
+/// What this build writes. It reads none that is newer; a file without a first line is from before there was one.
+const FORMAT: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case", deny_unknown_fields)]
@@ -42,6 +42,11 @@ pub(super) enum Line {
         id: String,
         made: Made,
         at: u64,
+    },
+    /// From format 2 on.
+    TaskEnded {
+        server: ServerName,
+        id: String,
     },
 }
 
@@ -76,7 +81,7 @@ impl Book {
             }
         }
         // Its id may be given to somebody else, which the file would not say either.
-        if self.file.is_none() && matches!(line, Line::Ended { .. }) {
+        if self.file.is_none() && matches!(line, Line::Ended { .. } | Line::TaskEnded { .. }) {
             self.empty();
         }
     }
@@ -156,10 +161,10 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
     let mut lines = file.split(b'\n').peekable();
     while let Some(line) = lines.next() {
         match serde_json::from_slice(&line?) {
-            Ok(Line::Format { format: FORMAT, .. }) => {}
+            Ok(Line::Format { format: 1..=FORMAT, .. }) => {}
             Ok(Line::Format { format, guard }) => {
                 return Err(io::Error::other(format!(
-                    "it has format {format}, of mcp-guard {guard}, and this build reads format {FORMAT}"
+                    "it has format {format}, of mcp-guard {guard}, and this build reads up to format {FORMAT}"
                 )));
             }
             Ok(Line::Session { new, opened_at, events }) => {
@@ -168,6 +173,7 @@ fn read(file: impl BufRead, table: &mut Table, tasks: &mut Tasks) -> io::Result<
             }
             Ok(Line::Ended { server, id }) => _ = table.remove(&server, &id),
             Ok(Line::Task { server, id, made, at }) => tasks.restore(server, &id, made, at),
+            Ok(Line::TaskEnded { server, id }) => _ = tasks.remove(&server, &id),
             // The guard was killed while it wrote.
             Err(_torn) if lines.peek().is_none() => {}
             Err(error) => return Err(error.into()),

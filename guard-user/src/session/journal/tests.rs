@@ -98,7 +98,7 @@ fn a_file_that_cannot_be_understood_is_an_error() {
 }
 
 #[test]
-fn a_file_of_another_format_is_an_error_and_one_from_before_there_were_formats_is_not() {
+fn a_file_of_a_newer_format_is_an_error_and_an_older_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join(FILE);
     let (mut journal, ..) = open(dir.path()).unwrap();
@@ -106,12 +106,14 @@ fn a_file_of_another_format_is_an_error_and_one_from_before_there_were_formats_i
     drop(journal);
     let text = fs::read_to_string(&file).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
-    assert!(first.starts_with(r#"{"is":"format","format":1,"#), "{first}");
-    fs::write(&file, rest).unwrap();
-    assert_eq!(found(dir.path()), ["1"]);
-    fs::write(&file, text.replace(r#""format":1"#, r#""format":2"#)).unwrap();
+    assert!(first.starts_with(r#"{"is":"format","format":2,"#), "{first}");
+    for before in [rest.to_owned(), text.replace(r#""format":2"#, r#""format":1"#)] {
+        fs::write(&file, before).unwrap();
+        assert_eq!(found(dir.path()), ["1"]);
+    }
+    fs::write(&file, text.replace(r#""format":2"#, r#""format":3"#)).unwrap();
     let error = open(dir.path()).err().unwrap().to_string();
-    assert!(error.contains("format 2") && error.contains("remove it"), "{error}");
+    assert!(error.contains("format 3") && error.contains("remove it"), "{error}");
 }
 
 /// A disk without room keeps no guard from taking over.
@@ -202,7 +204,7 @@ fn many_that_end_at_once_are_one_new_file() {
     }
     journal.rewrite(&table, &tasks);
     let ended = table.end(0, |_| true);
-    journal.all_ended(&ended, &table, &tasks);
+    journal.all_ended((&ended, &[]), &table, &tasks);
     assert_eq!(journal.lost, 0);
     wait(journal.opened(&new("2"), 0));
     assert_eq!(found(dir.path()), ["2"]);
