@@ -628,7 +628,19 @@ fn a_session_that_its_server_denies_may_come_back_and_is_closed_there_all_the_sa
         assert_eq!(open(), 0);
         tenants.served(&on("one", &ping(3), &tenants.alice), &json!({})).unwrap();
         assert_eq!(open(), 1);
+        // As long as a stream of it is open, an operator sees it.
+        let mut line = tenants.https.line().unwrap();
+        line.send(&Request::bare("GET").by(&tenants.alice).with("Mcp-Session-Id", "one").bytes()).unwrap();
+        let mut heard = tenants.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        line.head().unwrap();
         deny();
+        let listed = tenants.daemon.json("sessions list", &[]).unwrap();
+        let seen = &listed["sessions"][0];
+        assert_eq!((&seen["state"], &seen["requests"]), (&json!("denied"), &json!(1)), "{listed}");
+        drop(heard);
+        assert_eq!(line.chunk().unwrap(), None);
+        eventually(START_LIMIT, || Ok((open() == 0).then_some(()))).unwrap().expect("nothing of it is left");
         tenants.open(&tenants.alice, "two").unwrap();
         let closed = tenants.puppet.hear().unwrap();
         assert!(closed.head.starts_with("DELETE /mcp "), "{}", closed.head);

@@ -75,9 +75,8 @@ async fn do_one(app: Arc<App>, errand: Errand) {
 }
 
 impl App {
-    /// Has sessions that are over here closed at their servers. How many there were.
-    fn close(&self, ended: Vec<Ended>) -> usize {
-        let count = ended.len();
+    /// Has sessions that are over here closed at their servers.
+    fn close(&self, ended: Vec<Ended>) {
         for session in ended {
             tracing::info!(
                 session = session.id.name(), server = %session.server, agent = %session.owner.agent,
@@ -89,7 +88,6 @@ impl App {
                 SessionKind::Sse => self.record_end(session),
             }
         }
-        count
     }
 
     /// What the guard ends has a record, as it has at its server when that is told.
@@ -123,8 +121,9 @@ impl App {
                 && which.agent.as_deref().is_none_or(|agent| agent == owner.agent.as_str())
                 && which.server.as_deref().is_none_or(|meant| meant == server.as_str())
         };
-        let (ended, tasks) = self.pipeline.sessions.end(is_meant, frees);
-        json!({ "ended": self.close(ended), "tasks": tasks })
+        let taken = self.pipeline.sessions.end(is_meant, frees);
+        self.close(taken.to_close);
+        json!({ "ended": taken.sessions, "tasks": taken.tasks })
     }
 
     async fn run_errand(&self, errand: Errand) -> anyhow::Result<()> {

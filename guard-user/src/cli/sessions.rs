@@ -31,7 +31,8 @@ pub struct Args {
 enum Command {
     /// Show the open sessions, the newest first
     ///
-    /// SESSION is the beginning of the id's SHA-256, as in the audit trail: whoever knows an id could try to use it.
+    /// SESSION is the beginning of the id's SHA-256, as in the audit trail: whoever knows an id could try to use it. STATE is `open`;
+    /// or, as long as a request or stream of it is under way, `denied` (its server has said 404) or `ended` (by its client).
     List,
     /// End sessions: here at once, with their open streams, and then at their servers
     ///
@@ -86,7 +87,7 @@ fn table(sessions: &Value) -> String {
         return "No session is open.".into();
     }
     let mut table =
-        output::table(["SESSION", "SERVER", "AGENT", "FROM", "VERSION", "OPENED", "USED", "REQUESTS"]);
+        output::table(["SESSION", "SERVER", "AGENT", "FROM", "VERSION", "OPENED", "USED", "REQUESTS", "STATE"]);
     for one in sessions {
         let text = |key: &str| plain(one[key].as_str().unwrap_or("-"));
         table.add_row([
@@ -98,6 +99,7 @@ fn table(sessions: &Value) -> String {
             time(&one["opened_at"]),
             time(&one["used_at"]),
             one["requests"].to_string(),
+            text("state"),
         ]);
     }
     table.to_string()

@@ -29,7 +29,7 @@ pub use events::EVENT_ID_BYTES_MAX;
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
 pub use owner::{Origin, Owner};
 pub use round::{Going, Logical, ROUND_REQUESTS_MAX, ROUNDS_PER_AGENT_MAX, Round};
-pub use table::{Cause, Ended, Gone, NewSession, Reason, Refused, Seen, SessionKind};
+pub use table::{Cause, Ended, Gone, NewSession, Reason, Refused, Seen, SessionKind, Standing};
 pub use task::{Made, TASK_ID_BYTES_MAX};
 pub use visit::Visit;
 
@@ -58,6 +58,15 @@ pub struct Sessions {
 pub struct Adopted {
     pub visit: Visit,
     written: Option<Written>,
+}
+
+/// What an operator's word has taken out.
+#[derive(Debug)]
+pub struct Taken {
+    pub sessions: usize,
+    /// Of these, those whose servers do not know yet.
+    pub to_close: Vec<Ended>,
+    pub tasks: usize,
 }
 
 struct State {
@@ -179,13 +188,13 @@ impl Sessions {
         ended
     }
 
-    /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, how many, and
-    /// event ids outside of sessions. The states of calls stay whose they are: an unknown one would be anybody's.
+    /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, and event ids
+    /// outside of sessions. The states of calls stay whose they are: an unknown one would be anybody's.
     pub fn end(
         &self,
         ends: impl Fn(&Seen) -> bool,
         frees: impl Fn(&ServerName, &Owner) -> bool,
-    ) -> (Vec<Ended>, usize) {
+    ) -> Taken {
         self.lock().end(ends, frees)
     }
 
@@ -313,13 +322,13 @@ impl State {
         &mut self,
         ends: impl Fn(&Seen) -> bool,
         frees: impl Fn(&ServerName, &Owner) -> bool,
-    ) -> (Vec<Ended>, usize) {
+    ) -> Taken {
         let Self { table, streams, tasks, journal, .. } = self;
-        let ended = table.end(unix_milliseconds(), ends);
+        let (to_close, known) = table.end(unix_milliseconds(), ends);
         let forgotten = tasks.end(&frees);
         streams.end(&frees);
-        journal.all_ended((&ended, &forgotten), table, tasks);
-        (ended, forgotten.len())
+        journal.all_ended((&to_close, &forgotten), table, tasks);
+        Taken { sessions: to_close.len() + known, to_close, tasks: forgotten.len() }
     }
 }
 
@@ -363,8 +372,8 @@ mod tests {
         let mut state = next(dir.path(), Some(state));
         assert_eq!(known(&state, "a"), [false, false, true, true]);
 
-        assert_eq!(state.end(|_| true, |_, owner| owner.agent.as_str() == "b").1, 0);
-        assert_eq!(state.end(|_| true, |at, _| *at == server).1, 2);
+        assert_eq!(state.end(|_| true, |_, owner| owner.agent.as_str() == "b").tasks, 0);
+        assert_eq!(state.end(|_| true, |at, _| *at == server).tasks, 2);
         let mut state = next(dir.path(), Some(state));
         assert_eq!(known(&state, "a"), [false; 4]);
         assert!(make(&mut state, "3", "b"), "its ids are anybody's again");

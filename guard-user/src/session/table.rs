@@ -156,6 +156,18 @@ pub struct Seen {
     pub used_at: u64,
     /// Requests under way, open streams among them.
     pub requests: u32,
+    pub state: Standing,
+}
+
+/// How it is with a session that is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    Open,
+    /// Its server has said 404, and requests of it are under way.
+    Denied,
+    /// Its client has ended it, likewise.
+    Ended,
 }
 
 struct Session {
@@ -381,21 +393,24 @@ impl Table {
         ended
     }
 
-    /// Takes out those that `ends` wants gone.
-    pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> Vec<Ended> {
+    /// Takes out those that `ends` wants gone. Also how many of them only ended here: their servers know already.
+    pub(super) fn end(&mut self, now: u64, ends: impl Fn(&Seen) -> bool) -> (Vec<Ended>, usize) {
         // Also one that its server has denied.
-        let meant = self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
-        let keys: Vec<Key> = meant.map(|(key, _)| key.clone()).collect();
+        let meant = || self.sessions.iter().filter(|(_, session)| ends(&session.seen(now)));
+        let known = meant().filter(|(_, session)| session.gone == Some(Gone::Ended) && session.is_seen());
+        let known = known.count();
+        let keys: Vec<Key> = meant().map(|(key, _)| key.clone()).collect();
         let mut ended = Vec::new();
         for key in keys {
             ended.extend(self.take(&key).and_then(|session| self.finish(session, Reason::SessionEnded)));
         }
-        ended
+        (ended, known)
     }
 
+    /// Also those that are gone, as long as something of them is under way.
     pub(super) fn list(&self, now: u64) -> Vec<Seen> {
-        let open = self.sessions.values().filter(|session| session.gone.is_none());
-        let mut all: Vec<Seen> = open.map(|session| session.seen(now)).collect();
+        let listed = self.sessions.values().filter(|session| session.is_seen());
+        let mut all: Vec<Seen> = listed.map(|session| session.seen(now)).collect();
         all.sort_by(|a, b| b.opened_at.cmp(&a.opened_at).then_with(|| a.session.cmp(&b.session)));
         all
     }
@@ -477,7 +492,16 @@ impl Session {
             opened_at: self.opened_at,
             used_at: self.presence.used_at(now),
             requests: self.presence.visits(),
+            state: match self.gone {
+                None => Standing::Open,
+                Some(Gone::Denied) => Standing::Denied,
+                Some(Gone::Ended) => Standing::Ended,
+            },
         }
+    }
+
+    fn is_seen(&self) -> bool {
+        self.gone.is_none() || self.presence.visits() > 0
     }
 
     /// Ends its requests. `None`: its server knows already.

@@ -203,7 +203,7 @@ fn many_that_end_at_once_are_one_new_file() {
         drop(table.adopt(one, 0).unwrap());
     }
     journal.rewrite(&table, &tasks);
-    let ended = table.end(0, |_| true);
+    let (ended, _) = table.end(0, |_| true);
     journal.all_ended((&ended, &[]), &table, &tasks);
     assert_eq!(journal.lost, 0);
     wait(journal.opened(&new("2"), 0));

@@ -95,6 +95,8 @@ fn what_its_client_has_ended_its_owner_alone_can_name_and_the_server_can_give_ou
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
     let forget = |table: &mut Table| table.forget(&server(), &id("1"), &visit, Gone::Ended);
     assert!(forget(&mut table) && !forget(&mut table));
+    assert_eq!(table.list(1).len(), 1, "until the request is over by which it was ended");
+    drop(visit);
     let enter = |table: &mut Table, agent| table.enter(&server(), &id("1"), &owner(agent), None, 1).is_ok();
     assert!(enter(&mut table, "a") && !enter(&mut table, "b"));
     assert_eq!((table.len(), table.list(1).len(), table.has(&server(), &id("1"))), (0, 0, false));
@@ -116,6 +118,8 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
     assert!(table.forget(&server(), &id("1"), &visit, Gone::Denied) && visit.is_denied());
     assert_eq!((table.len(), is_over(&visit)), (0, false));
+    let listed = table.list(0).pop().map(|seen| (seen.state, seen.requests));
+    assert_eq!(listed, Some((Standing::Denied, 1)), "something of it is under way");
     assert!(table.revive(&server(), &id("1"), &visit).is_some() && !visit.is_denied());
     assert_eq!(table.len(), 1);
     // Time, room and an operator end it at its server, and its streams here.
@@ -128,7 +132,7 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
         let ended = match way {
             0 => table.sweep(100_000),
             1 => table.adopt(new("3", "a"), 0).unwrap().1.into_iter().collect(),
-            _ => table.end(0, |_| true),
+            _ => table.end(0, |_| true).0,
         };
         assert!(ended.iter().any(|gone| gone.id == id("1") && gone.reason == reason), "{reason:?}");
         assert!(is_over(&visit), "{reason:?}");
@@ -138,6 +142,8 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
     table.forget(&server(), &id("1"), &visit, Gone::Ended);
     assert!(!table.forget(&server(), &id("1"), &visit, Gone::Denied) && table.revive(&server(), &id("1"), &visit).is_none());
+    assert_eq!(table.list(0)[0].state, Standing::Ended);
+    assert_eq!(table.end(0, |_| true).1, 1);
     assert!(table.sweep(100_000).is_empty() && is_over(&visit));
 }
 
