@@ -31,6 +31,8 @@ use crate::types::ServerName;
 const SPARE_LINES_MAX: usize = 4096;
 /// Lines that may wait for the disk. With one more, the file is emptied and written anew.
 const LINES_WAITING_MAX: usize = 4096;
+/// Longest pause between two tries to write the file anew; each is twice as long as the one before.
+const RETRY_MILLISECONDS_MAX: u64 = 8000;
 /// Sessions that end at once, before a new file takes the place of as many lines.
 const ENDED_LINES_MAX: usize = 256;
 
@@ -41,6 +43,9 @@ pub(super) struct Journal {
     /// what else comes is left out, too.
     lost: u64,
     made_up: u64,
+    /// The last pause of a disk that refuses, and its end, in milliseconds since 1970.
+    pause: u64,
+    again_at: u64,
     shared: Arc<Shared>,
 }
 
@@ -86,7 +91,7 @@ impl Journal {
         let of_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("sessions".into()).spawn(move || writer(to_do, of_thread))?;
-        Ok(Self { writer: Writer::Thread(jobs, thread), lines: 0, lost: 0, made_up: 0, shared })
+        Ok(Self { writer: Writer::Thread(jobs, thread), lines: 0, lost: 0, made_up: 0, pause: 0, again_at: 0, shared })
     }
 
     /// A session that ends with its stream does not outlive the guard.
@@ -157,10 +162,24 @@ impl Journal {
         self.shared.lost.store(self.lost, Ordering::Relaxed);
     }
 
-    /// Has the file written anew if lines were left out, or most of it is of no use any more.
-    pub(super) fn keep_up(&mut self, table: &Table, tasks: &Tasks) {
+    /// Has the file written anew if lines were left out, or most of it is of no use any more. On a disk that goes on refusing
+    /// less and less often: each try is a copy of all that there is.
+    pub(super) fn keep_up(&mut self, table: &Table, tasks: &Tasks, now: u64) {
         let is_behind = self.shared.is_behind.load(Ordering::Relaxed) || self.lost > self.made_up;
-        if is_behind || self.lines > (table.len() + tasks.len()) * 2 + SPARE_LINES_MAX {
+        if is_behind {
+            if now < self.again_at {
+                return;
+            }
+            self.pause = (self.pause * 2).clamp(1000, RETRY_MILLISECONDS_MAX);
+            self.again_at = now.saturating_add(self.pause);
+            self.rewrite(table, tasks);
+            return;
+        }
+        // By then the last try would have failed.
+        if now >= self.again_at {
+            self.pause = 0;
+        }
+        if self.lines > (table.len() + tasks.len()) * 2 + SPARE_LINES_MAX {
             self.rewrite(table, tasks);
         }
     }

@@ -182,7 +182,7 @@ impl Sessions {
         tasks.sweep(now, table.milliseconds_max);
         rounds.sweep(now, table.milliseconds_max);
         journal.all_ended((&over, &[]), table, tasks);
-        journal.keep_up(table, tasks);
+        journal.keep_up(table, tasks, now);
         let mut ended = std::mem::take(ended);
         ended.extend(over);
         ended

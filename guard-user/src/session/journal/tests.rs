@@ -131,9 +131,40 @@ fn a_file_that_cannot_be_written_is_read() {
     assert_eq!(found(dir.path()), ["1"], "not written, and not waited for");
     drop(table.adopt(new("2"), 0).unwrap());
     fs::remove_dir(way).unwrap();
-    journal.keep_up(&table, &tasks);
+    journal.keep_up(&table, &tasks, 0);
     wait(journal.opened(&new("3"), 0));
     assert_eq!(found(dir.path()), ["1", "2", "3"]);
+}
+
+#[test]
+fn a_disk_that_goes_on_refusing_is_asked_less_and_less_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let way = dir.path().join("sessions.next");
+    let (mut journal, table, tasks) = open(dir.path()).unwrap();
+    fs::create_dir(&way).unwrap();
+    let refused = |journal: &Journal| journal.shared.is_behind.store(true, Ordering::Relaxed);
+    refused(&journal);
+    let mut tries = Vec::new();
+    for second in 0..30 {
+        let before = journal.again_at;
+        journal.keep_up(&table, &tasks, second * 1000);
+        if journal.again_at > before {
+            tries.push(second);
+            // The thread says so, too, when it comes to it.
+            refused(&journal);
+        }
+    }
+    assert_eq!(tries, [0, 1, 3, 7, 15, 23]);
+    // Once it can be written, the next trouble begins anew.
+    fs::remove_dir(way).unwrap();
+    journal.keep_up(&table, &tasks, 31_000);
+    wait(journal.opened(&new("1"), 0));
+    assert_eq!(found(dir.path()), ["1"]);
+    journal.shared.is_behind.store(false, Ordering::Relaxed);
+    journal.keep_up(&table, &tasks, 39_000);
+    refused(&journal);
+    journal.keep_up(&table, &tasks, 39_000);
+    assert_eq!(journal.again_at, 40_000);
 }
 
 #[test]
@@ -149,7 +180,7 @@ fn lines_of_no_use_do_not_pile_up() {
             wait(last);
         }
     }
-    journal.keep_up(&table, &tasks);
+    journal.keep_up(&table, &tasks, 0);
     drop(journal);
     assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), before);
 }
@@ -161,7 +192,7 @@ fn who_opens_a_session_is_told_when_it_is_written_and_nobody_else_waits() {
     let mut written = journal.opened(&new("1"), 0).unwrap();
     let (table, tasks) = empty();
     journal.ended(&new("2").server, &new("2").id);
-    journal.keep_up(&table, &tasks);
+    journal.keep_up(&table, &tasks, 0);
     assert!(written.try_recv().is_err() && found(dir.path()).is_empty());
     go.send(()).unwrap();
     written.blocking_recv().unwrap();
@@ -179,13 +210,15 @@ fn lines_beyond_what_may_wait_empty_the_file_until_it_is_written_anew() {
         journal.ended(&new("1").server, &new("1").id);
     }
     assert!(journal.opened(&new("2"), 0).is_none(), "no room");
-    journal.keep_up(&table, &tasks);
+    journal.keep_up(&table, &tasks, 0);
     assert!(journal.lost > journal.made_up, "no room for that either");
     go.send(()).unwrap();
     wait(first);
     assert_eq!(fs::metadata(&file).unwrap().len(), 0);
+    let mut now = 0;
     let written = loop {
-        journal.keep_up(&table, &tasks);
+        now += RETRY_MILLISECONDS_MAX;
+        journal.keep_up(&table, &tasks, now);
         if let Some(written) = journal.opened(&new("3"), 0) {
             break written;
         }
