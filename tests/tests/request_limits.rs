@@ -1,6 +1,8 @@
 //! Each bound on a connection, a request or an answer, set small, and reached.
 
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use guard_tests::https::{Request, plain};
 use guard_tests::process::{START_LIMIT, eventually};
@@ -288,6 +290,37 @@ fn a_server_may_be_silent_so_long_and_its_events_so_large() {
         let last = line.chunks_until("\n\n").unwrap();
         assert!(last.contains("limits.event_bytes_max") && !last.contains("xxx"), "{last}");
         assert_eq!(line.chunk().unwrap(), None);
+    });
+}
+
+#[test]
+fn an_event_may_take_so_long_to_its_end() {
+    with(&json!({"event_seconds": 4}), |scene| {
+        let begin = |id: u64| {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(id, "open")).bytes()).unwrap();
+            let mut heard = scene.puppet.hear().unwrap();
+            heard.stream().unwrap();
+            line.head().unwrap();
+            (line, heard)
+        };
+        // Between events a stream may be silent, and each event has its whole time.
+        let (mut line, mut heard) = begin(2);
+        for silence in [0, 4500, 0] {
+            thread::sleep(Duration::from_millis(silence));
+            heard.write("id: 1\n").unwrap();
+            thread::sleep(Duration::from_millis(1500));
+            heard.write("data: \n\n").unwrap();
+            line.chunks_until("\n\n").unwrap();
+        }
+        drop((line, heard));
+        let (mut line, mut heard) = begin(3);
+        heard.write(": a comment\n\ndata: {\"jsonrpc\":").unwrap();
+        line.chunks_until("\n\n").unwrap();
+        let event = line.chunks_until("\n\n").unwrap();
+        assert!(event.contains("bad_answer") && event.contains("limits.event_seconds"), "{event}");
+        assert_eq!(line.chunk().unwrap(), None);
+        heard.other_side_leaves().unwrap();
     });
 }
 

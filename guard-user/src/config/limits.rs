@@ -58,6 +58,8 @@ pub struct Limits {
     pub tool_pins_bytes_max: usize,
     /// One server-sent event that the guard must hold to read it.
     pub event_bytes_max: usize,
+    /// From the first byte of such an event to its end, as far as the guard waits for its server.
+    pub event_seconds: u64,
     /// All answers under way, over all connections, as far as the guard holds them; what goes beyond is refused.
     pub answers_bytes_max: usize,
     /// Of these, those of one server's answers.
@@ -123,6 +125,7 @@ impl Default for Limits {
             tool_definition_bytes_max: 256 * 1024,
             tool_pins_bytes_max: 16 * 1024 * 1024,
             event_bytes_max: 16 * 1024 * 1024,
+            event_seconds: 60,
             answers_bytes_max: 256 * 1024 * 1024,
             answers_bytes_per_server_max: 128 * 1024 * 1024,
             json_depth_max: 64,

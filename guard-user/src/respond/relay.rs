@@ -50,7 +50,7 @@ pub async fn relay(
             asked.clone(),
             (permit, asked_at),
             &outcome,
-            (limits.event_bytes_max, share),
+            (limits, share),
             elsewhere,
         );
         // Of any other session this is known from the beginning.

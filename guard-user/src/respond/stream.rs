@@ -5,11 +5,12 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc;
+use tokio::time::{Sleep, sleep};
 
 use super::Elsewhere;
 use super::link::{self, Link, Links};
@@ -18,6 +19,7 @@ use super::relay::NO_MEMORY;
 use super::suspended::{Call, Resumed, Suspended};
 use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
+use crate::config::Limits;
 use crate::http::Held;
 use crate::refusal::Refusal;
 use crate::rpc::Era;
@@ -43,6 +45,9 @@ pub struct ReplyStream {
     /// Whole pieces that the client has not taken yet: those of one chunk, so as many bytes as the server sent at
     /// once. Nothing more is read from the server meanwhile.
     ready: VecDeque<Bytes>,
+    /// How long the server may take for the rest of an event, and the end of that for the one under way.
+    patience: Duration,
+    late: Option<Pin<Box<Sleep>>>,
     /// The memory of the event under way and of the last chunk.
     held: Held,
     /// Of HTTP+SSE.
@@ -81,14 +86,14 @@ impl ReplyStream {
         asked: Asked,
         (permit, asked_at): (Permit, Instant),
         outcome: &Outcome,
-        (event_bytes_max, held): (usize, Held),
+        (limits, held): (&Limits, Held),
         elsewhere: &Elsewhere,
     ) -> Self {
         let Elsewhere { links, suspended } = elsewhere;
         let session = view.claim.opens_stream().then(|| Session::new(links));
         let goes_on = session.is_none() && view.claim.gets_stream() == Some(Gets::Resumed);
         let resumed = goes_on.then(|| suspended.resume(view.claim.scope()));
-        let events = Events::new(event_bytes_max);
+        let events = Events::new(limits.event_bytes_max);
         let outcome = Outcome { result: OutcomeResult::StreamEnded, ..outcome.clone() };
         Self {
             body,
@@ -101,6 +106,8 @@ impl ReplyStream {
             is_answered: false,
             permit: Some(permit),
             ready: VecDeque::new(),
+            patience: Duration::from_secs(limits.event_seconds),
+            late: None,
             held,
             session,
             suspended: suspended.clone(),
@@ -145,15 +152,18 @@ impl ReplyStream {
     fn read_events(&mut self) {
         loop {
             let fault = match self.events.next_piece() {
-                Ok(Some(piece)) => match self.pass(piece) {
-                    Ok(None) => continue,
-                    Ok(Some(bytes)) => {
-                        self.outcome.response_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                        self.ready.push_back(bytes);
-                        continue;
+                Ok(Some(piece)) => {
+                    self.late = None;
+                    match self.pass(piece) {
+                        Ok(None) => continue,
+                        Ok(Some(bytes)) => {
+                            self.outcome.response_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                            self.ready.push_back(bytes);
+                            continue;
+                        }
+                        Err(fault) => fault,
                     }
-                    Err(fault) => fault,
-                },
+                }
                 Ok(None) => return,
                 Err(StreamFault::TooLarge) => "an event is longer than limits.event_bytes_max",
                 Err(StreamFault::Unclear) => "clients differ on where its events end",
@@ -180,6 +190,15 @@ impl ReplyStream {
         let any = !failed.is_empty();
         self.ready.extend(failed);
         any
+    }
+
+    /// Nothing has come of the event under way. Whether its end is late. While the client is what is slow, this is not asked.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.events.rest().is_empty() {
+            return false;
+        }
+        let patience = self.patience;
+        self.late.get_or_insert_with(|| Box::pin(sleep(patience))).as_mut().poll(cx).is_ready()
     }
 
     /// The server has ended its stream.
@@ -298,7 +317,14 @@ impl HttpBody for ReplyStream {
             }
             // Less than before, so it is there.
             let _held = this.held.hold(this.events.rest().len());
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+                if !this.is_late(cx) {
+                    return Poll::Pending;
+                }
+                this.cut_off("an event did not end within limits.event_seconds");
+                continue;
+            };
+            match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) if this.held.take(chunk.len()) => {
                         this.events.push(chunk);
