@@ -559,5 +559,45 @@ fn a_call_that_nobody_resumes_ends_in_time() {
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}});
         tenants.served(&on("one", &cancel, &tenants.alice), &json!({})).unwrap();
         ends(&tenants, 5, "client_gone");
+        // Nor does he get an answer on a stream that he resumes all the same.
+        let (mut resumed, mut heard) = resume(&tenants, "e-2");
+        heard.event(&done(5)).unwrap();
+        heard.event(&progress(1)).unwrap();
+        let event = resumed.chunks_until("\n\n").unwrap();
+        assert!(event.contains("progress"), "{event}");
+        let ledger = tenants.daemon.ledger().unwrap();
+        let of_call = |record: &&Value| record["rpc_id"] == json!("5");
+        let call = ledger.of_kind("call").find(of_call).unwrap();
+        let outcomes = ledger.of_kind("outcome").filter(|outcome| outcome["id"] == call["id"]).count();
+        assert_eq!(outcomes, 1);
+    });
+}
+
+#[test]
+fn two_calls_with_one_id_whose_streams_ended_are_both_given_up() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        tenants.open(&tenants.alice, "one").unwrap();
+        for event in ["e-1", "e-2"] {
+            let (mut line, heard) = resumable(&tenants, 2, event);
+            drop(heard);
+            assert_eq!(line.chunk().unwrap(), None);
+        }
+        let both = || {
+            let ledger = tenants.daemon.ledger()?;
+            let calls: Vec<_> = ledger.of_kind("call").filter(|call| call["rpc_id"] == json!("2")).collect();
+            let ended = calls.iter().filter_map(|call| ledger.outcome_of(call));
+            let ended: Vec<_> = ended.map(|outcome| outcome["result"].clone()).collect();
+            Ok((ended == ["stream_ended", "stream_ended"]).then_some(()))
+        };
+        eventually(START_LIMIT, both).unwrap().expect("nobody could tell whose an answer would be");
+        // What comes for them binds nothing to anybody.
+        let (mut line, mut heard) = resume(&tenants, "e-1");
+        let task = json!({"jsonrpc": "2.0", "id": 2, "result": {"task": {"taskId": "t-1", "status": "working"}}});
+        heard.event(&task).unwrap();
+        line.chunks_until("\n\n").unwrap();
+        let ask = json!({"jsonrpc": "2.0", "id": 9, "method": "tasks/get", "params": {"taskId": "t-1"}});
+        let refused = tenants.refused(&Request::post(&ask).by(&tenants.alice)).unwrap();
+        assert_eq!(guard_tests::tenants::reason(&refused), "unknown_task");
     });
 }

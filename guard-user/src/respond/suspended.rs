@@ -47,6 +47,7 @@ pub(super) struct Call {
     /// What its record says if nobody resumes it.
     outcome: Outcome,
     since: Instant,
+    /// `None`: its client has cancelled it, and it is kept so that nobody gets its answer.
     permit: Option<Permit>,
 }
 
@@ -58,6 +59,13 @@ impl Call {
         outcome: Outcome,
     ) -> Self {
         Self { view, asked, asked_at, outcome, since: Instant::now(), permit: Some(permit) }
+    }
+
+    fn cancel(&mut self) {
+        self.outcome.result = OutcomeResult::ClientGone;
+        if let Some(permit) = self.permit.take() {
+            permit.conclude(&self.outcome);
+        }
     }
 
     fn conclude(mut self, result: OutcomeResult, error_code: Option<i64>, length: usize) {
@@ -118,6 +126,7 @@ impl Suspended {
     pub(super) fn pass(&self, data: Bytes, stream: &View) -> Result<Passed, &'static str> {
         let reply = View::look(&data)?;
         let Some((id, view)) = self.find(&reply, stream) else { return stream.read(data, &reply) };
+        let Some(view) = view else { return Ok(Passed { data: None, answer: None }) };
         let passed = view.read(data, &reply);
         // A task is written down before its client hears of it.
         stream.claim.wait_for(&view.claim);
@@ -125,11 +134,11 @@ impl Suspended {
             let mut scopes = self.lock();
             let calls = scopes.get_mut(&stream.claim.scope());
             calls.and_then(|calls| {
-                calls.by_id.get(&id).filter(|call| Arc::ptr_eq(&call.view, &view))?;
+                calls.by_id.get(&id).filter(|call| Arc::ptr_eq(&call.view, &view) && call.permit.is_some())?;
                 calls.by_id.remove(&id)
             })
         };
-        // Another stream had the answer first.
+        // Another stream had the answer first, or the call was cancelled meanwhile.
         let Some(call) = call else { return Ok(Passed { data: None, answer: None }) };
         // The GET itself has no answer.
         match passed {
@@ -148,20 +157,20 @@ impl Suspended {
         }
     }
 
-    fn find(&self, reply: &Reply, stream: &View) -> Option<(Id, Arc<View>)> {
+    /// The call that it answers, and how its agent sees that; not at all if the call was cancelled.
+    fn find(&self, reply: &Reply, stream: &View) -> Option<(Id, Option<Arc<View>>)> {
         let (ReplyKind::Error { .. } | ReplyKind::Result(_), Some(id)) = (&reply.kind, &reply.id) else {
             return None;
         };
         let scopes = self.lock();
         let call = scopes.get(&stream.claim.scope())?.by_id.get(id)?;
-        Some((id.clone(), Arc::clone(&call.view)))
+        Some((id.clone(), call.permit.is_some().then(|| Arc::clone(&call.view))))
     }
 
-    /// Its client takes no answer to this call any more.
+    /// Its client takes no answer to this call any more, and gets none on a stream that it resumes.
     pub fn cancel(&self, scope: &Scope, id: &Id) {
-        let call = self.lock().get_mut(scope).and_then(|calls| calls.by_id.remove(id));
-        if let Some(mut call) = call {
-            call.outcome.result = OutcomeResult::ClientGone;
+        if let Some(call) = self.lock().get_mut(scope).and_then(|calls| calls.by_id.get_mut(id)) {
+            call.cancel();
         }
     }
 
