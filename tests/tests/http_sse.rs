@@ -217,6 +217,50 @@ fn a_call_that_its_server_does_not_answer_in_time_is_given_up() {
     });
 }
 
+/// One request of a call of several rounds.
+fn round(id: u64, more: &Value, agent: &Credential) -> Request {
+    let mut params = json!({"name": "once", "arguments": {},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}});
+    params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let message = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+    Request::post(&message)
+        .by(agent)
+        .with("MCP-Protocol-Version", "2026-07-28")
+        .with("Mcp-Method", "tools/call")
+        .with("Mcp-Name", "once")
+}
+
+#[test]
+fn a_round_that_is_refused_for_want_of_room_can_be_sent_again() {
+    apart(|| {
+        let tenants = tenants(&json!({"calls_in_flight_per_agent_max": 2}));
+        let asked = json!({"resultType": "input_required", "requestState": "s",
+            "inputRequests": {"q": {"method": "elicitation/create", "params": {}}}});
+        tenants.served(&round(1, &json!({}), &tenants.alice), &asked).unwrap();
+        outcome_of(&tenants, "once");
+        let (mut line, mut stream, _) = open(&tenants, &tenants.alice, "/messages?s=1");
+        let mut busy = tenants.https.line().unwrap();
+        busy.send(&Request::post(&call(2, "open")).by(&tenants.alice).bytes()).unwrap();
+        let slow = tenants.puppet.hear().unwrap();
+
+        let answers = json!({"requestState": "s", "inputResponses": {"q": {"action": "accept"}}});
+        let again = Request { path: "/messages?s=1".into(), ..round(3, &answers, &tenants.alice) };
+        assert_eq!(tenants.refused(&again).unwrap().status, 202);
+        let refused = line.chunks_until("\n\n").unwrap();
+        assert!(refused.contains("too_many_calls"), "{refused}");
+        slow.answer(&done(2)).unwrap();
+        busy.answer().unwrap();
+        outcome_of(&tenants, "open");
+        // As a call of its own it would be one too many for its rule.
+        accepted(&tenants, &again);
+        stream.event(&done(3)).unwrap();
+        assert!(line.chunks_until("\n\n").unwrap().contains("done"));
+        let ledger = tenants.daemon.ledger().unwrap();
+        let calls: Vec<_> = ledger.calls("allow", "once").collect();
+        assert_eq!((calls.len(), &calls[1]["continues"]), (2, &calls[0]["id"]));
+    });
+}
+
 #[test]
 fn the_end_of_an_old_stream_leaves_a_new_one_with_its_path_alone() {
     apart(|| {

@@ -29,7 +29,6 @@ impl Pipeline {
         link: &Arc<Link>,
     ) -> Result<(Option<Expected>, Cow<'h, HeaderMap>, Permit), Refusal> {
         let headers = claim.forwarded(&case.head.headers);
-        claim.spend();
         let expected = match case.message.as_ref().map(Message::kind) {
             Some(Kind::Request { id }) => {
                 let view = case.view(caller, &self.rules, &self.limits, claim, &self.tools);
@@ -38,6 +37,10 @@ impl Pipeline {
             _ => None,
         };
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        // Only a request goes on with a call.
+        if let Some(expected) = &expected {
+            expected.spend();
+        }
         Ok((expected, headers, permit))
     }
 

@@ -248,6 +248,11 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// The call goes to its server.
+    pub fn spend(&self) {
+        self.view.claim.spend();
+    }
+
     /// The server has accepted the call: its answer comes on the stream, within `patience` since it was sent.
     pub(super) fn accepted(mut self, permit: Permit, status: u16, asked_at: Instant, patience: Duration) {
         let Some(id) = self.id.take() else { return };
