@@ -72,6 +72,31 @@ fn a_batch_is_refused_unless_the_entry_and_the_agreed_version_have_batches() {
 }
 
 #[test]
+fn a_batch_on_a_session_that_is_over_or_another_agents_is_not_found() {
+    apart(|| {
+        let tenants = splitting(&json!({}));
+        open(&tenants, &tenants.alice, "old", VERSION);
+        let calls = [call(1, "open"), call(2, "open")];
+        let note = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        for (session, messages, agent) in [
+            ("old", &calls[..], &tenants.bob),
+            ("none", &calls[..], &tenants.alice),
+            ("none", &[note][..], &tenants.alice),
+        ] {
+            let answer = tenants.refused(&batch(session, messages, agent)).unwrap();
+            assert_eq!((answer.status, reason(&answer).as_str()), (404, "unknown_session"), "{answer:?}");
+        }
+        let ledger = tenants.daemon.ledger().unwrap();
+        let causes: Vec<_> = ledger
+            .of_kind("call")
+            .filter(|record| record["reason"] == "unknown_session")
+            .map(|record| &record["cause"])
+            .collect();
+        assert_eq!(causes, ["another_agents", "unknown", "unknown"]);
+    });
+}
+
+#[test]
 fn each_message_of_a_batch_is_judged_forwarded_and_recorded_by_itself() {
     apart(|| {
         let tenants = splitting(&json!({}));

@@ -19,12 +19,13 @@ use crate::case::Case;
 use crate::config::Batches;
 use crate::connection::Connection;
 use crate::http::{Body, Held};
+use crate::refusal::Refusal;
 use crate::respond;
 use crate::rpc::batch::{self, BATCH_VERSION, Part};
 use crate::rpc::reply::{self, Reply, ReplyKind};
-use crate::rpc::{FrameError, sse};
+use crate::rpc::sse;
 use crate::rules::Rules;
-use crate::session::{Owner, SESSION_HEADER, SessionId};
+use crate::session::{NotYours, Owner, SESSION_HEADER, SessionId};
 use crate::types::DecisionId;
 
 /// What one request of a batch came with.
@@ -71,8 +72,12 @@ impl Pipeline {
         let bounds = (self.limits.json_depth_max, self.limits.batch_messages_max);
         let messages = match batch::split(&shared.head.headers, body, bounds) {
             Ok(messages) => messages,
-            Err(error) => return self.refuse_batch(&shared, body.len(), error).await,
+            Err(error) => return self.refuse_batch(&shared, body.len(), error.into()).await,
         };
+        // On a session that is over all of it is refused, and in the form at which a client opens a new one.
+        if let Err(refused) = self.enter(&shared) {
+            return self.refuse_batch(&shared, body.len(), refused.into()).await;
+        }
         if messages.iter().any(|message| message.request.is_some()) {
             let (events, stream) = mpsc::channel(1);
             tokio::spawn(Arc::clone(self).answer_each(shared, messages, events));
@@ -98,12 +103,22 @@ impl Pipeline {
         self.handle_one(connection, &rules, head, &caller, Ok(message.raw.clone())).await
     }
 
-    async fn refuse_batch(&self, shared: &Shared, bytes: usize, error: FrameError) -> Response<Body> {
+    /// Whether the session that it names is its agent's.
+    fn enter(&self, shared: &Shared) -> Result<(), NotYours> {
+        let named = shared.head.headers.get(SESSION_HEADER).map(|id| SessionId::parse(id.as_bytes()));
+        if let (Some(id), Ok((caller, Ok(())))) = (named, &shared.caller) {
+            let owner = Owner::of(caller, shared.connection.client());
+            self.sessions.enter(&shared.connection.server.name, &id?, &owner, None)?;
+        }
+        Ok(())
+    }
+
+    async fn refuse_batch(&self, shared: &Shared, bytes: usize, refusal: Refusal) -> Response<Body> {
         let mut case =
             Case::open(DecisionId::random(), &shared.connection, Arc::clone(&shared.rules), &shared.head);
         case.body_bytes = bytes;
         case.caller = shared.caller.as_ref().ok().map(|(caller, _)| caller.clone());
-        self.refuse(&case, error.into()).await
+        self.refuse(&case, refusal).await
     }
 
     /// Ends when its client goes: what is under way is then dropped, and recorded like any call that was given up.
