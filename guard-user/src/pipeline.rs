@@ -20,7 +20,7 @@ use batch::Shared;
 use identify::{Identified, identify};
 use standing::Standing;
 
-use crate::audit::{self, AuditLog};
+use crate::audit::{self, AuditLog, Why};
 use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
@@ -143,8 +143,9 @@ impl Pipeline {
         }
         witnessed?;
         if is_for_oauth {
-            let cut = self.cut(case, &caller, suspect, future::pending());
-            return self.pass_oauth(case, &caller, body, cut).await;
+            let why = Why::default();
+            let cut = self.cut(case, &caller, suspect, (future::pending(), &why));
+            return self.pass_oauth(case, &caller, body, (cut, &why)).await;
         }
         let claim = self.claim(case, &caller)?;
         if let Some(path) = claim.posted_to() {
@@ -155,18 +156,20 @@ impl Pipeline {
         check_whose(case.message.as_ref(), &claim)?;
 
         // Nothing goes on before its record is on disk: only that makes the permit.
-        let mut cut = Box::pin(self.cut(case, &caller, suspect, claim.until_over()));
+        let why = Why::default();
+        let mut cut = Box::pin(self.cut(case, &caller, suspect, (claim.until_over(), &why)));
         if let Some(link) = &case.link {
             check_expiry(&caller)?;
             let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
                 biased;
                 refusal = &mut cut => Err(refusal),
-                accepted = self.post(case, link, (expected, &headers, permit), body) => accepted,
+                accepted = self.post(case, link, (expected, &headers, permit.heeding(&why)), body) => accepted,
             };
         }
         check_expiry(&caller)?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let permit = permit.heeding(&why);
         claim.spend();
         let answer = async {
             let Connection { server, door, .. } = &**case.connection;
@@ -189,22 +192,25 @@ impl Pipeline {
         Ok(response.map(|answer| answer.until(cut)))
     }
 
-    /// What ends a request that goes on, from now on.
+    /// What ends a request that goes on, from now on. Whoever holds its permit hears of it by `why`.
     fn cut<O: Future<Output = ()> + Send + 'static>(
         &self,
         case: &Case<'_>,
         caller: &Caller,
         suspect: Suspect,
-        over: O,
+        (over, why): (O, &Why),
     ) -> impl Future<Output = Refusal> + Send + use<O> {
         let (blocks, standing) = (self.blocks.clone(), Standing::of(case, caller.clone()));
         let withdrawn = standing::until_over(standing, self.rules.clone());
+        let why = why.clone();
         async move {
-            tokio::select! {
+            let refusal = tokio::select! {
                 () = blocks.until_held(&suspect) => Refusal::Blocked { forwarded: true },
                 () = over => Refusal::SessionOver,
                 () = withdrawn => Refusal::Withdrawn,
-            }
+            };
+            why.tell(refusal.reason());
+            refusal
         }
     }
 

@@ -84,6 +84,11 @@ pub enum Refusal {
     Withdrawn,
 }
 
+/// The word for [`Refusal::Answer`].
+pub fn bad_answer() -> &'static str {
+    Refusal::Answer("").reason()
+}
+
 /// What a call waits for that only a person can let pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {

@@ -208,7 +208,8 @@ fn a_call_that_its_server_does_not_answer_in_time_is_given_up() {
             given_up.contains(r#""reason":"server_silent""#) && given_up.contains(r#""id":7"#),
             "{given_up}"
         );
-        assert_eq!(outcome_of(&tenants, "open")["result"], "upstream_failed");
+        let outcome = outcome_of(&tenants, "open");
+        assert_eq!([&outcome["result"], &outcome["reason"]], ["upstream_failed", "server_silent"]);
         // What the server says of it now is for nobody, and the session goes on.
         heard.event(&done(7)).unwrap();
         accepted(&tenants, &post(path, &call(8, "once"), &tenants.alice));

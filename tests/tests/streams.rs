@@ -170,6 +170,11 @@ fn a_list_is_filtered_whether_it_comes_whole_or_as_an_event() {
     });
 }
 
+/// A closing record says why there was no answer, in the word that the client was told.
+fn assert_failed(outcome: &Value, reason: &str) {
+    assert_eq!((&outcome["result"], &outcome["reason"]), (&json!("upstream_failed"), &json!(reason)));
+}
+
 #[test]
 fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
     let top = |kind: &str, more: &str| {
@@ -203,7 +208,7 @@ fn an_answer_that_the_guard_cannot_vouch_for_is_refused_and_recorded() {
                 "{what}: {text}"
             );
             assert!(!text.contains("secret") && !text.contains("done"), "{what}: {text}");
-            assert_eq!(last_outcome(&scene, number + 1)["result"], "upstream_failed", "{what}");
+            assert_failed(&last_outcome(&scene, number + 1), "bad_answer");
         }
     });
 }
@@ -232,7 +237,7 @@ fn a_server_that_goes_away_ends_the_stream_in_order_and_the_call_has_an_answer()
             let last = line.chunks_until("\n\n").unwrap();
             assert!(last.contains(r#""reason":"server_broke_off""#) && last.contains(r#""id":1"#), "{last}");
             assert_eq!(line.chunk().unwrap(), None);
-            assert_eq!(last_outcome(&scene, count)["result"], "upstream_failed");
+            assert_failed(&last_outcome(&scene, count), "server_broke_off");
         }
 
         // Nothing at all instead of an answer, and nobody there.
@@ -240,7 +245,7 @@ fn a_server_that_goes_away_ends_the_stream_in_order_and_the_call_has_an_answer()
         drop(heard);
         let answer = line.answer().unwrap().json();
         assert_eq!(answer["result"]["_meta"]["mcp-guard/decision"]["reason"], "server_broke_off");
-        assert_eq!(last_outcome(&scene, 3)["result"], "upstream_failed");
+        assert_failed(&last_outcome(&scene, 3), "server_broke_off");
 
         // With its answer a call is over, however the server and the client take their leave.
         for (count, is_client) in [(4, false), (5, true)] {
@@ -255,7 +260,8 @@ fn a_server_that_goes_away_ends_the_stream_in_order_and_the_call_has_an_answer()
                 drop(heard);
                 assert_eq!(line.chunk().unwrap(), None);
             }
-            assert_eq!(last_outcome(&scene, count)["result"], "ok");
+            let outcome = last_outcome(&scene, count);
+            assert_eq!((&outcome["result"], &outcome["reason"]), (&json!("ok"), &Value::Null));
         }
     });
 }
@@ -425,6 +431,19 @@ fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
         assert_eq!(decision["reason"], "access_withdrawn", "{refused}");
         for heard in [&mut heard, &mut answering, &mut silent] {
             heard.other_side_leaves().unwrap();
+        }
+        // The GET, the stream of call 2, and call 3, which had no answer yet.
+        for (id, result) in [(None, "cut_off"), (Some("2"), "cut_off"), (Some("3"), "abandoned")] {
+            let told = eventually(START_LIMIT, || {
+                let ledger = tenants.daemon.ledger()?;
+                let is_it = |call: &&Value| {
+                    call["agent"] == "alice" && call["rpc_id"] == json!(id) && call["rpc_method"] != "initialize"
+                };
+                let call = ledger.of_kind("call").find(is_it).expect("it was recorded");
+                let outcome = ledger.outcome_of(call);
+                Ok(outcome.map(|outcome| (outcome["result"].clone(), outcome["reason"].clone())))
+            });
+            assert_eq!(told.unwrap().unwrap(), (json!(result), json!("access_withdrawn")), "{id:?}");
         }
         others.event(&progress(1)).unwrap();
         assert!(other.chunks_until("\n\n").unwrap().contains("progress"), "nobody else's has ended");

@@ -145,7 +145,9 @@ impl Summary {
             "outcome" => {
                 summary.what = format!("of {}", field("call_seq"));
                 summary.result = field("result");
-                summary.why = format!("{} us", field("duration_micros"));
+                let micros = format!("{} us", field("duration_micros"));
+                let reason = field("reason");
+                summary.why = if reason.is_empty() { micros } else { format!("{reason}, {micros}") };
             }
             "blocked" | "unblocked" => {
                 summary.what = format!("{} {}", field("what"), field("name"));

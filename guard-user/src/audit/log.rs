@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,19 @@ pub struct Permit {
     seq: u64,
     /// `None` once the outcome is on its way.
     open: Option<Ticket>,
+    /// For the case that it is dropped.
+    why: Why,
+}
+
+/// Why the guard gives a call up. Told here by whoever decides it, while somebody else holds the call's permit. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Why(Arc<OnceLock<&'static str>>);
+
+impl Why {
+    /// The refusal's word. The first one counts.
+    pub fn tell(&self, reason: &'static str) {
+        let _known = self.0.set(reason);
+    }
 }
 
 /// A call that holds a slot. The slot is free again when the outcome is written.
@@ -252,7 +265,14 @@ impl Drop for Shared {
 
 impl Permit {
     pub(super) fn new(ticket: Ticket, seq: u64) -> Self {
-        Self { id: ticket.id, seq, open: Some(ticket) }
+        Self { id: ticket.id, seq, open: Some(ticket), why: Why::default() }
+    }
+
+    /// If it is dropped, its closing record says why.
+    pub fn heeding(self, why: &Why) -> Self {
+        let mut permit = self;
+        permit.why = why.clone();
+        permit
     }
 
     /// The call's decision id.
@@ -294,7 +314,8 @@ impl std::fmt::Debug for Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.close(&Outcome::abandoned());
+        let reason = self.why.0.get().copied();
+        self.close(&Outcome { reason, ..Outcome::abandoned() });
     }
 }
 

@@ -44,7 +44,7 @@ mod tests;
 pub use error::{AuditError, OpenError};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use last::{Filter, Summary, last};
-pub use log::{AuditLog, Options, Permit};
+pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{

@@ -137,6 +137,8 @@ pub struct Outcome {
     pub result: OutcomeResult,
     /// JSON-RPC error code of the answer.
     pub error_code: Option<i64>,
+    /// Why the guard has no answer, or cut it off: the word of the refusal that its client was told.
+    pub reason: Option<&'static str>,
     pub response_bytes: u64,
     /// Server-sent events passed on.
     pub events: u64,
@@ -386,6 +388,8 @@ struct Closing {
     status: Option<u16>,
     result: OutcomeResult,
     error_code: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     response_bytes: u64,
     events: u64,
     duration_micros: u64,
@@ -418,6 +422,7 @@ pub(super) fn closing(
         status: outcome.status,
         result: outcome.result,
         error_code: outcome.error_code,
+        reason: outcome.reason,
         response_bytes: outcome.response_bytes,
         events: outcome.events,
         duration_micros: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
@@ -431,6 +436,7 @@ impl Outcome {
             status: None,
             result: OutcomeResult::Abandoned,
             error_code: None,
+            reason: None,
             response_bytes: 0,
             events: 0,
             duration: Duration::ZERO,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Response;
 
 use super::{Pipeline, check_expiry, judged_method};
+use crate::audit::Why;
 use crate::case::Case;
 use crate::http::Body;
 use crate::identity::Caller;
@@ -23,7 +24,7 @@ impl Pipeline {
         case: &mut Case<'_>,
         caller: &Caller,
         body: Bytes,
-        cut: impl Future<Output = Refusal>,
+        (cut, why): (impl Future<Output = Refusal>, &Why),
     ) -> Result<Response<Body>, Refusal> {
         case.session = Some(None);
         let question = Question {
@@ -40,6 +41,7 @@ impl Pipeline {
         };
         check_expiry(caller)?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let permit = permit.heeding(why);
         let connection = case.connection;
         let mut headers = case.head.headers.clone();
         headers.remove(EVENT_HEADER);

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::refuse::{self, Asked};
 use super::view::{Answer, Passed, View};
 use crate::audit::{Outcome, OutcomeResult, Permit};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, bad_answer};
 use crate::rpc::reply::ReplyKind;
 use crate::rpc::{Fault, Id, sse};
 use crate::session::SessionId;
@@ -109,7 +109,7 @@ impl Link {
             }
             Some(Waiting { call: Call::Open(_), .. }) => {}
             // The stream has ended meanwhile.
-            None => open.fail(),
+            None => open.fail(None),
         }
     }
 
@@ -173,10 +173,10 @@ impl Link {
         }
         let Some(Waiting { asked, call, .. }) = waiting.remove(id) else { return };
         drop(waiting);
-        if let Call::Open(open) = call {
-            open.fail();
-        }
         let late = Refusal::Upstream(upstream::Error::Silent);
+        if let Call::Open(open) = call {
+            open.fail(Some(&late));
+        }
         if refuse::message(&asked, &late).is_some_and(|message| !self.tell(&message)) {
             // A client that takes nothing learns it so.
             self.over.notify_one();
@@ -188,7 +188,7 @@ impl Link {
         let calls = std::mem::take(&mut *self.lock());
         let failed = calls.into_values().filter_map(|Waiting { asked, call, .. }| {
             if let Call::Open(open) = call {
-                open.fail();
+                open.fail(Some(why));
             }
             Some(event(&refuse::message(&asked, why)?))
         });
@@ -222,6 +222,7 @@ impl OpenCall {
             status: Some(self.status),
             result: answer.result,
             error_code: answer.error_code,
+            reason: (answer.result == OutcomeResult::UpstreamFailed).then(bad_answer),
             response_bytes: u64::try_from(length).unwrap_or(u64::MAX),
             events: 1,
             duration: self.asked_at.elapsed(),
@@ -229,10 +230,11 @@ impl OpenCall {
     }
 
     /// There is no answer, and there will be none.
-    fn fail(self) {
+    fn fail(self, why: Option<&Refusal>) {
         self.permit.conclude(&Outcome {
             status: Some(self.status),
             result: OutcomeResult::UpstreamFailed,
+            reason: why.map(Refusal::reason),
             duration: self.asked_at.elapsed(),
             ..Outcome::abandoned()
         });

@@ -16,7 +16,7 @@ use super::view::{NOT_TO_ASK, Passed, View};
 use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, bad_answer};
 use crate::rpc;
 use crate::rpc::reply::ReplyKind;
 use crate::session::SESSION_HEADER;
@@ -71,6 +71,7 @@ pub async fn relay(
     view.claim.written().await;
     outcome.duration = asked_at.elapsed();
     outcome.result = OutcomeResult::UpstreamFailed;
+    outcome.reason = passed.as_ref().ok().is_none_or(|passed| passed.data.is_none()).then(bad_answer);
     if let Ok(passed) = &passed {
         let unanswered = if head.status.is_success() { OutcomeResult::Ok } else { OutcomeResult::HttpError };
         outcome.result = passed.answer.map_or(unanswered, |answer| answer.result);
@@ -104,7 +105,10 @@ pub async fn pass_on(reply: Reply, limits: &Limits, mut share: Held) -> Result<R
             outcome.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
             if head.status.is_server_error() { OutcomeResult::HttpError } else { OutcomeResult::Ok }
         }
-        Err(_) => OutcomeResult::UpstreamFailed,
+        Err(_) => {
+            outcome.reason = Some(bad_answer());
+            OutcomeResult::UpstreamFailed
+        }
     };
     permit.conclude(&outcome);
     let body = read.map_err(Refusal::Answer)?;
@@ -161,7 +165,7 @@ pub async fn accept(
         return Ok(response);
     }
     let result = if read.is_ok() { OutcomeResult::HttpError } else { OutcomeResult::UpstreamFailed };
-    permit.conclude(&outcome(result));
+    permit.conclude(&Outcome { reason: read.is_err().then(bad_answer), ..outcome(result) });
     Ok(respond(&head, Body::holding(read.map_err(Refusal::Answer)?, share)))
 }
 

@@ -21,7 +21,7 @@ use super::view::View;
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::config::Limits;
 use crate::http::Held;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, bad_answer};
 use crate::rpc::Era;
 use crate::rpc::sse::{Events, Piece, StreamFault};
 use crate::session::{Gets, SessionId};
@@ -143,6 +143,7 @@ impl ReplyStream {
                 self.fail(why);
             }
             tracing::info!(decision = %self.asked.decision, reason = why.reason(), "a stream was cut off");
+            self.outcome.reason = Some(why.reason());
             self.conclude(OutcomeResult::CutOff);
         }
     }
@@ -175,6 +176,7 @@ impl ReplyStream {
 
     fn cut_off(&mut self, fault: &'static str) {
         self.fail(&Refusal::Answer(fault));
+        self.outcome.reason = Some(bad_answer());
         tracing::warn!(decision = %self.asked.decision, fault, "a server's stream was cut off");
         self.conclude(OutcomeResult::UpstreamFailed);
     }
@@ -206,7 +208,9 @@ impl ReplyStream {
         if self.may_be_resumed() {
             return self.suspend(result);
         }
-        let failed = !self.view.listens && self.fail(&Refusal::Upstream(upstream::Error::Ended));
+        let ended = Refusal::Upstream(upstream::Error::Ended);
+        let failed = !self.view.listens && self.fail(&ended);
+        self.outcome.reason = (failed && self.session.is_none()).then(|| ended.reason());
         self.conclude(match result {
             _ if self.is_answered => self.outcome.result,
             _ if failed && self.session.is_none() => OutcomeResult::UpstreamFailed,

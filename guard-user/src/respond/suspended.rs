@@ -11,7 +11,7 @@ use super::refuse::{self, Asked};
 use super::view::{Passed, View};
 use crate::audit::{Outcome, OutcomeResult, Permit};
 use crate::config::Limits;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, bad_answer};
 use crate::rpc::Id;
 use crate::rpc::reply::{Reply, ReplyKind};
 use crate::session::Scope;
@@ -139,7 +139,7 @@ impl Suspended {
             })
         };
         // Another stream had the answer first, or the call was cancelled meanwhile.
-        let Some(call) = call else { return Ok(Passed { data: None, answer: None }) };
+        let Some(mut call) = call else { return Ok(Passed { data: None, answer: None }) };
         // The GET itself has no answer.
         match passed {
             Ok(Passed { data, answer: Some(answer) }) => {
@@ -151,6 +151,7 @@ impl Suspended {
             Err(fault) => {
                 tracing::warn!(decision = %call.asked.decision, fault, "a call's answer was not passed on");
                 let refused = refuse::message(&call.asked, &Refusal::Answer(fault));
+                call.outcome.reason = Some(bad_answer());
                 call.conclude(OutcomeResult::UpstreamFailed, None, 0);
                 Ok(Passed { data: refused.map(|message| message.to_string().into()), answer: None })
             }

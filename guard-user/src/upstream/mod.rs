@@ -118,6 +118,7 @@ impl Upstream {
             Err(error) => {
                 permit.conclude(&Outcome {
                     result: OutcomeResult::UpstreamFailed,
+                    reason: Some(error.reason()),
                     duration: asked_at.elapsed(),
                     ..Outcome::abandoned()
                 });

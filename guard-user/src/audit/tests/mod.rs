@@ -51,6 +51,7 @@ fn ok() -> Outcome {
         status: Some(200),
         result: OutcomeResult::Ok,
         error_code: None,
+        reason: None,
         response_bytes: 10,
         events: 0,
         duration: Duration::from_micros(1500),

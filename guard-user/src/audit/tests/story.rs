@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::audit::record::tests::call;
-use crate::audit::{AuditError, CallRecord, Event, Local, Refusal};
+use crate::audit::{AuditError, CallRecord, Event, Local, Refusal, Why};
 
 #[tokio::test]
 async fn a_trail_tells_the_whole_life_of_a_guard() {
@@ -37,6 +37,27 @@ async fn a_permit_that_is_dropped_is_recorded_as_abandoned() {
     drop(log.intend(&call(1)).await.unwrap());
     log.close().await;
     assert_eq!(records(dir.path())[2]["result"], "abandoned");
+    assert_eq!(records(dir.path())[2].get("reason"), None);
+    sound(dir.path());
+}
+
+#[tokio::test]
+async fn a_permit_that_is_given_up_is_recorded_with_the_reason() {
+    let dir = tempdir();
+    let log = open(dir.path()).unwrap();
+    let why = Why::default();
+    let permit = log.intend(&call(1)).await.unwrap().heeding(&why);
+    why.tell("blocked");
+    why.tell("session_over");
+    drop(permit);
+    // What had an outcome of its own keeps it.
+    log.intend(&call(2)).await.unwrap().heeding(&why).conclude(&ok());
+    log.close().await;
+    let closing: Vec<_> =
+        records(dir.path()).into_iter().filter(|record| record["kind"] == "outcome").collect();
+    let told = |at: usize| (closing[at]["result"].as_str().unwrap(), closing[at].get("reason").cloned());
+    assert_eq!(told(0), ("abandoned", Some("blocked".into())));
+    assert_eq!(told(1), ("ok", None));
     sound(dir.path());
 }
 
