@@ -419,6 +419,7 @@ impl App {
             "kernel": self.kernel.status(),
             "policy": rules.digest,
             "agents": rules.policy.agents().count(),
+            "holders": self.holders(),
             "durability": self.config.audit.durability,
             "ca": self.tls.ca_file(),
             "servers": self.config.servers,

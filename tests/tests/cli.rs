@@ -4,8 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use guard_tests::daemon::Daemon;
-use guard_tests::process::{copy_program, program};
-use guard_tests::scene::{POLICY, Scene, apart, call, guard};
+use guard_tests::https::Request;
+use guard_tests::process::{START_LIMIT, copy_program, eventually, program};
+use guard_tests::scene::{POLICY, Scene, apart, call, done, guard};
 use guard_tests::tenants::Tenants;
 use guard_tests::world::Netns;
 use serde_json::{Value, json};
@@ -183,5 +184,37 @@ fn tables_are_at_most_a_hundred_columns_wide_and_json_has_the_whole_digest() {
                 assert!(text.contains(&digest[..12]), "{verb}: {text}");
             }
         }
+    });
+}
+
+#[test]
+fn status_says_who_holds_calls_streams_and_sessions() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        assert_eq!(tenants.daemon.status().unwrap()["holders"], json!([]));
+        tenants.open(&tenants.alice, "one").unwrap();
+        tenants.open(&tenants.alice, "two").unwrap();
+        let mut line = tenants.https.line().unwrap();
+        line.send(&Request::bare("GET").by(&tenants.alice).with("Mcp-Session-Id", "one").bytes()).unwrap();
+        let mut heard = tenants.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        line.head().unwrap();
+        let mut waiting = tenants.https.line().unwrap();
+        waiting.send(&Request::post(&call(3, "open")).by(&tenants.bob).bytes()).unwrap();
+        let slow = tenants.puppet.hear().unwrap();
+        let holds = |agent: &str, [calls, streams, sessions]: [u64; 3]| {
+            json!({"agent": agent, "calls": calls, "streams": streams, "sessions": sessions})
+        };
+        let holders = || Ok(tenants.daemon.status()?["holders"].clone());
+        let until = |expected: Value| {
+            let seen = eventually(START_LIMIT, || Ok((holders()? == expected).then_some(()))).unwrap();
+            assert!(seen.is_some(), "{:?} is not {expected}", holders());
+        };
+        until(json!([holds("alice", [1, 1, 2]), holds("bob", [1, 0, 0])]));
+        let table = said(&tenants.daemon.output("status", &[]).unwrap());
+        assert!(table.contains("CALLS UNDER WAY") && table.contains("alice"), "{table}");
+        drop(heard);
+        slow.answer(&done(3)).unwrap();
+        until(json!([holds("alice", [0, 0, 2])]));
     });
 }

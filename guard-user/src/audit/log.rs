@@ -1,5 +1,6 @@
 //! The handle on the trail that the other stages hold, and the permit that it gives.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use super::record::{
     self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, Local, OpenCall, Outcome, Refusal,
 };
 use super::recover::{self, Recovered};
-use super::slots::{Slot, Slots};
+use super::slots::{Slot, Slots, UnderWay};
 use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
 use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
@@ -167,6 +168,11 @@ impl AuditLog {
         self.shared.desk.queue.wake();
     }
 
+    /// Who has how many calls between their record and their outcome.
+    pub fn under_way(&self) -> BTreeMap<String, UnderWay> {
+        self.shared.calls.under_way()
+    }
+
     /// Why calls are refused now, if the trail cannot be written.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.shared.health.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -266,6 +272,13 @@ impl Drop for Shared {
 impl Permit {
     pub(super) fn new(ticket: Ticket, seq: u64) -> Self {
         Self { id: ticket.id, seq, open: Some(ticket), why: Why::default() }
+    }
+
+    /// The call is answered by a stream of events.
+    pub fn streams(&mut self) {
+        if let Some(Ticket { slot, .. }) = &mut self.open {
+            slot.streams();
+        }
     }
 
     /// If it is dropped, its closing record says why.

@@ -52,6 +52,7 @@ pub use record::{
     Velocity,
 };
 pub use recover::lock;
+pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};
 

@@ -1,17 +1,28 @@
 //! Calls under way: so many altogether, and so many of each agent, so that none takes the place of all others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::AuditError;
+
+type ByAgent = HashMap<Box<str>, UnderWay>;
+
+/// What one agent has under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct UnderWay {
+    pub calls: usize,
+    /// Of these, those that are answered by a stream of events.
+    pub streams: usize,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Slots {
     all: Arc<Semaphore>,
-    by_agent: Arc<Mutex<HashMap<Box<str>, usize>>>,
+    by_agent: Arc<Mutex<ByAgent>>,
     most: usize,
     per_agent_max: usize,
 }
@@ -23,8 +34,9 @@ pub(super) struct Slot {
 }
 
 struct OfAgent {
-    by_agent: Arc<Mutex<HashMap<Box<str>, usize>>>,
+    by_agent: Arc<Mutex<ByAgent>>,
     agent: Box<str>,
+    is_stream: bool,
 }
 
 impl Slots {
@@ -44,37 +56,76 @@ impl Slots {
     fn take_of(&self, agent: &str) -> Result<OfAgent, AuditError> {
         let mut counts = lock(&self.by_agent);
         match counts.get_mut(agent) {
-            Some(count) if *count >= self.per_agent_max => {
+            Some(of) if of.calls >= self.per_agent_max => {
                 return Err(AuditError::AgentBusy(self.per_agent_max));
             }
-            Some(count) => *count += 1,
-            None => _ = counts.insert(agent.into(), 1),
+            Some(of) => of.calls += 1,
+            None => _ = counts.insert(agent.into(), UnderWay { calls: 1, streams: 0 }),
         }
-        Ok(OfAgent { by_agent: Arc::clone(&self.by_agent), agent: agent.into() })
+        Ok(OfAgent { by_agent: Arc::clone(&self.by_agent), agent: agent.into(), is_stream: false })
+    }
+
+    /// Who has what under way.
+    pub(super) fn under_way(&self) -> BTreeMap<String, UnderWay> {
+        lock(&self.by_agent).iter().map(|(agent, of)| (agent.to_string(), *of)).collect()
     }
 
     /// Whether somebody waits for `slot`: no other is free for a call like its own.
     pub(super) fn is_last(&self, slot: &Slot) -> bool {
         let of_agent = slot.of_agent.as_ref();
         let is_full = |of: &OfAgent| {
-            lock(&self.by_agent).get(&of.agent).is_some_and(|count| *count >= self.per_agent_max)
+            lock(&self.by_agent).get(&of.agent).is_some_and(|of| of.calls >= self.per_agent_max)
         };
         self.all.available_permits() == 0 || of_agent.is_some_and(is_full)
+    }
+}
+
+impl Slot {
+    /// The call is answered by a stream.
+    pub(super) fn streams(&mut self) {
+        let Some(of) = self.of_agent.as_mut().filter(|of| !of.is_stream) else { return };
+        of.is_stream = true;
+        if let Some(count) = lock(&of.by_agent).get_mut(&of.agent) {
+            count.streams += 1;
+        }
     }
 }
 
 impl Drop for OfAgent {
     fn drop(&mut self) {
         let mut counts = lock(&self.by_agent);
-        if let Some(count) = counts.get_mut(&self.agent) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(of) = counts.get_mut(&self.agent) {
+            of.calls = of.calls.saturating_sub(1);
+            of.streams = of.streams.saturating_sub(usize::from(self.is_stream));
+            if of.calls == 0 {
                 counts.remove(&self.agent);
             }
         }
     }
 }
 
-fn lock(counts: &Mutex<HashMap<Box<str>, usize>>) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
+fn lock(counts: &Mutex<ByAgent>) -> MutexGuard<'_, ByAgent> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_what_under_way_is_known_as_long_as_it_is() {
+        let slots = Slots::new(10, 2);
+        let mut one = slots.take(Some("a")).unwrap();
+        let other = slots.take(Some("a")).unwrap();
+        let _own = slots.take(None).unwrap();
+        one.streams();
+        one.streams();
+        let of = |calls, streams| BTreeMap::from([("a".to_owned(), UnderWay { calls, streams })]);
+        assert_eq!(slots.under_way(), of(2, 1));
+        assert!(matches!(slots.take(Some("a")), Err(AuditError::AgentBusy(2))));
+        drop(one);
+        assert_eq!(slots.under_way(), of(1, 0));
+        drop(other);
+        assert!(slots.under_way().is_empty());
+    }
 }

@@ -186,6 +186,16 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     writeln!(out, "{servers}")?;
 
+    let holders = array(status, "/holders");
+    if !holders.is_empty() {
+        let mut table = output::table(["AGENT", "CALLS UNDER WAY", "OF THESE STREAMS", "SESSIONS"]);
+        for holder in holders {
+            let count = |name: &str| holder[name].to_string();
+            table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
+        }
+        writeln!(out, "{table}")?;
+    }
+
     let mut claims = output::table(["CLAIM", "HOLDS", "SEEN"]);
     for claim in array(status, "/kernel/claims") {
         let holds = if claim["holds"] == true { "yes" } else { "NO" };

@@ -84,12 +84,13 @@ impl ReplyStream {
         body: ReplyBody,
         view: View,
         asked: Asked,
-        (permit, asked_at): (Permit, Instant),
+        (mut permit, asked_at): (Permit, Instant),
         outcome: &Outcome,
         (limits, held): (&Limits, Held),
         elsewhere: &Elsewhere,
     ) -> Self {
         let Elsewhere { links, suspended } = elsewhere;
+        permit.streams();
         let session = view.claim.opens_stream().then(|| Session::new(links));
         let goes_on = session.is_none() && view.claim.gets_stream() == Some(Gets::Resumed);
         let resumed = goes_on.then(|| suspended.resume(view.claim.scope()));

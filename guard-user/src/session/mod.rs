@@ -17,6 +17,7 @@ mod task;
 mod visit;
 mod written;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,7 @@ pub use visit::Visit;
 
 use crate::config::Limits;
 use crate::kernel::{Dialer, Door};
-use crate::types::ServerName;
+use crate::types::{AgentName, ServerName};
 use events::{EventId, Streams};
 use journal::Journal;
 use round::Rounds;
@@ -212,6 +213,11 @@ impl Sessions {
     /// Every session, the newest first.
     pub fn list(&self) -> Vec<Seen> {
         self.lock().table.list(unix_milliseconds())
+    }
+
+    /// How many of them each agent has.
+    pub fn by_agent(&self) -> BTreeMap<AgentName, usize> {
+        self.lock().table.by_agent()
     }
 
     /// A number for the events of one answer.

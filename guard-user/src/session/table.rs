@@ -1,6 +1,6 @@
 //! Sessions and whose they are. Pure: time is an argument, in milliseconds since 1970.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -413,6 +413,15 @@ impl Table {
         let mut all: Vec<Seen> = listed.map(|session| session.seen(now)).collect();
         all.sort_by(|a, b| b.opened_at.cmp(&a.opened_at).then_with(|| a.session.cmp(&b.session)));
         all
+    }
+
+    /// How many of those each agent has.
+    pub(super) fn by_agent(&self) -> BTreeMap<AgentName, usize> {
+        let mut counts = BTreeMap::new();
+        for session in self.sessions.values().filter(|session| session.is_seen()) {
+            *counts.entry(session.new.owner.agent.clone()).or_default() += 1;
+        }
+        counts
     }
 
     /// The event ids of a session, if it is `owner`'s.
