@@ -18,9 +18,7 @@ impl App {
         for (agent, sessions) in self.pipeline.sessions.by_agent() {
             of.entry(agent.as_str().to_owned()).or_default().1 = sessions;
         }
-        let holder = |(agent, (UnderWay { calls, streams }, sessions))| {
-            json!({ "agent": agent, "calls": calls, "streams": streams, "sessions": sessions })
-        };
+        let holder = |(agent, (UnderWay { calls, streams }, sessions))| json!({ "agent": agent, "calls": calls, "streams": streams, "sessions": sessions });
         of.into_iter().map(holder).collect()
     }
 

@@ -71,9 +71,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if count == 0 && tasks == 0 {
                 bail!("no such session is open; `mcp-guard sessions list` shows those that are");
             }
-            let mut words = format!("{count} session{} ended", if count == 1 { "" } else { "s" });
+            let more = |count: u64| if count == 1 { "" } else { "s" };
+            let mut words = format!("{count} session{} ended", more(count));
             if tasks > 0 {
-                words.push_str(&format!(", {tasks} task{} forgotten", if tasks == 1 { "" } else { "s" }));
+                words = format!("{words}, {tasks} task{} forgotten", more(tasks));
             }
             print(&if json { answer.to_string() } else { words })?;
             Ok(ExitCode::SUCCESS)
@@ -86,8 +87,9 @@ fn table(sessions: &Value) -> String {
     if sessions.is_empty() {
         return "No session is open.".into();
     }
-    let mut table =
-        output::table(["SESSION", "SERVER", "AGENT", "FROM", "VERSION", "OPENED", "USED", "REQUESTS", "STATE"]);
+    let mut table = output::table([
+        "SESSION", "SERVER", "AGENT", "FROM", "VERSION", "OPENED", "USED", "REQUESTS", "STATE",
+    ]);
     for one in sessions {
         let text = |key: &str| plain(one[key].as_str().unwrap_or("-"));
         table.add_row([

@@ -186,16 +186,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     writeln!(out, "{servers}")?;
 
-    let holders = array(status, "/holders");
-    if !holders.is_empty() {
-        let mut table = output::table(["AGENT", "CALLS UNDER WAY", "OF THESE STREAMS", "SESSIONS"]);
-        for holder in holders {
-            let count = |name: &str| holder[name].to_string();
-            table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
-        }
-        writeln!(out, "{table}")?;
-    }
-
+    out.push_str(&holders(status));
     let mut claims = output::table(["CLAIM", "HOLDS", "SEEN"]);
     for claim in array(status, "/kernel/claims") {
         let holds = if claim["holds"] == true { "yes" } else { "NO" };
@@ -222,6 +213,20 @@ fn undecided(status: &Value) -> String {
         format!("TOOLS HELD   {count}, which nobody sees or calls: mcp-guard tools list\n")
     });
     waiting + &held
+}
+
+/// Who has calls, streams or sessions; nothing if nobody has.
+fn holders(status: &Value) -> String {
+    let holders = array(status, "/holders");
+    if holders.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["AGENT", "CALLS UNDER WAY", "OF THESE STREAMS", "SESSIONS"]);
+    for holder in holders {
+        let count = |name: &str| holder[name].to_string();
+        table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
+    }
+    format!("{table}\n")
 }
 
 /// The namespaces in which a server's port is protected, each with what is known of the port.

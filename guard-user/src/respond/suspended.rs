@@ -134,7 +134,10 @@ impl Suspended {
             let mut scopes = self.lock();
             let calls = scopes.get_mut(&stream.claim.scope());
             calls.and_then(|calls| {
-                calls.by_id.get(&id).filter(|call| Arc::ptr_eq(&call.view, &view) && call.permit.is_some())?;
+                calls
+                    .by_id
+                    .get(&id)
+                    .filter(|call| Arc::ptr_eq(&call.view, &view) && call.permit.is_some())?;
                 calls.by_id.remove(&id)
             })
         };

@@ -91,7 +91,15 @@ impl Journal {
         let of_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("sessions".into()).spawn(move || writer(to_do, of_thread))?;
-        Ok(Self { writer: Writer::Thread(jobs, thread), lines: 0, lost: 0, made_up: 0, pause: 0, again_at: 0, shared })
+        Ok(Self {
+            writer: Writer::Thread(jobs, thread),
+            lines: 0,
+            lost: 0,
+            made_up: 0,
+            pause: 0,
+            again_at: 0,
+            shared,
+        })
     }
 
     /// A session that ends with its stream does not outlive the guard.

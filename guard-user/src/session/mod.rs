@@ -191,11 +191,7 @@ impl Sessions {
 
     /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, and event ids
     /// outside of sessions. The states of calls stay whose they are: an unknown one would be anybody's.
-    pub fn end(
-        &self,
-        ends: impl Fn(&Seen) -> bool,
-        frees: impl Fn(&ServerName, &Owner) -> bool,
-    ) -> Taken {
+    pub fn end(&self, ends: impl Fn(&Seen) -> bool, frees: impl Fn(&ServerName, &Owner) -> bool) -> Taken {
         self.lock().end(ends, frees)
     }
 
@@ -324,11 +320,7 @@ impl State {
         Ok(self.journal.task(server, id, made, now))
     }
 
-    fn end(
-        &mut self,
-        ends: impl Fn(&Seen) -> bool,
-        frees: impl Fn(&ServerName, &Owner) -> bool,
-    ) -> Taken {
+    fn end(&mut self, ends: impl Fn(&Seen) -> bool, frees: impl Fn(&ServerName, &Owner) -> bool) -> Taken {
         let Self { table, streams, tasks, journal, .. } = self;
         let (to_close, known) = table.end(unix_milliseconds(), ends);
         let forgotten = tasks.end(&frees);

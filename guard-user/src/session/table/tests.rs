@@ -141,7 +141,10 @@ fn what_its_server_has_denied_is_still_ended_there_and_may_come_back() {
     let mut table = self::table(10, 100, 2);
     let (visit, _) = table.adopt(new("1", "a"), 0).unwrap();
     table.forget(&server(), &id("1"), &visit, Gone::Ended);
-    assert!(!table.forget(&server(), &id("1"), &visit, Gone::Denied) && table.revive(&server(), &id("1"), &visit).is_none());
+    assert!(
+        !table.forget(&server(), &id("1"), &visit, Gone::Denied)
+            && table.revive(&server(), &id("1"), &visit).is_none()
+    );
     assert_eq!(table.list(0)[0].state, Standing::Ended);
     assert_eq!(table.end(0, |_| true).1, 1);
     assert!(table.sweep(100_000).is_empty() && is_over(&visit));
