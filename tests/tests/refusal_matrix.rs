@@ -4,8 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::thread;
 
 use guard_tests::client::Era;
+use guard_tests::conformance;
 use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Https, Request};
 use guard_tests::process::{Fixture, START_LIMIT, eventually};
@@ -14,6 +16,7 @@ use guard_tests::scene::{ADDRESS, PORT, apart, call, guard};
 use guard_tests::session::{PEERS, Peer, Sdk, Seen, Session, Task, Told};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -27,6 +30,12 @@ const REASON: &str = "Closed on Sundays";
 
 /// A tool that was pinned as another one than it is.
 const CHANGED: &str = "test_multiple_content_types";
+
+/// A tool that has come by and that nobody has approved.
+const UNAPPROVED: &str = "json_schema_2020_12_tool";
+
+/// Calls and streams that one agent may have under way: more than a client needs.
+const UNDER_WAY_MAX: usize = 6;
 
 /// Too long to be pinned.
 fn long_name() -> String {
@@ -53,6 +62,7 @@ fn policy() -> String {
                 at("tool", "test_custom_header"),
                 at("tool", "test_input_required_result_request_state"),
                 at("tool", CHANGED),
+                at("tool", UNAPPROVED),
                 at("tool", &long_name()),
                 at("prompt", "test_simple_prompt"),
             ],
@@ -93,6 +103,8 @@ enum Expected {
     Result(&'static str),
     /// A JSON-RPC error with this code and these words
     Error(i64, &'static str),
+    /// Nothing is refused
+    Works,
     /// An error of the transport: this library reads no JSON-RPC out of an HTTP error
     Broken(&'static str),
 }
@@ -104,6 +116,7 @@ impl Expected {
             (Self::Error(code, words), Told::Error { code: told, text }) => {
                 code == told && text.contains(words)
             }
+            (Self::Works, told) => works(told),
             (Self::Broken(words), Told::Broken { broken }) => broken.contains(words),
             _ => false,
         }
@@ -128,6 +141,8 @@ impl Matrix {
     /// All clients with a guard before the server, and a last look at the guard before it starts.
     fn with(prepare: impl FnOnce(&mut Daemon)) -> Self {
         let mut daemon = guard("peer", &[("policy.yaml", &policy())]).unwrap();
+        daemon.config.limits.calls_in_flight_per_agent_max = UNDER_WAY_MAX;
+        daemon.config.servers[0].tools = serde_json::from_value(json!({"first_sight": "hold"})).unwrap();
         prepare(&mut daemon);
         let credentials: Vec<_> =
             (0..PEERS.len()).map(|index| daemon.issue(&agent(index)).unwrap()).collect();
@@ -139,7 +154,8 @@ impl Matrix {
             assert_eq!(session.version, version, "{peer}");
             Column { peer, credential, session }
         });
-        let columns = columns.collect();
+        let columns: Vec<_> = columns.collect();
+        approve(&daemon, &https, &columns[0].credential);
         println!("\n{:<20}{}", "", PEERS.map(|peer| format!("  {peer:<11}")).concat());
         Self { columns, daemon, https, wrong: Vec::new() }
     }
@@ -175,6 +191,60 @@ impl Matrix {
             if !works(&told) {
                 self.wrong.push(format!("after {after}: the next call of {peer} was answered with {told:?}"));
             }
+        }
+    }
+
+    /// Asks every client for what its server does not answer before `end` was done, but afterwards; then for something that it
+    /// may do, in a new session where the old one is `over`.
+    fn cut(
+        &mut self,
+        what: &str,
+        server: &Fixture,
+        end: impl FnOnce(&Daemon),
+        expected: impl Fn(Peer) -> Expected,
+        over: impl Fn(Peer) -> bool,
+    ) {
+        server.process.signal(Signal::STOP).unwrap();
+        let Self { columns, daemon, wrong, .. } = self;
+        let let_in = || {
+            let ledger = daemon.ledger()?;
+            let of = |index: usize| {
+                let calls = ledger.calls("allow", "test_simple_text");
+                calls.filter(|call| call["agent"] == json!(agent(index))).count()
+            };
+            anyhow::Ok((0..PEERS.len()).map(of).collect::<Vec<_>>())
+        };
+        let before = let_in().unwrap();
+        let told: Vec<(Peer, Told)> = thread::scope(|scope| {
+            let asked: Vec<_> = columns
+                .iter_mut()
+                .map(|Column { peer, session, .. }| {
+                    (*peer, scope.spawn(|| session.ask(Task::Tool("test_simple_text")).unwrap()))
+                })
+                .collect();
+            let all = eventually(START_LIMIT, || {
+                Ok(let_in()?.iter().zip(&before).all(|(now, before)| now > before).then_some(()))
+            });
+            all.unwrap().expect("every call is under way");
+            end(daemon);
+            // Who is refused is told while the server is silent.
+            let is_refused = |peer: &Peer| !matches!(expected(*peer), Expected::Works);
+            let (refused, others): (Vec<_>, Vec<_>) =
+                asked.into_iter().partition(|(peer, _)| is_refused(peer));
+            let hear =
+                |(peer, told): (Peer, thread::ScopedJoinHandle<'_, Told>)| (peer, told.join().unwrap());
+            let refused: Vec<_> = refused.into_iter().map(hear).collect();
+            server.process.signal(Signal::CONT).unwrap();
+            refused.into_iter().chain(others.into_iter().map(hear)).collect()
+        });
+        for (peer, told) in told {
+            let expected = expected(peer);
+            if !expected.is(&told) {
+                wrong.push(format!("{what}: {peer} was told {told:?}, not {expected:?}"));
+            }
+        }
+        for column in columns.iter_mut().filter(|column| over(column.peer)) {
+            column.session = Session::open(column.peer, &daemon.endpoint(PORT, &column.credential)).unwrap();
         }
     }
 
@@ -224,8 +294,7 @@ impl Door {
 #[test]
 fn every_client_reports_each_refusal_and_its_next_call_works() {
     apart(|| {
-        let _server =
-            Fixture::start("conformance-server", None, BEHIND, &["--journal", "/dev/null"]).unwrap();
+        let server = Fixture::start("conformance-server", None, BEHIND, &["--journal", "/dev/null"]).unwrap();
         let door = Door::to(BEHIND);
         let mut matrix = Matrix::with(pin_another);
         matrix.go_on("connecting");
@@ -235,6 +304,8 @@ fn every_client_reports_each_refusal_and_its_next_call_works() {
         of_the_kill_switch(&mut matrix);
         of_other_targets(&mut matrix);
         of_frames(&mut matrix);
+        of_want_of_room(&mut matrix, &server);
+        of_calls_under_way(&mut matrix, &server);
         of_credentials(&mut matrix);
         of_the_server(&mut matrix, door);
         assert!(matrix.wrong.is_empty(), "\n{}", matrix.wrong.join("\n"));
@@ -311,9 +382,20 @@ fn pin_another(daemon: &mut Daemon) {
     fs::create_dir_all(&dir).unwrap();
     let definition = json!({"digest": "0".repeat(64), "text": null, "findings": []});
     let pin = json!({"definition": definition, "since": "2026-01-01T00:00:00Z", "by": "first_sight"});
-    let tool = json!({"pinned": pin, "offered": null, "first_seen": "2026-01-01T00:00:00Z"});
+    let first_seen = "2026-01-01T00:00:00Z";
+    let tool = json!({"pinned": pin, "offered": null, "first_seen": first_seen});
     let pins = json!({"format": 1, "server": "peer", "pins": {"tools": {CHANGED: tool}}});
     fs::write(dir.join("peer.json"), pins.to_string()).unwrap();
+}
+
+/// An operator has seen all tools but one, and one that is another than it was.
+fn approve(daemon: &Daemon, https: &Https, credential: &Credential) {
+    let lists = stateless("tools/list", json!({})).by(credential);
+    assert_eq!(https.ask(&lists).unwrap().status, 200);
+    let names = conformance::tools().iter().map(|tool| tool.name.as_ref());
+    let seen = names.filter(|name| ![CHANGED, UNAPPROVED].contains(name));
+    let arguments: Vec<&str> = std::iter::once("peer").chain(seen).collect();
+    daemon.json("tools approve", &arguments).unwrap();
 }
 
 /// Of a stateless client, which names in its headers what it asks for.
@@ -330,10 +412,11 @@ fn stateless(method: &str, mut params: Value) -> Request {
 }
 
 fn of_pins(matrix: &mut Matrix) {
-    let lists = stateless("tools/list", json!({})).by(&matrix.columns[0].credential);
-    assert_eq!(matrix.https.ask(&lists).unwrap().status, 200);
     let words = "the server has changed the definition of this tool";
     matrix.row("changed tool", Task::Tool(CHANGED), |_| Expected::Result(words));
+    matrix.row("tool not approved", Task::Tool(UNAPPROVED), |_| {
+        Expected::Result("nobody has approved this tool yet")
+    });
     matrix.row("tool too long", Task::Tool(&long_name()), |_| Expected::Result("at most 1024 bytes"));
     let call = stateless("tools/call", json!({"name": "test_custom_header", "arguments": {"region": "eu"}}));
     matrix.beside("header missing", &call, 400, "header_mismatch");
@@ -421,16 +504,92 @@ fn of_frames(matrix: &mut Matrix) {
     matrix.beside("malformed frame", &request, 400, "json_duplicate_key");
 }
 
+/// Each agent has all the calls under way that it may have.
+fn of_want_of_room(matrix: &mut Matrix, server: &Fixture) {
+    server.process.signal(Signal::STOP).unwrap();
+    let lines: Vec<_> = matrix
+        .columns
+        .iter()
+        .flat_map(|Column { credential, .. }| {
+            let request = Request::post(&call(1, "test_simple_text")).by(credential);
+            (0..UNDER_WAY_MAX).map(move |_| request.bytes())
+        })
+        .map(|bytes| {
+            let mut line = matrix.https.line().unwrap();
+            line.send(&bytes).unwrap();
+            line
+        })
+        .collect();
+    let full = |calls: usize| calls == UNDER_WAY_MAX;
+    until_under_way(&matrix.daemon, full);
+    let busy = "too many calls";
+    let task = Task::Tool("test_simple_text");
+    matrix.refused(busy, task, |_| Expected::Result("It may be tried again in 1 s"));
+    let task = Task::Prompt("test_simple_prompt");
+    matrix.refused(busy, task, |_| Expected::Error(42900, "It may be tried again in 1 s"));
+    drop(lines);
+    server.process.signal(Signal::CONT).unwrap();
+    until_under_way(&matrix.daemon, |calls| calls <= UNDER_WAY_MAX / 2);
+    matrix.go_on(busy);
+}
+
+/// Waits until every agent has that many.
+fn until_under_way(daemon: &Daemon, like: impl Fn(usize) -> bool) {
+    let seen = eventually(START_LIMIT, || {
+        let status = daemon.status()?;
+        let holders = status["holders"].as_array().cloned().unwrap_or_default();
+        let calls = |index: usize| {
+            let holder = holders.iter().find(|holder| holder["agent"] == json!(agent(index)));
+            holder.and_then(|holder| holder["calls"].as_u64()).unwrap_or_default()
+        };
+        let all = (0..PEERS.len()).all(|index| usize::try_from(calls(index)).is_ok_and(&like));
+        Ok(all.then_some(()))
+    });
+    seen.unwrap().expect("every agent has as many calls under way");
+}
+
+/// Sessions and credentials that are gone while a call is under way.
+fn of_calls_under_way(matrix: &mut Matrix, server: &Fixture) {
+    let is_in_session = |peer: Peer| peer.era == Era::Legacy;
+    matrix.cut(
+        "session over",
+        server,
+        |daemon| {
+            let ended = daemon.output("sessions end", &["--all"]).unwrap();
+            assert!(ended.status.success(), "{ended:?}");
+        },
+        |peer| if is_in_session(peer) { Expected::Result("its session has ended") } else { Expected::Works },
+        is_in_session,
+    );
+    matrix.go_on("session over");
+    let file = matrix.daemon.config.policy_dir.join("credentials.yaml");
+    let known = fs::read(&file).unwrap();
+    matrix.cut(
+        "access withdrawn",
+        server,
+        revoke_all,
+        |_| Expected::Result("a new policy no longer lets this agent in"),
+        |_| false,
+    );
+    fs::write(&file, known).unwrap();
+    matrix.daemon.reload().unwrap();
+    matrix.go_on("access withdrawn");
+}
+
+fn revoke_all(daemon: &Daemon) {
+    let listed = daemon.json("tokens list", &[]).unwrap();
+    for credential in listed.as_array().unwrap() {
+        let output = daemon.output("tokens revoke", &[credential["id"].as_str().unwrap()]).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    daemon.reload().unwrap();
+}
+
 /// The credentials are gone for a while.
 fn of_credentials(matrix: &mut Matrix) {
     let file = matrix.daemon.config.policy_dir.join("credentials.yaml");
     let known = fs::read(&file).unwrap();
-    let listed = matrix.daemon.json("tokens list", &[]).unwrap();
-    for credential in listed.as_array().unwrap() {
-        let output = matrix.daemon.output("tokens revoke", &[credential["id"].as_str().unwrap()]).unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-    matrix.daemon.reload().unwrap();
+    revoke_all(&matrix.daemon);
     let unknown = "unknown credential";
     matrix.refused(unknown, Task::Tool("test_simple_text"), |_| Expected::Result("is not known"));
     matrix.refused(unknown, Task::Prompt("test_simple_prompt"), |_| Expected::Error(40100, "is not known"));
