@@ -206,3 +206,30 @@ fn a_batch_without_requests_is_accepted_and_a_client_that_leaves_ends_the_rest()
         assert_eq!(tenants.daemon.ledger().unwrap().calls("allow", "open").count(), 2);
     });
 }
+
+#[test]
+fn a_batch_whose_agent_is_let_in_no_more_goes_no_further() {
+    apart(|| {
+        let tenants = splitting(&json!({}));
+        open(&tenants, &tenants.alice, "old", VERSION);
+        let mut line = tenants.https.line().unwrap();
+        let messages = [call(1, "open"), call(2, "open"), call(3, "open")];
+        line.send(&batch("old", &messages, &tenants.alice).bytes()).unwrap();
+        line.head().unwrap();
+        tenants.puppet.hear().unwrap().answer(&done(1)).unwrap();
+        assert_eq!(next(&mut line), done(1));
+        let mut heard = tenants.puppet.hear().unwrap();
+        let credentials = tenants.daemon.json("tokens list", &[]).unwrap();
+        let of_alice = credentials.as_array().unwrap().iter().find(|one| one["agent"] == "alice").unwrap();
+        tenants.daemon.output("tokens revoke", &[of_alice["id"].as_str().unwrap()]).unwrap();
+        tenants.daemon.reload().unwrap();
+        for (id, reason) in [(2, "access_withdrawn"), (3, "unknown_credential")] {
+            let told = next(&mut line);
+            assert_eq!(told["id"], id);
+            assert_eq!(told["result"]["_meta"]["mcp-guard/decision"]["reason"], reason, "{told}");
+        }
+        assert_eq!(line.chunk().unwrap(), None);
+        heard.other_side_leaves().unwrap();
+        assert!(tenants.puppet.heard().is_none());
+    });
+}

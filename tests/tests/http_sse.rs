@@ -218,6 +218,28 @@ fn a_call_that_its_server_does_not_answer_in_time_is_given_up() {
     });
 }
 
+#[test]
+fn a_stream_that_makes_room_for_another_has_a_record_of_its_end() {
+    apart(|| {
+        let tenants = tenants(&json!({"sessions_per_agent_max": 1}));
+        let (mut first, mut heard, _) = open(&tenants, &tenants.alice, "/message?sessionId=1");
+        let (_second, _stream, _) = open(&tenants, &tenants.alice, "/message?sessionId=2");
+        assert_eq!(first.chunk().unwrap(), None);
+        heard.other_side_leaves().unwrap();
+        let record =
+            eventually(START_LIMIT, || Ok(tenants.daemon.ledger()?.of_kind("session_ended").next().cloned()));
+        let record = record.unwrap().expect("a record");
+        assert_eq!([&record["agent"], &record["reason"]], ["alice", "sessions_too_many"]);
+        let post = post("/message?sessionId=1", &call(3, "open"), &tenants.alice);
+        assert_eq!(tenants.refused(&post).unwrap().status, 404);
+        let ledger = tenants.daemon.ledger().unwrap();
+        let refused = ledger.of_kind("call").find(|call| call["reason"] == "unknown_session").unwrap();
+        assert_eq!(refused["cause"], "sessions_too_many");
+        assert_eq!(ledger.of_kind("session_ended").count(), 1);
+        assert!(!ledger.of_kind("call").any(|call| call["local"] == "guard"), "its server has seen it end");
+    });
+}
+
 /// One request of a call of several rounds.
 fn round(id: u64, more: &Value, agent: &Credential) -> Request {
     let mut params = json!({"name": "once", "arguments": {},

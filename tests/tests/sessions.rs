@@ -413,9 +413,8 @@ fn an_operator_frees_the_task_ids_of_a_server_that_was_started_again() {
             let made = json!({"task": {"taskId": "1", "status": "working"}});
             tenants.served(&Request::post(&call(1, "report")).by(agent), &made).unwrap().0.status
         };
-        let ask = |agent: &Credential| {
-            Request::post(&request(2, "tasks/get", &json!({"taskId": "1"}))).by(agent)
-        };
+        let ask =
+            |agent: &Credential| Request::post(&request(2, "tasks/get", &json!({"taskId": "1"}))).by(agent);
         make(alice);
         tenants.served(&ask(alice), &json!({})).unwrap();
         let none = tenants.daemon.output("sessions end", &["--agent", "bob"]).unwrap();
@@ -445,48 +444,6 @@ fn a_tasks_result_is_refused_once_its_tool_is() {
         tenants.daemon.write_policy("policy.yaml", policy).unwrap();
         tenants.daemon.reload().unwrap();
         assert_eq!(reason(&tenants.refused(&ask).unwrap()), "no_intent");
-    });
-}
-
-#[test]
-fn a_stream_is_resumed_by_whoever_had_it() {
-    apart(|| {
-        let mut tenants = Tenants::new(&json!({"resumable_events_max": 2})).unwrap();
-        tenants.open(&tenants.alice, "one").unwrap();
-        tenants.open(&tenants.bob, "two").unwrap();
-        let mut line = tenants.https.line().unwrap();
-        line.send(&on("one", &call(2, "open"), &tenants.alice).bytes()).unwrap();
-        let mut heard = tenants.puppet.hear().unwrap();
-        heard.stream().unwrap();
-        line.head().unwrap();
-        // The empty event that makes a stream resumable, and two more.
-        for id in ["e-0", "e-1", "e-2"] {
-            heard.write(format!("id: {id}\ndata: \n\n")).unwrap();
-            line.chunks_until("\n\n").unwrap();
-        }
-        drop(heard);
-        let resume = |session: &str, event: &str, agent: &Credential| {
-            Request::bare("GET").by(agent).with("Mcp-Session-Id", session).with("Last-Event-ID", event)
-        };
-        for (session, event, agent) in
-            [("two", "e-2", &tenants.bob), ("one", "e-3", &tenants.alice), ("one", "e-0", &tenants.alice)]
-        {
-            let answer = tenants.refused(&resume(session, event, agent)).unwrap();
-            assert_eq!((answer.status, reason(&answer).as_str()), (400, "unknown_event"), "{event}");
-        }
-        let without = Request::bare("GET").by(&tenants.alice).with("Last-Event-ID", "e-2");
-        assert_eq!(reason(&tenants.refused(&without).unwrap()), "unknown_event");
-        let resumes = |tenants: &Tenants| {
-            let mut line = tenants.https.line().unwrap();
-            line.send(&resume("one", "e-2", &tenants.alice).bytes()).unwrap();
-            let heard = tenants.puppet.hear().unwrap();
-            assert_eq!(heard.header("last-event-id"), Some("e-2"));
-            heard.answer(&json!({})).unwrap();
-            line.answer().unwrap();
-        };
-        resumes(&tenants);
-        tenants.daemon.upgrade().unwrap();
-        resumes(&tenants);
     });
 }
 

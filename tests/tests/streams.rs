@@ -1,6 +1,9 @@
 //! Streams of events through the guard: as they come, judged one by one, and ended in order. The server is played by
 //! the test, which sends the next event only when the client has the one before.
 
+use std::thread;
+use std::time::Duration;
+
 use guard_tests::daemon::Credential;
 use guard_tests::https::{Line, Request};
 use guard_tests::process::{START_LIMIT, eventually};
@@ -437,7 +440,9 @@ fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
             let told = eventually(START_LIMIT, || {
                 let ledger = tenants.daemon.ledger()?;
                 let is_it = |call: &&Value| {
-                    call["agent"] == "alice" && call["rpc_id"] == json!(id) && call["rpc_method"] != "initialize"
+                    call["agent"] == "alice"
+                        && call["rpc_id"] == json!(id)
+                        && call["rpc_method"] != "initialize"
                 };
                 let call = ledger.of_kind("call").find(is_it).expect("it was recorded");
                 let outcome = ledger.outcome_of(call);
@@ -454,169 +459,87 @@ fn whoever_would_not_be_let_in_any_more_has_no_open_stream_either() {
     });
 }
 
-/// Sends a call on the session `one`, whose stream has one event, by which it can be resumed.
-fn resumable(tenants: &Tenants, id: u64, event: &str) -> (Line, Heard) {
-    let mut line = tenants.https.line().unwrap();
-    line.send(&on("one", &call(id, "report"), &tenants.alice).bytes()).unwrap();
-    let mut heard = tenants.puppet.hear().unwrap();
-    heard.stream().unwrap();
-    line.head().unwrap();
-    heard.write(format!("id: {event}\ndata: \n\n")).unwrap();
-    line.chunks_until("\n\n").unwrap();
-    (line, heard)
-}
-
-/// Resumes it.
-fn resume(tenants: &Tenants, event: &str) -> (Line, Heard) {
-    let get = Request::bare("GET").by(&tenants.alice).with("Mcp-Session-Id", "one");
-    let mut line = tenants.https.line().unwrap();
-    line.send(&get.with("Last-Event-ID", event).bytes()).unwrap();
-    let mut heard = tenants.puppet.hear().unwrap();
-    heard.stream().unwrap();
-    line.head().unwrap();
-    (line, heard)
-}
-
-/// How the call with this id has ended, if it has.
-fn ended(tenants: &Tenants, id: u64) -> Option<String> {
-    let ledger = tenants.daemon.ledger().unwrap();
-    let id = json!(id.to_string());
-    let call = ledger.of_kind("call").find(|call| call["rpc_id"] == id).unwrap();
-    ledger.outcome_of(call).map(|outcome| outcome["result"].as_str().unwrap().to_owned())
-}
-
-fn ends(tenants: &Tenants, id: u64, result: &str) {
-    let found = eventually(START_LIMIT, || Ok(ended(tenants, id))).unwrap();
-    assert_eq!(found.as_deref(), Some(result), "call {id}");
-}
-
 #[test]
-fn a_call_is_answered_on_the_stream_that_its_client_resumes() {
+fn a_stream_ends_when_a_new_rule_asks_for_another_process() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();
-        tenants.open(&tenants.alice, "one").unwrap();
-        let task = |id: &Value, task: &str| json!({"jsonrpc": "2.0", "id": id, "result": {"task": {"taskId": task, "status": "working"}}});
-        let ask = |task: &str, agent: &Credential| {
-            let ask = json!({"jsonrpc": "2.0", "id": 9, "method": "tasks/get", "params": {"taskId": task}});
-            Request::post(&ask).by(agent)
-        };
-
-        let (mut line, heard) = resumable(&tenants, 2, "e-1");
-        drop(heard);
-        assert_eq!(line.chunk().unwrap(), None, "an end in order, which the client knows how to go on from");
-        let (mut line, mut heard) = resume(&tenants, "e-1");
-        // Its id is a number.
-        for (id, name) in [(json!("2"), "t-9"), (json!(2), "t-1")] {
-            assert_eq!(ended(&tenants, 2), None);
-            heard.event(&task(&id, name)).unwrap();
-            assert!(line.chunks_until("\n\n").unwrap().contains(name));
-        }
-        ends(&tenants, 2, "ok");
-        tenants.served(&ask("t-1", &tenants.alice), &json!({"taskId": "t-1"})).unwrap();
-        for (task, agent) in [("t-1", &tenants.bob), ("t-9", &tenants.alice)] {
-            let refused = tenants.refused(&ask(task, agent)).unwrap();
-            assert_eq!(guard_tests::tenants::reason(&refused), "unknown_task", "{task}");
-        }
-        drop((line, heard));
-
-        // It is the same when the client's connection broke, and the stream is resumed twice.
-        let (line, mut heard) = resumable(&tenants, 3, "e-2");
-        drop(line);
-        heard.other_side_leaves().unwrap();
-        drop(resume(&tenants, "e-2"));
-        let (mut line, mut heard) = resume(&tenants, "e-2");
-        let failed = json!({"jsonrpc": "2.0", "id": 3, "error": {"code": -5, "message": "no"}});
-        heard.event(&failed).unwrap();
-        assert!(line.chunks_until("\n\n").unwrap().contains("-5"));
-        ends(&tenants, 3, "rpc_error");
-
-        // What cannot be passed on is told, and the stream goes on.
-        let (mut broken, before) = resumable(&tenants, 4, "e-3");
-        drop(before);
-        assert_eq!(broken.chunk().unwrap(), None);
-        let twice = r#"{"jsonrpc":"2.0","id":4,"result":{"tools":[{"name":"open","name":"secret"}]}}"#;
-        heard.write(format!("data: {twice}\n\n")).unwrap();
-        let told = line.chunks_until("\n\n").unwrap();
-        assert!(told.contains("bad_answer") && !told.contains("secret"), "{told}");
-        ends(&tenants, 4, "upstream_failed");
-        heard.event(&progress(1)).unwrap();
-        assert!(line.chunks_until("\n\n").unwrap().contains("progress"));
-    });
-}
-
-#[test]
-fn a_call_that_nobody_resumes_ends_in_time() {
-    apart(|| {
-        let tenants = Tenants::new(&json!({"resume_seconds": 1})).unwrap();
-        tenants.open(&tenants.alice, "one").unwrap();
-        let (mut line, heard) = resumable(&tenants, 2, "e-1");
-        drop(heard);
+        let (mut line, mut heard) = listen(&tenants, &tenants.alice, "one");
+        let (mut other, mut others) = listen(&tenants, &tenants.bob, "two");
+        let bound = policy(&["alice", "bob"], &[])
+            .replace("client_id: alice-client", "client_id: alice-client, process: {uid: 12345}");
+        enforce(&tenants, &bound);
         assert_eq!(line.chunk().unwrap(), None);
-        ends(&tenants, 2, "stream_ended");
-    });
-    apart(|| {
-        let tenants = Tenants::new(&json!({"resumable_calls_per_agent_max": 1})).unwrap();
-        tenants.open(&tenants.alice, "one").unwrap();
-        for id in [2, 3, 4] {
-            let (mut line, heard) = resumable(&tenants, id, "e-1");
-            drop(heard);
-            assert_eq!(line.chunk().unwrap(), None);
-        }
-        // The oldest go, whoever ends the session ends the last, and who cancels his call has done with it.
-        for id in [2, 3] {
-            ends(&tenants, id, "stream_ended");
-        }
-        assert_eq!(ended(&tenants, 4), None);
-        tenants.daemon.json("sessions end", &["--agent", "alice"]).unwrap();
-        assert_eq!(tenants.puppet.hear().unwrap().header("mcp-session-id"), Some("one"));
-        ends(&tenants, 4, "stream_ended");
-        tenants.open(&tenants.alice, "one").unwrap();
-        let (line, mut heard) = resumable(&tenants, 5, "e-2");
-        drop(line);
         heard.other_side_leaves().unwrap();
-        let cancel =
-            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}});
-        tenants.served(&on("one", &cancel, &tenants.alice), &json!({})).unwrap();
-        ends(&tenants, 5, "client_gone");
-        // Nor does he get an answer on a stream that he resumes all the same.
-        let (mut resumed, mut heard) = resume(&tenants, "e-2");
-        heard.event(&done(5)).unwrap();
-        heard.event(&progress(1)).unwrap();
-        let event = resumed.chunks_until("\n\n").unwrap();
-        assert!(event.contains("progress"), "{event}");
-        let ledger = tenants.daemon.ledger().unwrap();
-        let of_call = |record: &&Value| record["rpc_id"] == json!("5");
-        let call = ledger.of_kind("call").find(of_call).unwrap();
-        let outcomes = ledger.of_kind("outcome").filter(|outcome| outcome["id"] == call["id"]).count();
-        assert_eq!(outcomes, 1);
+        let refused = tenants.refused(&on("one", &call(2, "open"), &tenants.alice)).unwrap();
+        assert_eq!(guard_tests::tenants::reason(&refused), "wrong_process");
+        // A rule that his process keeps ends nobody's.
+        enforce(
+            &tenants,
+            &bound.replace("client_id: bob-client", "client_id: bob-client, process: {uid: 0}"),
+        );
+        others.event(&progress(1)).unwrap();
+        assert!(other.chunks_until("\n\n").unwrap().contains("progress"));
     });
 }
 
 #[test]
-fn two_calls_with_one_id_whose_streams_ended_are_both_given_up() {
+fn a_url_that_a_client_may_not_be_sent_to_reaches_it_with_no_status() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();
-        tenants.open(&tenants.alice, "one").unwrap();
-        for event in ["e-1", "e-2"] {
-            let (mut line, heard) = resumable(&tenants, 2, event);
-            drop(heard);
-            assert_eq!(line.chunk().unwrap(), None);
-        }
-        let both = || {
-            let ledger = tenants.daemon.ledger()?;
-            let calls: Vec<_> = ledger.of_kind("call").filter(|call| call["rpc_id"] == json!("2")).collect();
-            let ended = calls.iter().filter_map(|call| ledger.outcome_of(call));
-            let ended: Vec<_> = ended.map(|outcome| outcome["result"].clone()).collect();
-            Ok((ended == ["stream_ended", "stream_ended"]).then_some(()))
+        enforce(&tenants, &policy(&["alice", "bob"], &["bob"]).replace("sampling/*", "elicitation/create"));
+        let sent = |id: u64| {
+            json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32042, "message": "go there",
+                "data": {"elicitations": [{"mode": "url", "url": "https://x.example/"}]}}})
+            .to_string()
         };
-        eventually(START_LIMIT, both).unwrap().expect("nobody could tell whose an answer would be");
-        // What comes for them binds nothing to anybody.
-        let (mut line, mut heard) = resume(&tenants, "e-1");
-        let task = json!({"jsonrpc": "2.0", "id": 2, "result": {"task": {"taskId": "t-1", "status": "working"}}});
-        heard.event(&task).unwrap();
-        line.chunks_until("\n\n").unwrap();
-        let ask = json!({"jsonrpc": "2.0", "id": 9, "method": "tasks/get", "params": {"taskId": "t-1"}});
-        let refused = tenants.refused(&Request::post(&ask).by(&tenants.alice)).unwrap();
-        assert_eq!(guard_tests::tenants::reason(&refused), "unknown_task");
+        for (status, kind) in [(200, "application/json"), (400, "application/json"), (403, "text/plain")] {
+            for (agent, passes) in [(&tenants.alice, false), (&tenants.bob, true)] {
+                let mut line = tenants.https.line().unwrap();
+                line.send(&Request::post(&call(5, "open")).by(agent).bytes()).unwrap();
+                let mut heard = tenants.puppet.hear().unwrap();
+                let body = sent(5);
+                let top = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n");
+                heard.write(format!("{top}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+                let answer = line.answer().unwrap();
+                let what = format!("{status} {kind}: {answer:?}");
+                assert_eq!(answer.text().contains("x.example"), passes, "{what}");
+                assert_eq!(answer.text().contains("bad_answer"), !passes, "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_request_is_judged_by_the_rules_that_are_in_force_when_its_body_is_there() {
+    apart(|| {
+        let tenants = Tenants::new(&json!({})).unwrap();
+        let request = Request::post(&call(2, "report")).by(&tenants.bob).bytes();
+        let mut line = tenants.https.line().unwrap();
+        line.send(&request[..request.len() - 10]).unwrap();
+        // Time to read the head. The verdict is the same on a machine that takes longer.
+        thread::sleep(Duration::from_millis(500));
+        enforce(&tenants, &policy(&["alice", "bob"], &[]));
+        line.send(&request[request.len() - 10..]).unwrap();
+        let answer = line.answer().unwrap();
+        assert_eq!(answer.json()["error"]["code"], -32602, "{answer:?}");
+        let digest = tenants.daemon.status().unwrap()["policy"].clone();
+        let ledger = tenants.daemon.ledger().unwrap();
+        let refused = ledger.calls("deny", "report").next().unwrap();
+        assert_eq!((&refused["reason"], &refused["policy"]), (&json!("no_intent"), &digest));
+        assert!(tenants.puppet.heard().is_none());
+
+        // Nor does a credential work that was revoked meanwhile.
+        let request = Request::post(&call(3, "open")).by(&tenants.alice).bytes();
+        let mut line = tenants.https.line().unwrap();
+        line.send(&request[..request.len() - 10]).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        let credentials = tenants.daemon.json("tokens list", &[]).unwrap();
+        let of_alice = credentials.as_array().unwrap().iter().find(|one| one["agent"] == "alice").unwrap();
+        tenants.daemon.output("tokens revoke", &[of_alice["id"].as_str().unwrap()]).unwrap();
+        tenants.daemon.reload().unwrap();
+        line.send(&request[request.len() - 10..]).unwrap();
+        let refused = line.answer().unwrap();
+        assert_eq!(guard_tests::tenants::reason(&refused), "unknown_credential");
+        assert!(tenants.puppet.heard().is_none());
     });
 }
