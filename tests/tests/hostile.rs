@@ -17,7 +17,13 @@ policies:
   - {intent: demo.read, agents: [tester], decision: allow}
 ";
 /// Healthy in form, but no call of a tool that the agent may use.
-const REFUSED_BY_POLICY: [&str; 2] = ["trailing space in the tool name", "call without name"];
+const REFUSED_BY_POLICY: [&str; 4] = [
+    "trailing space in the tool name",
+    "call without name",
+    // Without a session nobody can tell whose request they answer.
+    "client response",
+    "client error response",
+];
 
 fn scene() -> Scene {
     Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", POLICY)).unwrap()

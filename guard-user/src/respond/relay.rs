@@ -100,16 +100,14 @@ pub async fn pass_on(reply: Reply, limits: &Limits, mut share: Held) -> Result<R
         if is_fine { Ok(body) } else { Err("it could be taken for a message of MCP") }
     });
     outcome.duration = asked_at.elapsed();
-    outcome.result = match &read {
-        Ok(body) => {
-            outcome.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
-            if head.status.is_server_error() { OutcomeResult::HttpError } else { OutcomeResult::Ok }
-        }
-        Err(_) => {
-            outcome.reason = Some(bad_answer());
-            OutcomeResult::UpstreamFailed
-        }
-    };
+    if let Ok(body) = &read {
+        let is_error = head.status.is_server_error();
+        outcome.result = if is_error { OutcomeResult::HttpError } else { OutcomeResult::Ok };
+        outcome.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    } else {
+        outcome.result = OutcomeResult::UpstreamFailed;
+        outcome.reason = Some(bad_answer());
+    }
     permit.conclude(&outcome);
     let body = read.map_err(Refusal::Answer)?;
     head.headers.remove(SESSION_HEADER);
