@@ -12,7 +12,7 @@ use mcp_guard::config::Server;
 use mcp_guard::policy::{Decision, Policy, Question};
 use mcp_guard::rpc::{Json, Target};
 use mcp_guard::types::{AgentName, ServerName};
-use mcp_guard::velocity::{Admission, Velocity};
+use mcp_guard::velocity::{Admission, Call, Velocity};
 
 const ROUNDS: usize = 7;
 const CALLS: u64 = 200_000;
@@ -40,7 +40,7 @@ fn main() {
         });
         println!("decide, {rules} rules, unknown tool: {cost} ns");
     }
-    for keys in [1, 100_000] {
+    for keys in [1, 1_000_000] {
         let policy = policy(1, 1);
         let (agent, server) = (AgentName::parse("agent-0").unwrap(), ServerName::parse("s").unwrap());
         let question = Question {
@@ -51,16 +51,17 @@ fn main() {
             arguments: Some(&Json::Object(vec![("to".into(), Json::Array(Vec::new()))])),
         };
         let Decision::Allow(allow) = policy.decide(&question) else { panic!("must be allowed") };
-        let velocity = Velocity::new();
+        let velocity = Velocity::new(usize::MAX, usize::MAX);
         let agents: Vec<_> = (0..keys).map(|n| AgentName::parse(&format!("agent-{n}")).unwrap()).collect();
+        let call = |agent| Call { agent, user: None, session: None, server: &server, tool: Some("tool-0") };
         for agent in &agents {
-            assert_eq!(velocity.admit(0, agent, allow.velocity()), Admission::Within);
+            assert!(matches!(velocity.admit(0, &call(agent), allow.velocity()), Admission::Within(_)));
         }
         let mut next = 0;
         // One call each 2 ms: the window holds 30,000 of them at most, and slides.
         let cost = measure(|now| {
             next = (next + 7919) % agents.len();
-            let _ = black_box(velocity.admit(now * 2, &agents[next], allow.velocity()));
+            let _ = black_box(velocity.admit(now * 2, &call(&agents[next]), allow.velocity()));
         });
         println!("velocity, {keys} keys: {cost} ns");
     }

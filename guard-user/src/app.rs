@@ -8,13 +8,14 @@ mod proof;
 mod sessions;
 mod tools;
 mod upkeep;
+mod velocity;
 mod watchers;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::http::{Request, Response};
 use anyhow::{Context, anyhow};
@@ -40,7 +41,6 @@ use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
 use crate::upstream::Upstream;
-use crate::velocity::Velocity;
 use crate::{http, kernel};
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
@@ -120,6 +120,10 @@ impl App {
             Some(audit) => audit,
             None => open_audit(&config).await?,
         };
+        let (velocity, clock) = {
+            let (config, audit) = (Arc::clone(&config), audit.clone());
+            tokio::task::spawn_blocking(move || velocity::open(&config, &audit)).await??
+        };
         // With the trail open, no other guard changes them.
         let tools = Arc::new(Tools::open(&config)?);
         let digest = rules.digest.clone();
@@ -131,7 +135,8 @@ impl App {
         let (errands, to_do) = Errands::new(servers, &config.limits);
         let pipeline = Arc::new(Pipeline {
             rules: InForce::new(rules),
-            velocity: Velocity::default(),
+            velocity,
+            clock,
             sessions: Arc::new(sessions),
             errands,
             elsewhere: Elsewhere::new(&config.limits),
@@ -141,7 +146,6 @@ impl App {
             limits: config.limits.clone(),
             memory: http::Memory::new(&config.limits),
             site: Site { ca_file: tls.ca_file() },
-            started: Instant::now(),
             audit,
         });
         let start = Event::Start {
@@ -226,6 +230,7 @@ impl App {
         self.pipeline.elsewhere.suspended.give_up_all();
         self.pipeline.sessions.save();
         self.settle_tools().await;
+        self.save_velocity().await;
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
         self.bequeath(end).await
@@ -306,7 +311,7 @@ impl App {
         })?;
         self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
-        self.pipeline.velocity.tidy(self.pipeline.now());
+        self.pipeline.velocity.tidy(self.pipeline.clock.now());
         Ok(digest)
     }
 
@@ -379,6 +384,7 @@ impl App {
                 let done = self.end_sessions_for(&choice, uid).await;
                 done.unwrap_or_else(|error| json!({ "error": error }))
             }
+            Ask::Velocity { rows } => self.fullest(usize::from(rows)).await,
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))

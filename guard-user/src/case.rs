@@ -18,7 +18,7 @@ use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, SessionId};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName};
-use crate::velocity::Exceeded;
+use crate::velocity::{Counted, Exceeded, Lease, Pass};
 
 /// A request whose answer is a stream, and comes only at its end.
 const LISTEN: &str = "subscriptions/listen";
@@ -45,6 +45,11 @@ pub struct Case<'a> {
     pub link: Option<Arc<Link>>,
     /// Decision id of the call that this request goes on with.
     pub continues: Option<DecisionId>,
+    /// The windows that counted it, and the rules in shadow that it exceeds.
+    pub counted: Counted,
+    pub would_deny: Vec<RuleName>,
+    /// Held while it is under way; its permit takes them.
+    pub leases: Vec<Lease>,
 }
 
 impl<'a> Case<'a> {
@@ -63,6 +68,9 @@ impl<'a> Case<'a> {
             session: None,
             link: None,
             continues: None,
+            counted: Counted::default(),
+            would_deny: Vec::new(),
+            leases: Vec::new(),
         }
     }
 
@@ -84,6 +92,22 @@ impl<'a> Case<'a> {
     /// Whether it is not for the MCP endpoint, but for what its server's entry lets pass beside it.
     pub fn is_for_oauth(&self) -> bool {
         self.connection.server.is_asked_for_oauth(&self.head.method, self.head.uri.path())
+    }
+
+    /// Takes in what let it pass. `false`: that is more than a record can tell of.
+    pub fn pass(&mut self, passes: Vec<Pass>) -> bool {
+        let mut has_room = true;
+        for pass in passes {
+            has_room &= self.counted.merge(pass.counted);
+            self.leases.push(pass.lease);
+            for rule in pass.would_deny {
+                if !self.would_deny.contains(&rule) {
+                    tracing::info!(decision = %self.asked.decision, %rule, "a rule in shadow would refuse this");
+                    self.would_deny.push(rule);
+                }
+            }
+        }
+        has_room
     }
 
     pub fn target(&self) -> Target<'_> {
@@ -169,6 +193,8 @@ impl<'a> Case<'a> {
             text: text.as_deref(),
             rule,
             velocity: refusal.and_then(exceeded),
+            counted: (!self.counted.is_empty()).then_some(&self.counted),
+            would_deny: &self.would_deny,
             policy: Some(&self.rules.digest),
             body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
             guest: Some(Arc::clone(&self.connection.guest)),
@@ -178,9 +204,8 @@ impl<'a> Case<'a> {
 }
 
 fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
-    let Refusal::TooOften(Exceeded { rule, count, max_calls, .. }) = refusal else { return None };
-    let count = u64::try_from(*count).unwrap_or(u64::MAX);
-    Some(Velocity { rule: rule.as_str(), count, max: *max_calls })
+    let Refusal::TooOften(Exceeded { rule, count, max, .. }) = refusal else { return None };
+    Some(Velocity { rule: rule.as_str(), count: *count, max: *max })
 }
 
 fn local(connection: &Connection) -> Local<'_> {

@@ -8,7 +8,6 @@ mod standing;
 
 use std::future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -27,16 +26,16 @@ use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
 use crate::identity::{Caller, Unidentified};
 use crate::kernel::{Blocks, Suspect};
-use crate::policy::{Decision, Question, RuleName, VelocityRule};
+use crate::policy::{Decision, Measure, Meter, Question, RuleName};
 use crate::refusal::Refusal;
 use crate::respond::{self, Elsewhere, Site};
 use crate::rpc::{self, Era, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
-use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, Sessions};
+use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, SessionId, Sessions};
 use crate::tools::{Mirrors, Tools};
 use crate::types::{DecisionId, IntentName};
 use crate::upstream::{Outgoing, Upstream};
-use crate::velocity::{Admission, Velocity};
+use crate::velocity::{Admission, Call, Clock, Exceeded, Pass, Velocity};
 
 /// What the record of an unreadable request has for its HTTP method.
 const UNREAD_METHOD: &[u8] = b"-";
@@ -48,6 +47,8 @@ const ANY_MIRROR: &str = "mcp-param-*";
 pub struct Pipeline {
     pub rules: InForce,
     pub velocity: Velocity,
+    /// What the velocity windows go by.
+    pub clock: Clock,
     /// What servers gave to whom.
     pub sessions: Arc<Sessions>,
     /// What the guard has to ask servers itself.
@@ -64,8 +65,6 @@ pub struct Pipeline {
     /// What all requests and answers under way may hold.
     pub memory: Memory,
     pub site: Site,
-    /// Where the clock of the velocity windows starts.
-    pub started: Instant,
 }
 
 impl Pipeline {
@@ -158,7 +157,8 @@ impl Pipeline {
         // Nothing goes on before its record is on disk: only that makes the permit.
         let why = Why::default();
         let mut cut = Box::pin(self.cut(case, &caller, suspect, (claim.until_over(), &why)));
-        if let Some(link) = &case.link {
+        if let Some(link) = case.link.clone() {
+            let link = &link;
             check_expiry(&caller)?;
             let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
@@ -169,7 +169,7 @@ impl Pipeline {
         }
         check_expiry(&caller)?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let permit = permit.heeding(&why);
+        let permit = permit.heeding(&why).keep(std::mem::take(&mut case.leases));
         claim.spend();
         let answer = async {
             let Connection { server, door, .. } = &**case.connection;
@@ -226,6 +226,19 @@ impl Pipeline {
 
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.
     fn decide(&self, case: &mut Case<'_>, caller: &Caller, claim: &Claim) -> Result<(), Refusal> {
+        let mut passes = Vec::new();
+        let judged = self.judge_all(case, caller, claim, &mut passes);
+        case.intent = judged.intent;
+        let has_room = case.pass(passes);
+        let rule = judged.rule?;
+        if !has_room {
+            return Err(Refusal::exceeded(Exceeded::too_much_at_once(rule)));
+        }
+        case.rule = Some(rule);
+        Ok(())
+    }
+
+    fn judge_all(&self, case: &Case<'_>, caller: &Caller, claim: &Claim, passes: &mut Vec<Pass>) -> Judged {
         let message = case.message.as_ref();
         let question = Question {
             agent: caller.agent(),
@@ -236,37 +249,40 @@ impl Pipeline {
         };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
-            let judged = judge_task(&case.rules, &question, made);
-            case.intent = judged.intent;
-            case.rule = Some(judged.rule?);
-            return Ok(());
+            return judge_task(&case.rules, &question, made);
         }
-        let listened = message.map_or_else(Vec::new, Message::listened).into_iter();
-        let judged = listened
-            .map(|target| match target {
+        for target in message.map_or_else(Vec::new, Message::listened) {
+            let judged = match target {
                 Target::Task(id) => match claim.task(id) {
                     Ok(made) => judge_task(&case.rules, &question, &made),
                     Err(refusal) => Judged { intent: None, rule: Err(refusal.into()) },
                 },
-                _ => self.judge(case, &Question { target, ..question }, is_first),
-            })
-            .find(|judged| judged.rule.is_err())
-            .unwrap_or_else(|| self.judge(case, &question, is_first));
-        case.intent = judged.intent;
-        case.rule = Some(judged.rule?);
-        Ok(())
+                _ => self.judge(case, &Question { target, ..question }, is_first, passes),
+            };
+            if judged.rule.is_err() {
+                return judged;
+            }
+        }
+        self.judge(case, &question, is_first, passes)
     }
 
     /// Policy first, then velocity, which counts only what the policy lets through, and a call of several rounds once.
-    fn judge(&self, case: &Case<'_>, question: &Question<'_>, is_first: bool) -> Judged {
+    fn judge(
+        &self,
+        case: &Case<'_>,
+        question: &Question<'_>,
+        is_first: bool,
+        passes: &mut Vec<Pass>,
+    ) -> Judged {
+        let mut admit = |meters| self.admit(case, question, meters, is_first).map(|pass| passes.push(pass));
         match case.rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
-                rule: self.admit(case, question, allow.velocity(), is_first).map(|()| allow.rule().clone()),
+                rule: admit(allow.velocity()).map(|()| allow.rule().clone()),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
-                rule: self.admit(case, question, hold.velocity(), is_first).and(Err(Refusal::held(&hold))),
+                rule: admit(hold.velocity()).and(Err(Refusal::held(&hold))),
             },
             Decision::Deny(deny) => {
                 Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
@@ -279,27 +295,30 @@ impl Pipeline {
         &self,
         case: &Case<'_>,
         question: &Question<'_>,
-        rules: &[Arc<VelocityRule>],
+        meters: &[Meter],
         is_first: bool,
-    ) -> Result<(), Refusal> {
-        if let Target::Tool(tool) = question.target {
+    ) -> Result<Pass, Refusal> {
+        let tool = if let Target::Tool(tool) = question.target { Some(tool) } else { None };
+        if let Some(tool) = tool {
             if let Some(held) = self.tools.held(question.server, tool) {
                 return Err(Refusal::Tool(held));
             }
             check_mirrors(case, &self.tools.mirrors(question.server, tool))?;
         }
-        if !is_first {
-            return Ok(());
-        }
-        match self.velocity.admit(self.now(), question.agent, rules) {
-            Admission::Within => Ok(()),
+        // A further round is under way like a first one.
+        let further: Vec<Meter>;
+        let meters = if is_first {
+            meters
+        } else {
+            further = meters.iter().filter(|m| m.rule.measure == Measure::Concurrent).cloned().collect();
+            &further
+        };
+        let session = case.session.iter().flatten().next().map(SessionId::as_str);
+        let call = Call { agent: question.agent, user: None, session, server: question.server, tool };
+        match self.velocity.admit(self.clock.now(), &call, meters) {
+            Admission::Within(pass) => Ok(pass),
             Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),
         }
-    }
-
-    /// Milliseconds on the clock of the velocity windows.
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Records a refusal and answers it. What was forwarded has its records already.

@@ -122,7 +122,8 @@ impl Refusal {
 
     pub fn exceeded(exceeded: Exceeded) -> Self {
         match exceeded.action {
-            ExceededAction::Deny => Self::TooOften(exceeded),
+            // What a rule in shadow exceeds is no refusal.
+            ExceededAction::Deny | ExceededAction::Shadow => Self::TooOften(exceeded),
             ExceededAction::Escalate => Self::NeedsApproval(Approval {
                 rule: exceeded.rule,
                 reason: exceeded.reason,

@@ -146,6 +146,8 @@ fn call(number: u8) -> CallRecord<'static> {
         text: None,
         rule: None,
         velocity: None,
+        counted: None,
+        would_deny: &[],
         policy: Some("abc"),
         body_bytes: 12,
         guest: None,

@@ -29,6 +29,8 @@ pub enum Ask {
     Sessions,
     /// End some of them, here and at their servers.
     EndSessions(WhichSessions),
+    /// Which velocity counts are nearest to their limits.
+    Velocity { rows: u16 },
     /// Which listeners in watched cgroups are closed.
     Listeners,
     /// Open them, or keep them closed.

@@ -165,6 +165,8 @@ impl App {
             text: None,
             rule: None,
             velocity: None,
+            counted: None,
+            would_deny: &[],
             policy: Some(&rules.digest),
             body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
             guest: None,

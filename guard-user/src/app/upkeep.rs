@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, errands, listeners, proof};
+use super::{App, errands, listeners, proof, velocity};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Occasion};
 use crate::kernel::Drift;
@@ -31,6 +31,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(errands::run(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(errands::end_sessions_in_time(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
     if let Some(interval) = app.manager.watchdog_interval() {
         let pulse = pulse(app, acceptor);

@@ -28,6 +28,7 @@ use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
 use crate::config::Durability;
 use crate::service::Beat;
 use crate::types::DecisionId;
+use crate::velocity::Lease;
 
 /// What a trail needs to know to begin or to go on.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ pub(super) struct Health {
 ///
 /// ```compile_fail
 /// let id = mcp_guard::types::DecisionId([0; 16]);
-/// let permit = mcp_guard::audit::Permit { id, seq: 0, open: None };
+/// let permit = mcp_guard::audit::Permit { id, seq: 0, open: None, leases: Vec::new() };
 /// ```
 #[must_use = "a permit that is dropped records its call as abandoned"]
 pub struct Permit {
@@ -89,6 +90,8 @@ pub struct Permit {
     open: Option<Ticket>,
     /// For the case that it is dropped.
     why: Why,
+    /// The call is under way as long as this is there.
+    leases: Vec<Lease>,
 }
 
 /// Why the guard gives a call up. Told here by whoever decides it, while somebody else holds the call's permit. Cheap to clone.
@@ -271,7 +274,7 @@ impl Drop for Shared {
 
 impl Permit {
     pub(super) fn new(ticket: Ticket, seq: u64) -> Self {
-        Self { id: ticket.id, seq, open: Some(ticket), why: Why::default() }
+        Self { id: ticket.id, seq, open: Some(ticket), why: Why::default(), leases: Vec::new() }
     }
 
     /// The call is answered by a stream of events.
@@ -286,6 +289,12 @@ impl Permit {
         let mut permit = self;
         permit.why = why.clone();
         permit
+    }
+
+    /// Holds `leases` until the call has ended, whatever becomes of it.
+    pub fn keep(mut self, leases: Vec<Lease>) -> Self {
+        self.leases = leases;
+        self
     }
 
     /// The call's decision id.

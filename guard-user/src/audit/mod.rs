@@ -20,6 +20,7 @@
 //! here may be used there.
 
 mod checkpoint;
+mod counted;
 mod disk;
 mod error;
 mod heartbeat;
@@ -41,6 +42,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use counted::{Since, counted};
 pub use error::{AuditError, OpenError};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use last::{Filter, Summary, last};

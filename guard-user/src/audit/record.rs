@@ -14,7 +14,9 @@ use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
 use crate::kernel::Evidence;
 use crate::kernel::process::FileDigest;
+use crate::policy::RuleName;
 use crate::types::DecisionId;
+use crate::velocity::Counted;
 
 /// A call as the guard understood it, with what the policy said. Fields that the guard did not get as far as
 /// knowing are `None`. Texts may be an attacker's; they are bounded when they are encoded.
@@ -73,6 +75,12 @@ pub struct CallRecord<'a> {
     #[serde(serialize_with = "text::name_opt")]
     pub rule: Option<&'a str>,
     pub velocity: Option<Velocity<'a>>,
+    /// The windows that counted it, for the next guard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted: Option<&'a Counted>,
+    /// Rules in shadow that would have refused it.
+    #[serde(skip_serializing_if = "<[RuleName]>::is_empty")]
+    pub would_deny: &'a [RuleName],
     /// Digest of the policy version that judged the call.
     #[serde(serialize_with = "text::name_opt")]
     pub policy: Option<&'a str>,
@@ -564,6 +572,8 @@ pub(super) mod tests {
             text: None,
             rule: Some("read"),
             velocity: Some(Velocity { rule: "reads", count: 1, max: 100 }),
+            counted: None,
+            would_deny: &[],
             policy: Some("abc"),
             body_bytes: 120,
             guest: None,

@@ -13,6 +13,7 @@ pub mod status;
 pub mod stop;
 pub mod tokens;
 pub mod tools;
+pub mod top;
 pub mod unload;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ enum Command {
     Servers(servers::Args),
     Sessions(sessions::Args),
     Tools(tools::Args),
+    Top(top::Args),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -75,6 +77,7 @@ impl Command {
             Self::Sessions(args) => args.json,
             Self::Tokens(args) => args.json,
             Self::Tools(args) => args.json,
+            Self::Top(args) => args.json,
             Self::Audit(args) => args.wants_json(),
             Self::Doctor(args) => args.json,
         }
@@ -103,6 +106,7 @@ impl Command {
             Command::Sessions(args) => sessions::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Tools(args) => tools::run(args),
+            Command::Top(args) => top::run(&args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

@@ -93,6 +93,11 @@ pub struct Limits {
     pub resumable_calls_per_agent_max: usize,
     /// How long such a call waits for its client to resume the stream.
     pub resume_seconds: u64,
+    /// Keys that velocity rules count apart: each takes about 160 bytes, and at most 4 KiB more. A call that needs one more is
+    /// refused.
+    pub velocity_keys_max: usize,
+    /// Of these, those that came by one agent's calls.
+    pub velocity_keys_per_agent_max: usize,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -141,6 +146,8 @@ impl Default for Limits {
             server_refusals_per_second_max: 20,
             resumable_calls_per_agent_max: 256,
             resume_seconds: 300,
+            velocity_keys_max: 1024 * 1024,
+            velocity_keys_per_agent_max: 256 * 1024,
             drain_seconds: 10,
         }
     }

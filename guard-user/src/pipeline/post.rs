@@ -23,7 +23,7 @@ impl Pipeline {
     /// before it has said that it accepts the call.
     pub(super) async fn expect<'h>(
         &self,
-        case: &Case<'h>,
+        case: &mut Case<'h>,
         caller: &Caller,
         claim: Claim,
         link: &Arc<Link>,
@@ -37,6 +37,7 @@ impl Pipeline {
             _ => None,
         };
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let permit = permit.keep(std::mem::take(&mut case.leases));
         // Only a request goes on with a call.
         if let Some(expected) = &expected {
             expected.spend();

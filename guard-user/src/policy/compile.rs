@@ -6,20 +6,23 @@ use std::sync::Arc;
 use super::decide::{AgentRules, AllowRule, HoldRule, IntentRules, RuleSet, Surface};
 use super::decision::{Allow, Decision};
 use super::fact::{Condition, Source};
-use super::file::{At, Choice, Document, Intent, PolicyRule};
-use super::rule::{IntentPattern, RuleName, VelocityRule};
+use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
+use super::rule::{IntentPattern, Measure, Meter, Part, RuleName, ScopeId, VelocityRule};
 use super::target::{Key, Targets};
 use super::{AgentEntry, Digest, Policy};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
 
+/// The most counts that one call can have, over all velocity rules.
+pub const VELOCITY_METERS_MAX: usize = 32;
+
 pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
     let checked = check(document, servers);
     checked.or(())?;
     let offered = Offered::of(&document.intents);
     let rules = RulesOf::new(document);
-    let agents = document
+    let agents: HashMap<_, _> = document
         .agents
         .iter()
         .map(|agent| {
@@ -27,6 +30,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
             (agent.name.value.clone(), rules.agent(&agent.name.value, granted.as_ref(), &offered))
         })
         .collect();
+    check_meters(document, &agents)?;
     let entries = document.agents.iter().map(|agent| {
         let entry = AgentEntry {
             client: agent.client.clone(),
@@ -44,6 +48,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         known_by_process: known_by_process.into_iter().collect(),
         intents: offered.targets(),
         protocol: Decision::Allow(Allow { rule, intents, velocity }),
+        velocity: rules.limits(),
         digest,
         rules: document.policies.len() + document.velocity.len(),
     })
@@ -97,7 +102,13 @@ impl<'d> Offered<'d> {
 /// The rules of each agent and intent, patterns resolved.
 struct RulesOf<'d> {
     policies: HashMap<(&'d AgentName, &'d IntentName), Vec<&'d PolicyRule>>,
-    velocity: HashMap<&'d AgentName, Vec<Arc<VelocityRule>>>,
+    velocity: Vec<Limits<'d>>,
+}
+
+/// One velocity rule, each of its limits by itself.
+struct Limits<'d> {
+    rule: &'d Velocity,
+    each: Vec<(ScopeId, Arc<VelocityRule>)>,
 }
 
 impl<'d> RulesOf<'d> {
@@ -116,21 +127,8 @@ impl<'d> RulesOf<'d> {
                 }
             }
         }
-        let mut velocity: HashMap<_, Vec<_>> = HashMap::new();
-        for rule in &document.velocity {
-            velocity.entry(&rule.agent.value).or_default().push(Arc::new(VelocityRule {
-                name: rule.name.clone(),
-                agent: rule.agent.value.clone(),
-                intent: rule.intent.value.clone(),
-                window_milliseconds: rule.window_milliseconds,
-                max_calls: rule.max_calls,
-                action: rule.action,
-                reason: rule.reason.clone(),
-            }));
-        }
-        for rules in velocity.values_mut() {
-            rules.sort_by(|a, b| a.name.cmp(&b.name));
-        }
+        let mut velocity: Vec<_> = document.velocity.iter().map(Limits::of).collect();
+        velocity.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
         Self { policies, velocity }
     }
 
@@ -143,16 +141,25 @@ impl<'d> RulesOf<'d> {
         let servers =
             offered.servers.iter().filter(|(name, _)| granted.is_none_or(|set| set.contains(*name)));
         let servers = servers.filter_map(|(name, targets)| {
-            let surface = self.surface(agent, targets);
+            let surface = self.surface(agent, name, targets);
             surface.targets.values().next()?;
             Some(((*name).clone(), surface))
         });
         AgentRules { servers: servers.collect() }
     }
 
-    fn surface(&self, agent: &AgentName, targets: &BTreeMap<&Key, Meaning<'_>>) -> Surface {
+    fn limits(&self) -> Vec<Arc<VelocityRule>> {
+        self.velocity.iter().flat_map(|limits| &limits.each).map(|(_, rule)| rule.clone()).collect()
+    }
+
+    fn surface(
+        &self,
+        agent: &AgentName,
+        server: &ServerName,
+        targets: &BTreeMap<&Key, Meaning<'_>>,
+    ) -> Surface {
         let targets = Targets::new(targets.iter().filter_map(|(key, meaning)| {
-            let set = self.rule_set(agent, meaning);
+            let set = self.rule_set(agent, (server, key), meaning);
             let is_named =
                 set.rules.iter().any(|r| r.deny.is_some() || !r.hold.is_empty() || !r.allow.is_empty());
             is_named.then(|| ((*key).clone(), set))
@@ -164,15 +171,17 @@ impl<'d> RulesOf<'d> {
         Surface { is_granted, targets }
     }
 
-    fn rule_set(&self, agent: &AgentName, meaning: &Meaning<'_>) -> RuleSet {
+    fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {
         let rules = meaning.iter().map(|(intent, facts)| self.intent_rules(agent, intent, facts)).collect();
-        let velocity = self.velocity.get(agent).into_iter().flatten();
-        let velocity =
-            velocity.filter(|rule| meaning.keys().any(|intent| rule.intent.matches(intent.as_str())));
+        let intents: Vec<&IntentName> = meaning.keys().copied().collect();
         RuleSet {
-            intents: meaning.keys().map(|intent| (*intent).clone()).collect(),
+            velocity: self
+                .velocity
+                .iter()
+                .flat_map(|limits| limits.meters(agent, target, &intents))
+                .collect(),
+            intents: intents.into_iter().cloned().collect(),
             rules,
-            velocity: velocity.cloned().collect(),
         }
     }
 
@@ -203,6 +212,90 @@ impl<'d> RulesOf<'d> {
         }
         compiled
     }
+}
+
+impl<'d> Limits<'d> {
+    fn of(rule: &'d Velocity) -> Self {
+        let intent = rule.intent.as_ref().map_or_else(IntentPattern::every, |intent| intent.value.clone());
+        let each = rule.limits.iter().map(|&(measure, max)| {
+            let window = rule.window_milliseconds.filter(|_| measure != Measure::Concurrent);
+            let limit = VelocityRule {
+                name: rule.name.clone(),
+                agent: rule.agent.as_ref().map(|agent| agent.value.clone()),
+                server: rule.server.as_ref().map(|server| server.value.clone()),
+                tool: rule.tool.as_ref().map(|tool| tool.value.clone()),
+                intent: intent.clone(),
+                per: rule.per,
+                measure,
+                window_milliseconds: window.unwrap_or_default(),
+                max,
+                action: rule.action,
+                reason: rule.reason.clone(),
+            };
+            (limit.scope(), Arc::new(limit))
+        });
+        Self { rule, each: each.collect() }
+    }
+
+    /// How the rule counts calls of `agent` that mean `intents`: once, or once for each intent that its keys name.
+    fn meters(
+        &self,
+        agent: &AgentName,
+        (server, key): (&ServerName, &Key),
+        intents: &[&IntentName],
+    ) -> Vec<Meter> {
+        let Velocity { agent: only_agent, server: only_server, tool, intent: pattern, .. } = self.rule;
+        let is_meant = only_agent.as_ref().is_none_or(|only| only.value == *agent)
+            && only_server.as_ref().is_none_or(|only| only.value == *server)
+            && tool.as_ref().is_none_or(|only| matches!(key, Key::Tool(name) if **name == *only.value));
+        let counted = |intent: &IntentName| {
+            pattern.as_ref().is_none_or(|pattern| pattern.value.matches(intent.as_str()))
+        };
+        let counted: Vec<_> = intents.iter().filter(|intent| is_meant && counted(intent)).copied().collect();
+        let named: Vec<_> = match self.rule.per.names(Part::Intent) {
+            true => counted.iter().map(|intent| Some((*intent).clone())).collect(),
+            false => counted.first().map(|_| None).into_iter().collect(),
+        };
+        let weight = self.weight(intents);
+        let meters = self.each.iter().flat_map(|(scope, rule)| {
+            let weight = if rule.measure == Measure::Cost { weight } else { 1 };
+            named.iter().map(move |intent| Meter {
+                rule: rule.clone(),
+                scope: *scope,
+                intent: intent.clone(),
+                weight,
+            })
+        });
+        meters.collect()
+    }
+
+    /// Of what a call means, the dearest.
+    fn weight(&self, intents: &[&IntentName]) -> u32 {
+        let costs = self.rule.costs.iter().map(|cost| &cost.value);
+        let meant = costs.filter(|(pattern, _)| intents.iter().any(|i| pattern.matches(i.as_str())));
+        meant.map(|(_, weight)| *weight).max().unwrap_or(1)
+    }
+}
+
+/// A call's record names every key that counted it, and has a bound.
+fn check_meters(document: &Document, agents: &HashMap<AgentName, AgentRules>) -> Result<(), Problems> {
+    let of = |rules: &AgentRules| {
+        let sets = rules.servers.values().flat_map(|surface| surface.targets.values());
+        sets.map(|set| set.velocity.len()).max().unwrap_or_default()
+    };
+    let most =
+        document.agents.iter().filter_map(|agent| Some((&agent.name, of(agents.get(&agent.name.value)?))));
+    let Some((agent, count)) = most.max_by_key(|(_, count)| *count) else { return Ok(()) };
+    if count <= VELOCITY_METERS_MAX {
+        return Ok(());
+    }
+    let what = format!(
+        "velocity rules count one call of {} {count} times; at most {VELOCITY_METERS_MAX} are possible",
+        agent.value
+    );
+    let hint = "write fewer rules, each for more intents";
+    let place = document.velocity.last().map_or(&agent.place, |rule| &rule.place);
+    Err(place.problem(what, Some(hint.into())).into())
 }
 
 fn bind(condition: &At<(Arc<str>, serde_json::Number)>, facts: &Facts<'_>) -> Condition {
@@ -291,15 +384,62 @@ impl<'d> Check<'d> {
                 rule.conditions.iter().for_each(|condition| self.condition(&rule.intent.value, condition));
             }
         }
+        let tools: BTreeSet<&str> = document
+            .intents
+            .iter()
+            .flat_map(|intent| &intent.matchers)
+            .filter_map(|matcher| if let Key::Tool(name) = &matcher.key { Some(&**name) } else { None })
+            .collect();
         let mut windows = HashMap::new();
         for rule in &document.velocity {
-            self.agent(&rule.agent);
-            self.intent(&rule.intent);
-            let key = (&rule.agent.value, &rule.intent.value, rule.window_milliseconds);
-            if let Some(first) = windows.insert(key, &rule.place) {
-                let what = "another velocity rule has this agent, intent and window";
-                self.problems
-                    .push(rule.place.problem(what, Some(format!("see {}; keep one", first.short()))));
+            rule.agent.iter().for_each(|agent| self.agent(agent));
+            rule.server.iter().for_each(|server| self.server(server));
+            if let Some(tool) = rule.tool.as_ref().filter(|tool| !tools.contains(&*tool.value)) {
+                let what =
+                    format!("no intent names the tool {:?}, so no call of it is let through", tool.value);
+                let hint = suggest(&tool.value, tools.iter().copied());
+                self.problems.push(tool.place.problem(what, hint));
+            }
+            if let Some(intent) = &rule.intent {
+                self.intent(intent);
+            }
+            for cost in &rule.costs {
+                self.intent(&At { value: cost.value.0.clone(), place: cost.place.clone() });
+            }
+            for (_, limit) in Limits::of(rule).each {
+                let key = (limit.scope(), limit.action);
+                if let Some(first) = windows.insert(key, &rule.place).filter(|first| **first != rule.place) {
+                    let what = format!(
+                        "another velocity rule counts the same {} with the same action",
+                        match limit.measure {
+                            Measure::Calls => "calls",
+                            Measure::Cost => "costs",
+                            Measure::Concurrent => "calls under way",
+                        }
+                    );
+                    self.problems
+                        .push(rule.place.problem(what, Some(format!("see {}; keep one", first.short()))));
+                }
+            }
+        }
+        self.costs_agree(document);
+    }
+
+    /// One window counts a call once, whatever rules look at it.
+    fn costs_agree(&mut self, document: &'d Document) {
+        let mut seen: HashMap<ScopeId, &Velocity> = HashMap::new();
+        for rule in &document.velocity {
+            let limits = Limits::of(rule).each.into_iter();
+            for (scope, _) in limits.filter(|(_, limit)| limit.measure == Measure::Cost) {
+                let first = seen.entry(scope).or_insert(rule);
+                let costs = |rule: &Velocity| -> BTreeSet<(IntentPattern, u32)> {
+                    rule.costs.iter().map(|cost| cost.value.clone()).collect()
+                };
+                if costs(first) != costs(rule) {
+                    let what = "another velocity rule counts the same calls with other costs";
+                    let hint = format!("see {}; write the same `costs` in both", first.place.short());
+                    self.problems.push(rule.place.problem(what, Some(hint)));
+                }
             }
         }
     }

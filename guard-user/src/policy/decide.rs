@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::{Condition, Verdict};
-use super::rule::{RuleName, VelocityRule};
+use super::rule::{Meter, RuleName};
 use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
 use super::{Policy, Question};
 use crate::rpc::list::Kind;
@@ -34,7 +34,7 @@ pub(super) struct RuleSet {
     pub intents: Arc<[IntentName]>,
     /// One entry per intent, in the same order.
     pub rules: Vec<IntentRules>,
-    pub velocity: Arc<[Arc<VelocityRule>]>,
+    pub velocity: Arc<[Meter]>,
 }
 
 /// The rules for one agent and one intent, with conditions bound to one target's arguments.

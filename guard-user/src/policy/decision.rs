@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rule::{RuleName, VelocityRule};
+use super::rule::{Meter, RuleName};
 use crate::types::IntentName;
 
 /// The policy's answer.
@@ -21,7 +21,7 @@ pub enum Decision {
 pub struct Allow {
     pub(super) rule: RuleName,
     pub(super) intents: Arc<[IntentName]>,
-    pub(super) velocity: Arc<[Arc<VelocityRule>]>,
+    pub(super) velocity: Arc<[Meter]>,
 }
 
 /// Who must agree to a call, and why.
@@ -32,7 +32,7 @@ pub struct Hold {
     pub(super) intents: Arc<[IntentName]>,
     pub(super) reason: Arc<str>,
     pub(super) reviewers: Arc<[String]>,
-    pub(super) velocity: Arc<[Arc<VelocityRule>]>,
+    pub(super) velocity: Arc<[Meter]>,
 }
 
 /// Why a call may not go on.
@@ -88,7 +88,7 @@ impl Allow {
         &self.intents
     }
 
-    pub fn velocity(&self) -> &[Arc<VelocityRule>] {
+    pub fn velocity(&self) -> &[Meter] {
         &self.velocity
     }
 }
@@ -117,7 +117,7 @@ impl Hold {
         &self.reviewers
     }
 
-    pub fn velocity(&self) -> &[Arc<VelocityRule>] {
+    pub fn velocity(&self) -> &[Meter] {
         &self.velocity
     }
 }

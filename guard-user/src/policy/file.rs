@@ -1,5 +1,7 @@
 //! The shape of a policy file: what each key means, and where everything stands, for messages.
 
+mod velocity;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Number;
 
 use super::fact::{Measure, Source};
-use super::rule::{ExceededAction, IntentPattern, RuleName};
+use super::rule::{IntentPattern, RuleName};
 use super::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, TASK_METHODS, is_plain_uri};
 use super::{Needs, needs};
 use crate::config::problem::{Problem, Problems, suggest};
@@ -15,10 +17,8 @@ use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
-/// The longest velocity window: 31 days.
-pub const WINDOW_SECONDS_MAX: u64 = 31 * 24 * 3600;
-/// The most calls that one velocity rule counts; a window remembers 8 bytes for each.
-pub const VELOCITY_CALLS_MAX: u64 = 100_000;
+pub(super) use velocity::Velocity;
+pub use velocity::{VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub(super) struct At<T> {
 }
 
 /// A line of a policy file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub file: Arc<Path>,
     pub line: u64,
@@ -107,18 +107,6 @@ pub(super) enum Choice {
     Allow,
     Deny,
     Escalate,
-}
-
-#[derive(Debug)]
-pub(super) struct Velocity {
-    pub name: RuleName,
-    pub place: Place,
-    pub agent: At<AgentName>,
-    pub intent: At<IntentPattern>,
-    pub window_milliseconds: u64,
-    pub max_calls: u64,
-    pub action: ExceededAction,
-    pub reason: Option<Arc<str>>,
 }
 
 /// Reads one file's text into `document`; what cannot be read is left out and told in the result.
@@ -463,67 +451,6 @@ impl File<'_> {
             })
             .collect();
         kind.map(|()| reviewers)
-    }
-
-    fn velocity(&mut self, node: &Node) -> Option<Velocity> {
-        let keys = ["name", "agent", "intent", "window", "max_calls", "exceeded_action", "reason"];
-        let fields = self.reader.fields(node, "a velocity rule", &keys)?;
-        let place = self.place(node);
-        let name = self.rule_name(&fields, &place);
-        let agent = fields.required("agent", &mut self.reader).and_then(|node| {
-            let name = self.reader.name(node, "agent", AgentName::parse)?;
-            Some(self.at(node, name))
-        });
-        let intent = fields.required("intent", &mut self.reader).and_then(|node| self.pattern(node));
-        let window = fields.required("window", &mut self.reader).and_then(|node| self.window(node));
-        let max_calls = fields
-            .required("max_calls", &mut self.reader)
-            .and_then(|node| self.reader.count(node, "max_calls", VELOCITY_CALLS_MAX));
-        let action = fields.required("exceeded_action", &mut self.reader).and_then(|node| {
-            let choices = [("deny", ExceededAction::Deny), ("escalate", ExceededAction::Escalate)];
-            self.reader.choice(node, "exceeded_action", &choices)
-        });
-        let reason = self.reason(&fields);
-        Some(Velocity {
-            name: name?,
-            place,
-            agent: agent?,
-            intent: intent?,
-            window_milliseconds: window?,
-            max_calls: max_calls?,
-            action: action?,
-            reason,
-        })
-    }
-
-    /// `60s`, `5m`, `1h`, `7d`
-    fn window(&mut self, node: &Node) -> Option<u64> {
-        let hint = || Some("write a whole number and a unit: 60s, 5m, 1h, 7d".to_owned());
-        let Value::Text(text) = &node.value else {
-            self.reader.problem(
-                node,
-                format!("window must have a unit, this is {}", node.value.kind()),
-                hint(),
-            );
-            return None;
-        };
-        let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600)];
-        let seconds = units.iter().find_map(|(unit, seconds)| {
-            let number = text.strip_suffix(unit)?;
-            let is_digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-            is_digits.then(|| number.parse::<u64>().ok()?.checked_mul(*seconds))?
-        });
-        match seconds {
-            Some(seconds) if (1..=WINDOW_SECONDS_MAX).contains(&seconds) => Some(seconds * 1000),
-            Some(_) => {
-                self.reader.problem(node, format!("window {text:?} is not between 1s and 31d"), None);
-                None
-            }
-            None => {
-                self.reader.problem(node, format!("window {text:?} is not a span of time"), hint());
-                None
-            }
-        }
     }
 
     fn pattern(&mut self, node: &Node) -> Option<At<IntentPattern>> {

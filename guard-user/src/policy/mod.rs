@@ -20,9 +20,10 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use compile::VELOCITY_METERS_MAX;
 pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
-pub use file::{DEFAULT_PROFILE, VELOCITY_CALLS_MAX, WINDOW_SECONDS_MAX};
-pub use rule::{ExceededAction, IntentPattern, RuleName, VelocityRule};
+pub use file::{DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
+pub use rule::{ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
@@ -43,6 +44,8 @@ pub struct Policy {
     known_by_process: Vec<AgentName>,
     /// The answer for the protocol's own methods.
     protocol: Decision,
+    /// Every limit of every velocity rule.
+    velocity: Vec<Arc<VelocityRule>>,
     digest: Digest,
     rules: usize,
 }
@@ -142,6 +145,11 @@ impl Policy {
 
     pub fn agents(&self) -> impl Iterator<Item = (&AgentName, &AgentEntry)> {
         self.entries.iter()
+    }
+
+    /// Every limit of every velocity rule, by the rules' names.
+    pub fn velocity(&self) -> &[Arc<VelocityRule>] {
+        &self.velocity
     }
 
     /// Policies and velocity rules, as written.

@@ -74,8 +74,8 @@ fn every_seed_agent_reads_customers_and_analytics_within_its_window() {
         assert_eq!(allow.rule().as_str(), "seed.yaml:4");
         let rules = allow.velocity();
         assert_eq!(rules.len(), usize::from(agent == "analytics-agent"));
-        for rule in rules {
-            assert_eq!((rule.window_milliseconds, rule.max_calls), (60_000, 100));
+        for rule in rules.iter().map(|meter| &meter.rule) {
+            assert_eq!((rule.window_milliseconds, rule.max), (60_000, 100));
             assert_eq!(rule.action, ExceededAction::Deny);
             assert_eq!(rule.reason.as_deref(), Some("Rate limit exceeded -- possible data enumeration"));
         }
@@ -91,11 +91,8 @@ fn a_refund_waits_for_a_support_lead_and_is_denied_to_others_with_the_reason() {
     assert_eq!(hold.reviewers(), ["role:support-lead"]);
     assert_eq!(hold.intent().as_str(), "financial.refund.process");
     assert_eq!(hold.reason(), "financial.refund.process needs the approval of role:support-lead");
-    let [rule] = hold.velocity() else { panic!("{hold:?}") };
-    assert_eq!(
-        (rule.window_milliseconds, rule.max_calls, rule.action),
-        (3_600_000, 50, ExceededAction::Escalate)
-    );
+    let [Meter { rule, .. }] = hold.velocity() else { panic!("{hold:?}") };
+    assert_eq!((rule.window_milliseconds, rule.max, rule.action), (3_600_000, 50, ExceededAction::Escalate));
     for agent in ["analytics-agent", "lookup-agent"] {
         let deny = denied(ask(&policy, agent, Target::Tool("process_refund"), None));
         assert_eq!(

@@ -92,7 +92,7 @@ policies:
             rule: approval.rule.clone(),
             reason: "".into(),
             count: 1,
-            max_calls: 1,
+            max: 1,
             action: ExceededAction::Deny,
             retry_after_milliseconds: 1,
         }),

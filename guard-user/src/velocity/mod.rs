@@ -1,47 +1,88 @@
-//! How often an agent may do it: exact sliding windows. Time comes in as an argument.
+//! How often it may be done: sliding windows, and calls under way. Time comes in as an argument.
 //!
-//! Counts belong to an agent, an intent pattern and a window's length, not to a policy version: they outlive a
-//! reload, and a changed `max_calls` judges the calls already made. They do not outlive the process.
+//! Counts belong to what a rule counts (its filters, what it counts apart, its window), not to a policy version: they
+//! outlive a reload, and a changed limit judges the calls already made. They outlive the guard, too: [`counted`] is what a
+//! call's record says of them, and [`snapshot`] a file that shortens the reading of such records.
+//!
+//! A key takes 80 bytes, its name, and 8 bytes for each moment at which calls began, at most 4 KiB. Keys come from names in
+//! the policy, and from users and sessions; there is room for so many of them, and for so many by one agent's calls.
 
+mod clock;
+mod counted;
+mod fullest;
+mod key;
+mod owners;
+mod shard;
+mod snapshot;
 mod window;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use window::Window;
+pub use clock::{Anchor, Clock};
+pub use counted::{Counted, RECORDED_WINDOWS_MAX, Recounted};
+pub use fullest::Fullest;
+pub use key::Call;
+pub use snapshot::{Damaged, Restored, SNAPSHOT_FILE};
+pub use window::{MOMENTS_MAX, PARTS};
 
-use crate::policy::{ExceededAction, IntentPattern, RuleName, VelocityRule};
+use owners::{Full, Owners};
+use shard::{Entry, Shard};
+
+use crate::policy::{ExceededAction, Measure, Meter, RuleName};
 use crate::types::AgentName;
 
-/// Locks that agents are spread over.
-const SHARDS: usize = 64;
+/// Locks that keys are spread over.
+const SHARDS: usize = 1024;
+/// Places that are looked at for a key that counts nothing any more: by a call that brings a new key, and by one for which
+/// there is no room.
+const SWEEP: usize = 4;
+const SWEEP_FULL: usize = 32;
+/// When to try again where there is no room for a key.
+const FULL_RETRY_MILLISECONDS: u64 = 1000;
 
-/// All windows. Keys come from rules alone, so a peer cannot add any; each holds at most `max_calls` times 8 bytes.
+/// All counts. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Velocity(Arc<Store>);
+
 #[derive(Debug)]
-pub struct Velocity {
-    shards: Vec<Mutex<Shard>>,
+struct Store {
+    shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
-}
-
-type Shard = HashMap<AgentName, Vec<Counter>>;
-
-/// One agent's window for one intent pattern.
-#[derive(Debug)]
-struct Counter {
-    intent: IntentPattern,
-    window_milliseconds: u64,
-    window: Window,
+    /// Locked after shards.
+    owners: Mutex<Owners>,
+    /// Of the last admission.
+    number: AtomicU64,
 }
 
 /// Whether a call is within its rules.
 #[must_use]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Admission {
     /// It is, and was counted.
-    Within,
+    Within(Pass),
     /// It is not, and was not counted by any rule.
     Exceeded(Exceeded),
+}
+
+/// What a call has that may go on.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// For its record; empty: no window counted it.
+    pub counted: Counted,
+    /// Rules in shadow that it exceeds.
+    pub would_deny: Vec<RuleName>,
+    /// To be kept until it has ended.
+    pub lease: Lease,
+}
+
+/// A call that is under way. When this is dropped, it has ended.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Lease {
+    store: Option<Arc<Store>>,
+    keys: Vec<(u64, Box<[u8]>)>,
 }
 
 /// Which rule a call exceeds. Of several, a deny rule before an escalate rule, then the one to wait for longest.
@@ -51,41 +92,65 @@ pub struct Exceeded {
     pub action: ExceededAction,
     /// The rule's reason, or a sentence about its limit.
     pub reason: Arc<str>,
-    /// Until this rule has room for one call.
+    /// Until this rule has room for the call, as far as that can be known.
     pub retry_after_milliseconds: u64,
-    /// Calls in the window now.
-    pub count: usize,
-    pub max_calls: u64,
+    /// How much is in the window now, or under way.
+    pub count: u64,
+    pub max: u64,
 }
 
-impl Default for Velocity {
-    fn default() -> Self {
-        Self::new()
-    }
+/// One key that an admission is about.
+#[derive(Debug)]
+struct Touch {
+    /// Its bytes among those of all keys.
+    from: usize,
+    to: usize,
+    hash: u64,
+    shard: usize,
+    /// Which of the locked shards that is.
+    guard: usize,
+    meter: usize,
+    slot: Option<u32>,
+    /// In shadow, and exceeded: it would not count what it would have refused.
+    is_skipped: bool,
 }
 
 impl Velocity {
-    pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    /// Room for so many keys, and for so many by the calls of one agent.
+    pub fn new(keys_max: usize, keys_per_agent_max: usize) -> Self {
+        Self(Arc::new(Store {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            owners: Mutex::new(Owners::new(keys_max, keys_per_agent_max)),
+            number: AtomicU64::new(0),
+        }))
     }
 
-    /// Counts a call of `agent` that began at `now` (milliseconds of a monotonic clock) against all `rules` or,
-    /// if one of them has no room, against none. An agent's calls are judged one after another.
-    pub fn admit(&self, now: u64, agent: &AgentName, rules: &[Arc<VelocityRule>]) -> Admission {
-        if rules.is_empty() {
-            return Admission::Within;
+    /// Counts a call that began at `now` (milliseconds of a clock that does not go back) with all `meters` or, if one of
+    /// them has no room, with none. Calls with a key in common are judged one after another.
+    pub fn admit(&self, now: u64, call: &Call<'_>, meters: &[Meter]) -> Admission {
+        if meters.is_empty() {
+            return Admission::Within(Pass::default());
         }
-        let mut shard = self.shard(agent);
-        let counters = match shard.get_mut(agent) {
-            Some(counters) => counters,
-            None => shard.entry(agent.clone()).or_default(),
-        };
+        let store = &*self.0;
+        let (keys, mut touches) = store.touches(call, meters);
+        let mut shards = store.lock_all(&mut touches);
+        store.find(now, call.agent, &keys, &mut touches, &mut shards);
+        let mut pass = Pass::default();
         let mut exceeded: Option<Exceeded> = None;
-        for rule in rules {
-            let max_calls = usize::try_from(rule.max_calls).unwrap_or(usize::MAX);
-            let (count, wait) = counter(counters, rule).room(now, rule.window_milliseconds, max_calls);
+        for touch in &mut touches {
+            let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
+                continue;
+            };
+            let Some(entry) = touch.slot.and_then(|slot| shard.get_mut(slot)) else { continue };
+            let (count, wait) = entry.room(now, meter.rule.max, meter.weight);
             let Some(wait) = wait else { continue };
-            let found = over(rule, count, wait);
+            if meter.rule.action == ExceededAction::Shadow {
+                touch.is_skipped = true;
+                pass.would_deny.push(meter.rule.name.clone());
+                continue;
+            }
+            let found = over(meter, count, wait);
             let rank = |e: &Exceeded| (e.action == ExceededAction::Deny, e.retry_after_milliseconds);
             if exceeded.as_ref().is_none_or(|before| rank(&found) > rank(before)) {
                 exceeded = Some(found);
@@ -94,57 +159,241 @@ impl Velocity {
         if let Some(exceeded) = exceeded {
             return Admission::Exceeded(exceeded);
         }
-        for rule in rules {
-            counter(counters, rule).count(now);
+        if let Err((full, meter)) = store.make(call.agent, &keys, &mut touches, &mut shards, meters) {
+            return Admission::Exceeded(no_room(meter, full));
         }
-        Admission::Within
+        let number = store.number.fetch_add(1, Ordering::Relaxed) + 1;
+        for touch in touches.iter().filter(|touch| !touch.is_skipped) {
+            let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
+                continue;
+            };
+            let Some(entry) = touch.slot.and_then(|slot| shard.get_mut(slot)) else { continue };
+            // Several rules may look at one count.
+            if entry.number == number {
+                continue;
+            }
+            entry.number = number;
+            entry.count(now, meter.weight);
+            if meter.rule.measure == Measure::Concurrent {
+                pass.lease.keys.push((touch.hash, touch.key(&keys).into()));
+            } else {
+                pass.counted.push(touch.from..touch.to, meter.rule.window_milliseconds, meter.weight);
+            }
+        }
+        drop(shards);
+        pass.counted.seal(number, now, keys);
+        if !pass.lease.keys.is_empty() {
+            pass.lease.store = Some(Arc::clone(&self.0));
+        }
+        pass.would_deny.sort();
+        pass.would_deny.dedup();
+        Admission::Within(pass)
     }
 
-    /// Gives back the memory of windows that are empty. Call it now and then, and after a reload.
+    /// Gives back the memory of keys that count nothing. Call it now and then, and after a reload.
     pub fn tidy(&self, now: u64) {
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            shard.retain(|_, counters| {
-                counters.retain_mut(|counter| !counter.window.tidy(now, counter.window_milliseconds));
-                !counters.is_empty()
+        let store = &*self.0;
+        for shard in &store.shards {
+            lock(shard).tidy(now, &store.hasher, |owner| lock(&store.owners).give_back(owner, 1));
+        }
+    }
+
+    /// Keys that are held.
+    pub fn keys(&self) -> usize {
+        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Of the last admission.
+    pub fn number(&self) -> u64 {
+        self.0.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Store {
+    /// The keys of a call, their bytes one after the other.
+    fn touches(&self, call: &Call<'_>, meters: &[Meter]) -> (Vec<u8>, Vec<Touch>) {
+        let mut keys = Vec::with_capacity(48 * meters.len());
+        let mut touches = Vec::with_capacity(meters.len());
+        for (index, meter) in meters.iter().enumerate() {
+            let from = keys.len();
+            key::write(&mut keys, meter, call);
+            let hash = self.hasher.hash_one(keys.get(from..).unwrap_or_default());
+            touches.push(Touch {
+                from,
+                to: keys.len(),
+                hash,
+                shard: shard_of(hash),
+                guard: 0,
+                meter: index,
+                slot: None,
+                is_skipped: false,
             });
         }
+        (keys, touches)
     }
 
-    /// Windows that are held.
-    pub fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
+    /// All shards that are touched; always in the same order, so that no two calls wait for each other.
+    fn lock_all(&self, touches: &mut [Touch]) -> Vec<MutexGuard<'_, Shard>> {
+        touches.sort_unstable_by_key(|touch| touch.shard);
+        let mut guards = Vec::with_capacity(touches.len());
+        let mut last = None;
+        for touch in touches {
+            if last != Some(touch.shard) {
+                last = Some(touch.shard);
+                guards.extend(self.shards.get(touch.shard).map(lock));
+            }
+            touch.guard = guards.len().saturating_sub(1);
+        }
+        guards
     }
 
-    fn shard(&self, agent: &AgentName) -> MutexGuard<'_, Shard> {
-        let index = usize::try_from(self.hasher.hash_one(agent) % SHARDS as u64).unwrap_or(0);
-        lock(&self.shards[index])
+    /// Finds the keys. If one is not there yet, some that count nothing make room for it.
+    fn find(
+        &self,
+        now: u64,
+        agent: &AgentName,
+        keys: &[u8],
+        touches: &mut [Touch],
+        shards: &mut [MutexGuard<'_, Shard>],
+    ) {
+        if find_all(keys, touches, shards) {
+            return;
+        }
+        let sweep = if lock(&self.owners).is_full_for(agent) { SWEEP_FULL } else { SWEEP };
+        for shard in shards.iter_mut() {
+            shard.sweep(now, sweep, &self.hasher, |owner| lock(&self.owners).give_back(owner, 1));
+        }
+        // One that was found may have made room: it was empty.
+        find_all(keys, touches, shards);
     }
+
+    /// Makes the keys that are not there yet. Where there is no room, a rule in shadow goes without, and any other has its
+    /// call refused.
+    fn make<'m>(
+        &self,
+        agent: &AgentName,
+        keys: &[u8],
+        touches: &mut [Touch],
+        shards: &mut [MutexGuard<'_, Shard>],
+        meters: &'m [Meter],
+    ) -> Result<(), (Full, &'m Meter)> {
+        let is_new = |touch: &&mut Touch| touch.slot.is_none() && !touch.is_skipped;
+        let needed = touches.iter_mut().filter(is_new).count();
+        if needed == 0 {
+            return Ok(());
+        }
+        let mut reserved = lock(&self.owners).reserve(agent, needed);
+        if reserved.is_err() {
+            let mut refused = None;
+            let mut needed = 0;
+            for touch in touches.iter_mut().filter(is_new) {
+                let Some(meter) = meters.get(touch.meter) else { continue };
+                if meter.rule.action == ExceededAction::Shadow {
+                    touch.is_skipped = true;
+                } else {
+                    (refused, needed) = (Some(meter), needed + 1);
+                }
+            }
+            let Some(refused) = refused else { return Ok(()) };
+            reserved = lock(&self.owners).reserve(agent, needed);
+            if let Err(full) = reserved {
+                return Err((full, refused));
+            }
+        }
+        let owner = reserved.unwrap_or_default();
+        for touch in touches.iter_mut().filter(is_new) {
+            let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
+                continue;
+            };
+            let key = touch.key(keys);
+            touch.slot = shard.find(touch.hash, key);
+            // Another rule with the same key has just made it.
+            if touch.slot.is_some() {
+                lock(&self.owners).give_back(owner, 1);
+                continue;
+            }
+            let length = u32::try_from(meter.rule.window_milliseconds).unwrap_or(u32::MAX);
+            touch.slot = Some(shard.insert(touch.hash, Entry::new(key, owner, length), &self.hasher));
+        }
+        Ok(())
+    }
+
+    fn release(&self, hash: u64, key: &[u8]) {
+        let Some(shard) = self.shards.get(shard_of(hash)) else { return };
+        let mut shard = lock(shard);
+        let slot = shard.find(hash, key);
+        if let Some(entry) = slot.and_then(|slot| shard.get_mut(slot))
+            && let shard::Count::UnderWay(calls) = &mut entry.count
+        {
+            *calls = calls.saturating_sub(1);
+        }
+    }
+}
+
+impl Exceeded {
+    /// A request that names many things is counted in more windows than its record can tell of.
+    pub fn too_much_at_once(rule: RuleName) -> Self {
+        let most = u64::try_from(RECORDED_WINDOWS_MAX).unwrap_or(u64::MAX);
+        Self {
+            rule,
+            action: ExceededAction::Deny,
+            reason: format!(
+                "velocity rules count it in more than {most} windows; ask for fewer things at once"
+            )
+            .into(),
+            retry_after_milliseconds: 0,
+            count: most,
+            max: most,
+        }
+    }
+}
+
+impl Touch {
+    fn key<'k>(&self, keys: &'k [u8]) -> &'k [u8] {
+        keys.get(self.from..self.to).unwrap_or_default()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(store) = &self.store else { return };
+        for (hash, key) in &self.keys {
+            store.release(*hash, key);
+        }
+    }
+}
+
+/// Whether all are there.
+fn find_all(keys: &[u8], touches: &mut [Touch], shards: &[MutexGuard<'_, Shard>]) -> bool {
+    let mut is_complete = true;
+    for touch in touches {
+        let shard = shards.get(touch.guard);
+        touch.slot = shard.and_then(|shard| shard.find(touch.hash, touch.key(keys)));
+        is_complete &= touch.slot.is_some();
+    }
+    is_complete
+}
+
+fn shard_of(hash: u64) -> usize {
+    // The table within a shard uses the other bits.
+    usize::try_from(hash >> 20).unwrap_or_default() % SHARDS
 }
 
 /// The data is consistent between any two statements that can panic, so a poisoned lock is taken over.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An agent has a handful of rules, so a list is searched faster than a map.
-fn counter<'c>(counters: &'c mut Vec<Counter>, rule: &VelocityRule) -> &'c mut Window {
-    let is_it = |c: &Counter| c.window_milliseconds == rule.window_milliseconds && c.intent == rule.intent;
-    let index = counters.iter().position(is_it).unwrap_or_else(|| {
-        counters.push(Counter {
-            intent: rule.intent.clone(),
-            window_milliseconds: rule.window_milliseconds,
-            window: Window::default(),
-        });
-        counters.len() - 1
-    });
-    &mut counters[index].window
-}
-
-fn over(rule: &VelocityRule, count: usize, retry_after_milliseconds: u64) -> Exceeded {
+fn over(meter: &Meter, count: u64, retry_after_milliseconds: u64) -> Exceeded {
+    let rule = &meter.rule;
     let reason = rule.reason.clone().unwrap_or_else(|| {
-        let seconds = rule.window_milliseconds / 1000;
-        format!("more than {} calls with {} in {seconds} seconds", rule.max_calls, rule.intent).into()
+        let (max, intent, seconds) = (rule.max, &rule.intent, rule.window_milliseconds / 1000);
+        let words = match rule.measure {
+            Measure::Calls => format!("more than {max} calls with {intent} in {seconds} seconds"),
+            Measure::Cost => format!("calls with {intent} cost more than {max} in {seconds} seconds"),
+            Measure::Concurrent => format!("more than {max} calls with {intent} at a time"),
+        };
+        words.into()
     });
     Exceeded {
         rule: rule.name.clone(),
@@ -152,7 +401,25 @@ fn over(rule: &VelocityRule, count: usize, retry_after_milliseconds: u64) -> Exc
         reason,
         retry_after_milliseconds,
         count,
-        max_calls: rule.max_calls,
+        max: rule.max,
+    }
+}
+
+fn no_room(meter: &Meter, full: Full) -> Exceeded {
+    let (count, reason) = match full {
+        Full::Agent(max) => {
+            (max, format!("the agent's calls already need {max} counters, which is its share"))
+        }
+        Full::All(max) => (max, format!("calls already need {max} counters, and there is room for no more")),
+    };
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    Exceeded {
+        rule: meter.rule.name.clone(),
+        action: ExceededAction::Deny,
+        reason: reason.into(),
+        retry_after_milliseconds: FULL_RETRY_MILLISECONDS,
+        count,
+        max: count,
     }
 }
 

@@ -1,143 +1,141 @@
-//! One sliding window, exact: it remembers when each counted call began. Pure.
+//! One sliding window in bounded memory. Pure.
 
 use std::collections::VecDeque;
 
-/// The calls of one key within its window. At most as many as the rule allows, 8 bytes each.
-#[derive(Debug, Clone, Default)]
+/// Moments that a window tells apart. With more of them than twice this, neighbours become one.
+pub const PARTS: u64 = 256;
+/// Moments that are kept before neighbours become one; 8 bytes each.
+pub const MOMENTS_MAX: usize = 512;
+
+/// The calls of one key within its window.
+///
+/// It is exact up to [`MOMENTS_MAX`] moments at which calls began. With more, calls that began within the same 256th part of
+/// the window are remembered as if all had begun with the last of them. So no call leaves early, and none leaves later than
+/// a 256th of the window after its time: a count is never too low, and within any span of the window no more passes than may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Window {
-    /// Milliseconds, never falling.
-    calls: VecDeque<u64>,
+    /// Milliseconds; what the moments count from.
+    base: u64,
+    /// Never falling. At most as long as a window, which is less than 2^32 milliseconds.
+    moments: VecDeque<Moment>,
+    sum: u64,
+}
+
+/// What began at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) at: u32,
+    pub(super) weight: u32,
 }
 
 impl Window {
     /// Forgets what has left the window and returns the time to judge by: `now`, or the latest call's time if the
     /// clock stands before it. So a clock that goes back never makes room; at worst the window moves on later.
-    fn slide(&mut self, now: u64, window_milliseconds: u64) -> u64 {
-        let now = self.calls.back().map_or(now, |latest| now.max(*latest));
-        while self.calls.front().is_some_and(|call| now - call >= window_milliseconds) {
-            self.calls.pop_front();
+    fn slide(&mut self, now: u64, length: u64) -> u64 {
+        let now = now.max(self.latest());
+        while let Some(first) = self.moments.front()
+            && now - self.time(first) >= length
+        {
+            self.sum = self.sum.saturating_sub(u64::from(first.weight));
+            self.moments.pop_front();
         }
         now
     }
 
-    /// How many calls are in the window, and in how many milliseconds there is room below `max_calls`
-    /// (`None`: there is room now).
-    pub(super) fn room(
-        &mut self,
-        now: u64,
-        window_milliseconds: u64,
-        max_calls: usize,
-    ) -> (usize, Option<u64>) {
-        let now = self.slide(now, window_milliseconds);
-        let count = self.calls.len();
-        // All calls from here on may stay and leave room for one; a lowered limit can make this more than the first.
-        let Some(blocking) = count.checked_sub(max_calls) else { return (count, None) };
-        let wait =
-            self.calls.get(blocking).map(|call| call.saturating_add(window_milliseconds).saturating_sub(now));
-        (count, Some(wait.unwrap_or(window_milliseconds)))
+    /// How much is in the window, and in how many milliseconds there is room for `weight` below `max` (`None`: now).
+    pub(super) fn room(&mut self, now: u64, length: u64, max: u64, weight: u32) -> (u64, Option<u64>) {
+        let now = self.slide(now, length);
+        let mut excess = (self.sum + u64::from(weight)).saturating_sub(max);
+        if excess == 0 {
+            return (self.sum, None);
+        }
+        for moment in &self.moments {
+            excess = excess.saturating_sub(u64::from(moment.weight));
+            if excess == 0 {
+                return (self.sum, Some((self.time(moment) + length).saturating_sub(now)));
+            }
+        }
+        (self.sum, Some(length))
     }
 
-    /// Counts a call. The caller has asked for [`Self::room`] at the same `now`.
-    pub(super) fn count(&mut self, now: u64) {
-        let now = self.calls.back().map_or(now, |latest| now.max(*latest));
-        self.calls.push_back(now);
+    /// Counts a call.
+    pub(super) fn count(&mut self, now: u64, length: u64, weight: u32) {
+        let now = self.slide(now, length);
+        if self.moments.is_empty() {
+            self.base = now;
+        }
+        if self.moments.len() >= MOMENTS_MAX {
+            self.merge(length);
+        }
+        let at = match u32::try_from(now - self.base) {
+            Ok(at) => at,
+            Err(_too_far) => self.rebase(now),
+        };
+        self.sum = self.sum.saturating_add(u64::from(weight));
+        match self.moments.back_mut() {
+            // It weighs less than 2^32 together: nothing passes that makes it more than the largest limit.
+            Some(last) if last.at == at => last.weight = last.weight.saturating_add(weight),
+            _ => self.moments.push_back(Moment { at, weight }),
+        }
     }
 
     /// Whether nothing is left in the window. Gives memory back if it is far more than needed.
-    pub(super) fn tidy(&mut self, now: u64, window_milliseconds: u64) -> bool {
-        self.slide(now, window_milliseconds);
-        if self.calls.len() < self.calls.capacity() / 4 {
-            self.calls.shrink_to_fit();
+    pub(super) fn tidy(&mut self, now: u64, length: u64) -> bool {
+        self.slide(now, length);
+        if self.moments.len() < self.moments.capacity() / 4 {
+            self.moments.shrink_to_fit();
         }
-        self.calls.is_empty()
+        self.moments.is_empty()
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.calls.len()
+    /// When the last call began; 0 if there is none.
+    pub(super) fn latest(&self) -> u64 {
+        self.moments.back().map_or(0, |last| self.time(last))
+    }
+
+    pub(super) fn parts(&self) -> (u64, impl ExactSizeIterator<Item = &Moment>) {
+        (self.base, self.moments.iter())
+    }
+
+    /// As it was written down.
+    pub(super) fn from_parts(base: u64, moments: impl IntoIterator<Item = Moment>) -> Option<Self> {
+        let moments: VecDeque<_> = moments.into_iter().collect();
+        let is_rising = moments.iter().zip(moments.iter().skip(1)).all(|(one, next)| one.at <= next.at);
+        let is_in_time = moments.back().is_none_or(|last| base.checked_add(u64::from(last.at)).is_some());
+        let sum = moments.iter().map(|moment| u64::from(moment.weight)).sum();
+        (is_rising && is_in_time && moments.len() <= MOMENTS_MAX).then_some(Self { base, moments, sum })
+    }
+
+    fn time(&self, moment: &Moment) -> u64 {
+        self.base + u64::from(moment.at)
+    }
+
+    /// Makes the first moment the one that all count from. Returns where `now` is then.
+    fn rebase(&mut self, now: u64) -> u32 {
+        let first = self.moments.front().map_or(0, |first| first.at);
+        self.moments.iter_mut().for_each(|moment| moment.at -= first);
+        self.base += u64::from(first);
+        u32::try_from(now - self.base).unwrap_or(u32::MAX)
+    }
+
+    /// Makes one moment, the last, of all within a 256th part of the window. Parts stand still on the clock, so that a call
+    /// moves within its own part only, however often this is done.
+    fn merge(&mut self, length: u64) {
+        let part = (length / PARTS).max(1);
+        let mut merged: VecDeque<Moment> = VecDeque::with_capacity(MOMENTS_MAX);
+        for moment in &self.moments {
+            let of = |moment: &Moment| self.time(moment) / part;
+            match merged.back_mut() {
+                Some(last) if of(last) == of(moment) => {
+                    last.at = moment.at;
+                    last.weight = last.weight.saturating_add(moment.weight);
+                }
+                _ => merged.push_back(*moment),
+            }
+        }
+        self.moments = merged;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_hundred_pass_the_next_is_refused_then_the_window_slides() {
-        let mut window = Window::default();
-        for n in 0..100 {
-            assert_eq!(window.room(n * 10, 60_000, 100), (usize::try_from(n).unwrap(), None));
-            window.count(n * 10);
-        }
-        // The first began at 0, the second at 10.
-        assert_eq!(window.room(1_000, 60_000, 100), (100, Some(59_000)));
-        assert_eq!(window.room(59_999, 60_000, 100), (100, Some(1)));
-        assert_eq!(window.room(60_000, 60_000, 100), (99, None));
-        window.count(60_000);
-        assert_eq!(window.room(60_000, 60_000, 100), (100, Some(10)));
-    }
-
-    #[test]
-    fn a_lowered_limit_waits_for_as_many_calls_as_are_too_many() {
-        let mut window = Window::default();
-        for now in [0, 100, 200, 300] {
-            window.count(now);
-        }
-        assert_eq!(window.room(300, 1_000, 2), (4, Some(900)));
-        assert_eq!(window.room(300, 1_000, 4), (4, Some(700)));
-        assert_eq!(window.room(300, 1_000, 5), (4, None));
-    }
-
-    /// What the rule says, read literally: count the calls begun in the span that ends now.
-    struct Model {
-        calls: Vec<u64>,
-        latest: u64,
-    }
-
-    impl Model {
-        fn now(&self, now: u64) -> u64 {
-            if self.calls.is_empty() { now } else { now.max(self.latest) }
-        }
-
-        fn in_window(&self, now: u64, window: u64) -> usize {
-            self.calls.iter().filter(|call| self.now(now) - **call < window).count()
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-        /// Steps go forward mostly, sometimes back, and sometimes far.
-        #[test]
-        fn the_window_agrees_with_a_literal_reading(
-            window in 1_u64..50,
-            max in 1_usize..6,
-            steps in proptest::collection::vec(prop_oneof![8 => 0_i64..20, 2 => -30_i64..0, 1 => 40_i64..200], 1..80),
-        ) {
-            let mut now = 1_000_u64;
-            let mut kept = Window::default();
-            let mut model = Model { calls: Vec::new(), latest: 0 };
-            for step in steps {
-                now = now.saturating_add_signed(step);
-                let (count, wait) = kept.room(now, window, max);
-                prop_assert_eq!(count, model.in_window(now, window));
-                prop_assert_eq!(wait.is_none(), count < max);
-                if let Some(wait) = wait {
-                    // After the told time there is room, a moment before there is none.
-                    let at = model.now(now);
-                    prop_assert!(wait > 0);
-                    prop_assert!(model.in_window(at + wait, window) < max);
-                    prop_assert!(model.in_window(at + wait - 1, window) >= max);
-                } else {
-                    kept.count(now);
-                    let at = model.now(now);
-                    model.calls.push(at);
-                    model.latest = at;
-                }
-                prop_assert!(kept.len() <= max);
-            }
-        }
-    }
-}
+mod tests;

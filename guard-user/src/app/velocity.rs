@@ -1,0 +1,123 @@
+//! The velocity windows over a restart: a snapshot now and then, and what the trail says after it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use super::App;
+use crate::audit::{self, AuditLog, Since};
+use crate::config::Config;
+use crate::policy::WINDOW_SECONDS_MAX;
+use crate::velocity::{Clock, Damaged, Restored, Velocity};
+
+/// Between two snapshots, while calls are counted.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
+/// Records before a snapshot's beginning that are read again: written then, but perhaps lost with the host. They are counted
+/// once all the same.
+const RECORDS_BEFORE: u64 = 4096;
+
+/// Counts what was counted before this start, from a snapshot and the trail, or from the trail alone.
+pub(super) fn open(config: &Config, audit: &AuditLog) -> anyhow::Result<(Velocity, Clock)> {
+    let (dir, trail) = (&config.state_dir, config.audit_dir());
+    let limits = &config.limits;
+    let empty = || Velocity::new(limits.velocity_keys_max, limits.velocity_keys_per_agent_max);
+    let mut velocity = empty();
+    let origin = audit.verifier_key().name().to_owned();
+    let (anchor, since) = match velocity.restore(dir) {
+        Ok(saved) => {
+            let next = if saved.trail == origin { saved.next_record } else { 0 };
+            (Some(saved.anchor), Since::Record(next.saturating_sub(RECORDS_BEFORE)))
+        }
+        Err(why) => {
+            velocity = empty();
+            tell(&why, dir, audit.records());
+            (None, Since::Ago(Duration::from_secs(WINDOW_SECONDS_MAX)))
+        }
+    };
+    let mut latest = 0;
+    let find_latest = audit::counted(&trail, since, |_, record| latest = latest.max(record.at));
+    find_latest?;
+    let clock = Clock::start(anchor.as_ref(), latest);
+    let (now, mut calls) = (clock.now(), 0_u64);
+    let looked_at = audit::counted(&trail, since, |agent, record| {
+        calls += u64::from(velocity.recount(now, agent, record));
+    })?;
+    velocity.recounted();
+    let keys = velocity.keys();
+    tracing::info!(
+        keys,
+        calls,
+        records = looked_at,
+        "velocity windows go on; these calls were counted from the trail"
+    );
+    if let Err(error) = save_to(dir, &velocity, &clock, audit) {
+        tracing::warn!(%error, "the velocity windows cannot be written to {}", dir.display());
+    }
+    Ok((velocity, clock))
+}
+
+fn tell(why: &Damaged, dir: &Path, records: u64) {
+    // The start of a trail has nothing to tell of.
+    const FIRST_RECORDS: u64 = 2;
+    if matches!(why, Damaged::Missing) && records <= FIRST_RECORDS {
+        return;
+    }
+    let path = dir.join(crate::velocity::SNAPSHOT_FILE);
+    tracing::warn!(
+        "{}: {why}; the velocity windows are counted again from the audit trail of the last 31 days",
+        path.display()
+    );
+}
+
+fn save_to(dir: &Path, velocity: &Velocity, clock: &Clock, audit: &AuditLog) -> io::Result<()> {
+    // Taken first: what is written later may be in the snapshot or not.
+    let next_record = audit.records();
+    let trail = audit.verifier_key().name().to_owned();
+    velocity.save(dir, &Restored { anchor: clock.anchor(), trail, next_record })
+}
+
+/// Writes a snapshot from time to time, and gives back the memory of what counts nothing any more.
+pub(super) async fn keep(app: Arc<App>) {
+    let mut tick = tokio::time::interval(SNAPSHOT_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
+    let mut saved = 0;
+    loop {
+        tick.tick().await;
+        let number = app.pipeline.velocity.number();
+        if number != saved {
+            app.save_velocity().await;
+            saved = number;
+        }
+    }
+}
+
+impl App {
+    /// What `mcp-guard top --json` prints.
+    pub(super) async fn fullest(&self, rows: usize) -> Value {
+        let (velocity, now) = (self.pipeline.velocity.clone(), self.pipeline.clock.now());
+        let rules = self.pipeline.rules.load();
+        let look = tokio::task::spawn_blocking(
+            move || json!({ "keys": velocity.keys(), "rows": velocity.fullest(now, rules.policy.velocity(), rows) }),
+        );
+        look.await.unwrap_or_else(|error| json!({ "error": format!("cannot look at the windows: {error}") }))
+    }
+
+    /// Writes a snapshot.
+    pub(super) async fn save_velocity(&self) {
+        let (velocity, clock) = (self.pipeline.velocity.clone(), self.pipeline.clock.clone());
+        let (audit, dir) = (self.pipeline.audit.clone(), self.config.state_dir.clone());
+        let write = tokio::task::spawn_blocking(move || {
+            velocity.tidy(clock.now());
+            save_to(&dir, &velocity, &clock, &audit)
+        });
+        if let Ok(Err(error)) = write.await {
+            let path = self.config.state_dir.join(crate::velocity::SNAPSHOT_FILE);
+            tracing::error!(%error, "{} cannot be written; the next start reads more of the trail", path.display());
+        }
+    }
+}
