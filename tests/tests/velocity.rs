@@ -55,7 +55,7 @@ impl Stage {
 
     /// Rows of `mcp-guard top`, as rule, used and max.
     fn top(&self) -> Vec<(String, u64, u64)> {
-        let answer = self.daemon.json("top", &["--once", "--json"]).unwrap();
+        let answer = self.daemon.json("top", &["--once"]).unwrap();
         let rows = answer["rows"].as_array().unwrap().iter();
         let row = |row: &Value| {
             (

@@ -252,9 +252,10 @@ impl<'d> Limits<'d> {
             pattern.as_ref().is_none_or(|pattern| pattern.value.matches(intent.as_str()))
         };
         let counted: Vec<_> = intents.iter().filter(|intent| is_meant && counted(intent)).copied().collect();
-        let named: Vec<_> = match self.rule.per.names(Part::Intent) {
-            true => counted.iter().map(|intent| Some((*intent).clone())).collect(),
-            false => counted.first().map(|_| None).into_iter().collect(),
+        let named: Vec<_> = if self.rule.per.names(Part::Intent) {
+            counted.iter().map(|intent| Some((*intent).clone())).collect()
+        } else {
+            counted.first().map(|_| None).into_iter().collect()
         };
         let weight = self.weight(intents);
         let meters = self.each.iter().flat_map(|(scope, rule)| {

@@ -193,7 +193,7 @@ impl VelocityRule {
         let (parts, measure) = (self.per.parts().map(Part::as_str), self.measure.as_str());
         text.push_str(self.intent.as_str());
         text.extend(parts.flat_map(|part| ["\n", part]));
-        text.push_str(&format!("\n{measure} {}", self.window_milliseconds));
+        text.extend(["\n", measure, " ", &self.window_milliseconds.to_string()]);
         let mut id = [0; 8];
         id.iter_mut().zip(digest(&SHA256, text.as_bytes()).as_ref()).for_each(|(to, from)| *to = *from);
         ScopeId(id)

@@ -41,9 +41,9 @@ impl Velocity {
                 };
                 for rule in rules {
                     let (used, wait) = entry.room(now, rule.max, 1);
-                    let share = (u128::from(used) << 64) / u128::from(rule.max.max(1));
-                    let is_fuller =
-                        found.len() < count || found.peek().is_some_and(|Reverse((least, _))| share > *least);
+                    let fullness = (u128::from(used) << 64) / u128::from(rule.max.max(1));
+                    let is_fuller = found.len() < count
+                        || found.peek().is_some_and(|Reverse((least, _))| fullness > *least);
                     if used == 0 || !is_fuller {
                         continue;
                     }
@@ -63,7 +63,7 @@ impl Velocity {
                         max: rule.max,
                         room_in_milliseconds,
                     });
-                    found.push(Reverse((share, row)));
+                    found.push(Reverse((fullness, row)));
                     if found.len() > count {
                         found.pop();
                     }

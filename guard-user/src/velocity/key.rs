@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::policy::{Meter, Part, ScopeId};
-use crate::types::{AgentName, ServerName};
+use crate::types::{AgentName, IntentName, ServerName};
 
 /// Bytes of a part that are kept as they are; a longer one is cut and gets a digest.
 const PART_BYTES_MAX: usize = 64;
@@ -37,7 +37,7 @@ pub(super) fn write(to: &mut Vec<u8>, meter: &Meter, call: &Call<'_>) {
             Part::User => call.user,
             Part::Session => None,
             Part::Tool => call.tool,
-            Part::Intent => meter.intent.as_ref().map(|intent| intent.as_str()),
+            Part::Intent => meter.intent.as_ref().map(IntentName::as_str),
             Part::Server => Some(call.server.as_str()),
         };
         match (text, call.session) {

@@ -86,17 +86,14 @@ impl Shard {
 
     /// Adds an entry, whose key is not there yet.
     pub(super) fn insert(&mut self, hash: u64, entry: Entry, hasher: &RandomState) -> u32 {
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                if let Some(place) = self.slots.get_mut(index(slot)) {
-                    *place = Some(entry);
-                }
-                slot
+        let slot = if let Some(slot) = self.free.pop() {
+            if let Some(place) = self.slots.get_mut(index(slot)) {
+                *place = Some(entry);
             }
-            None => {
-                self.slots.push(Some(entry));
-                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-            }
+            slot
+        } else {
+            self.slots.push(Some(entry));
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         };
         let slots = &self.slots;
         let hash_of = |slot: &u32| match slots.get(index(*slot)) {

@@ -34,7 +34,7 @@ impl Window {
     fn slide(&mut self, now: u64, length: u64) -> u64 {
         let now = now.max(self.latest());
         while let Some(first) = self.moments.front()
-            && now - self.time(first) >= length
+            && now - self.time(*first) >= length
         {
             self.sum = self.sum.saturating_sub(u64::from(first.weight));
             self.moments.pop_front();
@@ -52,7 +52,7 @@ impl Window {
         for moment in &self.moments {
             excess = excess.saturating_sub(u64::from(moment.weight));
             if excess == 0 {
-                return (self.sum, Some((self.time(moment) + length).saturating_sub(now)));
+                return (self.sum, Some((self.time(*moment) + length).saturating_sub(now)));
             }
         }
         (self.sum, Some(length))
@@ -90,7 +90,7 @@ impl Window {
 
     /// When the last call began; 0 if there is none.
     pub(super) fn latest(&self) -> u64 {
-        self.moments.back().map_or(0, |last| self.time(last))
+        self.moments.back().map_or(0, |last| self.time(*last))
     }
 
     pub(super) fn parts(&self) -> (u64, impl ExactSizeIterator<Item = &Moment>) {
@@ -106,7 +106,7 @@ impl Window {
         (is_rising && is_in_time && moments.len() <= MOMENTS_MAX).then_some(Self { base, moments, sum })
     }
 
-    fn time(&self, moment: &Moment) -> u64 {
+    fn time(&self, moment: Moment) -> u64 {
         self.base + u64::from(moment.at)
     }
 
@@ -124,9 +124,9 @@ impl Window {
         let part = (length / PARTS).max(1);
         let mut merged: VecDeque<Moment> = VecDeque::with_capacity(MOMENTS_MAX);
         for moment in &self.moments {
-            let of = |moment: &Moment| self.time(moment) / part;
+            let of = |moment: Moment| self.time(moment) / part;
             match merged.back_mut() {
-                Some(last) if of(last) == of(moment) => {
+                Some(last) if of(*last) == of(*moment) => {
                     last.at = moment.at;
                     last.weight = last.weight.saturating_add(moment.weight);
                 }

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Event streams at once [default: 2000]
     #[arg(long)]
     streams: Option<usize>,
-    /// Only these: connect, streams, direct, nginx, guard-os, guard-durable
+    /// Only these: velocity, connect, streams, direct, nginx, guard-os, guard-durable
     #[arg(long)]
     cells: Option<String>,
     /// Also write everything that was measured to this file

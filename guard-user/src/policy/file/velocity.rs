@@ -35,6 +35,9 @@ pub(in crate::policy) struct Velocity {
     pub reason: Option<Arc<str>>,
 }
 
+/// It is there, and what is wrong with it is told.
+struct Unread;
+
 impl File<'_> {
     pub(super) fn velocity(&mut self, node: &Node) -> Option<Velocity> {
         let keys = [
@@ -61,8 +64,8 @@ impl File<'_> {
             self.filter(&fields, "server", |file, node| file.reader.name(node, "server", ServerName::parse));
         let tool = self.filter(&fields, "tool", Self::tool);
         let intent = match fields.optional("intent") {
-            Some(node) => self.pattern(node).map(Some),
-            None => Some(None),
+            Some(node) => self.pattern(node).map(Some).ok_or(Unread),
+            None => Ok(None),
         };
         let per = match fields.optional("per") {
             Some(node) => self.per(node),
@@ -83,12 +86,12 @@ impl File<'_> {
         Some(Velocity {
             name: name?,
             place,
-            agent: agent?,
-            server: server?,
-            tool: tool?,
-            intent: intent?,
+            agent: agent.ok()?,
+            server: server.ok()?,
+            tool: tool.ok()?,
+            intent: intent.ok()?,
             per: per?,
-            window_milliseconds: window?,
+            window_milliseconds: window.ok()?,
             limits: limits?,
             costs,
             action: action?,
@@ -96,15 +99,15 @@ impl File<'_> {
         })
     }
 
-    /// What narrows a rule down. Outside `None`: it is there and cannot be read.
+    /// What narrows a rule down.
     fn filter<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
         read: impl FnOnce(&mut Self, &Node) -> Option<T>,
-    ) -> Option<Option<At<T>>> {
-        let Some(node) = fields.optional(key) else { return Some(None) };
-        read(self, node).map(|value| Some(self.at(node, value)))
+    ) -> Result<Option<At<T>>, Unread> {
+        let Some(node) = fields.optional(key) else { return Ok(None) };
+        read(self, node).map(|value| Some(self.at(node, value))).ok_or(Unread)
     }
 
     fn tool(&mut self, node: &Node) -> Option<Box<str>> {
@@ -166,7 +169,7 @@ impl File<'_> {
         node: &Node,
         fields: &Fields<'_>,
         limits: Option<&[(Measure, u64)]>,
-    ) -> Option<Option<u64>> {
+    ) -> Result<Option<u64>, Unread> {
         let needs_one =
             limits.is_none_or(|limits| limits.iter().any(|(measure, _)| *measure != Measure::Concurrent));
         match fields.optional("window") {
@@ -177,15 +180,15 @@ impl File<'_> {
                     "a rule with max_concurrent alone has no window",
                     Some(hint.into()),
                 );
-                None
+                Err(Unread)
             }
-            Some(window) => self.window(window).map(Some),
+            Some(window) => self.window(window).map(Some).ok_or(Unread),
             // It may be one that needs none.
-            None if !needs_one || limits.is_none() => Some(None),
+            None if !needs_one || limits.is_none() => Ok(None),
             None => {
                 let hint = "add for example `window: 60s`";
                 self.reader.problem(node, "a velocity rule has no \"window\"", Some(hint.into()));
-                None
+                Err(Unread)
             }
         }
     }

@@ -105,7 +105,7 @@ fn meters(rules: u8, weight: u32, max: u64) -> Vec<(usize, Meter)> {
         let window = if measure == Measure::Concurrent { 0 } else { [1, 2, 3][kind % 3] };
         let per = Per::new(first, second).unwrap();
         let max = max + u64::try_from(kind % 2).unwrap() + u64::from(measure == Measure::Cost) * 4;
-        let rule = VelocityRule { measure, per, ..plain("x", window, max, action) };
+        let rule = VelocityRule { per, measure, ..plain("x", window, max, action) };
         let name = RuleName::for_tests(&kind.to_string());
         let weight = if measure == Measure::Cost { weight } else { 1 };
         (kind, Meter { weight, ..meter(VelocityRule { name, ..rule }) })

@@ -95,7 +95,7 @@ impl Cell {
         };
         cell.headers.push(format!("Mcp-Name: {TOOL}"));
         match kind {
-            Kind::Direct | Kind::Connect | Kind::Streams => {}
+            Kind::Direct | Kind::Connect | Kind::Streams | Kind::Velocity => {}
             Kind::Nginx => cell.start_nginx()?,
             Kind::GuardOs => cell.start_guard(Durability::Os)?,
             Kind::GuardDurable => cell.start_guard(Durability::Durable)?,

@@ -9,6 +9,7 @@ mod machine;
 mod report;
 mod rounds;
 mod usage;
+mod velocity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,11 +61,20 @@ enum Kind {
     Connect,
     /// No calls: what event streams cost through the other cells, without nginx
     Streams,
+    /// No calls: a velocity check among a million live keys, in this process
+    Velocity,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Connect, Self::Streams, Self::Direct, Self::Nginx, Self::GuardOs, Self::GuardDurable];
+    const ALL: [Self; 7] = [
+        Self::Velocity,
+        Self::Connect,
+        Self::Streams,
+        Self::Direct,
+        Self::Nginx,
+        Self::GuardOs,
+        Self::GuardDurable,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -74,6 +84,7 @@ impl Kind {
             Self::GuardDurable => "guard-durable",
             Self::Connect => "connect",
             Self::Streams => "streams",
+            Self::Velocity => "velocity",
         }
     }
 }
@@ -105,6 +116,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let before = machine::Machine::now()?;
+    let velocity = if kinds.contains(&Kind::Velocity) { velocity::run()? } else { Vec::new() };
     // First: the programs of other cells' guards would see these connections too.
     let connections = if kinds.contains(&Kind::Connect) {
         connect::run(plan.seconds, plan.runs).context("connect")?
@@ -120,10 +132,18 @@ fn run(options: &Options) -> anyhow::Result<()> {
     } else {
         Vec::new()
     };
-    let kinds = kinds.iter().filter(|kind| !matches!(kind, Kind::Connect | Kind::Streams));
+    let kinds = kinds.iter().filter(|kind| !matches!(kind, Kind::Connect | Kind::Streams | Kind::Velocity));
     let cells = kinds.map(|kind| cells::Cell::start(*kind)).collect::<anyhow::Result<Vec<_>>>()?;
     let measured = rounds::run(&plan, &cells)?;
-    let report = report::Report { plan, before, load_after: machine::load(), measured, connections, streams };
+    let report = report::Report {
+        plan,
+        before,
+        load_after: machine::load(),
+        measured,
+        connections,
+        streams,
+        velocity,
+    };
     print!("{}", report.text());
     if let Some(file) = &options.json {
         let text = serde_json::to_vec_pretty(&report.json())?;

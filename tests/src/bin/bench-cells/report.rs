@@ -8,6 +8,7 @@ use crate::cells::streams;
 use crate::connect::{self, CELLS};
 use crate::machine::Machine;
 use crate::rounds::{Measured, Plan};
+use crate::velocity;
 
 /// What is shown of each cell: its name, its unit's heading and its decimals.
 const FIGURES: [(&str, &str, usize); 8] = [
@@ -30,6 +31,7 @@ pub(crate) struct Report {
     pub(crate) measured: Vec<Measured>,
     pub(crate) connections: connect::Measured,
     pub(crate) streams: Vec<streams::Measured>,
+    pub(crate) velocity: Vec<velocity::Measured>,
 }
 
 /// The middle and the extremes of some values.
@@ -63,6 +65,7 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let Plan { seconds, runs, connections, rate } = self.plan;
         let mut text = format!("{}, at the end {}\n", self.before.text(), self.load_after);
+        text += &self.of_velocity();
         text += &self.of_connections();
         text += &self.of_streams();
         if self.measured.is_empty() {
@@ -88,6 +91,23 @@ impl Report {
         }
         text.push('\n');
         text
+    }
+
+    /// The cost of a velocity check.
+    fn of_velocity(&self) -> String {
+        if self.velocity.is_empty() {
+            return String::new();
+        }
+        let mut rows = vec![["check", "p50 ns", "p99 ns", "bytes a key"].map(str::to_owned).to_vec()];
+        for velocity::Measured { what, p50_ns, p99_ns, bytes_per_key } in &self.velocity {
+            rows.push(vec![
+                (*what).to_owned(),
+                p50_ns.to_string(),
+                p99_ns.to_string(),
+                format!("{bytes_per_key:.0}"),
+            ]);
+        }
+        format!("Among a million live keys with three calls each.\n\n{}\n", table(&rows))
     }
 
     /// The cost of a stream.
@@ -167,6 +187,7 @@ impl Report {
         json!({
             "machine": self.before.json(),
             "streams": self.streams.iter().map(streams::Measured::json).collect::<Vec<_>>(),
+            "velocity": self.velocity.iter().map(velocity::Measured::json).collect::<Vec<_>>(),
             "load_average_after": self.load_after,
             "plan": { "seconds": seconds, "runs": runs, "connections": connections, "rate": rate },
             "errors": 0,
