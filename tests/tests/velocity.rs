@@ -37,7 +37,12 @@ struct Stage {
 }
 
 fn stage() -> Stage {
+    stage_with(&json!({}))
+}
+
+fn stage_with(limits: &Value) -> Stage {
     let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    daemon.config.limits = serde_json::from_value(limits.clone()).unwrap();
     let (alice, bob) = (daemon.issue("alice").unwrap(), daemon.issue("bob").unwrap());
     daemon.start().unwrap();
     let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
@@ -209,5 +214,23 @@ fn a_call_is_under_way_until_its_stream_ends_its_client_goes_or_its_server_dies(
         let counted: Vec<_> =
             records.calls("allow", "slow").map(|call| call.get("counted").is_some()).collect();
         assert_eq!(counted, [true, true, false], "a rule in shadow counts what it would have let pass");
+    });
+}
+
+#[test]
+fn who_has_its_share_of_counters_gets_no_more_and_keeps_none_from_others() {
+    apart(|| {
+        let served = Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let stage = stage_with(&json!({"velocity_keys_max": 2, "velocity_keys_per_agent_max": 1}));
+        assert_eq!(stage.reason("read", &stage.alice), "no decision");
+        assert_eq!(stage.reason("slow", &stage.alice), "velocity_exceeded");
+        assert_eq!(stage.reason("read", &stage.alice), "no decision", "what it has counts on");
+        assert_eq!(stage.reason("read", &stage.bob), "no decision");
+        assert_eq!(stage.reason("slow", &stage.bob), "velocity_exceeded");
+        assert_eq!(served.load(Ordering::Relaxed), 3);
+        let records = stage.daemon.ledger().unwrap();
+        let texts: Vec<_> = records.calls("deny", "slow").map(|call| call["text"].clone()).collect();
+        let share = "the agent's calls already need 1 counters, which is its share";
+        assert_eq!(texts, [share, "calls already need 2 counters, and there is room for no more"]);
     });
 }

@@ -1,5 +1,7 @@
 //! What is counted apart. A key is its window's id and the parts that the rule names, in bytes that fit a record.
 
+use std::ops::Deref;
+
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::policy::{Meter, Part, ScopeId};
@@ -22,6 +24,39 @@ pub struct Call<'a> {
     pub session: Option<&'a str>,
     pub server: &'a ServerName,
     pub tool: Option<&'a str>,
+}
+
+/// A key where it is kept: most are short, and then a look at one is no look at other memory.
+#[derive(Debug)]
+pub(super) enum Key {
+    Short { length: u8, bytes: [u8; SHORT_BYTES_MAX] },
+    Long(Box<[u8]>),
+}
+
+const SHORT_BYTES_MAX: usize = 38;
+
+impl Key {
+    pub(super) fn new(key: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        match (bytes.get_mut(..key.len()), u8::try_from(key.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(key);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(key.into()),
+        }
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// Appends the key under which `meter` counts `call`.
@@ -90,7 +125,7 @@ pub(super) fn join<'p>(scope: ScopeId, parts: impl IntoIterator<Item = &'p str>)
 /// a digest tells it from others.
 fn push(to: &mut Vec<u8>, text: &str) {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | MARK);
-    if text.len() <= PART_BYTES_MAX && text.chars().all(is_plain) {
+    if text.len() <= PART_BYTES_MAX && text.bytes().all(|byte| is_plain(char::from(byte))) {
         return to.extend_from_slice(text.as_bytes());
     }
     let plain = text.chars().take(CUT_BYTES).map(|c| if is_plain(c) { c } else { '_' });

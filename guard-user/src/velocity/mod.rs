@@ -4,7 +4,7 @@
 //! outlive a reload, and a changed limit judges the calls already made. They outlive the guard, too: [`counted`] is what a
 //! call's record says of them, and [`snapshot`] a file that shortens the reading of such records.
 //!
-//! A key takes 80 bytes, its name, and 8 bytes for each moment at which calls began, at most 4 KiB. Keys come from names in
+//! A key takes about 160 bytes, and 8 bytes for each moment at which calls began beyond the first four, at most 4 KiB. Keys come from names in
 //! the policy, and from users and sessions; there is room for so many of them, and for so many by one agent's calls.
 
 mod clock;
@@ -34,7 +34,9 @@ use crate::policy::{ExceededAction, Measure, Meter, RuleName};
 use crate::types::AgentName;
 
 /// Locks that keys are spread over.
-const SHARDS: usize = 1024;
+///
+/// With as many keys as there is room for by default, each has some 800: three quarters of its table.
+const SHARDS: usize = 1280;
 /// Places that are looked at for a key that counts nothing any more: by a call that brings a new key, and by one for which
 /// there is no room.
 const SWEEP: usize = 4;
@@ -110,7 +112,8 @@ struct Touch {
     /// Which of the locked shards that is.
     guard: usize,
     meter: usize,
-    slot: Option<u32>,
+    /// Where it is in its shard, until that changes.
+    place: Option<usize>,
     /// In shadow, and exceeded: it would not count what it would have refused.
     is_skipped: bool,
 }
@@ -142,7 +145,7 @@ impl Velocity {
             let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
                 continue;
             };
-            let Some(entry) = touch.slot.and_then(|slot| shard.get_mut(slot)) else { continue };
+            let Some(entry) = touch.place.and_then(|place| shard.get_mut(place)) else { continue };
             let (count, wait) = entry.room(now, meter.rule.max, meter.weight);
             let Some(wait) = wait else { continue };
             if meter.rule.action == ExceededAction::Shadow {
@@ -167,7 +170,7 @@ impl Velocity {
             let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
                 continue;
             };
-            let Some(entry) = touch.slot.and_then(|slot| shard.get_mut(slot)) else { continue };
+            let Some(entry) = touch.place.and_then(|place| shard.get_mut(place)) else { continue };
             // Several rules may look at one count.
             if entry.number == number {
                 continue;
@@ -225,7 +228,7 @@ impl Store {
                 shard: shard_of(hash),
                 guard: 0,
                 meter: index,
-                slot: None,
+                place: None,
                 is_skipped: false,
             });
         }
@@ -261,7 +264,7 @@ impl Store {
         }
         let sweep = if lock(&self.owners).is_full_for(agent) { SWEEP_FULL } else { SWEEP };
         for shard in shards.iter_mut() {
-            shard.sweep(now, sweep, &self.hasher, |owner| lock(&self.owners).give_back(owner, 1));
+            shard.sweep(now, sweep, |owner| lock(&self.owners).give_back(owner, 1));
         }
         // One that was found may have made room: it was empty.
         find_all(keys, touches, shards);
@@ -277,7 +280,7 @@ impl Store {
         shards: &mut [MutexGuard<'_, Shard>],
         meters: &'m [Meter],
     ) -> Result<(), (Full, &'m Meter)> {
-        let is_new = |touch: &&mut Touch| touch.slot.is_none() && !touch.is_skipped;
+        let is_new = |touch: &&mut Touch| touch.place.is_none() && !touch.is_skipped;
         let needed = touches.iter_mut().filter(is_new).count();
         if needed == 0 {
             return Ok(());
@@ -306,23 +309,24 @@ impl Store {
                 continue;
             };
             let key = touch.key(keys);
-            touch.slot = shard.find(touch.hash, key);
-            // Another rule with the same key has just made it.
-            if touch.slot.is_some() {
+            // Another rule with the same key may have just made it.
+            if shard.find(touch.hash, key).is_some() {
                 lock(&self.owners).give_back(owner, 1);
                 continue;
             }
             let length = u32::try_from(meter.rule.window_milliseconds).unwrap_or(u32::MAX);
-            touch.slot = Some(shard.insert(touch.hash, Entry::new(key, owner, length), &self.hasher));
+            shard.insert(touch.hash, Entry::new(key, owner, length), &self.hasher);
         }
+        // A table that has grown has all of its keys elsewhere.
+        find_all(keys, touches, shards);
         Ok(())
     }
 
     fn release(&self, hash: u64, key: &[u8]) {
         let Some(shard) = self.shards.get(shard_of(hash)) else { return };
         let mut shard = lock(shard);
-        let slot = shard.find(hash, key);
-        if let Some(entry) = slot.and_then(|slot| shard.get_mut(slot))
+        let place = shard.find(hash, key);
+        if let Some(entry) = place.and_then(|place| shard.get_mut(place))
             && let shard::Count::UnderWay(calls) = &mut entry.count
         {
             *calls = calls.saturating_sub(1);
@@ -368,8 +372,8 @@ fn find_all(keys: &[u8], touches: &mut [Touch], shards: &[MutexGuard<'_, Shard>]
     let mut is_complete = true;
     for touch in touches {
         let shard = shards.get(touch.guard);
-        touch.slot = shard.and_then(|shard| shard.find(touch.hash, touch.key(keys)));
-        is_complete &= touch.slot.is_some();
+        touch.place = shard.and_then(|shard| shard.find(touch.hash, touch.key(keys)));
+        is_complete &= touch.place.is_some();
     }
     is_complete
 }

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use super::key::Key;
 use super::window::Window;
 
 /// How long one is told to wait for a call under way to end: nobody knows.
@@ -11,10 +12,7 @@ const CONCURRENT_RETRY_MILLISECONDS: u64 = 1000;
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    /// Where each key's entry is.
-    table: HashTable<u32>,
-    slots: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    table: HashTable<Entry>,
     /// Where the next sweep goes on.
     hand: usize,
 }
@@ -22,7 +20,7 @@ pub(super) struct Shard {
 /// One key's count.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) key: Box<[u8]>,
+    pub(super) key: Key,
     /// Of the last admission that it counted.
     pub(super) number: u64,
     /// Whose share of all keys it takes.
@@ -41,7 +39,7 @@ pub(super) enum Count {
 impl Entry {
     pub(super) fn new(key: &[u8], owner: u32, length: u32) -> Self {
         let count = if length == 0 { Count::UnderWay(0) } else { Count::Window(Window::default()) };
-        Self { key: key.into(), number: 0, owner, length, count }
+        Self { key: Key::new(key), number: 0, owner, length, count }
     }
 
     /// As [`Window::room`].
@@ -71,75 +69,46 @@ impl Entry {
 }
 
 impl Shard {
-    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        let is_it = |slot: &u32| self.get(*slot).is_some_and(|entry| *entry.key == *key);
-        self.table.find(hash, is_it).copied()
+    /// Where the key's entry is, until another one is added or removed.
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        self.table.find_bucket_index(hash, |entry| *entry.key == *key)
     }
 
-    pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
-        self.slots.get(index(slot)).and_then(Option::as_ref)
-    }
-
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Entry> {
-        self.slots.get_mut(index(slot)).and_then(Option::as_mut)
+    pub(super) fn get_mut(&mut self, place: usize) -> Option<&mut Entry> {
+        self.table.get_bucket_mut(place)
     }
 
     /// Adds an entry, whose key is not there yet.
-    pub(super) fn insert(&mut self, hash: u64, entry: Entry, hasher: &RandomState) -> u32 {
-        let slot = if let Some(slot) = self.free.pop() {
-            if let Some(place) = self.slots.get_mut(index(slot)) {
-                *place = Some(entry);
-            }
-            slot
-        } else {
-            self.slots.push(Some(entry));
-            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-        };
-        let slots = &self.slots;
-        let hash_of = |slot: &u32| match slots.get(index(*slot)) {
-            Some(Some(entry)) => hasher.hash_one(&*entry.key),
-            _ => 0,
-        };
-        self.table.insert_unique(hash, slot, hash_of);
-        slot
+    pub(super) fn insert(&mut self, hash: u64, entry: Entry, hasher: &RandomState) {
+        self.table.insert_unique(hash, entry, |entry| hasher.hash_one(&*entry.key));
     }
 
     /// Looks at the next `count` places, and gives those back that count nothing. `gone` is told whose they were.
-    pub(super) fn sweep(&mut self, now: u64, count: usize, hasher: &RandomState, mut gone: impl FnMut(u32)) {
-        for _ in 0..count.min(self.slots.len()) {
-            self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
-            let Some(place) = self.slots.get_mut(self.hand) else { return };
-            let Some(entry) = place.as_mut() else { continue };
-            if !entry.is_empty(now) {
-                continue;
+    pub(super) fn sweep(&mut self, now: u64, count: usize, mut gone: impl FnMut(u32)) {
+        let places = self.table.num_buckets();
+        for _ in 0..count.min(places) {
+            self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
+            let Ok(mut place) = self.table.get_bucket_entry(self.hand) else { continue };
+            if place.get_mut().is_empty(now) {
+                let (entry, _) = place.remove();
+                gone(entry.owner);
             }
-            let Some(entry) = place.take() else { continue };
-            let (hash, slot) = (hasher.hash_one(&*entry.key), u32::try_from(self.hand).unwrap_or(u32::MAX));
-            if let Ok(found) = self.table.find_entry(hash, |one| *one == slot) {
-                found.remove();
-            }
-            self.free.push(slot);
-            gone(entry.owner);
         }
     }
 
     /// The same with all, and gives memory back.
     pub(super) fn tidy(&mut self, now: u64, hasher: &RandomState, gone: impl FnMut(u32)) {
-        self.sweep(now, self.slots.len(), hasher, gone);
-        if self.table.is_empty() {
-            *self = Self::default();
+        self.sweep(now, self.table.num_buckets(), gone);
+        if self.table.len() < self.table.capacity() / 4 {
+            self.table.shrink_to_fit(|entry| hasher.hash_one(&*entry.key));
         }
     }
 
     pub(super) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.slots.iter_mut().flatten()
+        self.table.iter_mut()
     }
 
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
-}
-
-fn index(slot: u32) -> usize {
-    usize::try_from(slot).unwrap_or(usize::MAX)
 }

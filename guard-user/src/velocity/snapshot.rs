@@ -135,7 +135,8 @@ impl Velocity {
         check_digest(&file, content)?;
         read(&path, content, |owner, key, (number, length, window)| {
             let owner = lock(&self.0.owners).add(owner);
-            let entry = Entry { key: key.into(), number, owner, length, count: Count::Window(window) };
+            let entry =
+                Entry { key: key::Key::new(key), number, owner, length, count: Count::Window(window) };
             self.insert(entry);
         })
         .map(|(restored, number)| {
@@ -156,11 +157,12 @@ impl Velocity {
             let hash = self.0.hasher.hash_one(&*key);
             let Some(shard) = self.0.shards.get(shard_of(hash)) else { continue };
             let mut shard = lock(shard);
-            let slot = shard.find(hash, &key).unwrap_or_else(|| {
+            if shard.find(hash, &key).is_none() {
                 let owner = lock(&self.0.owners).add(agent);
-                shard.insert(hash, Entry::new(&key, owner, length), &self.0.hasher)
-            });
-            let Some(entry) = shard.get_mut(slot) else { continue };
+                shard.insert(hash, Entry::new(&key, owner, length), &self.0.hasher);
+            }
+            let place = shard.find(hash, &key);
+            let Some(entry) = place.and_then(|place| shard.get_mut(place)) else { continue };
             // Records may stand in another order than that of their numbers, so the entry's number stays as it was saved.
             if entry.number < record.number && entry.length == length {
                 entry.count(record.at, weight);

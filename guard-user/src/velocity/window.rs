@@ -1,6 +1,9 @@
 //! One sliding window in bounded memory. Pure.
 
-use std::collections::VecDeque;
+mod moments;
+
+pub(super) use moments::Moment;
+use moments::Moments;
 
 /// Moments that a window tells apart. With more of them than twice this, neighbours become one.
 pub const PARTS: u64 = 256;
@@ -17,15 +20,8 @@ pub(super) struct Window {
     /// Milliseconds; what the moments count from.
     base: u64,
     /// Never falling. At most as long as a window, which is less than 2^32 milliseconds.
-    moments: VecDeque<Moment>,
+    moments: Moments,
     sum: u64,
-}
-
-/// What began at one time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment {
-    pub(super) at: u32,
-    pub(super) weight: u32,
 }
 
 impl Window {
@@ -34,7 +30,7 @@ impl Window {
     fn slide(&mut self, now: u64, length: u64) -> u64 {
         let now = now.max(self.latest());
         while let Some(first) = self.moments.front()
-            && now - self.time(*first) >= length
+            && now - self.time(first) >= length
         {
             self.sum = self.sum.saturating_sub(u64::from(first.weight));
             self.moments.pop_front();
@@ -49,7 +45,7 @@ impl Window {
         if excess == 0 {
             return (self.sum, None);
         }
-        for moment in &self.moments {
+        for moment in self.moments.iter() {
             excess = excess.saturating_sub(u64::from(moment.weight));
             if excess == 0 {
                 return (self.sum, Some((self.time(*moment) + length).saturating_sub(now)));
@@ -82,15 +78,13 @@ impl Window {
     /// Whether nothing is left in the window. Gives memory back if it is far more than needed.
     pub(super) fn tidy(&mut self, now: u64, length: u64) -> bool {
         self.slide(now, length);
-        if self.moments.len() < self.moments.capacity() / 4 {
-            self.moments.shrink_to_fit();
-        }
+        self.moments.shrink();
         self.moments.is_empty()
     }
 
     /// When the last call began; 0 if there is none.
     pub(super) fn latest(&self) -> u64 {
-        self.moments.back().map_or(0, |last| self.time(*last))
+        self.moments.back().map_or(0, |last| self.time(last))
     }
 
     pub(super) fn parts(&self) -> (u64, impl ExactSizeIterator<Item = &Moment>) {
@@ -99,7 +93,7 @@ impl Window {
 
     /// As it was written down.
     pub(super) fn from_parts(base: u64, moments: impl IntoIterator<Item = Moment>) -> Option<Self> {
-        let moments: VecDeque<_> = moments.into_iter().collect();
+        let moments: Moments = moments.into_iter().collect();
         let is_rising = moments.iter().zip(moments.iter().skip(1)).all(|(one, next)| one.at <= next.at);
         let is_in_time = moments.back().is_none_or(|last| base.checked_add(u64::from(last.at)).is_some());
         let sum = moments.iter().map(|moment| u64::from(moment.weight)).sum();
@@ -122,8 +116,8 @@ impl Window {
     /// moves within its own part only, however often this is done.
     fn merge(&mut self, length: u64) {
         let part = (length / PARTS).max(1);
-        let mut merged: VecDeque<Moment> = VecDeque::with_capacity(MOMENTS_MAX);
-        for moment in &self.moments {
+        let mut merged = Moments::default();
+        for moment in self.moments.iter() {
             let of = |moment: Moment| self.time(moment) / part;
             match merged.back_mut() {
                 Some(last) if of(*last) == of(*moment) => {
