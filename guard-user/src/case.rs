@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Method;
 use http::request::Parts;
 
-use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity};
+use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::{Caller, CredentialId};
@@ -103,7 +103,9 @@ impl<'a> Case<'a> {
             for rule in pass.would_deny {
                 if !self.would_deny.contains(&rule) {
                     tracing::info!(decision = %self.asked.decision, %rule, "a rule in shadow would refuse this");
-                    self.would_deny.push(rule);
+                    if self.would_deny.len() < WOULD_DENY_MAX {
+                        self.would_deny.push(rule);
+                    }
                 }
             }
         }

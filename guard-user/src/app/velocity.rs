@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
@@ -19,6 +20,9 @@ const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 /// Records before a snapshot's beginning that are read again: written then, but perhaps lost with the host. They are counted
 /// once all the same.
 const RECORDS_BEFORE: u64 = 4096;
+
+const UNCOUNTED: &str =
+    "cannot count the calls in the audit trail again, and who starts from nothing lets too many pass";
 
 /// Counts what was counted before this start, from a snapshot and the trail, or from the trail alone.
 pub(super) fn open(config: &Config, audit: &AuditLog) -> anyhow::Result<(Velocity, Clock)> {
@@ -39,13 +43,13 @@ pub(super) fn open(config: &Config, audit: &AuditLog) -> anyhow::Result<(Velocit
         }
     };
     let mut latest = 0;
-    let find_latest = audit::counted(&trail, since, |_, record| latest = latest.max(record.at));
-    find_latest?;
+    audit::counted(&trail, since, |_, record| latest = latest.max(record.at)).context(UNCOUNTED)?;
     let clock = Clock::start(anchor.as_ref(), latest);
     let (now, mut calls) = (clock.now(), 0_u64);
     let looked_at = audit::counted(&trail, since, |agent, record| {
         calls += u64::from(velocity.recount(now, agent, record));
-    })?;
+    })
+    .context(UNCOUNTED)?;
     velocity.recounted();
     let keys = velocity.keys();
     tracing::info!(

@@ -51,7 +51,7 @@ pub use note::{NoteError, VerifierKey};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
     Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,
-    Velocity,
+    Velocity, WOULD_DENY_MAX,
 };
 pub use recover::lock;
 pub use slots::UnderWay;

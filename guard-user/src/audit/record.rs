@@ -90,6 +90,9 @@ pub struct CallRecord<'a> {
     pub guest: Option<Arc<Guest>>,
 }
 
+/// Rules in shadow that one record names; the log has all.
+pub const WOULD_DENY_MAX: usize = 16;
+
 /// What the call is about.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Target<'a> {
@@ -643,6 +646,8 @@ pub(super) mod tests {
             text: Some(text),
             rule: Some(text),
             velocity: Some(Velocity { rule: text, count: u64::MAX, max: u64::MAX }),
+            counted: Some(&Counted::longest_for_tests()),
+            would_deny: &vec![RuleName::for_tests(&"\u{1f600}".repeat(32)); WOULD_DENY_MAX],
             policy: Some(text),
             ..call(1)
         };

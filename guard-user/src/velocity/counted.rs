@@ -45,7 +45,7 @@ struct Window {
 }
 
 /// Windows that one record names. One call has at most [`VELOCITY_METERS_MAX`](crate::policy::VELOCITY_METERS_MAX).
-pub const RECORDED_WINDOWS_MAX: usize = 64;
+pub const RECORDED_WINDOWS_MAX: usize = 48;
 
 impl Counted {
     pub(super) fn push(&mut self, key: Range<usize>, length_milliseconds: u64, weight: u32) {
@@ -79,6 +79,19 @@ impl Counted {
             self.windows.push(Part { key: from..self.keys.len(), ..part });
         }
         self.windows.len() <= RECORDED_WINDOWS_MAX
+    }
+
+    /// As long as any.
+    #[cfg(test)]
+    pub(crate) fn longest_for_tests() -> Self {
+        let mut counted = Self { number: u64::MAX, at: u64::MAX, ..Self::default() };
+        for n in 0..RECORDED_WINDOWS_MAX {
+            let from = counted.keys.len();
+            let part = format!("~none:{:064}", n);
+            counted.keys.extend(key::join(ScopeId([0xff; 8]), [part.as_str(), &part]).unwrap_or_default());
+            counted.push(from..counted.keys.len(), crate::policy::WINDOW_SECONDS_MAX * 1000, u32::MAX);
+        }
+        counted
     }
 
     pub fn is_empty(&self) -> bool {
