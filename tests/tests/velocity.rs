@@ -29,6 +29,9 @@ velocity_rules:
   - {name: trial, intent: demo.slow, per: agent, window: 1d, max_calls: 1, exceeded_action: shadow}
 "#;
 
+/// What becomes of a snapshot between two guards.
+type Harm = fn(&std::path::Path);
+
 struct Stage {
     daemon: guard_tests::daemon::Daemon,
     https: Https,
@@ -126,7 +129,6 @@ fn windows_go_on_after_a_restart_with_a_snapshot_without_one_and_with_a_broken_o
         assert_eq!(stage.reason("read", &stage.bob), "no decision");
         let full = [("budget".to_owned(), 9, 10)];
         assert_eq!(stage.top(), full);
-        type Harm = fn(&std::path::Path);
         let harms: [(Harm, &str); 3] = [
             (|_| {}, ""),
             (
@@ -136,7 +138,7 @@ fn windows_go_on_after_a_restart_with_a_snapshot_without_one_and_with_a_broken_o
             (
                 |path| {
                     std::fs::write(path, b"mcp-guard velocity 1\nbroken, and long enough for a digest")
-                        .unwrap()
+                        .unwrap();
                 },
                 "it is not what was written",
             ),

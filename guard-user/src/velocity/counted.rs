@@ -87,7 +87,7 @@ impl Counted {
         let mut counted = Self { number: u64::MAX, at: u64::MAX, ..Self::default() };
         for n in 0..RECORDED_WINDOWS_MAX {
             let from = counted.keys.len();
-            let part = format!("~none:{:064}", n);
+            let part = format!("~none:{n:064}");
             counted.keys.extend(key::join(ScopeId([0xff; 8]), [part.as_str(), &part]).unwrap_or_default());
             counted.push(from..counted.keys.len(), crate::policy::WINDOW_SECONDS_MAX * 1000, u32::MAX);
         }

@@ -55,18 +55,17 @@ impl Moments {
 
     pub(super) fn push_back(&mut self, moment: Moment) {
         match self {
-            Self::Few { count, first } => match first.get_mut(usize::from(*count)) {
-                Some(place) => {
+            Self::Few { count, first } => {
+                if let Some(place) = first.get_mut(usize::from(*count)) {
                     *place = moment;
                     *count += 1;
+                    return;
                 }
-                None => {
-                    // Doubled until there is room for all that are kept, and no further.
-                    let mut all = VecDeque::with_capacity(FEW * 2);
-                    all.extend(first.iter().copied().chain([moment]));
-                    *self = Self::Many(all);
-                }
-            },
+                // Doubled until there is room for all that are kept, and no further.
+                let mut all = VecDeque::with_capacity(FEW * 2);
+                all.extend(first.iter().copied().chain([moment]));
+                *self = Self::Many(all);
+            }
             Self::Many(all) => all.push_back(moment),
         }
     }
