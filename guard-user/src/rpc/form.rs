@@ -78,9 +78,8 @@ fn percent_decode(text: &[u8]) -> String {
 }
 
 fn hex_pair(high: u8, low: u8) -> Option<u8> {
-    let mut byte = [0];
-    hex::decode_to_slice([high, low], &mut byte).ok()?;
-    byte.first().copied()
+    let digit = |byte| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 #[cfg(test)]
