@@ -132,6 +132,7 @@ fn of_frames() -> Vec<Refusal> {
         Fault::RequestId(IdError::Type),
         Fault::TooLong { place: "" },
         Fault::TooManyWaiting { max: 1 },
+        Fault::TooMuchListened { names_max: 1 },
         Fault::UnknownMember,
         json(JsonErrorKind::ByteOrderMark),
         json(JsonErrorKind::DuplicateKey),

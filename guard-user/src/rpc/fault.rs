@@ -87,6 +87,10 @@ pub enum Fault {
     TooLong { place: &'static str },
     #[error("{max} requests of this session wait for answers; wait for some of them, or cancel them")]
     TooManyWaiting { max: usize },
+    #[error(
+        "a `subscriptions/listen` names at most {names_max} resources and tasks; subscribe to the others with another one"
+    )]
+    TooMuchListened { names_max: usize },
     #[error("the message has a member other than jsonrpc, id, method, params, result and error")]
     UnknownMember,
 }
@@ -140,6 +144,7 @@ impl Fault {
             Self::RequestId(_) => "bad_request_id",
             Self::TooLong { .. } => "text_too_long",
             Self::TooManyWaiting { .. } => "too_many_waiting",
+            Self::TooMuchListened { .. } => "too_much_listened",
             Self::UnknownMember => "unknown_member",
         }
     }

@@ -12,6 +12,9 @@ pub const METHOD_BYTES_MAX: usize = 256;
 /// Longest name or URI of what a request is about, in bytes.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
+/// Names of resources and tasks in one `subscriptions/listen`; each is judged by itself.
+pub(super) const LISTENED_MAX: usize = 256;
+
 /// The first stateless revision. From here on, headers repeat what the body says.
 const MODERN_SINCE: &str = "2026-07-28";
 
@@ -123,7 +126,12 @@ pub(super) fn decode_within(
     let frame = Frame::collect(members);
     let id = frame.id.as_ref().map(Id::read).transpose().map_err(Fault::Id)?;
     let read_id = id.clone();
-    frame.message(id, headers, body).map_err(|fault| FrameError { fault, id: read_id })
+    let message = frame.message(id, headers, body);
+    let message = message.and_then(|message| {
+        let is_too_much = message.listened().len() > LISTENED_MAX;
+        if is_too_much { Err(Fault::TooMuchListened { names_max: LISTENED_MAX }) } else { Ok(message) }
+    });
+    message.map_err(|fault| FrameError { fault, id: read_id })
 }
 
 impl Message {

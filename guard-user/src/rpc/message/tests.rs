@@ -130,6 +130,18 @@ fn lengths_are_bounded() {
 }
 
 #[test]
+fn a_listen_names_so_many_things() {
+    let listen = |names: usize| {
+        let uris: Vec<String> = (0..names).map(|n| format!("a://{n}")).collect();
+        let params = serde_json::json!({"notifications": {"resourceSubscriptions": uris}});
+        let message = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
+        read(&message.to_string()).map(|_message| ()).map_err(|error| error.fault)
+    };
+    assert_eq!(listen(LISTENED_MAX), Ok(()));
+    assert_eq!(listen(LISTENED_MAX + 1), Err(Fault::TooMuchListened { names_max: LISTENED_MAX }));
+}
+
+#[test]
 fn everything_that_a_listen_names_is_judged_and_what_nobody_knows_is_unnamed() {
     let listened = |filter: &str| {
         let params = format!(r#"{{"notifications":{filter}}}"#);
