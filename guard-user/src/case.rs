@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
     pub fn pass(&mut self, passes: Vec<Pass>) -> bool {
         let mut has_room = true;
         for pass in passes {
-            has_room &= self.counted.merge(pass.counted);
+            has_room = has_room && self.counted.merge(pass.counted);
             self.leases.push(pass.lease);
             for rule in pass.would_deny {
                 if !self.would_deny.contains(&rule) {

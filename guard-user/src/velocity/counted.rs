@@ -58,13 +58,10 @@ impl Counted {
         }
     }
 
-    /// What a request that names several things counts altogether, as of the last of them. `false`: no record has room for it.
+    /// What a request that names several things counts altogether, as of the last of them. `false`: no record has room for all
+    /// of it.
     #[must_use]
     pub fn merge(&mut self, other: Self) -> bool {
-        if self.is_empty() {
-            *self = other;
-            return self.windows.len() <= RECORDED_WINDOWS_MAX;
-        }
         self.number = self.number.max(other.number);
         self.at = self.at.max(other.at);
         for part in other.windows {
@@ -74,11 +71,14 @@ impl Counted {
                 same.weight = same.weight.saturating_add(part.weight);
                 continue;
             }
+            if self.windows.len() >= RECORDED_WINDOWS_MAX {
+                return false;
+            }
             let from = self.keys.len();
             self.keys.extend_from_slice(key);
             self.windows.push(Part { key: from..self.keys.len(), ..part });
         }
-        self.windows.len() <= RECORDED_WINDOWS_MAX
+        true
     }
 
     /// As long as any.

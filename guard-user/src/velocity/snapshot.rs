@@ -15,10 +15,9 @@
 //! Numbers are little-endian; texts have their length before them.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -31,6 +30,9 @@ use crate::types::AgentName;
 
 /// In the state directory.
 pub const SNAPSHOT_FILE: &str = "velocity.snapshot";
+/// What an unfinished one is called.
+const TEMPORARY_PREFIX: &str = ".velocity-";
+
 const FORMAT: &[u8] = b"mcp-guard velocity 1\n";
 
 /// Why a snapshot is of no use.
@@ -56,8 +58,8 @@ pub struct Restored {
 impl Velocity {
     /// Writes all windows to `dir`. What is admitted meanwhile may be in it or not, so `about.next_record` must be from before.
     pub fn save(&self, dir: &Path, about: &Restored) -> io::Result<()> {
-        let next = dir.join(format!("{SNAPSHOT_FILE}.next"));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        // A name of its own: two that write at once, such as two guards at a take-over, must not write one file. Mode 0600.
+        let (file, next) = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(dir)?.into_parts();
         let mut to =
             Digested { to: BufWriter::with_capacity(256 * 1024, file), digest: Context::new(&SHA256) };
         self.write(&mut to, about)?;
@@ -65,7 +67,7 @@ impl Velocity {
         file.write_all(digest.finish().as_ref())?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        fs::rename(&next, dir.join(SNAPSHOT_FILE))?;
+        next.persist(dir.join(SNAPSHOT_FILE)).map_err(|error| error.error)?;
         File::open(dir)?.sync_all()
     }
 
