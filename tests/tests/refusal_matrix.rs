@@ -568,7 +568,7 @@ fn of_calls_under_way(matrix: &mut Matrix, server: &Fixture) {
         "access withdrawn",
         server,
         revoke_all,
-        |_| Expected::Result("a new policy no longer lets this agent in"),
+        |_| Expected::Result("this agent is no longer let in"),
         |_| false,
     );
     fs::write(&file, known).unwrap();

@@ -134,7 +134,7 @@ pub fn rotate(
     let is_meant =
         |old: &Credential| old.agent == whom.agent && old.profile == whom.profile && !old.is_expired(now);
     let (mut before, others): (Vec<_>, Vec<_>) =
-        existing.list().into_iter().filter(|old| !old.is_expired(now)).cloned().partition(is_meant);
+        existing.list().into_iter().filter(|old| is_kept(old, now)).cloned().partition(is_meant);
     let same = before.last().and_then(Credential::lifetime).and_then(|span| now.checked_add(span).ok());
     for old in &mut before {
         old.expires = Some(old.expires.map_or(overlap, |expires| expires.min(overlap)));

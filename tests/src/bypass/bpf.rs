@@ -17,8 +17,8 @@ const PROG_GET_NEXT_ID: libc::c_long = 11;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const MAP_GET_FD_BY_ID: libc::c_long = 14;
 const LINK_GET_FD_BY_ID: libc::c_long = 30;
-/// Ids are counted from 1 since the host's start.
-const IDS_MAX: u32 = 100_000;
+/// Ids are counted from 1 since the host's start; a host on which many programs came and went is far on.
+const IDS_MAX: u32 = 100_000_000;
 
 /// The parts of `union bpf_attr` that these commands read.
 #[repr(C)]
