@@ -21,12 +21,15 @@ use serde_json::{Map, Value, json};
 const REVISIONS: [&str; 2] = ["2025-11-25", "2026-07-28"];
 
 /// How many checks each of them makes.
-const CHECKS: [usize; 2] = [17, 66];
+const CHECKS: [usize; 2] = [12, 66];
 
 const AUTHORIZATION: &str = "auth/";
 
-/// Judges by the clock to 50 ms, on a machine that may be busy: it runs alone, and may need other tries.
-const BY_THE_CLOCK: &str = "sse-retry";
+/// Scenarios of 2025-11-25 that a busy machine can fail without any guard, and how many checks each has. They run alone,
+/// and may need other tries. The first judges by the clock, to 50 ms. The second is a race of the client with itself: its
+/// server asks on the standalone stream, and the clients call the tool without waiting for that stream to be open.
+/// Through a relay that starts each connection up to 60 ms late, rmcp failed 7 of 23 runs of it.
+const APART: [(&str, usize); 2] = [("sse-retry", 3), ("elicitation-sep1034-client-defaults", 5)];
 const TRIES: usize = 10;
 
 const TOOLS: [&str; 24] = [
@@ -159,7 +162,7 @@ fn servers_cannot_tell_a_client_behind_the_guard_from_the_client() {
         for client in [Client::TypeScript, Client::Python, Client::Rust] {
             for (revision, checks) in REVISIONS.iter().zip(CHECKS) {
                 let arguments = ["--suite", "all", "--spec-version", revision];
-                let leave_out = [AUTHORIZATION, BY_THE_CLOCK];
+                let leave_out = [AUTHORIZATION, APART[0].0, APART[1].0];
                 let start = Instant::now();
                 let (before, after) = thread::scope(|scope| {
                     let before = scope.spawn(|| run(client, &arguments, &leave_out, Way::Direct));
@@ -172,29 +175,35 @@ fn servers_cannot_tell_a_client_behind_the_guard_from_the_client() {
             }
         }
         for client in [Client::TypeScript, Client::Python, Client::Rust] {
-            let arguments = ["--scenario", BY_THE_CLOCK, "--spec-version", "2025-11-25"];
-            let mut last =
-                vec![format!("{client:?}, {BY_THE_CLOCK}: never done without a guard: is the machine busy?")];
-            for _ in 0..TRIES {
-                let start = Instant::now();
-                let before = run(client, &arguments, &[], Way::Direct);
-                if before.passed() < 3 {
-                    continue;
-                }
-                let after = run(client, &arguments, &[], guarded);
-                show(client, BY_THE_CLOCK, &before, &after, start);
-                last = told(client, BY_THE_CLOCK, &before, &after);
-                if last.is_empty() {
-                    break;
-                }
+            for (scenario, checks) in APART {
+                differences.extend(run_apart(client, scenario, checks, guarded));
             }
-            differences.extend(last);
         }
         assert!(differences.is_empty(), "not as without a guard:\n{}", differences.join("\n"));
         // It was the guard that was asked.
         let calls = daemon.ledger().unwrap().of_kind("call").count();
         assert!(calls >= 100, "the guard saw {calls} requests");
     });
+}
+
+/// What differs in the last try of a scenario that runs alone.
+fn run_apart(client: Client, scenario: &str, checks: usize, guarded: Way<'_>) -> Vec<String> {
+    let arguments = ["--scenario", scenario, "--spec-version", "2025-11-25"];
+    let mut last = vec![format!("{client:?}, {scenario}: never done without a guard: is the machine busy?")];
+    for _ in 0..TRIES {
+        let start = Instant::now();
+        let before = run(client, &arguments, &[], Way::Direct);
+        if before.passed() < checks {
+            continue;
+        }
+        let after = run(client, &arguments, &[], guarded);
+        show(client, scenario, &before, &after, start);
+        last = told(client, scenario, &before, &after);
+        if last.is_empty() {
+            break;
+        }
+    }
+    last
 }
 
 fn show(client: Client, what: &str, before: &Report, after: &Report, start: Instant) {
