@@ -12,7 +12,7 @@ use mcp_guard::config::Server;
 use mcp_guard::policy::{Decision, Policy, Question};
 use mcp_guard::rpc::{Json, Target};
 use mcp_guard::types::{AgentName, ServerName};
-use mcp_guard::velocity::{Admission, Call, Velocity};
+use mcp_guard::velocity::{Admission, Call, Room, Velocity};
 
 const ROUNDS: usize = 7;
 const CALLS: u64 = 200_000;
@@ -51,7 +51,7 @@ fn main() {
             arguments: Some(&Json::Object(vec![("to".into(), Json::Array(Vec::new()))])),
         };
         let Decision::Allow(allow) = policy.decide(&question) else { panic!("must be allowed") };
-        let velocity = Velocity::new(usize::MAX, usize::MAX);
+        let velocity = Velocity::new(Room { all: usize::MAX, each: usize::MAX, kept: 0 });
         let agents: Vec<_> = (0..keys).map(|n| AgentName::parse(&format!("agent-{n}")).unwrap()).collect();
         let call = |agent| Call { agent, user: None, session: None, server: &server, tool: Some("tool-0") };
         for agent in &agents {

@@ -118,11 +118,12 @@ impl App {
         let occasion = if handed.is_empty() { Occasion::Start } else { Occasion::TakeOver };
         let audit = match own_trail {
             Some(audit) => audit,
-            None => open_audit(&config).await?,
+            None => manager.wait_for(open_audit(&config)).await?,
         };
         let (velocity, clock) = {
             let (config, audit) = (Arc::clone(&config), audit.clone());
-            tokio::task::spawn_blocking(move || velocity::open(&config, &audit)).await??
+            let counting = tokio::task::spawn_blocking(move || velocity::open(&config, &audit));
+            manager.wait_for(counting).await??
         };
         // With the trail open, no other guard changes them.
         let tools = Arc::new(Tools::open(&config)?);
@@ -311,7 +312,6 @@ impl App {
         })?;
         self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
-        self.pipeline.velocity.tidy(self.pipeline.clock.now());
         Ok(digest)
     }
 

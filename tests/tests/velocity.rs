@@ -25,6 +25,7 @@ policies:
 velocity_rules:
   - {name: reads, agent: alice, intent: demo.read, window: 1d, max_calls: 40, exceeded_action: deny}
   - {name: budget, agent: bob, per: [agent, server], window: 1d, max_cost: 10, costs: {demo.dear: 4}, exceeded_action: deny}
+  - {name: dear-ones, agent: alice, tool: dear, window: 1d, max_calls: 40, exceeded_action: deny}
   - {name: at-once, tool: slow, per: tool, max_concurrent: 2, exceeded_action: deny}
   - {name: trial, intent: demo.slow, per: agent, window: 1d, max_calls: 1, exceeded_action: shadow}
 "#;
@@ -220,19 +221,22 @@ fn a_call_is_under_way_until_its_stream_ends_its_client_goes_or_its_server_dies(
 }
 
 #[test]
-fn who_has_its_share_of_counters_gets_no_more_and_keeps_none_from_others() {
+fn an_agent_that_needs_all_counters_leaves_the_others_those_kept_for_them() {
     apart(|| {
         let served = Puppet::at(ADDRESS).unwrap().answer_all(done_for);
-        let stage = stage_with(&json!({"velocity_keys_max": 2, "velocity_keys_per_agent_max": 1}));
-        assert_eq!(stage.reason("read", &stage.alice), "no decision");
-        assert_eq!(stage.reason("slow", &stage.alice), "velocity_exceeded");
+        let stage = stage_with(&json!({
+            "velocity_keys_max": 1, "velocity_keys_per_agent_max": 2, "velocity_keys_per_agent_kept": 1,
+        }));
+        assert_eq!(stage.reason("slow", &stage.bob), "no decision", "needs two");
+        assert_eq!(stage.reason("read", &stage.alice), "no decision", "kept for it");
+        assert_eq!(stage.reason("dear", &stage.alice), "velocity_exceeded", "would be its second");
         assert_eq!(stage.reason("read", &stage.alice), "no decision", "what it has counts on");
         assert_eq!(stage.reason("read", &stage.bob), "no decision");
-        assert_eq!(stage.reason("slow", &stage.bob), "velocity_exceeded");
-        assert_eq!(served.load(Ordering::Relaxed), 3);
+        assert_eq!(served.load(Ordering::Relaxed), 4);
         let records = stage.daemon.ledger().unwrap();
-        let texts: Vec<_> = records.calls("deny", "slow").map(|call| call["text"].clone()).collect();
-        let share = "the agent's calls already need 1 counters, which is its share";
-        assert_eq!(texts, [share, "calls already need 2 counters, and there is room for no more"]);
+        let texts: Vec<_> = records.calls("deny", "dear").map(|call| call["text"].clone()).collect();
+        let full =
+            "calls already need 1 counters beyond those kept for each agent, and there is room for no more";
+        assert_eq!(texts, [full]);
     });
 }

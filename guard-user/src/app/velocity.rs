@@ -13,7 +13,7 @@ use super::App;
 use crate::audit::{self, AuditLog, Since};
 use crate::config::Config;
 use crate::policy::WINDOW_SECONDS_MAX;
-use crate::velocity::{Clock, Damaged, Restored, Velocity};
+use crate::velocity::{Clock, Damaged, Restored, Room, Velocity};
 
 /// Between two snapshots, while calls are counted.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
@@ -28,7 +28,12 @@ const UNCOUNTED: &str =
 pub(super) fn open(config: &Config, audit: &AuditLog) -> anyhow::Result<(Velocity, Clock)> {
     let (dir, trail) = (&config.state_dir, config.audit_dir());
     let limits = &config.limits;
-    let empty = || Velocity::new(limits.velocity_keys_max, limits.velocity_keys_per_agent_max);
+    let room = Room {
+        all: limits.velocity_keys_max,
+        each: limits.velocity_keys_per_agent_max,
+        kept: limits.velocity_keys_per_agent_kept,
+    };
+    let empty = || Velocity::new(room);
     let mut velocity = empty();
     let origin = audit.verifier_key().name().to_owned();
     let (anchor, since) = match velocity.restore(dir) {
@@ -42,14 +47,15 @@ pub(super) fn open(config: &Config, audit: &AuditLog) -> anyhow::Result<(Velocit
             (None, Since::Ago(Duration::from_secs(WINDOW_SECONDS_MAX)))
         }
     };
-    let mut latest = 0;
-    audit::counted(&trail, since, |_, record| latest = latest.max(record.at)).context(UNCOUNTED)?;
-    let clock = Clock::start(anchor.as_ref(), latest);
-    let (now, mut calls) = (clock.now(), 0_u64);
+    // What is older than its window now is passed over. If the trail tells of later moments, the clock goes on from these.
+    let mut latest = Clock::start(anchor.as_ref(), 0).now();
+    let mut calls = 0_u64;
     let looked_at = audit::counted(&trail, since, |agent, record| {
-        calls += u64::from(velocity.recount(now, agent, record));
+        latest = latest.max(record.at);
+        calls += u64::from(velocity.recount(latest, agent, record));
     })
     .context(UNCOUNTED)?;
+    let clock = Clock::start(anchor.as_ref(), latest);
     velocity.recounted();
     let keys = velocity.keys();
     tracing::info!(
@@ -95,6 +101,8 @@ pub(super) async fn keep(app: Arc<App>) {
     let mut saved = 0;
     loop {
         tick.tick().await;
+        // Also without calls that were counted: each may have been refused for want of room.
+        app.tidy_velocity().await;
         let number = app.pipeline.velocity.number();
         if number != saved {
             app.save_velocity().await;
@@ -114,14 +122,21 @@ impl App {
         look.await.unwrap_or_else(|error| json!({ "error": format!("cannot look at the windows: {error}") }))
     }
 
+    /// Gives back what no rule counts any more.
+    async fn tidy_velocity(&self) {
+        let (velocity, now) = (self.pipeline.velocity.clone(), self.pipeline.clock.now());
+        let rules = self.pipeline.rules.load();
+        let tidy = tokio::task::spawn_blocking(move || velocity.tidy(now, rules.policy.velocity()));
+        if let Err(error) = tidy.await {
+            tracing::error!(%error, "the velocity windows could not be tidied up");
+        }
+    }
+
     /// Writes a snapshot.
     pub(super) async fn save_velocity(&self) {
         let (velocity, clock) = (self.pipeline.velocity.clone(), self.pipeline.clock.clone());
         let (audit, dir) = (self.pipeline.audit.clone(), self.config.state_dir.clone());
-        let write = tokio::task::spawn_blocking(move || {
-            velocity.tidy(clock.now());
-            save_to(&dir, &velocity, &clock, &audit)
-        });
+        let write = tokio::task::spawn_blocking(move || save_to(&dir, &velocity, &clock, &audit));
         if let Ok(Err(error)) = write.await {
             let path = self.config.state_dir.join(crate::velocity::SNAPSHOT_FILE);
             tracing::error!(%error, "{} cannot be written; the next start reads more of the trail", path.display());

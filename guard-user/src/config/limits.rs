@@ -96,8 +96,10 @@ pub struct Limits {
     /// Keys that velocity rules count apart: each takes about 160 bytes, and at most 4 KiB more. A call that needs one more is
     /// refused.
     pub velocity_keys_max: usize,
-    /// Of these, those that came by one agent's calls.
+    /// Those that came by one agent's calls.
     pub velocity_keys_per_agent_max: usize,
+    /// Of these, so many have room whatever other agents do; they do not count as any of `velocity_keys_max`.
+    pub velocity_keys_per_agent_kept: usize,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -148,6 +150,7 @@ impl Default for Limits {
             resume_seconds: 300,
             velocity_keys_max: 1024 * 1024,
             velocity_keys_per_agent_max: 256 * 1024,
+            velocity_keys_per_agent_kept: 1024,
             drain_seconds: 10,
         }
     }

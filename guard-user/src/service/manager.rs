@@ -7,14 +7,21 @@ use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::timeout;
 
 /// File descriptors in one message; the kernel takes no more (`SCM_MAX_FD`).
 pub const FDS_MAX: usize = 253;
+
+/// How long a part of the start may take before it needs more than the manager's own limit.
+const START_MAX: Duration = Duration::from_secs(30 * 60);
+/// Between two requests for more time; well below the unit's limit.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 const WATCHDOG_VARIABLE: &str = "WATCHDOG_USEC";
@@ -38,6 +45,8 @@ pub enum Word<'a> {
     Status(&'a str),
     /// The guard makes progress.
     Watchdog,
+    /// The start takes at least so much longer.
+    MoreTime(Duration),
 }
 
 impl Manager {
@@ -78,6 +87,22 @@ impl Manager {
         }
     }
 
+    /// Does a part of the start that may take long, such as reading a long trail, and asks for more time meanwhile: without,
+    /// the manager would end the start after its limit, and the next one would be no faster. Asks for half an hour at most.
+    pub async fn wait_for<T>(&self, part: impl Future<Output = T>) -> T {
+        let mut part = pin!(part);
+        let mut waited = Duration::ZERO;
+        loop {
+            match timeout(ASK_EVERY, &mut part).await {
+                Ok(done) => return done,
+                Err(_elapsed) => waited += ASK_EVERY,
+            }
+            if waited < START_MAX {
+                self.tell(&[Word::MoreTime(ASK_EVERY * 3)]);
+            }
+        }
+    }
+
     /// Gives it file descriptors to keep, under one name, over a restart of the service. The next start finds them with
     /// [`inherited`](super::inherited()). `Ok(false)`: there is no manager.
     pub fn store(&self, name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
@@ -110,6 +135,7 @@ impl Word<'_> {
             Self::Stopping => "STOPPING=1\n".into(),
             Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".into(),
+            Self::MoreTime(time) => format!("EXTEND_TIMEOUT_USEC={}\n", time.as_micros()),
         }
     }
 }
@@ -163,6 +189,35 @@ mod tests {
         let mut bytes = [0; 512];
         let length = listener.recv(&mut bytes).unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_start_asks_for_more_time_until_it_is_done_and_not_for_ever() {
+        let listener = listener("start");
+        listener.set_nonblocking(true).unwrap();
+        let count = || {
+            let mut count = 0;
+            let mut bytes = [0; 64];
+            while let Ok(length) = listener.recv(&mut bytes) {
+                assert_eq!(&bytes[..length], b"EXTEND_TIMEOUT_USEC=30000000\n");
+                count += 1;
+            }
+            count
+        };
+        let manager = manager_at(&listener);
+        assert_eq!((manager.wait_for(async { 7 }).await, count()), (7, 0));
+        manager.wait_for(tokio::time::sleep(Duration::from_secs(35))).await;
+        assert_eq!(count(), 3);
+        // A socket keeps few datagrams for who does not read them.
+        let counting = async {
+            let mut all = 0;
+            for _ in 0..8 * 60 {
+                tokio::time::sleep(Duration::from_secs(15)).await;
+                all += count();
+            }
+            all
+        };
+        assert_eq!(manager.wait_for(counting).await, 30 * 6 - 1);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod shard;
 mod snapshot;
 mod window;
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,13 +25,14 @@ pub use clock::{Anchor, Clock};
 pub use counted::{Counted, RECORDED_WINDOWS_MAX, Recounted};
 pub use fullest::Fullest;
 pub use key::Call;
+pub use owners::Room;
 pub use snapshot::{Damaged, Restored, SNAPSHOT_FILE};
 pub use window::{MOMENTS_MAX, PARTS};
 
 use owners::{Full, Owners};
 use shard::{Entry, Shard};
 
-use crate::policy::{ExceededAction, Measure, Meter, RuleName};
+use crate::policy::{ExceededAction, Measure, Meter, RuleName, ScopeId, VelocityRule};
 use crate::types::AgentName;
 
 /// Locks that keys are spread over.
@@ -119,12 +121,11 @@ struct Touch {
 }
 
 impl Velocity {
-    /// Room for so many keys, and for so many by the calls of one agent.
-    pub fn new(keys_max: usize, keys_per_agent_max: usize) -> Self {
+    pub fn new(room: Room) -> Self {
         Self(Arc::new(Store {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            owners: Mutex::new(Owners::new(keys_max, keys_per_agent_max)),
+            owners: Mutex::new(Owners::new(room)),
             number: AtomicU64::new(0),
         }))
     }
@@ -193,11 +194,14 @@ impl Velocity {
         Admission::Within(pass)
     }
 
-    /// Gives back the memory of keys that count nothing. Call it now and then, and after a reload.
-    pub fn tidy(&self, now: u64) {
+    /// Gives back the memory of keys that count nothing, or that `rules` have no window for. Call it now and then: whoever has
+    /// no room may wait for it.
+    pub fn tidy(&self, now: u64, rules: &[Arc<VelocityRule>]) {
+        let scopes: HashSet<ScopeId> = rules.iter().map(|rule| rule.scope()).collect();
+        let is_counted = |key: &[u8]| key::scope(key).is_some_and(|scope| scopes.contains(&scope));
         let store = &*self.0;
         for shard in &store.shards {
-            lock(shard).tidy(now, &store.hasher, |owner| lock(&store.owners).give_back(owner, 1));
+            lock(shard).tidy(now, &store.hasher, is_counted, |owner| lock(&store.owners).give_back(owner, 1));
         }
     }
 
@@ -281,29 +285,29 @@ impl Store {
         meters: &'m [Meter],
     ) -> Result<(), (Full, &'m Meter)> {
         let is_new = |touch: &&mut Touch| touch.place.is_none() && !touch.is_skipped;
-        let needed = touches.iter_mut().filter(is_new).count();
-        if needed == 0 {
+        let (mut binding, mut shadow, mut last) = (0, 0, None);
+        for touch in touches.iter_mut().filter(is_new) {
+            match meters.get(touch.meter) {
+                Some(meter) if meter.rule.action == ExceededAction::Shadow => shadow += 1,
+                Some(meter) => (binding, last) = (binding + 1, Some(meter)),
+                None => touch.is_skipped = true,
+            }
+        }
+        if binding + shadow == 0 {
             return Ok(());
         }
-        let mut reserved = lock(&self.owners).reserve(agent, needed);
-        if reserved.is_err() {
-            let mut refused = None;
-            let mut needed = 0;
+        let mut owners = lock(&self.owners);
+        if let (Err(full), Some(meter)) = (owners.reserve(agent, binding), last) {
+            return Err((full, meter));
+        }
+        if owners.reserve_for_shadow(agent, shadow).is_err() {
             for touch in touches.iter_mut().filter(is_new) {
-                let Some(meter) = meters.get(touch.meter) else { continue };
-                if meter.rule.action == ExceededAction::Shadow {
-                    touch.is_skipped = true;
-                } else {
-                    (refused, needed) = (Some(meter), needed + 1);
-                }
-            }
-            let Some(refused) = refused else { return Ok(()) };
-            reserved = lock(&self.owners).reserve(agent, needed);
-            if let Err(full) = reserved {
-                return Err((full, refused));
+                let meter = meters.get(touch.meter);
+                touch.is_skipped = meter.is_none_or(|meter| meter.rule.action == ExceededAction::Shadow);
             }
         }
-        let owner = reserved.unwrap_or_default();
+        let owner = owners.number(agent);
+        drop(owners);
         for touch in touches.iter_mut().filter(is_new) {
             let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
                 continue;
@@ -414,7 +418,12 @@ fn no_room(meter: &Meter, full: Full) -> Exceeded {
         Full::Agent(max) => {
             (max, format!("the agent's calls already need {max} counters, which is its share"))
         }
-        Full::All(max) => (max, format!("calls already need {max} counters, and there is room for no more")),
+        Full::All(max) => (
+            max,
+            format!(
+                "calls already need {max} counters beyond those kept for each agent, and there is room for no more"
+            ),
+        ),
     };
     let count = u64::try_from(count).unwrap_or(u64::MAX);
     Exceeded {

@@ -4,14 +4,25 @@ use std::collections::HashMap;
 
 use crate::types::AgentName;
 
+/// How many keys there is room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// By all agents' calls, beyond what is kept for each.
+    pub all: usize,
+    /// By one agent's calls.
+    pub each: usize,
+    /// Of these, so many are there for it whatever the others do.
+    pub kept: usize,
+}
+
 #[derive(Debug)]
 pub(super) struct Owners {
     numbers: HashMap<AgentName, u32>,
     /// By number. Agents come from policies alone, so these are few.
     each: Vec<(AgentName, usize)>,
-    all: usize,
-    most: usize,
-    most_each: usize,
+    /// Of all agents, beyond what is kept for each.
+    beyond: usize,
+    room: Room,
 }
 
 /// What there is no room in.
@@ -22,8 +33,8 @@ pub(super) enum Full {
 }
 
 impl Owners {
-    pub(super) fn new(most: usize, most_each: usize) -> Self {
-        Self { numbers: HashMap::new(), each: Vec::new(), all: 0, most, most_each }
+    pub(super) fn new(room: Room) -> Self {
+        Self { numbers: HashMap::new(), each: Vec::new(), beyond: 0, room }
     }
 
     pub(super) fn number(&mut self, agent: &AgentName) -> u32 {
@@ -43,45 +54,61 @@ impl Owners {
     /// Whether one more key has no room.
     pub(super) fn is_full_for(&mut self, agent: &AgentName) -> bool {
         let number = self.number(agent);
-        let most_each = self.most_each;
-        let is_full = self.all >= self.most;
-        is_full || self.count(number).is_some_and(|own| *own >= most_each)
+        let own = self.count(number);
+        own >= self.room.each || (own >= self.room.kept && self.beyond >= self.room.all)
     }
 
     /// Room for `count` more keys of `agent`, or for none.
     pub(super) fn reserve(&mut self, agent: &AgentName, count: usize) -> Result<u32, Full> {
+        self.reserve_within(agent, count, self.room)
+    }
+
+    /// The same for what refuses nobody: half of the room is not for that.
+    pub(super) fn reserve_for_shadow(&mut self, agent: &AgentName, count: usize) -> Result<u32, Full> {
+        let Room { all, each, kept } = self.room;
+        self.reserve_within(agent, count, Room { all: all / 2, each: each / 2, kept: kept / 2 })
+    }
+
+    fn reserve_within(&mut self, agent: &AgentName, count: usize, room: Room) -> Result<u32, Full> {
         let number = self.number(agent);
-        if self.all.saturating_add(count) > self.most {
-            return Err(Full::All(self.most));
+        let before = self.count(number);
+        let after = before.saturating_add(count);
+        if after > room.each {
+            return Err(Full::Agent(room.each));
         }
-        let most_each = self.most_each;
-        match self.count(number) {
-            Some(own) if own.saturating_add(count) > most_each => return Err(Full::Agent(most_each)),
-            Some(own) => *own += count,
-            None => {}
+        if after > room.kept && self.beyond_with(before, after) > room.all {
+            return Err(Full::All(room.all));
         }
-        self.all += count;
+        self.set(number, after);
         Ok(number)
     }
 
     /// The same for one that was there before.
     pub(super) fn add(&mut self, agent: &AgentName) -> u32 {
         let number = self.number(agent);
-        if let Some(own) = self.count(number) {
-            *own += 1;
-        }
-        self.all += 1;
+        self.set(number, self.count(number).saturating_add(1));
         number
     }
 
     pub(super) fn give_back(&mut self, number: u32, count: usize) {
-        if let Some(own) = self.count(number) {
-            *own = own.saturating_sub(count);
-        }
-        self.all = self.all.saturating_sub(count);
+        self.set(number, self.count(number).saturating_sub(count));
     }
 
-    fn count(&mut self, number: u32) -> Option<&mut usize> {
-        self.each.get_mut(usize::try_from(number).ok()?).map(|(_, count)| count)
+    fn count(&self, number: u32) -> usize {
+        usize::try_from(number).ok().and_then(|at| self.each.get(at)).map_or(0, |(_, count)| *count)
+    }
+
+    fn set(&mut self, number: u32, after: usize) {
+        let Some((_, count)) = usize::try_from(number).ok().and_then(|at| self.each.get_mut(at)) else {
+            return;
+        };
+        let before = std::mem::replace(count, after);
+        self.beyond = self.beyond_with(before, after);
+    }
+
+    /// What all agents have beyond what is kept for each, once one has `after` keys instead of `before`.
+    fn beyond_with(&self, before: usize, after: usize) -> usize {
+        let kept = self.room.kept;
+        (self.beyond + after.saturating_sub(kept)).saturating_sub(before.saturating_sub(kept))
     }
 }

@@ -84,23 +84,41 @@ impl Shard {
     }
 
     /// Looks at the next `count` places, and gives those back that count nothing. `gone` is told whose they were.
-    pub(super) fn sweep(&mut self, now: u64, count: usize, mut gone: impl FnMut(u32)) {
+    pub(super) fn sweep(&mut self, now: u64, count: usize, gone: impl FnMut(u32)) {
+        self.sweep_also(now, count, |_entry| false, gone);
+    }
+
+    /// Looks at all, gives those back that count nothing or are not `counted` any more, and memory with them.
+    pub(super) fn tidy(
+        &mut self,
+        now: u64,
+        hasher: &RandomState,
+        is_counted: impl Fn(&[u8]) -> bool,
+        gone: impl FnMut(u32),
+    ) {
+        // A call under way goes on, whatever rules there are, and may end under a rule that came back.
+        let is_over = |entry: &Entry| matches!(entry.count, Count::Window(_)) && !is_counted(&entry.key);
+        self.sweep_also(now, self.table.num_buckets(), is_over, gone);
+        if self.table.len() < self.table.capacity() / 4 {
+            self.table.shrink_to_fit(|entry| hasher.hash_one(&*entry.key));
+        }
+    }
+
+    fn sweep_also(
+        &mut self,
+        now: u64,
+        count: usize,
+        is_over: impl Fn(&Entry) -> bool,
+        mut gone: impl FnMut(u32),
+    ) {
         let places = self.table.num_buckets();
         for _ in 0..count.min(places) {
             self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
             let Ok(mut place) = self.table.get_bucket_entry(self.hand) else { continue };
-            if place.get_mut().is_empty(now) {
+            if is_over(place.get()) || place.get_mut().is_empty(now) {
                 let (entry, _) = place.remove();
                 gone(entry.owner);
             }
-        }
-    }
-
-    /// The same with all, and gives memory back.
-    pub(super) fn tidy(&mut self, now: u64, hasher: &RandomState, gone: impl FnMut(u32)) {
-        self.sweep(now, self.table.num_buckets(), gone);
-        if self.table.len() < self.table.capacity() / 4 {
-            self.table.shrink_to_fit(|entry| hasher.hash_one(&*entry.key));
         }
     }
 

@@ -25,7 +25,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::shard::{Count, Entry};
 use super::window::{MOMENTS_MAX, Moment, Window};
-use super::{Anchor, Recounted, Velocity, key, lock, shard_of};
+use super::{Anchor, Recounted, SWEEP, Velocity, key, lock, shard_of};
 use crate::types::AgentName;
 
 /// In the state directory.
@@ -160,6 +160,7 @@ impl Velocity {
             let Some(shard) = self.0.shards.get(shard_of(hash)) else { continue };
             let mut shard = lock(shard);
             if shard.find(hash, &key).is_none() {
+                shard.sweep(now, SWEEP, |owner| lock(&self.0.owners).give_back(owner, 1));
                 let owner = lock(&self.0.owners).add(agent);
                 shard.insert(hash, Entry::new(&key, owner, length), &self.0.hasher);
             }

@@ -9,7 +9,7 @@ pub(super) fn agent(name: &str) -> AgentName {
 }
 
 fn velocity() -> Velocity {
-    Velocity::new(1_000_000, 1_000_000)
+    Velocity::new(Room { all: 1_000_000, each: 1_000_000, kept: 0 })
 }
 
 /// Of one agent's calls at one server, without user and session.
@@ -247,7 +247,7 @@ fn calls_under_way_count_until_they_have_ended() {
     assert!(first.counted.is_empty(), "nothing to count again after a restart");
     drop(first);
     let third = within(velocity.admit(0, &by(&a), &rules));
-    velocity.tidy(200_000_000);
+    velocity.tidy(200_000_000, &[]);
     exceeded(velocity.admit(200_000_000, &by(&a), &rules));
     drop(third);
 }
@@ -271,11 +271,33 @@ fn empty_windows_are_given_back() {
         let rules = [rule("x", 60, 5, ExceededAction::Deny), rule("y", 120, 5, ExceededAction::Deny)];
         within(velocity.admit(0, &by(&agent(&format!("a{n}"))), &rules));
     }
+    let rules = ["x", "y"].map(|name| {
+        let seconds = if name == "x" { 60 } else { 120 };
+        Arc::new(plain(name, seconds, 5, ExceededAction::Deny))
+    });
     assert_eq!(velocity.keys(), 1000);
-    velocity.tidy(60_000);
+    velocity.tidy(59_999, &rules);
+    assert_eq!(velocity.keys(), 1000);
+    velocity.tidy(60_000, &rules);
     assert_eq!(velocity.keys(), 500);
-    velocity.tidy(120_000);
+    velocity.tidy(120_000, &rules);
     assert_eq!(velocity.keys(), 0);
+}
+
+#[test]
+fn what_no_rule_counts_any_more_is_forgotten_and_what_is_under_way_is_not() {
+    let velocity = velocity();
+    let (gone, stays) = (rule("x", 60, 1, ExceededAction::Deny), rule("y", 60, 1, ExceededAction::Deny));
+    let under_way = rule("z", 0, 1, ExceededAction::Deny);
+    let a = agent("a");
+    let pass = within(velocity.admit(0, &by(&a), &[gone.clone(), stays.clone(), under_way.clone()]));
+    velocity.tidy(1, &[Arc::clone(&stays.rule)]);
+    assert_eq!(velocity.keys(), 2);
+    within(velocity.admit(1, &by(&a), &[gone]));
+    exceeded(velocity.admit(1, &by(&a), &[stays]));
+    exceeded(velocity.admit(1, &by(&a), std::slice::from_ref(&under_way)));
+    drop(pass);
+    within(velocity.admit(1, &by(&a), &[under_way]));
 }
 
 /// A call of `a` by a user of its own.
@@ -293,7 +315,7 @@ fn flood(velocity: &Velocity, agent: &AgentName, now: u64, users: std::ops::Rang
 
 #[test]
 fn one_agents_flood_of_keys_ends_at_its_share_and_takes_none_from_others() {
-    let velocity = Velocity::new(3_000, 1_000);
+    let velocity = Velocity::new(Room { all: 3_000, each: 1_000, kept: 0 });
     let (a, b, c, d) = (agent("a"), agent("b"), agent("c"), agent("d"));
     assert_eq!(flood(&velocity, &a, 0, 0..20_000), 1_000);
     assert_eq!(velocity.keys(), 1_000);
@@ -305,14 +327,55 @@ fn one_agents_flood_of_keys_ends_at_its_share_and_takes_none_from_others() {
     assert_eq!(velocity.keys(), 3_000);
     let per = Per::new(Part::User, None).unwrap();
     let rules = [meter(VelocityRule { per, ..plain("x", 60, 5, ExceededAction::Escalate) })];
-    let refused = exceeded(velocity.admit(0, &Call { user: Some("new"), ..by(&a) }, &rules));
-    assert_eq!(refused.action, ExceededAction::Deny, "nobody can approve room");
-    assert_eq!(&*refused.reason, "calls already need 3000 counters, and there is room for no more");
+    let shares = [
+        (&a, "the agent's calls already need 1000 counters, which is its share"),
+        (
+            &d,
+            "calls already need 3000 counters beyond those kept for each agent, and there is room for no more",
+        ),
+    ];
+    for (agent, reason) in shares {
+        let refused = exceeded(velocity.admit(0, &Call { user: Some("new"), ..by(agent) }, &rules));
+        assert_eq!(refused.action, ExceededAction::Deny, "nobody can approve room");
+        assert_eq!(&*refused.reason, reason);
+    }
+}
+
+#[test]
+fn what_is_kept_for_an_agent_has_room_when_others_took_all_the_rest() {
+    let velocity = Velocity::new(Room { all: 1_000, each: 600, kept: 100 });
+    let (a, b, c) = (agent("a"), agent("b"), agent("c"));
+    assert_eq!(flood(&velocity, &a, 0, 0..5_000), 600);
+    assert_eq!(flood(&velocity, &b, 0, 10_000..15_000), 600);
+    // These two have 500 beyond what is kept for each, and so all that there is.
+    assert_eq!(flood(&velocity, &c, 0, 20_000..25_000), 100);
+    assert_eq!(velocity.keys(), 1_300);
+    // What counts nothing any more makes room, beyond what is kept too.
+    velocity.tidy(60_000, &[]);
+    assert_eq!((velocity.keys(), flood(&velocity, &c, 60_000, 0..5_000)), (0, 600));
+    assert_eq!(flood(&velocity, &a, 60_000, 10_000..15_000), 600);
+}
+
+#[test]
+fn rules_in_shadow_leave_half_of_the_room_to_those_in_force() {
+    let velocity = Velocity::new(Room { all: 1_000, each: 400, kept: 10 });
+    let per = Per::new(Part::User, None).unwrap();
+    let shadow = [meter(VelocityRule { per, ..plain("s", 60, 5, ExceededAction::Shadow) })];
+    let (a, b) = (agent("a"), agent("b"));
+    for agent in [&a, &b] {
+        for n in 0..1_000 {
+            let user = format!("u{n}");
+            let call = Call { user: Some(&user), ..by(agent) };
+            assert!(within(velocity.admit(0, &call, &shadow)).would_deny.is_empty());
+        }
+    }
+    assert_eq!(velocity.keys(), 400);
+    assert_eq!(flood(&velocity, &a, 0, 5_000..9_000), 200);
 }
 
 #[test]
 fn a_key_that_is_needed_takes_the_place_of_one_that_counts_nothing() {
-    let velocity = Velocity::new(1_000, 500);
+    let velocity = Velocity::new(Room { all: 1_000, each: 500, kept: 0 });
     let a = agent("a");
     assert_eq!(flood(&velocity, &a, 0, 0..500), 500);
     assert_eq!(flood(&velocity, &a, 59_999, 1_000..1_001), 0);
@@ -325,7 +388,7 @@ fn a_key_that_is_needed_takes_the_place_of_one_that_counts_nothing() {
 
 #[test]
 fn a_rule_in_shadow_that_has_no_room_refuses_nothing() {
-    let velocity = Velocity::new(1, 1);
+    let velocity = Velocity::new(Room { all: 1, each: 1, kept: 0 });
     let per = Per::new(Part::User, None).unwrap();
     let shadow = meter(VelocityRule { per, ..plain("x", 60, 5, ExceededAction::Shadow) });
     let deny = rule("y", 60, 5, ExceededAction::Deny);

@@ -197,7 +197,10 @@ proptest! {
                     }
                     velocity.recounted();
                 }
-                Step::Tidy => velocity.tidy(now),
+                Step::Tidy => {
+                    let rules: Vec<_> = meters(u8::MAX, 1, max).into_iter().map(|(_, meter)| meter.rule).collect();
+                    velocity.tidy(now, &rules);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use mcp_guard::config::Server;
 use mcp_guard::policy::{Decision, Policy, Question};
 use mcp_guard::rpc::Target;
 use mcp_guard::types::{AgentName, ServerName};
-use mcp_guard::velocity::{Admission, Call, Velocity};
+use mcp_guard::velocity::{Admission, Call, Room, Velocity};
 use serde_json::{Value, json};
 
 const KEYS: u32 = 1_000_000;
@@ -52,7 +52,7 @@ fn guard(users: &[String]) -> anyhow::Result<Measured> {
     let target = Target::Tool("t");
     let question = Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None };
     let Decision::Allow(allow) = policy.decide(&question) else { anyhow::bail!("the call must be allowed") };
-    let velocity = Velocity::new(users.len(), users.len());
+    let velocity = Velocity::new(Room { all: users.len(), each: users.len(), kept: 0 });
     let check = |now: u64, user: &str| {
         let call = Call { agent: &agent, user: Some(user), session: None, server: &server, tool: Some("t") };
         matches!(black_box(velocity.admit(now, &call, allow.velocity())), Admission::Within(_))
