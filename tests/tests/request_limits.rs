@@ -276,6 +276,23 @@ fn a_server_may_be_silent_so_long_and_its_events_so_large() {
         assert_eq!(reason(&line.answer().unwrap().json()), "server_silent");
         drop(silent);
 
+        // As long for the rest of an answer: whoever drips it holds a call no longer.
+        let (mut line, mut heard) = ask();
+        heard
+            .write("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{")
+            .unwrap();
+        let answer = thread::scope(|scope| {
+            // Until the guard has left.
+            scope.spawn(|| {
+                while heard.write(" ").is_ok() {
+                    thread::sleep(Duration::from_millis(100))
+                }
+            });
+            line.answer().unwrap().json()
+        });
+        assert_eq!(reason(&answer), "bad_answer");
+        assert!(answer.to_string().contains("its end did not come within limits.upstream_head_seconds"));
+
         let mut long = done(1);
         long["result"]["content"][0]["text"] = "x".repeat(1000).into();
         let (mut line, heard) = ask();

@@ -39,7 +39,7 @@ pub struct Limits {
     pub h2_streams_max: u32,
     /// Connecting to the protected server.
     pub upstream_connect_seconds: u64,
-    /// From the forwarded request to the head of the server's answer.
+    /// From the forwarded request to the head of the server's answer, and from there to the end of one that is no event stream.
     pub upstream_head_seconds: u64,
     /// Idle connections kept to one server.
     pub upstream_idle_connections_max: usize,

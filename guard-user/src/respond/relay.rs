@@ -7,6 +7,7 @@ use http::Response;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
 
 use super::Elsewhere;
 use super::link::Expected;
@@ -63,9 +64,7 @@ pub async fn relay(
         return Ok(respond(&head, Answering::Stream(Box::new(stream))));
     }
     let passed = match readable {
-        Ok(()) => whole(&head, body, limits.event_bytes_max, &mut share)
-            .await
-            .and_then(|body| judge(&view, &head, body)),
+        Ok(()) => whole(&head, body, limits, &mut share).await.and_then(|body| judge(&view, &head, body)),
         Err(fault) => Err(fault),
     };
     view.claim.written().await;
@@ -93,7 +92,7 @@ pub async fn pass_on(reply: Reply, limits: &Limits, mut share: Held) -> Result<R
     let read = if head.status.is_informational() {
         Err("it leaves HTTP, although the guard did not ask for that")
     } else {
-        whole(&head, body, limits.event_bytes_max, &mut share).await
+        whole(&head, body, limits, &mut share).await
     };
     let read = read.and_then(|body| {
         let is_fine = rpc::form::is_no_message(&head.headers, &body, limits.json_depth_max);
@@ -149,7 +148,7 @@ pub async fn accept(
         duration: asked_at.elapsed(),
         ..Outcome::abandoned()
     };
-    let read = whole(&head, body, limits.event_bytes_max, &mut share).await;
+    let read = whole(&head, body, limits, &mut share).await;
     if head.status.is_success() && read.is_ok() {
         match expected {
             Some(expected) => {
@@ -194,13 +193,19 @@ fn check_kind(head: &Parts) -> Result<(), &'static str> {
 async fn whole(
     head: &Parts,
     body: ReplyBody,
-    bytes_max: usize,
+    limits: &Limits,
     share: &mut Held,
 ) -> Result<Bytes, &'static str> {
     if is_encoded(&head.headers) {
         return Err("it is compressed, although the guard asked for it as it is");
     }
-    let mut body = Limited::new(body, bytes_max);
+    // A server that computes after its head may take as long as one that computes before.
+    let patience = Duration::from_secs(limits.upstream_head_seconds);
+    let read = timeout(patience, collect(Limited::new(body, limits.event_bytes_max), share)).await;
+    read.unwrap_or(Err("its end did not come within limits.upstream_head_seconds"))
+}
+
+async fn collect(mut body: Limited<ReplyBody>, share: &mut Held) -> Result<Bytes, &'static str> {
     let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
