@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use mcp_guard::config::Server;
-use mcp_guard::policy::{Decision, Policy, Question};
+use mcp_guard::policy::{Circumstances, Decision, Policy, Question};
 use mcp_guard::rpc::{Json, Target};
 use mcp_guard::types::{AgentName, ServerName};
 use mcp_guard::velocity::{Admission, Call, Room, Velocity};
@@ -30,6 +30,7 @@ fn main() {
             method: "tools/call",
             target: Target::Tool(tool),
             arguments: Some(&arguments),
+            around: Circumstances::default(),
         };
         let cost = measure(|_| {
             let _ = black_box(policy.decide(black_box(&ask("tool-1"))));
@@ -49,6 +50,7 @@ fn main() {
             method: "tools/call",
             target: Target::Tool("tool-0"),
             arguments: Some(&Json::Object(vec![("to".into(), Json::Array(Vec::new()))])),
+            around: Circumstances::default(),
         };
         let Decision::Allow(allow) = policy.decide(&question) else { panic!("must be allowed") };
         let velocity = Velocity::new(Room { all: usize::MAX, each: usize::MAX, kept: 0 });

@@ -26,7 +26,7 @@ use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
 use crate::identity::{Caller, Unidentified};
 use crate::kernel::{Blocks, Suspect};
-use crate::policy::{Decision, Measure, Meter, Question, RuleName};
+use crate::policy::{Circumstances, Decision, Measure, Meter, Question, RuleName};
 use crate::refusal::Refusal;
 use crate::respond::{self, Elsewhere, Site};
 use crate::rpc::{self, Era, Kind, Message, Target};
@@ -246,6 +246,7 @@ impl Pipeline {
             method: judged_method(message),
             target: case.target(),
             arguments: message.and_then(Message::arguments),
+            around: Circumstances { moment: Some(Timestamp::now()), client: Some(case.connection.client()) },
         };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {

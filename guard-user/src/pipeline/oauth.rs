@@ -10,7 +10,7 @@ use crate::audit::Why;
 use crate::case::Case;
 use crate::http::Body;
 use crate::identity::Caller;
-use crate::policy::{Decision, Question};
+use crate::policy::{Circumstances, Decision, Question};
 use crate::refusal::Refusal;
 use crate::respond;
 use crate::rpc::Target;
@@ -33,6 +33,7 @@ impl Pipeline {
             method: judged_method(None),
             target: Target::Method,
             arguments: None,
+            around: Circumstances::default(),
         };
         case.rule = match case.rules.policy.decide_assuming_conditions(&question) {
             Decision::Allow(allow) => Some(allow.rule().clone()),

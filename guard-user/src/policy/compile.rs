@@ -1,11 +1,15 @@
 //! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
 
+mod condition;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::decide::{AgentRules, AllowRule, HoldRule, IntentRules, RuleSet, Surface};
+use condition::bind;
+
+use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, Surface};
 use super::decision::{Allow, Decision};
-use super::fact::{Condition, Source};
+use super::fact::{Measure as FactMeasure, Source};
 use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
 use super::rule::{IntentPattern, Measure, Meter, Part, RuleName, ScopeId, VelocityRule};
 use super::target::{Key, Targets};
@@ -161,13 +165,10 @@ impl<'d> RulesOf<'d> {
         let targets = Targets::new(targets.iter().filter_map(|(key, meaning)| {
             let set = self.rule_set(agent, (server, key), meaning);
             let is_named =
-                set.rules.iter().any(|r| r.deny.is_some() || !r.hold.is_empty() || !r.allow.is_empty());
+                set.rules.iter().any(|r| !r.deny.is_empty() || !r.hold.is_empty() || !r.allow.is_empty());
             is_named.then(|| ((*key).clone(), set))
         }));
-        let is_granted = targets
-            .values()
-            .flat_map(|set| &set.rules)
-            .any(|rules| rules.deny.is_none() && !(rules.hold.is_empty() && rules.allow.is_empty()));
+        let is_granted = targets.values().flat_map(|set| &set.rules).any(IntentRules::may_pass);
         Surface { is_granted, targets }
     }
 
@@ -187,18 +188,15 @@ impl<'d> RulesOf<'d> {
 
     fn intent_rules(&self, agent: &AgentName, intent: &IntentName, facts: &Facts<'_>) -> IntentRules {
         let mut compiled =
-            IntentRules { intent: intent.clone(), deny: None, hold: Vec::new(), allow: Vec::new() };
+            IntentRules { intent: intent.clone(), deny: Vec::new(), hold: Vec::new(), allow: Vec::new() };
         for rule in self.policies.get(&(agent, intent)).into_iter().flatten() {
-            let conditions = || rule.conditions.iter().map(|condition| bind(condition, facts)).collect();
+            let conditions = || rule.conditions.iter().map(|clause| bind(&clause.value, facts)).collect();
             match rule.decision {
-                Choice::Deny => {
-                    let deny = (rule.name.clone(), rule.reason.clone());
-                    // One with a reason says more than one without.
-                    let is_better = compiled.deny.as_ref().is_none_or(|(_, reason)| reason.is_none());
-                    if compiled.deny.is_none() || (is_better && deny.1.is_some()) {
-                        compiled.deny = Some(deny);
-                    }
-                }
+                Choice::Deny => compiled.deny.push(DenyRule {
+                    name: rule.name.clone(),
+                    reason: rule.reason.clone(),
+                    conditions: conditions(),
+                }),
                 Choice::Escalate => compiled.hold.push(HoldRule {
                     name: rule.name.clone(),
                     reason: rule.reason.clone(),
@@ -210,6 +208,8 @@ impl<'d> RulesOf<'d> {
                 }
             }
         }
+        // The first that holds is told, and one with a reason says more than one without.
+        compiled.deny.sort_by_key(|rule| rule.reason.is_none());
         compiled
     }
 }
@@ -299,15 +299,6 @@ fn check_meters(document: &Document, agents: &HashMap<AgentName, AgentRules>) ->
     Err(place.problem(what, Some(hint.into())).into())
 }
 
-fn bind(condition: &At<(Arc<str>, serde_json::Number)>, facts: &Facts<'_>) -> Condition {
-    let (fact, max) = &condition.value;
-    Condition {
-        fact: fact.clone(),
-        max: max.clone(),
-        source: facts.get(&**fact).map(|source| (*source).clone()),
-    }
-}
-
 fn matched<'d>(pattern: &IntentPattern, names: &HashMap<&str, &'d IntentName>) -> Vec<&'d IntentName> {
     if pattern.is_exact() {
         return names.get(pattern.as_str()).copied().into_iter().collect();
@@ -334,7 +325,7 @@ struct Check<'d> {
     intents: HashMap<&'d str, &'d At<IntentName>>,
     servers: BTreeSet<&'d str>,
     /// Facts that some matcher of the intent provides.
-    facts: HashMap<&'d str, BTreeSet<&'d str>>,
+    facts: HashMap<&'d str, BTreeMap<&'d str, BTreeSet<FactMeasure>>>,
     problems: Problems,
 }
 
@@ -365,7 +356,9 @@ impl<'d> Check<'d> {
                         .push(matcher.server.place.problem(what, Some("keep one of the two".into())));
                 }
                 let facts = self.facts.entry(intent.name.value.as_str()).or_default();
-                facts.extend(matcher.facts.iter().map(|(name, _)| &**name));
+                for (name, source) in &matcher.facts {
+                    facts.entry(&**name).or_default().insert(source.measure);
+                }
             }
         }
     }
@@ -479,21 +472,5 @@ impl<'d> Check<'d> {
             .unwrap_or_else(|| "define it under `intents:`".into());
         self.problems.push(intent.place.problem(what, Some(hint)));
         false
-    }
-
-    /// A condition on a fact that nothing provides would deny every call: surely not what was meant.
-    fn condition(&mut self, pattern: &IntentPattern, condition: &At<(Arc<str>, serde_json::Number)>) {
-        let (fact, _) = &condition.value;
-        for (intent, facts) in self.facts.iter().filter(|(intent, _)| pattern.matches(intent)) {
-            if !facts.contains(&**fact) {
-                let what = format!("no matcher of {intent} provides the fact {fact:?}");
-                let hint = suggest(
-                    &format!("max_{fact}"),
-                    facts.iter().map(|f| format!("max_{f}")).collect::<Vec<_>>().iter().map(String::as_str),
-                )
-                .unwrap_or_else(|| format!("add `facts: {{{fact}: {{count: ARGUMENT}}}}` to its matcher"));
-                self.problems.push(condition.place.problem(what, Some(hint)));
-            }
-        }
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::condition::{Condition, Verdict};
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
-use super::fact::{Condition, Verdict};
+use super::fact::Judging;
 use super::rule::{Meter, RuleName};
 use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
-use super::{Policy, Question};
+use super::{Circumstances, Policy, Question};
 use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, IntentName, ServerName};
@@ -41,10 +42,17 @@ pub(super) struct RuleSet {
 #[derive(Debug)]
 pub(super) struct IntentRules {
     pub intent: IntentName,
-    /// The deny rule that is reported.
-    pub deny: Option<(RuleName, Option<Arc<str>>)>,
+    /// Those with a reason first.
+    pub deny: Vec<DenyRule>,
     pub hold: Vec<HoldRule>,
     pub allow: Vec<AllowRule>,
+}
+
+#[derive(Debug)]
+pub(super) struct DenyRule {
+    pub name: RuleName,
+    pub reason: Option<Arc<str>>,
+    pub conditions: Vec<Condition>,
 }
 
 #[derive(Debug)]
@@ -64,9 +72,9 @@ pub(super) struct AllowRule {
 /// How conditions are taken.
 #[derive(Clone, Copy)]
 enum Conditions<'a> {
-    /// Judged by a call's arguments.
-    Judged(Option<&'a Json>),
-    /// Taken as met: may the agent see the target at all?
+    /// Judged by a call's arguments, and by when and from where it comes.
+    Judged(Option<&'a Json>, Circumstances<'a>),
+    /// Taken as they suit the agent: may it see the target at all?
     Assumed,
 }
 
@@ -74,10 +82,10 @@ impl Policy {
     /// Whether the agent may do what is asked. Deny wins over escalate, escalate over allow; what no rule allows
     /// is denied; where a target has several intents, each must be allowed.
     pub fn decide(&self, question: &Question<'_>) -> Decision {
-        self.judge(question, Conditions::Judged(question.arguments))
+        self.judge(question, Conditions::Judged(question.arguments, question.around))
     }
 
-    /// The same with every condition taken as met.
+    /// The same with every condition taken as met, on a deny rule as not met.
     pub fn decide_assuming_conditions(&self, question: &Question<'_>) -> Decision {
         self.judge(question, Conditions::Assumed)
     }
@@ -121,15 +129,22 @@ impl Policy {
 
     /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
     /// for an answer cannot wait for a person.
-    pub fn may_ask(&self, agent: &AgentName, server: &ServerName, method: &str) -> bool {
+    pub fn may_ask(
+        &self,
+        agent: &AgentName,
+        server: &ServerName,
+        method: &str,
+        around: Circumstances<'_>,
+    ) -> bool {
         let target = Target::ServerRequest(method);
-        let question = Question { agent, server, method, target, arguments: None };
+        let question = Question { agent, server, method, target, arguments: None, around };
         matches!(self.decide(&question), Decision::Allow(_))
     }
 
     /// Whether a list shows `target` to the agent: some call of it could be allowed or held.
     pub fn may_see(&self, agent: &AgentName, server: &ServerName, target: Target<'_>) -> bool {
-        let question = Question { agent, server, method: "", target, arguments: None };
+        let around = Circumstances::default();
+        let question = Question { agent, server, method: "", target, arguments: None, around };
         !matches!(self.decide_assuming_conditions(&question), Decision::Deny(_))
     }
 
@@ -230,30 +245,49 @@ enum Judged<'r> {
 }
 
 impl IntentRules {
+    /// Whether a rule denies it, whatever the call is.
+    fn is_shut(&self) -> bool {
+        self.deny.iter().any(|rule| rule.conditions.is_empty())
+    }
+
+    /// Whether a rule lets some call through.
+    pub(super) fn may_pass(&self) -> bool {
+        !self.is_shut() && (!self.hold.is_empty() || !self.allow.is_empty())
+    }
+
     fn judge(&self, agent: &AgentName, conditions: Conditions<'_>) -> Judged<'_> {
-        if let Some((rule, reason)) = &self.deny {
-            let reason = match reason {
-                Some(reason) => reason.to_string(),
-                None => format!("a rule denies {} to {agent}", self.intent),
-            };
-            return Judged::Deny(DenyCode::DeniedByRule, Some(rule.clone()), reason);
+        let mut unclear: Option<(&RuleName, String)> = None;
+        for rule in &self.deny {
+            match rule.judge(conditions) {
+                Verdict::Met => {
+                    let reason = match &rule.reason {
+                        Some(reason) => reason.to_string(),
+                        None => format!("a rule denies {} to {agent}", self.intent),
+                    };
+                    return Judged::Deny(DenyCode::DeniedByRule, Some(rule.name.clone()), reason);
+                }
+                Verdict::NotMet(_) => {}
+                // It may be just what the rule is there to deny.
+                Verdict::Unknown(why) => unclear = unclear.or(Some((&rule.name, why))),
+            }
+        }
+        if let Some((name, why)) = unclear {
+            return not_judged(name, &why);
         }
         let (mut hold, mut allow) = (None, None);
         let mut not_met: Option<(&RuleName, String)> = None;
-        let bounds = self.hold.iter().map(|rule| (&rule.name, &rule.conditions));
-        let bounds = bounds.chain(self.allow.iter().map(|rule| (&rule.name, &rule.conditions)));
-        for (index, (name, bounds)) in bounds.enumerate() {
-            match judge(bounds, conditions) {
+        let bounds = self.hold.iter().map(|rule| (&rule.name, &rule.conditions, Judging::Any));
+        let bounds =
+            bounds.chain(self.allow.iter().map(|rule| (&rule.name, &rule.conditions, Judging::Each)));
+        for (index, (name, bounds, judging)) in bounds.enumerate() {
+            match judge(bounds, conditions, judging) {
                 Verdict::Met => match index.checked_sub(self.hold.len()) {
                     None => hold = hold.or(self.hold.get(index)),
                     Some(index) => allow = allow.or(self.allow.get(index)),
                 },
                 Verdict::NotMet(why) => not_met = not_met.or(Some((name, why))),
                 // Were it merely left out, an escalate rule that cannot be judged would leave the call allowed.
-                Verdict::Unknown(why) => {
-                    let reason = format!("condition not met: {why}");
-                    return Judged::Deny(DenyCode::ConditionFailed, Some(name.clone()), reason);
-                }
+                Verdict::Unknown(why) => return not_judged(name, &why),
             }
         }
         match (hold, allow, not_met) {
@@ -271,16 +305,31 @@ impl IntentRules {
     }
 }
 
+fn not_judged(rule: &RuleName, why: &str) -> Judged<'static> {
+    Judged::Deny(DenyCode::ConditionFailed, Some(rule.clone()), format!("condition not met: {why}"))
+}
+
+impl DenyRule {
+    fn judge(&self, how: Conditions<'_>) -> Verdict {
+        match judge(&self.conditions, how, Judging::Any) {
+            // Some call is not what it denies.
+            Verdict::Met if matches!(how, Conditions::Assumed) && !self.conditions.is_empty() => {
+                Verdict::NotMet(String::new())
+            }
+            verdict => verdict,
+        }
+    }
+}
+
 /// All must be met; one that is unknown outweighs one that is not met.
-fn judge(conditions: &[Condition], how: Conditions<'_>) -> Verdict {
-    let Conditions::Judged(arguments) = how else {
+fn judge(conditions: &[Condition], how: Conditions<'_>, judging: Judging) -> Verdict {
+    let Conditions::Judged(arguments, around) = how else {
         // What no call of this target can meet, nobody can take as met.
-        let never = conditions.iter().find(|condition| condition.source.is_none());
-        return never.map_or(Verdict::Met, |condition| condition.judge(None));
+        return conditions.iter().find_map(Condition::never).unwrap_or(Verdict::Met);
     };
     let mut verdict = Verdict::Met;
     for condition in conditions {
-        match condition.judge(arguments) {
+        match condition.judge(arguments, &around, judging) {
             Verdict::NotMet(why) if verdict == Verdict::Met => verdict = Verdict::NotMet(why),
             Verdict::Met | Verdict::NotMet(_) => {}
             unknown @ Verdict::Unknown(_) => return unknown,

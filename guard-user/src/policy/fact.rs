@@ -1,10 +1,11 @@
 //! Facts: what a condition may know about a call's arguments.
 
-use std::fmt;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use serde_json::Number;
 
+use super::condition::{List, Verdict};
 use crate::rpc::Json;
 
 /// How a fact is found in a call's arguments.
@@ -15,40 +16,96 @@ pub(super) struct Source {
     pub path: Arc<[Box<str>]>,
 }
 
-/// How the argument becomes a number.
+/// What the argument is read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Measure {
     /// How many: the entries of a list, or of a text that names several (`a@x, b@x` is two).
     Count,
     /// A JSON number as it is. A number written as text is refused: its reader decides what it is.
     Number,
+    /// A text, or a list of texts.
+    Text,
+    /// The domains of e-mail addresses and URLs, in a text or a list of texts.
+    Domains,
+    /// The absolute path of a file, or a list of them.
+    Path,
 }
 
-/// `max_<fact>: N`.
+/// A condition on a fact.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Condition {
+pub(super) struct FactTest {
     /// Such as `recipients`.
     pub fact: Arc<str>,
-    pub max: Number,
+    pub test: Test,
     /// `None`: the call's target does not provide the fact.
     pub source: Option<Source>,
 }
 
-/// What a condition says about a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Met,
-    NotMet(String),
-    /// The fact is missing or of the wrong type: nobody can say, so the call is refused.
-    Unknown(String),
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Test {
+    Bound(Bound, Number),
+    Listed {
+        list: List,
+        /// Whether what is listed fits, or what is not.
+        fits: bool,
+        /// The list as written.
+        shown: Arc<str>,
+    },
 }
 
-impl Condition {
-    pub(super) fn judge(&self, arguments: Option<&Json>) -> Verdict {
+/// How a number is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// `max_`: at most.
+    Max,
+    /// `min_`: at least.
+    Min,
+    /// `above_`: more than.
+    Above,
+    /// `below_`: less than.
+    Below,
+}
+
+/// How many of a fact's entries must fit for the condition to be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judging {
+    /// For a rule that allows.
+    Each,
+    /// One is enough for a rule that restricts.
+    Any,
+}
+
+impl Measure {
+    pub(super) const ALL: [Self; 5] = [Self::Count, Self::Number, Self::Text, Self::Domains, Self::Path];
+
+    /// The key in a policy file.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Number => "number",
+            Self::Text => "text",
+            Self::Domains => "domains",
+            Self::Path => "path",
+        }
+    }
+
+    pub(super) fn is_number(self) -> bool {
+        matches!(self, Self::Count | Self::Number)
+    }
+
+    fn wanted(self) -> &'static str {
+        match self {
+            Self::Count => "a list or a text",
+            Self::Number => "a number",
+            Self::Text | Self::Domains | Self::Path => "a text, or a list of texts that is not empty",
+        }
+    }
+}
+
+impl FactTest {
+    pub(super) fn judge(&self, arguments: Option<&Json>, judging: Judging) -> Verdict {
         let fact = &self.fact;
-        let Some(source) = &self.source else {
-            return Verdict::Unknown(format!("{fact} is not known for this call"));
-        };
+        let Some(source) = &self.source else { return self.not_known() };
         let mut value = arguments;
         for name in &*source.path {
             if value.is_some_and(|value| value.has_lookalike(name)) {
@@ -62,36 +119,93 @@ impl Condition {
         let Some(value) = value else {
             return Verdict::Unknown(format!("{fact} is missing (argument {})", source.path.join(".")));
         };
-        let measured = match source.measure {
-            Measure::Count => count(value).map(Number::from),
-            Measure::Number => match value {
-                Json::Number(number) => Some(number.clone()),
-                _ => None,
-            },
+        let judged = match &self.test {
+            Test::Bound(bound, limit) => self.compare(number(source.measure, value), *bound, limit),
+            Test::Listed { list, fits, shown } => {
+                texts(value).map(|texts| self.search(&texts, (list, *fits), shown, judging))
+            }
         };
-        let Some(measured) = measured else {
-            let wanted = match source.measure {
-                Measure::Count => "a list or a text",
-                Measure::Number => "a number",
-            };
-            return Verdict::Unknown(format!("{fact} must be {wanted} (argument {})", source.path.join(".")));
-        };
+        judged.unwrap_or_else(|| {
+            let path = source.path.join(".");
+            Verdict::Unknown(format!("{fact} must be {} (argument {path})", source.measure.wanted()))
+        })
+    }
+
+    /// Whatever the arguments are.
+    pub(super) fn never(&self) -> Option<Verdict> {
+        self.source.is_none().then(|| self.not_known())
+    }
+
+    fn not_known(&self) -> Verdict {
+        Verdict::Unknown(format!("{} is not known for this call", self.fact))
+    }
+
+    fn compare(&self, measured: Option<Number>, bound: Bound, limit: &Number) -> Option<Verdict> {
+        let (fact, measured) = (&self.fact, measured?);
         if !is_exact_everywhere(&measured) {
-            return Verdict::Unknown(format!(
+            return Some(Verdict::Unknown(format!(
                 "{fact} is {measured}; beyond ±(2^53−1) servers differ on what a number is"
-            ));
+            )));
         }
-        if at_most(&measured, &self.max) {
+        let Some(order) = compare(&measured, limit) else {
+            return Some(Verdict::Unknown(format!("{fact} is {measured}, which cannot be compared")));
+        };
+        let (is_met, asked) = match bound {
+            Bound::Max => (order.is_le(), "at most"),
+            Bound::Min => (order.is_ge(), "at least"),
+            Bound::Above => (order.is_gt(), "more than"),
+            Bound::Below => (order.is_lt(), "less than"),
+        };
+        Some(match (is_met, bound) {
+            (true, _) => Verdict::Met,
+            (false, Bound::Max) => {
+                Verdict::NotMet(format!("{fact} is {measured}, at most {limit} are allowed"))
+            }
+            (false, _) => Verdict::NotMet(format!("{fact} is {measured}, and not {asked} {limit}")),
+        })
+    }
+
+    /// One entry that nobody can judge hides what it is, so it decides for all.
+    fn search(&self, texts: &[&str], (list, fits): (&List, bool), shown: &str, judging: Judging) -> Verdict {
+        let fact = &self.fact;
+        let (mut one_fits, mut all_fit) = (false, true);
+        for text in texts {
+            let told = list.look(text, |is_listed| {
+                one_fits |= is_listed == fits;
+                all_fit &= is_listed == fits;
+            });
+            if let Err(why) = told {
+                return Verdict::Unknown(format!("what {fact} names cannot be told: an entry {why}"));
+            }
+        }
+        let is_met = match judging {
+            Judging::Each => all_fit,
+            Judging::Any => one_fits,
+        };
+        if is_met {
             Verdict::Met
+        } else if fits {
+            Verdict::NotMet(format!("{fact} names something else than {shown}"))
         } else {
-            Verdict::NotMet(format!("{fact} is {measured}, at most {} are allowed", self.max))
+            Verdict::NotMet(format!("{fact} names one of {shown}"))
         }
     }
 }
 
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "max_{}: {}", self.fact, self.max)
+fn number(measure: Measure, value: &Json) -> Option<Number> {
+    match (measure, value) {
+        (Measure::Count, _) => count(value).map(Number::from),
+        (Measure::Number, Json::Number(number)) => Some(number.clone()),
+        _ => None,
+    }
+}
+
+/// An empty list names nothing, which servers may take for everything.
+fn texts(value: &Json) -> Option<Vec<&str>> {
+    match value {
+        Json::String(text) => Some(vec![text]),
+        Json::Array(items) if !items.is_empty() => items.iter().map(Json::as_str).collect(),
+        _ => None,
     }
 }
 
@@ -122,14 +236,11 @@ fn is_exact_everywhere(number: &Number) -> bool {
     number.as_f64().is_some_and(|value| value.abs() <= WHOLE_MAX)
 }
 
-/// Exact for whole numbers, as `f64` otherwise; what cannot be compared is not at most.
-fn at_most(value: &Number, max: &Number) -> bool {
-    match (whole(value), whole(max)) {
-        (Some(value), Some(max)) => value <= max,
-        _ => match (value.as_f64(), max.as_f64()) {
-            (Some(value), Some(max)) => value <= max,
-            _ => false,
-        },
+/// Exact for whole numbers, as `f64` otherwise.
+fn compare(value: &Number, limit: &Number) -> Option<Ordering> {
+    match (whole(value), whole(limit)) {
+        (Some(value), Some(limit)) => Some(value.cmp(&limit)),
+        _ => value.as_f64()?.partial_cmp(&limit.as_f64()?),
     }
 }
 
@@ -140,10 +251,34 @@ fn whole(number: &Number) -> Option<i128> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::condition::Entries;
 
-    fn condition(measure: Measure, max: impl Into<Number>) -> Condition {
+    fn condition(measure: Measure, max: impl Into<Number>) -> FactTest {
+        bound(measure, Bound::Max, max)
+    }
+
+    fn bound(measure: Measure, bound: Bound, limit: impl Into<Number>) -> FactTest {
         let path = ["mail", "to"].map(Box::from).into();
-        Condition { fact: "recipients".into(), max: max.into(), source: Some(Source { measure, path }) }
+        let test = Test::Bound(bound, limit.into());
+        FactTest { fact: "recipients".into(), test, source: Some(Source { measure, path }) }
+    }
+
+    fn judge(test: &FactTest, arguments: &Json) -> Verdict {
+        let each = test.judge(Some(arguments), Judging::Each);
+        // A number is one thing.
+        assert_eq!(each, test.judge(Some(arguments), Judging::Any));
+        each
+    }
+
+    fn listed(measure: Measure, entries: &[&str], fits: bool) -> FactTest {
+        let entries = Entries::new(entries);
+        let list = match measure {
+            Measure::Domains => List::Domains(entries.domains.unwrap()),
+            Measure::Path => List::Directories(entries.directories.unwrap()),
+            _ => List::Texts(entries.texts),
+        };
+        let test = Test::Listed { list, fits, shown: entries.shown };
+        FactTest { test, ..condition(measure, 0) }
     }
 
     fn mail(to: Json) -> Json {
@@ -166,32 +301,51 @@ mod tests {
             (Json::String("a@x\nb@x\nc@x".into()), false),
             (Json::Array(vec![Json::Null, Json::Bool(true), Json::Object(vec![])]), false),
         ] {
-            assert_eq!(two.judge(Some(&mail(to.clone()))) == Verdict::Met, met, "{to:?}");
+            assert_eq!(judge(&two, &mail(to.clone())) == Verdict::Met, met, "{to:?}");
         }
     }
 
     #[test]
     fn a_missing_or_ill_typed_fact_is_unknown_and_never_met() {
-        let unknown = |condition: &Condition, arguments: Option<&Json>| {
-            assert!(matches!(condition.judge(arguments), Verdict::Unknown(_)), "{arguments:?}");
+        let unknown = |test: &FactTest, arguments: Option<&Json>| {
+            for judging in [Judging::Each, Judging::Any] {
+                assert!(matches!(test.judge(arguments, judging), Verdict::Unknown(_)), "{arguments:?}");
+            }
         };
+        let of_kinds = [
+            condition(Measure::Count, 2),
+            bound(Measure::Number, Bound::Above, 2),
+            listed(Measure::Text, &["a"], true),
+            listed(Measure::Text, &["a"], false),
+            listed(Measure::Domains, &["a.example"], true),
+            listed(Measure::Path, &["/a"], false),
+        ];
+        for test in &of_kinds {
+            unknown(test, None);
+            unknown(test, Some(&Json::Null));
+            unknown(test, Some(&Json::Object(vec![])));
+            unknown(test, Some(&mail(Json::Null)));
+            unknown(test, Some(&mail(Json::Object(vec![]))));
+            unknown(test, Some(&mail(Json::Array(vec![texts(&["a", "b", "c"])]))));
+            unknown(&FactTest { source: None, ..test.clone() }, Some(&mail(Json::String("a".into()))));
+        }
+        for test in &of_kinds[2..] {
+            unknown(test, Some(&mail(texts(&[]))));
+            unknown(test, Some(&mail(Json::Number(1.into()))));
+            unknown(test, Some(&mail(Json::Array(vec![Json::String("/a".into()), Json::Number(1.into())]))));
+        }
         let recipients = condition(Measure::Count, 2);
-        unknown(&recipients, None);
-        unknown(&recipients, Some(&Json::Null));
-        unknown(&recipients, Some(&Json::Object(vec![])));
-        unknown(&recipients, Some(&mail(Json::Null)));
         unknown(&recipients, Some(&mail(Json::Number(1.into()))));
-        unknown(&recipients, Some(&mail(Json::Array(vec![texts(&["a", "b", "c"])]))));
         let amount = condition(Measure::Number, 2);
         unknown(&amount, Some(&mail(Json::String("1".into()))));
         unknown(&amount, Some(&mail(texts(&["a"]))));
-        unknown(&Condition { source: None, ..amount }, Some(&mail(Json::Number(1.into()))));
+        unknown(&FactTest { source: None, ..amount }, Some(&mail(Json::Number(1.into()))));
     }
 
     #[test]
     fn whole_numbers_are_compared_exactly_and_others_as_floats() {
         let amount = |max: Number, value: Number| {
-            condition(Measure::Number, max).judge(Some(&mail(Json::Number(value)))) == Verdict::Met
+            judge(&condition(Measure::Number, max), &mail(Json::Number(value))) == Verdict::Met
         };
         let float = |value| Number::from_f64(value).unwrap();
         assert!(amount(100.into(), 100.into()) && !amount(100.into(), 101.into()));
@@ -201,10 +355,70 @@ mod tests {
         assert!(amount(most.into(), most.into()));
         // As a float the first is one less, the second one more.
         for value in [most + 2, most + 4, u64::MAX] {
-            let huge = condition(Measure::Number, u64::MAX).judge(Some(&mail(Json::Number(value.into()))));
+            let huge = judge(&condition(Measure::Number, u64::MAX), &mail(Json::Number(value.into())));
             assert!(matches!(huge, Verdict::Unknown(_)), "{huge:?}");
         }
         assert!(!amount(float(1e300), float(1e30)));
         assert!(!amount(i64::MAX.into(), u64::MAX.into()));
+    }
+
+    #[test]
+    fn each_bound_says_whether_its_own_number_fits() {
+        for (which, below, same, more) in [
+            (Bound::Max, true, true, false),
+            (Bound::Min, false, true, true),
+            (Bound::Above, false, false, true),
+            (Bound::Below, true, false, false),
+        ] {
+            for (value, met) in [(9.5, below), (10.0, same), (10.5, more)] {
+                let number = Json::Number(Number::from_f64(value).unwrap());
+                let told = judge(&bound(Measure::Number, which, 10), &mail(number)) == Verdict::Met;
+                assert_eq!(told, met, "{which:?} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_allow_rule_wants_each_entry_to_fit_and_a_restricting_rule_one() {
+        let asked = |fits: bool, judging, names: &[&str]| {
+            listed(Measure::Text, &["a", "b"], fits).judge(Some(&mail(texts(names))), judging) == Verdict::Met
+        };
+        for (names, [each_in, any_in, each_out, any_out]) in [
+            (&["a"][..], [true, true, false, false]),
+            (&["a", "b"], [true, true, false, false]),
+            (&["a", "c"], [false, true, false, true]),
+            (&["c", "d"], [false, false, true, true]),
+        ] {
+            assert_eq!(asked(true, Judging::Each, names), each_in, "{names:?}");
+            assert_eq!(asked(true, Judging::Any, names), any_in, "{names:?}");
+            assert_eq!(asked(false, Judging::Each, names), each_out, "{names:?}");
+            assert_eq!(asked(false, Judging::Any, names), any_out, "{names:?}");
+        }
+        // What cannot be judged is not outweighed by its neighbours.
+        for (fits, judging) in [(true, Judging::Any), (false, Judging::Any), (false, Judging::Each)] {
+            for names in [&["a", "c", "A"][..], &["A", "c", "a"]] {
+                let verdict = listed(Measure::Text, &["a"], fits).judge(Some(&mail(texts(names))), judging);
+                assert!(matches!(verdict, Verdict::Unknown(_)), "{fits} {judging:?} {names:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_address_or_path_that_is_not_allowed_is_enough() {
+        let domains = listed(Measure::Domains, &["good.com"], true);
+        let paths = listed(Measure::Path, &["/srv/data"], true);
+        for (test, names, met) in [
+            (&domains, &["a@good.com", "b@good.com"][..], true),
+            (&domains, &["a@good.com, b@good.com"], true),
+            (&domains, &["a@good.com", "b@evil.com"], false),
+            (&domains, &["a@good.com, b@evil.com"], false),
+            (&domains, &["a@good.com", "b"], false),
+            (&paths, &["/srv/data/a", "/srv/data/b"], true),
+            (&paths, &["/srv/data/a", "/etc/passwd"], false),
+            (&paths, &["/srv/data/a", "/srv/data/../b"], false),
+        ] {
+            let verdict = test.judge(Some(&mail(texts(names))), Judging::Each);
+            assert_eq!(verdict == Verdict::Met, met, "{names:?}: {verdict:?}");
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! The shape of a policy file: what each key means, and where everything stands, for messages.
 
+mod condition;
 mod velocity;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-
-use serde_json::Number;
 
 use super::fact::{Measure, Source};
 use super::rule::{IntentPattern, RuleName};
@@ -17,6 +16,8 @@ use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
+pub use condition::CONDITION_ENTRIES_MAX;
+pub(super) use condition::{Asked, Clause};
 pub(super) use velocity::Velocity;
 pub use velocity::{VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
 
@@ -98,7 +99,7 @@ pub(super) struct PolicyRule {
     pub agents: Vec<At<AgentName>>,
     pub decision: Choice,
     pub reason: Option<Arc<str>>,
-    pub conditions: Vec<At<(Arc<str>, Number)>>,
+    pub conditions: Vec<At<Clause>>,
     pub reviewers: Vec<String>,
 }
 
@@ -340,21 +341,23 @@ impl File<'_> {
             .collect()
     }
 
-    /// `{count: to}` or `{number: amount}`
+    /// `{count: to}`, `{number: amount}` and so on.
     fn source(&mut self, node: &Node) -> Option<Source> {
+        let measures = Measure::ALL.map(Measure::as_str);
         if let Value::Text(path) = &node.value {
-            let hint = format!("write {{count: {path}}} (entries of a list) or {{number: {path}}}");
+            let hint =
+                format!("write {{count: {path}}} (entries of a list), {{number: {path}}} or another measure");
             self.reader.problem(node, "a fact says how its argument is measured", Some(hint));
             return None;
         }
-        let fields = self.reader.fields(node, "a fact", &["count", "number"])?;
-        let (measure, path) = match (fields.optional("count"), fields.optional("number")) {
-            (Some(path), None) => (Measure::Count, path),
-            (None, Some(path)) => (Measure::Number, path),
-            _ => {
-                self.reader.problem(node, "a fact has one of count and number", None);
-                return None;
-            }
+        let fields = self.reader.fields(node, "a fact", &measures)?;
+        let named =
+            Measure::ALL.iter().filter_map(|measure| Some((*measure, fields.optional(measure.as_str())?)));
+        let named: Vec<_> = named.collect();
+        let &[(measure, path)] = named.as_slice() else {
+            let what = format!("a fact has one of {}", measures.join(", "));
+            self.reader.problem(node, what, None);
+            return None;
         };
         let text = self.reader.text(path, "an argument's path")?;
         let parts: Arc<[Box<str>]> = text.split('.').map(Box::from).collect();
@@ -381,15 +384,8 @@ impl File<'_> {
             self.reader.choice(node, "decision", &choices)
         });
         let reason = self.reason(&fields);
-        let conditions = match fields.optional("conditions") {
-            Some(node) if decision == Some(Choice::Deny) => {
-                let hint = "put the bound on the allow rule: what it does not allow is denied";
-                self.reader.problem(node, "a deny rule has no conditions", Some(hint.into()));
-                Vec::new()
-            }
-            Some(node) => self.conditions(node),
-            None => Vec::new(),
-        };
+        let conditions = fields.optional("conditions");
+        let conditions = conditions.map(|node| self.conditions(node, decision)).unwrap_or_default();
         let reviewers = match (fields.optional("escalation"), decision) {
             (Some(node), Some(Choice::Escalate) | None) => self.escalation(node),
             (Some(node), _) => {
@@ -409,26 +405,6 @@ impl File<'_> {
             conditions,
             reviewers: reviewers?,
         })
-    }
-
-    fn conditions(&mut self, node: &Node) -> Vec<At<(Arc<str>, Number)>> {
-        let entries = self.reader.entries(node, "conditions").unwrap_or_default();
-        entries
-            .into_iter()
-            .filter_map(|(key, name, value)| {
-                let Some(fact) = name.strip_prefix("max_").filter(|fact| !fact.is_empty()) else {
-                    let hint = format!("conditions are `max_<fact>: number`, such as `max_{name}: 10`");
-                    self.reader.problem(key, format!("unknown condition {name:?}"), Some(hint));
-                    return None;
-                };
-                let Value::Number(max) = &value.value else {
-                    let what = format!("{name} must be a number, this is {}", value.value.kind());
-                    self.reader.problem(value, what, None);
-                    return None;
-                };
-                Some(self.at(key, (fact.into(), max.clone())))
-            })
-            .collect()
     }
 
     fn escalation(&mut self, node: &Node) -> Option<Vec<String>> {

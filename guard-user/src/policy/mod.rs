@@ -4,6 +4,7 @@
 //! `decide` answers from that. The order of files and rules has no meaning.
 
 mod compile;
+mod condition;
 mod decide;
 mod decision;
 mod fact;
@@ -22,12 +23,17 @@ use std::sync::Arc;
 
 pub use compile::VELOCITY_METERS_MAX;
 pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
-pub use file::{DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
+pub use file::{
+    CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX,
+};
 pub use rule::{ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
+use jiff::Timestamp;
+
 use crate::identity::{Candidate, ProcessRule};
+use crate::kernel::Client;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
@@ -93,6 +99,14 @@ pub struct Question<'a> {
     pub target: Target<'a>,
     /// The call's arguments, for conditions.
     pub arguments: Option<&'a Json>,
+    pub around: Circumstances<'a>,
+}
+
+/// When and from where a call comes, for conditions. What is not known meets none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Circumstances<'a> {
+    pub moment: Option<Timestamp>,
+    pub client: Option<&'a Client>,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Decision, Policy, Question};
+use super::{Circumstances, Decision, Policy, Question};
 use crate::rpc::Target;
 use crate::types::{AgentName, ServerName};
 
@@ -56,6 +56,7 @@ impl Policy {
             method: "tools/call",
             target,
             arguments: None,
+            around: Circumstances::default(),
         }) {
             Decision::Allow(_) => Effect::Allow,
             Decision::Hold(_) => Effect::Escalate,

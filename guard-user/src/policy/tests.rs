@@ -6,6 +6,7 @@ use super::target::NEEDED_METHODS;
 use super::*;
 use crate::config::Server;
 
+mod conditions;
 mod model;
 
 const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");
@@ -48,7 +49,14 @@ fn ask(policy: &Policy, agent: &str, target: Target<'_>, arguments: Option<&Json
     };
     let agent = AgentName::parse(agent).unwrap();
     let server = ServerName::parse("customer-ops").unwrap();
-    policy.decide(&Question { agent: &agent, server: &server, method, target, arguments })
+    policy.decide(&Question {
+        agent: &agent,
+        server: &server,
+        method,
+        target,
+        arguments,
+        around: Circumstances::default(),
+    })
 }
 
 fn denied(decision: Decision) -> Deny {
@@ -184,6 +192,7 @@ fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
             method,
             target: Target::Method,
             arguments: None,
+            around: Circumstances::default(),
         })
     };
     for (method, _) in PROTOCOL_METHODS {
@@ -220,6 +229,7 @@ velocity_rules:
             method,
             target: Target::Method,
             arguments: None,
+            around: Circumstances::default(),
         })
     };
     let deny = denied(decide("support-agent", "logging/setLevel"));
@@ -291,6 +301,7 @@ fn an_agent_with_deny_rules_alone_cannot_connect_and_still_hears_the_reason() {
         method: "tools/list",
         target: Target::Method,
         arguments: None,
+        around: Circumstances::default(),
     };
     assert_eq!(denied(policy.decide(&question)).code(), DenyCode::ServerNotGranted);
 }
@@ -326,6 +337,7 @@ policies:
             method,
             target: Target::Method,
             arguments: None,
+            around: Circumstances::default(),
         })
     };
     assert!(matches!(call("skills/get"), Decision::Allow(_)));

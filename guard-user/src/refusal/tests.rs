@@ -6,7 +6,7 @@ use super::*;
 use crate::config::Problems;
 use crate::http::{FramingError as F, Unreadable};
 use crate::identity::WrongProcess;
-use crate::policy::{Decision, Policy, Question};
+use crate::policy::{Circumstances, Decision, Policy, Question};
 use crate::rpc::json::{JsonError, JsonErrorKind};
 use crate::rpc::{IdError, Target};
 use crate::session::Cause;
@@ -62,6 +62,7 @@ fn denied(rules: &str, tool: &str) -> Refusal {
         method: "tools/call",
         target: Target::Tool(tool),
         arguments: None,
+        around: Circumstances::default(),
     });
     match decision {
         Decision::Deny(deny) => Refusal::Denied(deny),

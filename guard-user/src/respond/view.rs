@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::audit::OutcomeResult;
 use crate::config::Server;
+use crate::policy::Circumstances;
 use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
 use crate::rpc::reply::{self, Notice, Outcome, Reply, ReplyKind};
 use crate::rpc::{Id, Target};
@@ -134,7 +136,9 @@ impl Now<'_> {
     }
 
     fn may_ask(&self, method: &str) -> bool {
-        self.rules.policy.may_ask(&self.view.agent, &self.view.server.name, method)
+        // Where the client is says nothing about what the server asks.
+        let around = Circumstances { moment: Some(Timestamp::now()), client: None };
+        self.rules.policy.may_ask(&self.view.agent, &self.view.server.name, method, around)
     }
 
     fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {

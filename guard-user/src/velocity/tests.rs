@@ -453,7 +453,7 @@ fn the_fullest_come_first_and_nothing_is_counted_by_looking() {
 
 #[test]
 fn the_101st_read_of_the_example_is_denied_with_its_reason_and_the_51st_refund_is_escalated() {
-    use crate::policy::{Decision, Policy, Question};
+    use crate::policy::{Circumstances, Decision, Policy, Question};
 
     let path =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/customer-ops/guard.yaml");
@@ -463,8 +463,14 @@ fn the_101st_read_of_the_example_is_denied_with_its_reason_and_the_51st_refund_i
     let rules = |name: &str, tool: &str| {
         let agent = agent(name);
         let target = crate::rpc::Target::Tool(tool);
-        let question =
-            Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None };
+        let question = Question {
+            agent: &agent,
+            server: &server,
+            method: "tools/call",
+            target,
+            arguments: None,
+            around: Circumstances::default(),
+        };
         match policy.decide(&question) {
             Decision::Allow(allow) => allow.velocity().to_vec(),
             Decision::Hold(hold) => hold.velocity().to_vec(),

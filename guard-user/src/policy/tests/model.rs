@@ -1,11 +1,14 @@
 //! Random policies and calls: the compiled policy against an interpreter that reads the rules one by one.
 
+mod condition;
+
 use std::fmt::Write;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::rpc::list::{self, Filtered, Kind};
+use condition::{Arguments, Condition, Moment};
 
 const AGENT_NAMES: [&str; 3] = ["a0", "a1", "a2"];
 const SERVERS: [&str; 2] = ["customer-ops", "files"];
@@ -40,7 +43,7 @@ struct Rule {
     pattern: usize,
     agents: Vec<usize>,
     decision: u8,
-    max_n: Option<u8>,
+    conditions: Vec<Condition>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +52,7 @@ struct Call {
     server: usize,
     target: Called,
     arguments: Arguments,
+    moment: Moment,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,14 +60,6 @@ enum Called {
     Tool(usize),
     Uri(usize),
     Method(usize),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Arguments {
-    Absent,
-    /// An object without `n`.
-    Without,
-    With(u8),
 }
 
 fn matcher() -> impl Strategy<Value = Matcher> {
@@ -77,9 +73,13 @@ fn matcher() -> impl Strategy<Value = Matcher> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    let max_n = proptest::option::weighted(0.3, 0..4_u8);
-    (0..PATTERNS.len(), proptest::sample::subsequence(vec![0, 1, 2], 1..=3), 0..5_u8, max_n)
-        .prop_map(|(pattern, agents, decision, max_n)| Rule { pattern, agents, decision, max_n })
+    let conditions = prop_oneof![
+        6 => Just(Vec::new()),
+        3 => condition::condition().prop_map(|condition| vec![condition]),
+        1 => (condition::condition(), condition::condition()).prop_map(|(one, other)| vec![one, other]),
+    ];
+    (0..PATTERNS.len(), proptest::sample::subsequence(vec![0, 1, 2], 1..=3), 0..5_u8, conditions)
+        .prop_map(|(pattern, agents, decision, conditions)| Rule { pattern, agents, decision, conditions })
 }
 
 fn model() -> impl Strategy<Value = Model> {
@@ -97,16 +97,8 @@ fn model() -> impl Strategy<Value = Model> {
             }
             velocity.sort_unstable();
             velocity.dedup();
-            // What the loader refuses is not part of the model: conditions on deny, and on facts nobody provides.
             for rule in &mut rules {
-                let provided = INTENTS
-                    .iter()
-                    .zip(&intents)
-                    .filter(|(i, _)| matches(rule.pattern, i))
-                    .all(|(_, m)| m.iter().any(|m| matches!(m, Matcher::Tool { has_fact: true, .. })));
-                if rule.choice() == "deny" || !provided {
-                    rule.max_n = None;
-                }
+                rule.settle(&intents);
             }
             Model { intents, rules, velocity, bounded }
         })
@@ -118,17 +110,9 @@ fn call() -> impl Strategy<Value = Call> {
         (0..URIS.len()).prop_map(Called::Uri),
         (0..METHODS.len()).prop_map(Called::Method),
     ];
-    let arguments = prop_oneof![
-        1 => Just(Arguments::Absent),
-        1 => Just(Arguments::Without),
-        4 => (0..6_u8).prop_map(Arguments::With),
-    ];
-    (0..3_usize, 0..2_usize, target, arguments).prop_map(|(agent, server, target, arguments)| Call {
-        agent,
-        server,
-        target,
-        arguments,
-    })
+    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment()).prop_map(
+        |(agent, server, target, arguments, moment)| Call { agent, server, target, arguments, moment },
+    )
 }
 
 /// Written anew: nothing of the policy's own pattern code is used here.
@@ -184,13 +168,29 @@ impl Rule {
         }
     }
 
+    /// What the loader refuses is not part of the model: conditions on facts that nobody provides, the same key twice, and
+    /// some on deny rules.
+    fn settle(&mut self, intents: &[Vec<Matcher>]) {
+        let of_pattern = INTENTS.iter().zip(intents).filter(|(intent, _)| matches(self.pattern, intent));
+        let has_fact = |matcher: &Matcher| matches!(matcher, Matcher::Tool { has_fact: true, .. });
+        let provided = of_pattern.into_iter().all(|(_, matchers)| matchers.iter().any(has_fact));
+        let decision = self.choice();
+        let mut keys: Vec<String> = Vec::new();
+        self.conditions.retain(|condition| {
+            let yaml = condition.yaml();
+            let key = yaml.split(':').next().unwrap().to_owned();
+            let is_new = !keys.contains(&key);
+            keys.push(key);
+            is_new && condition.suits(decision) && (provided || !condition.needs_fact())
+        });
+    }
+
     /// `None`: cannot be judged.
     fn holds(&self, has_fact: bool, call: &Call) -> Option<bool> {
-        let Some(max) = self.max_n else { return Some(true) };
-        match call.arguments {
-            Arguments::With(given) if has_fact => Some(given <= max),
-            _ => None,
-        }
+        let holds = |condition: &Condition| {
+            condition.holds(self.choice() == "allow", has_fact, &call.arguments, call.moment)
+        };
+        self.conditions.iter().try_fold(true, |all, condition| Some(holds(condition)? && all))
     }
 }
 
@@ -217,7 +217,8 @@ impl Model {
             for matcher in matchers {
                 match matcher {
                     Matcher::Tool { server, tool, has_fact } => {
-                        let facts = if *has_fact { ", facts: {n: {number: n}}" } else { "" };
+                        let facts = "{n: {number: n}, t: {text: t}, d: {domains: d}, p: {path: p}}";
+                        let facts = if *has_fact { format!(", facts: {facts}") } else { String::new() };
                         writeln!(
                             text,
                             "    - {{server: {}, tool: {}{facts}}}",
@@ -241,7 +242,12 @@ impl Model {
         let mut files = vec![("base.yaml".to_owned(), text)];
         for rule in &self.rules {
             let agents: Vec<_> = rule.agents.iter().map(|agent| AGENT_NAMES[*agent]).collect();
-            let conditions = rule.max_n.map_or(String::new(), |n| format!(", conditions: {{max_n: {n}}}"));
+            let conditions: Vec<_> = rule.conditions.iter().map(Condition::yaml).collect();
+            let conditions = if conditions.is_empty() {
+                String::new()
+            } else {
+                format!(", conditions: {{{}}}", conditions.join(", "))
+            };
             let (pattern, agents) = (PATTERNS[rule.pattern], agents.join(", "));
             let text = format!(
                 "policies:\n  - {{intent: '{pattern}', agents: [{agents}], decision: {}{conditions}}}\n",
@@ -285,8 +291,18 @@ impl Model {
             && (0..INTENTS.len()).any(|intent| {
                 let rules = self.rules_for(agent, intent);
                 let on_server = self.intents[intent].iter().any(|matcher| matcher.place().0 == server);
-                on_server && !rules.is_empty() && rules.iter().all(|rule| rule.choice() != "deny")
+                let is_shut = rules.iter().any(|rule| rule.choice() == "deny" && rule.conditions.is_empty());
+                on_server && !is_shut && rules.iter().any(|rule| rule.choice() != "deny")
             })
+    }
+
+    /// Whether a deny rule without conditions is about the call.
+    fn is_shut(&self, call: &Call) -> bool {
+        let mut meant = (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call)));
+        meant.any(|intent| {
+            let rules = self.rules_for(call.agent, intent);
+            rules.iter().any(|rule| rule.choice() == "deny" && rule.conditions.is_empty())
+        })
     }
 
     fn decide(&self, call: &Call) -> Answer {
@@ -311,14 +327,14 @@ impl Model {
             let has_fact = self.intents[*intent].iter().any(|matcher| {
                 matcher.covers(call) && matches!(matcher, Matcher::Tool { has_fact: true, .. })
             });
-            if rules.iter().any(|rule| rule.choice() == "deny") {
-                return Answer::Deny(DenyCode::DeniedByRule, false);
-            }
             if rules.is_empty() {
                 return Answer::Deny(DenyCode::DefaultDeny, !is_named);
             }
             let verdicts: Vec<_> =
                 rules.iter().map(|rule| (rule.choice(), rule.holds(has_fact, call))).collect();
+            if verdicts.contains(&("deny", Some(true))) {
+                return Answer::Deny(DenyCode::DeniedByRule, false);
+            }
             if verdicts.iter().any(|(_, holds)| holds.is_none()) {
                 return Answer::Deny(DenyCode::ConditionFailed, false);
             }
@@ -327,6 +343,9 @@ impl Model {
             }
             if verdicts.contains(&("allow", Some(true))) {
                 return Answer::Allow(0);
+            }
+            if rules.iter().all(|rule| rule.choice() == "deny") {
+                return Answer::Deny(DenyCode::DefaultDeny, false);
             }
             Answer::Deny(DenyCode::ConditionFailed, false)
         });
@@ -360,14 +379,11 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         Called::Uri(uri) => ("resources/read", Target::Resource(URIS[uri])),
         Called::Method(method) => (METHODS[method], Target::Method),
     };
-    let arguments = match call.arguments {
-        Arguments::Absent => None,
-        Arguments::Without => Some(Json::Object(Vec::new())),
-        Arguments::With(n) => Some(Json::Object(vec![("n".to_owned(), Json::Number(n.into()))])),
-    };
+    let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
-    ask(policy, &Question { agent: &agent, server: &server, method, target, arguments })
+    let around = Circumstances { moment: condition::timestamp(call.moment), client: None };
+    ask(policy, &Question { agent: &agent, server: &server, method, target, arguments, around })
 }
 
 proptest! {
@@ -393,14 +409,25 @@ proptest! {
             let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.server, q.target));
             match &decision {
                 Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
-                Decision::Deny(deny) if deny.code() != DenyCode::ConditionFailed => prop_assert!(!is_seen),
-                Decision::Deny(_) => {}
+                Decision::Deny(deny) => match deny.code() {
+                    DenyCode::ConditionFailed | DenyCode::DeniedByRule => {
+                        prop_assert!(!(is_seen && model.is_shut(call)));
+                    }
+                    _ => prop_assert!(!is_seen),
+                },
             }
         }
     }
 
     #[test]
-    fn a_list_shows_an_entry_if_and_only_if_some_call_of_it_would_not_be_denied(model in model()) {
+    fn a_list_shows_an_entry_if_and_only_if_some_call_of_it_would_not_be_denied(mut model in model()) {
+        // Conditions that one call can meet together: 0 is within each, and a deny rule wants more.
+        for rule in &mut model.rules {
+            rule.conditions.retain(|condition| match condition {
+                Condition::Bound(bound, _) => *bound == if rule.decision == 0 { 2 } else { 0 },
+                _ => false,
+            });
+        }
         let policy = model.load(false);
         let tools = TOOLS.map(|name| serde_json::json!({ "name": name }));
         let resources = URIS.map(|uri| serde_json::json!({ "uri": uri }));
@@ -415,9 +442,10 @@ proptest! {
             };
             let shown = shown.unwrap()["result"].clone();
             // What bounds the arguments are is nothing that 0 would exceed.
-            let arguments = [Arguments::Absent, Arguments::Without, Arguments::With(0)];
-            let may_pass = |target| arguments.into_iter().any(|arguments| {
-                let call = Call { agent, server, target, arguments };
+            let with = Arguments::With { n: 0, things: Default::default() };
+            let arguments = [Arguments::Absent, Arguments::Without, with];
+            let may_pass = |target| arguments.iter().any(|arguments| {
+                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None };
                 !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
             });
             let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Called::Tool(*tool))).map(|tool| tools[tool].clone()).collect();
@@ -437,11 +465,14 @@ proptest! {
         model in model(),
         pattern in 0..PATTERNS.len(),
         agent in 0..3_usize,
+        conditions in proptest::collection::vec(condition::condition(), 0..2),
         calls in proptest::collection::vec(call(), 20),
     ) {
         let before = model.load(false);
         let mut stricter = model;
-        stricter.rules.push(Rule { pattern, agents: vec![agent], decision: 0, max_n: None });
+        let mut rule = Rule { pattern, agents: vec![agent], decision: 0, conditions };
+        rule.settle(&stricter.intents);
+        stricter.rules.push(rule);
         let after = stricter.load(false);
         for call in &calls {
             let before = put(&before, call, Policy::decide);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use mcp_guard::config::Server;
-use mcp_guard::policy::{Decision, Policy, Question};
+use mcp_guard::policy::{Circumstances, Decision, Policy, Question};
 use mcp_guard::rpc::Target;
 use mcp_guard::types::{AgentName, ServerName};
 use mcp_guard::velocity::{Admission, Call, Room, Velocity};
@@ -50,7 +50,9 @@ fn guard(users: &[String]) -> anyhow::Result<Measured> {
     let policy = Policy::from_texts(&[("p.yaml".into(), POLICY.to_owned())], &[server])?;
     let (agent, server) = (AgentName::parse("a")?, ServerName::parse("s")?);
     let target = Target::Tool("t");
-    let question = Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None };
+    let around = Circumstances::default();
+    let question =
+        Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None, around };
     let Decision::Allow(allow) = policy.decide(&question) else { anyhow::bail!("the call must be allowed") };
     let velocity = Velocity::new(Room { all: users.len(), each: users.len(), kept: 0 });
     let check = |now: u64, user: &str| {
