@@ -275,15 +275,20 @@ impl Pipeline {
         is_first: bool,
         passes: &mut Vec<Pass>,
     ) -> Judged {
-        let mut admit = |meters| self.admit(case, question, meters, is_first).map(|pass| passes.push(pass));
+        let mut admit = |meters, in_shadow: &[RuleName]| {
+            let mut pass = self.admit(case, question, meters, is_first)?;
+            pass.would_deny.extend_from_slice(in_shadow);
+            passes.push(pass);
+            Ok(())
+        };
         match case.rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
-                rule: admit(allow.velocity()).map(|()| allow.rule().clone()),
+                rule: admit(allow.velocity(), allow.would_deny()).map(|()| allow.rule().clone()),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
-                rule: admit(hold.velocity()).and(Err(Refusal::held(&hold))),
+                rule: admit(hold.velocity(), hold.would_deny()).and(Err(Refusal::held(&hold))),
             },
             Decision::Deny(deny) => {
                 Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use condition::bind;
 
-use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, Surface};
+use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, ShadowRule, Surface};
 use super::decision::{Allow, Decision};
 use super::fact::{Measure as FactMeasure, Source};
 use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
@@ -51,7 +51,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         entries: entries.collect(),
         known_by_process: known_by_process.into_iter().collect(),
         intents: offered.targets(),
-        protocol: Decision::Allow(Allow { rule, intents, velocity }),
+        protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new() }),
         velocity: rules.limits(),
         digest,
         rules: document.policies.len() + document.velocity.len(),
@@ -187,11 +187,19 @@ impl<'d> RulesOf<'d> {
     }
 
     fn intent_rules(&self, agent: &AgentName, intent: &IntentName, facts: &Facts<'_>) -> IntentRules {
-        let mut compiled =
-            IntentRules { intent: intent.clone(), deny: Vec::new(), hold: Vec::new(), allow: Vec::new() };
+        let mut compiled = IntentRules {
+            intent: intent.clone(),
+            deny: Vec::new(),
+            hold: Vec::new(),
+            allow: Vec::new(),
+            shadow: Vec::new(),
+        };
         for rule in self.policies.get(&(agent, intent)).into_iter().flatten() {
             let conditions = || rule.conditions.iter().map(|clause| bind(&clause.value, facts)).collect();
             match rule.decision {
+                _ if rule.is_shadow => {
+                    compiled.shadow.push(ShadowRule { name: rule.name.clone(), conditions: conditions() });
+                }
                 Choice::Deny => compiled.deny.push(DenyRule {
                     name: rule.name.clone(),
                     reason: rule.reason.clone(),

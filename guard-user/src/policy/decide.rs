@@ -46,6 +46,7 @@ pub(super) struct IntentRules {
     pub deny: Vec<DenyRule>,
     pub hold: Vec<HoldRule>,
     pub allow: Vec<AllowRule>,
+    pub shadow: Vec<ShadowRule>,
 }
 
 #[derive(Debug)]
@@ -65,6 +66,13 @@ pub(super) struct HoldRule {
 
 #[derive(Debug)]
 pub(super) struct AllowRule {
+    pub name: RuleName,
+    pub conditions: Vec<Condition>,
+}
+
+/// A rule that restricts nothing, and tells what it would.
+#[derive(Debug)]
+pub(super) struct ShadowRule {
     pub name: RuleName,
     pub conditions: Vec<Condition>,
 }
@@ -217,6 +225,7 @@ impl RuleSet {
             return Decision::Deny(denied);
         }
         let (intents, velocity) = (self.intents.clone(), self.velocity.clone());
+        let would_deny = self.would_deny(conditions);
         if let Some((rules, rule)) = held {
             let reason = rule.reason.clone().unwrap_or_else(|| {
                 format!("{} needs the approval of {}", rules.intent, reviewers(&rule.reviewers)).into()
@@ -228,13 +237,30 @@ impl RuleSet {
                 reason,
                 reviewers: rule.reviewers.clone(),
                 velocity,
+                would_deny,
             });
         }
         match allowed {
-            Some(rule) => Decision::Allow(Allow { rule: rule.clone(), intents, velocity }),
+            Some(rule) => Decision::Allow(Allow { rule: rule.clone(), intents, velocity, would_deny }),
             // No intent at all; compile makes no such set.
             None => deny(DenyCode::NoIntent, "no intent of the policy names this".to_owned()),
         }
+    }
+}
+
+impl RuleSet {
+    /// The rules in shadow that would have refused the call. One that cannot be judged would have.
+    fn would_deny(&self, conditions: Conditions<'_>) -> Vec<RuleName> {
+        if matches!(conditions, Conditions::Assumed) {
+            return Vec::new();
+        }
+        let rules = self.rules.iter().flat_map(|rules| &rules.shadow);
+        let binding = rules
+            .filter(|rule| !matches!(judge(&rule.conditions, conditions, Judging::Any), Verdict::NotMet(_)));
+        let mut names: Vec<_> = binding.map(|rule| rule.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Allow {
     pub(super) rule: RuleName,
     pub(super) intents: Arc<[IntentName]>,
     pub(super) velocity: Arc<[Meter]>,
+    pub(super) would_deny: Vec<RuleName>,
 }
 
 /// Who must agree to a call, and why.
@@ -33,6 +34,7 @@ pub struct Hold {
     pub(super) reason: Arc<str>,
     pub(super) reviewers: Arc<[String]>,
     pub(super) velocity: Arc<[Meter]>,
+    pub(super) would_deny: Vec<RuleName>,
 }
 
 /// Why a call may not go on.
@@ -91,6 +93,11 @@ impl Allow {
     pub fn velocity(&self) -> &[Meter] {
         &self.velocity
     }
+
+    /// The rules in shadow that would have refused it, sorted.
+    pub fn would_deny(&self) -> &[RuleName] {
+        &self.would_deny
+    }
 }
 
 impl Hold {
@@ -119,6 +126,11 @@ impl Hold {
 
     pub fn velocity(&self) -> &[Meter] {
         &self.velocity
+    }
+
+    /// The rules in shadow that would have refused it, sorted.
+    pub fn would_deny(&self) -> &[RuleName] {
+        &self.would_deny
     }
 }
 

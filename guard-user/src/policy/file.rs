@@ -101,6 +101,8 @@ pub(super) struct PolicyRule {
     pub reason: Option<Arc<str>>,
     pub conditions: Vec<At<Clause>>,
     pub reviewers: Vec<String>,
+    /// It does not bind; records tell what it would have done.
+    pub is_shadow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,7 +372,7 @@ impl File<'_> {
     }
 
     fn policy(&mut self, node: &Node) -> Option<PolicyRule> {
-        let keys = ["name", "intent", "agents", "decision", "reason", "conditions", "escalation"];
+        let keys = ["name", "intent", "agents", "decision", "reason", "conditions", "escalation", "shadow"];
         let fields = self.reader.fields(node, "a policy", &keys)?;
         let place = self.place(node);
         let name = self.rule_name(&fields, &place);
@@ -395,6 +397,7 @@ impl File<'_> {
             }
             (None, _) => Some(Vec::new()),
         };
+        let is_shadow = fields.optional("shadow").map_or(Some(false), |node| self.shadow(node, decision));
         Some(PolicyRule {
             name: name?,
             place,
@@ -404,7 +407,22 @@ impl File<'_> {
             reason,
             conditions,
             reviewers: reviewers?,
+            is_shadow: is_shadow?,
         })
+    }
+
+    fn shadow(&mut self, node: &Node, decision: Option<Choice>) -> Option<bool> {
+        let Value::Bool(is_shadow) = node.value else {
+            let what = format!("shadow must be true or false, this is {}", node.value.kind());
+            self.reader.problem(node, what, None);
+            return None;
+        };
+        if is_shadow && decision == Some(Choice::Allow) {
+            let hint = "leave the rule out: what no rule allows is denied, and the record says so";
+            self.reader.problem(node, "an allow rule has no shadow", Some(hint.into()));
+            return None;
+        }
+        Some(is_shadow)
     }
 
     fn escalation(&mut self, node: &Node) -> Option<Vec<String>> {

@@ -44,6 +44,7 @@ struct Rule {
     agents: Vec<usize>,
     decision: u8,
     conditions: Vec<Condition>,
+    shadow: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -78,8 +79,14 @@ fn rule() -> impl Strategy<Value = Rule> {
         3 => condition::condition().prop_map(|condition| vec![condition]),
         1 => (condition::condition(), condition::condition()).prop_map(|(one, other)| vec![one, other]),
     ];
-    (0..PATTERNS.len(), proptest::sample::subsequence(vec![0, 1, 2], 1..=3), 0..5_u8, conditions)
-        .prop_map(|(pattern, agents, decision, conditions)| Rule { pattern, agents, decision, conditions })
+    (0..PATTERNS.len(), proptest::sample::subsequence(vec![0, 1, 2], 1..=3), 0..5_u8, conditions, 0..4_u8)
+        .prop_map(|(pattern, agents, decision, conditions, shadow)| Rule {
+            pattern,
+            agents,
+            decision,
+            conditions,
+            shadow: decision < 2 && shadow == 0,
+        })
 }
 
 fn model() -> impl Strategy<Value = Model> {
@@ -160,6 +167,10 @@ impl Matcher {
 }
 
 impl Rule {
+    fn is_for(&self, agent: usize, intent: usize) -> bool {
+        self.agents.contains(&agent) && matches(self.pattern, INTENTS[intent])
+    }
+
     fn choice(&self) -> &'static str {
         match self.decision {
             0 => "deny",
@@ -250,8 +261,9 @@ impl Model {
             };
             let (pattern, agents) = (PATTERNS[rule.pattern], agents.join(", "));
             let text = format!(
-                "policies:\n  - {{intent: '{pattern}', agents: [{agents}], decision: {}{conditions}}}\n",
-                rule.choice()
+                "policies:\n  - {{intent: '{pattern}', agents: [{agents}], decision: {}{conditions}, shadow: {}}}\n",
+                rule.choice(),
+                rule.shadow
             );
             files.push((format!("r{}.yaml", files.len()), text));
         }
@@ -281,7 +293,7 @@ impl Model {
 
     /// The rules of `agent` for an intent, each with whether the fact is there for this call.
     fn rules_for(&self, agent: usize, intent: usize) -> Vec<&Rule> {
-        let is_for = |rule: &&Rule| rule.agents.contains(&agent) && matches(rule.pattern, INTENTS[intent]);
+        let is_for = |rule: &&Rule| !rule.shadow && rule.is_for(agent, intent);
         self.rules.iter().filter(is_for).collect()
     }
 
@@ -303,6 +315,21 @@ impl Model {
             let rules = self.rules_for(call.agent, intent);
             rules.iter().any(|rule| rule.choice() == "deny" && rule.conditions.is_empty())
         })
+    }
+
+    /// The names of the rules in shadow that would have refused it, sorted.
+    fn would_deny(&self, call: &Call) -> Vec<String> {
+        let would = |rule: &Rule| {
+            (0..INTENTS.len()).filter(|intent| rule.is_for(call.agent, *intent)).any(|intent| {
+                let matchers: Vec<_> = self.intents[intent].iter().filter(|m| m.covers(call)).collect();
+                let has_fact = |m: &&Matcher| matches!(m, Matcher::Tool { has_fact: true, .. });
+                !matchers.is_empty() && rule.holds(matchers.iter().any(has_fact), call) != Some(false)
+            })
+        };
+        let rules = self.rules.iter().zip(1..).filter(|(rule, _)| rule.shadow && would(rule));
+        let mut names: Vec<_> = rules.map(|(_, number)| format!("r{number}.yaml:2")).collect();
+        names.sort();
+        names
     }
 
     fn decide(&self, call: &Call) -> Answer {
@@ -399,6 +426,13 @@ proptest! {
         for call in &calls {
             let decision = put(&policy, call, Policy::decide);
             prop_assert_eq!(answer(&decision), model.decide(call), "{:?}", call);
+            let (would_deny, rule) = match &decision {
+                Decision::Allow(allow) => (allow.would_deny(), allow.rule().as_str()),
+                Decision::Hold(hold) => (hold.would_deny(), hold.rule().as_str()),
+                Decision::Deny(_) => (&[][..], ""),
+            };
+            let in_shadow = if rule.is_empty() || rule == "protocol" { vec![] } else { model.would_deny(call) };
+            prop_assert_eq!(would_deny.iter().map(ToString::to_string).collect::<Vec<_>>(), in_shadow, "{:?}", call);
             // The order of files and rules has no meaning.
             let again = put(&reversed, call, Policy::decide);
             prop_assert_eq!(answer(&again), answer(&decision), "{:?}", call);
@@ -470,7 +504,7 @@ proptest! {
     ) {
         let before = model.load(false);
         let mut stricter = model;
-        let mut rule = Rule { pattern, agents: vec![agent], decision: 0, conditions };
+        let mut rule = Rule { pattern, agents: vec![agent], decision: 0, conditions, shadow: false };
         rule.settle(&stricter.intents);
         stricter.rules.push(rule);
         let after = stricter.load(false);
