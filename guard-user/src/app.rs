@@ -384,7 +384,7 @@ impl App {
                 let done = self.end_sessions_for(&choice, uid).await;
                 done.unwrap_or_else(|error| json!({ "error": error }))
             }
-            Ask::Velocity { rows } => self.fullest(usize::from(rows)).await,
+            Ask::Velocity { rows, about } => self.fullest(usize::from(rows), about).await,
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))

@@ -30,7 +30,12 @@ pub enum Ask {
     /// End some of them, here and at their servers.
     EndSessions(WhichSessions),
     /// Which velocity counts are nearest to their limits.
-    Velocity { rows: u16 },
+    Velocity {
+        rows: u16,
+        /// Those of these rules alone that could count a call about this; none: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<Counted>,
+    },
     /// Which listeners in watched cgroups are closed.
     Listeners,
     /// Open them, or keep them closed.
@@ -41,6 +46,15 @@ pub enum Ask {
     ApproveTools(ToolChoice),
     /// Forget tools of a server, so that the next list shows them for the first time.
     ForgetTools { server: String, tools: Vec<String> },
+}
+
+/// What an operator asks the velocity windows about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Names of rules.
+    pub rules: Vec<String>,
+    /// Kinds of parts with their names: what a key names of these must be just that.
+    pub parts: Vec<(String, String)>,
 }
 
 /// Which definitions of a server's tools are trusted from now on.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
 use super::App;
+use crate::admin::Counted;
 use crate::audit::{self, AuditLog, Since};
 use crate::config::Config;
 use crate::policy::WINDOW_SECONDS_MAX;
@@ -112,13 +113,20 @@ pub(super) async fn keep(app: Arc<App>) {
 }
 
 impl App {
-    /// What `mcp-guard top --json` prints.
-    pub(super) async fn fullest(&self, rows: usize) -> Value {
+    /// What `mcp-guard top --json` prints; with `about`, what `explain` asks for.
+    pub(super) async fn fullest(&self, rows: usize, about: Option<Counted>) -> Value {
         let (velocity, now) = (self.pipeline.velocity.clone(), self.pipeline.clock.now());
         let rules = self.pipeline.rules.load();
-        let look = tokio::task::spawn_blocking(
-            move || json!({ "keys": velocity.keys(), "rows": velocity.fullest(now, rules.policy.velocity(), rows) }),
-        );
+        let look = tokio::task::spawn_blocking(move || {
+            let mut of = rules.policy.velocity().to_vec();
+            let mut parts = Vec::new();
+            if let Some(about) = about {
+                of.retain(|rule| about.rules.iter().any(|name| name == rule.name.as_str()));
+                parts = about.parts;
+            }
+            let rows = velocity.fullest(now, &of, rows, &parts);
+            json!({ "keys": velocity.keys(), "policy": rules.digest, "rows": rows })
+        });
         look.await.unwrap_or_else(|error| json!({ "error": format!("cannot look at the windows: {error}") }))
     }
 

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod block;
 pub mod check;
 pub mod doctor;
+pub mod explain;
 mod output;
 pub mod reload;
 pub mod run;
@@ -36,6 +37,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Status(status::Args),
     Reload(reload::Args),
     Stop(stop::Args),
@@ -67,6 +69,7 @@ impl Command {
         match self {
             Self::Run(_) => false,
             Self::Check(args) => args.json,
+            Self::Explain(args) => args.json,
             Self::Status(args) => args.json,
             Self::Reload(args) => args.json,
             Self::Stop(args) => args.json,
@@ -88,6 +91,7 @@ impl Command {
         match self {
             Self::Status(_) => status::NOT_ASKED,
             Self::Audit(args) => args.failure(),
+            Self::Explain(_) => explain::WRONG_INPUT,
             _ => 1,
         }
     }
@@ -96,6 +100,7 @@ impl Command {
         match self {
             Command::Run(args) => run::run(&args),
             Command::Check(args) => check::run(args),
+            Command::Explain(args) => explain::run(args),
             Command::Status(args) => status::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::Stop(args) => stop::run(&args),
@@ -145,6 +150,7 @@ mod tests {
         };
         let others = [
             ("status", vec![0, 1, 3, unreadable(&["status"])]),
+            ("explain", vec![0, explain::WRONG_INPUT]),
             ("tools diff", vec![0, 1, tools::HELD]),
             ("audit verify", vec![0, 1, 2, unreadable(&["audit", "verify"])]),
             ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),

@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(socket: &Path, args: &Args) -> anyhow::Result<String> {
-    let answer = admin::ask(socket, &Ask::Velocity { rows: args.rows })?;
+    let answer = admin::ask(socket, &Ask::Velocity { rows: args.rows, about: None })?;
     Ok(if args.json { answer.to_string() } else { table(&answer) })
 }
 
@@ -84,7 +84,7 @@ fn table(answer: &Value) -> String {
 }
 
 /// `agent a, tool t`
-fn key(parts: &Value) -> String {
+pub(super) fn key(parts: &Value) -> String {
     let parts = parts.as_array().map_or(&[][..], Vec::as_slice);
     let parts = parts.iter().map(|part| {
         let [part, name] = [0, 1].map(|at| plain(part[at].as_str().unwrap_or_default()));
@@ -97,7 +97,7 @@ fn key(parts: &Value) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn room(milliseconds: &Value) -> String {
+pub(super) fn room(milliseconds: &Value) -> String {
     match milliseconds.as_u64() {
         None => "when one ends".into(),
         Some(0) => "now".into(),

@@ -6,10 +6,11 @@ mod path;
 mod text;
 mod time;
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::Circumstances;
-use super::fact::{FactTest, Judging};
+use super::fact::{FactTest, Judging, Test};
 use crate::rpc::Json;
 
 pub(super) use domain::Domains;
@@ -73,6 +74,21 @@ impl Condition {
         match self {
             Self::Fact(test) => test.never(),
             Self::Times(_) | Self::Origin(_) => None,
+        }
+    }
+}
+
+/// As a rule has it.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fact(FactTest { fact, test, .. }) => match test {
+                Test::Bound(bound, limit) => write!(f, "{}{fact}: {limit}", bound.prefix()),
+                Test::Listed { fits: true, shown, .. } => write!(f, "{fact}_in: [{shown}]"),
+                Test::Listed { fits: false, shown, .. } => write!(f, "{fact}_not_in: [{shown}]"),
+            },
+            Self::Times(times) => write!(f, "time: {times}"),
+            Self::Origin(origin) => write!(f, "source: {origin}"),
         }
     }
 }

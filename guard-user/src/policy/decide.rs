@@ -79,7 +79,7 @@ pub(super) struct ShadowRule {
 
 /// How conditions are taken.
 #[derive(Clone, Copy)]
-enum Conditions<'a> {
+pub(super) enum Conditions<'a> {
     /// Judged by a call's arguments, and by when and from where it comes.
     Judged(Option<&'a Json>, Circumstances<'a>),
     /// Taken as they suit the agent: may it see the target at all?
@@ -348,7 +348,7 @@ impl DenyRule {
 }
 
 /// All must be met; one that is unknown outweighs one that is not met.
-fn judge(conditions: &[Condition], how: Conditions<'_>, judging: Judging) -> Verdict {
+pub(super) fn judge(conditions: &[Condition], how: Conditions<'_>, judging: Judging) -> Verdict {
     let Conditions::Judged(arguments, around) = how else {
         // What no call of this target can meet, nobody can take as met.
         return conditions.iter().find_map(Condition::never).unwrap_or(Verdict::Met);

@@ -15,37 +15,50 @@ impl Policy {
     /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes that can
     /// be seen at once are told at once.
     pub fn load(dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let mut files = Vec::new();
-        for path in paths(dir)? {
-            match text(&path) {
-                Ok(text) => files.push((path, text)),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        if files.is_empty() && problems.is_empty() {
-            let problem = Problem::of_file(dir, "there is no policy file in this directory");
-            return Err(problem
-                .with_hint("add one such as agents.yaml; without any, every call is denied")
-                .into());
-        }
-        problems.or(())?;
-        Self::from_texts(&files, servers)
+        Self::from_texts(&files(dir)?, servers)
     }
 
     /// The same from texts that are already in memory, each with its file's name.
     pub fn from_texts(files: &[(PathBuf, String)], servers: &[Server]) -> Result<Self, Problems> {
-        let mut files: Vec<_> = files.iter().collect();
-        files.sort();
-        let mut problems = Problems::default();
-        let mut document = file::Document::default();
-        for (path, text) in &files {
-            problems.append(file::read(path, text, &mut document));
-        }
-        // Names that were not read for another mistake would be told as unknown: one cause, two messages.
-        let document = problems.or(document)?;
-        compile::compile(&document, servers, digest(&files))
+        compiled(files, servers).map(|(_, policy)| policy)
     }
+}
+
+/// The policy, and what its files say word for word.
+pub(super) fn compiled(
+    files: &[(PathBuf, String)],
+    servers: &[Server],
+) -> Result<(file::Document, Policy), Problems> {
+    let mut files: Vec<_> = files.iter().collect();
+    files.sort();
+    let mut problems = Problems::default();
+    let mut document = file::Document::default();
+    for (path, text) in &files {
+        problems.append(file::read(path, text, &mut document));
+    }
+    // Names that were not read for another mistake would be told as unknown: one cause, two messages.
+    let document = problems.or(document)?;
+    let policy = compile::compile(&document, servers, digest(&files))?;
+    Ok((document, policy))
+}
+
+/// Every policy file of `dir`, or everything that keeps one from being read.
+pub(super) fn files(dir: &Path) -> Result<Vec<(PathBuf, String)>, Problems> {
+    let mut problems = Problems::default();
+    let mut files = Vec::new();
+    for path in paths(dir)? {
+        match text(&path) {
+            Ok(text) => files.push((path, text)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if files.is_empty() && problems.is_empty() {
+        let problem = Problem::of_file(dir, "there is no policy file in this directory");
+        return Err(problem
+            .with_hint("add one such as agents.yaml; without any, every call is denied")
+            .into());
+    }
+    problems.or(files)
 }
 
 fn paths(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
@@ -75,7 +88,7 @@ fn paths(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(paths)
 }
 
-fn text(path: &Path) -> Result<String, Problem> {
+pub(super) fn text(path: &Path) -> Result<String, Problem> {
     let unreadable = |error| Problem::of_file(path, format!("the file cannot be read: {error}"));
     let bytes = crate::config::read_bounded(path, FILE_BYTES_MAX).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|error| {

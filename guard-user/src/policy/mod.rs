@@ -3,10 +3,12 @@
 //! `load` reads and checks the files, `compile` turns them into one rule set per agent, server and target, and
 //! `decide` answers from that. The order of files and rules has no meaning.
 
+mod asked;
 mod compile;
 mod condition;
 mod decide;
 mod decision;
+mod explain;
 mod fact;
 mod file;
 mod load;
@@ -21,8 +23,10 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use asked::{Asked, What};
 pub use compile::VELOCITY_METERS_MAX;
 pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
+pub use explain::{Applies, Explanation, JudgedRule, NEAR_RULES_MAX, NearRule, Nearness, Written};
 pub use file::{
     CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX,
 };

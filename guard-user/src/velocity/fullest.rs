@@ -25,8 +25,15 @@ pub struct Fullest {
 }
 
 impl Velocity {
-    /// The fullest `count` of what `rules` count, the fullest first.
-    pub fn fullest(&self, now: u64, rules: &[Arc<VelocityRule>], count: usize) -> Vec<Fullest> {
+    /// The fullest `count` of what `rules` count, the fullest first. What a key names of `parts` (a kind and a name each) must be
+    /// just that.
+    pub fn fullest(
+        &self,
+        now: u64,
+        rules: &[Arc<VelocityRule>],
+        count: usize,
+        parts: &[(String, String)],
+    ) -> Vec<Fullest> {
         let mut by_scope: HashMap<ScopeId, Vec<&VelocityRule>> = HashMap::new();
         for rule in rules {
             by_scope.entry(rule.scope()).or_default().push(rule);
@@ -47,8 +54,16 @@ impl Velocity {
                     if used == 0 || !is_fuller {
                         continue;
                     }
-                    let Some((_, parts)) = key::read(&entry.key) else { continue };
-                    let names = rule.per.parts().map(crate::policy::Part::as_str);
+                    let Some((_, named)) = key::read(&entry.key) else { continue };
+                    let kinds = rule.per.parts().map(crate::policy::Part::as_str);
+                    let key: Vec<_> = kinds.zip(named.iter().map(|part| (*part).to_owned())).collect();
+                    let is_other = |(kind, name): &(&str, String)| {
+                        let mut parts = parts.iter().filter(|(wanted, _)| wanted == kind);
+                        parts.any(|(_, only)| only != name && key::kept(only) != *name)
+                    };
+                    if key.iter().any(is_other) {
+                        continue;
+                    }
                     let room_in_milliseconds = match (&entry.count, wait) {
                         (_, None) => Some(0),
                         (Count::Window(_), Some(wait)) => Some(wait),
@@ -58,7 +73,7 @@ impl Velocity {
                         rule: rule.name.to_string(),
                         measure: rule.measure,
                         action: rule.action,
-                        key: names.zip(parts.iter().map(|part| (*part).to_owned())).collect(),
+                        key,
                         used,
                         max: rule.max,
                         room_in_milliseconds,

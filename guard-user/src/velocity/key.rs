@@ -111,6 +111,13 @@ pub(super) fn read(key: &[u8]) -> Option<(ScopeId, Vec<&str>)> {
     Some((ScopeId(*scope), parts))
 }
 
+/// A part as a key keeps it.
+pub(super) fn kept(text: &str) -> String {
+    let mut part = Vec::new();
+    push(&mut part, text);
+    String::from_utf8_lossy(&part).into_owned()
+}
+
 /// The key that was read as these. `None`: no key is like this.
 pub(super) fn join<'p>(scope: ScopeId, parts: impl IntoIterator<Item = &'p str>) -> Option<Vec<u8>> {
     let mut key = scope.0.to_vec();

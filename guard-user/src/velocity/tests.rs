@@ -436,7 +436,7 @@ fn the_fullest_come_first_and_nothing_is_counted_by_looking() {
     }
     let all: Vec<_> = rules.iter().map(|meter| meter.rule.clone()).collect();
     for _ in 0..2 {
-        let rows = velocity.fullest(10_000, &all, 10);
+        let rows = velocity.fullest(10_000, &all, 10, &[]);
         let told: Vec<_> = rows
             .iter()
             .map(|row| (row.key[0].1.as_str(), row.used, row.max, row.room_in_milliseconds))
@@ -444,11 +444,11 @@ fn the_fullest_come_first_and_nothing_is_counted_by_looking() {
         assert_eq!(told, [("a", 1, 1, None), ("b", 3, 4, Some(0)), ("a", 1, 4, Some(0))]);
     }
     within(velocity.admit(10_000, &by(&b), &rules[..1]));
-    let rows = velocity.fullest(11_000, &all, 2);
+    let rows = velocity.fullest(11_000, &all, 2, &[]);
     assert_eq!(rows.len(), 2);
     let told = rows.iter().map(|row| (row.key[0].1.as_str(), row.room_in_milliseconds));
     assert_eq!(told.collect::<Vec<_>>(), [("b", Some(49_000)), ("a", None)]);
-    assert!(velocity.fullest(11_000, &[], 10).is_empty(), "rules that are no more");
+    assert!(velocity.fullest(11_000, &[], 10, &[]).is_empty(), "rules that are no more");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where a call comes from, as the kernel tells it.
 
+use std::fmt;
+
 use super::Verdict;
 use crate::kernel::{Client, Unit};
 
@@ -51,5 +53,21 @@ impl Origin {
             return Verdict::NotMet("it comes from another unit".into());
         }
         Verdict::Met
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |names: Vec<String>| names.join(", ");
+        let uids = self
+            .uids
+            .as_ref()
+            .map(|uids| format!("uid [{}]", joined(uids.iter().map(ToString::to_string).collect())));
+        let units = self
+            .units
+            .as_ref()
+            .map(|units| format!("unit [{}]", joined(units.iter().map(ToString::to_string).collect())));
+        let remote = self.remote.map(|remote| if remote { "another host" } else { "this host" }.to_owned());
+        f.write_str(&uids.into_iter().chain(units).chain(remote).collect::<Vec<_>>().join(", "))
     }
 }

@@ -70,7 +70,7 @@ impl Asked {
 }
 
 impl Bound {
-    fn prefix(self) -> &'static str {
+    pub(in crate::policy) fn prefix(self) -> &'static str {
         BOUNDS.iter().find(|(_, bound)| *bound == self).map_or("", |(prefix, _)| prefix)
     }
 }

@@ -278,13 +278,18 @@ impl Model {
     }
 
     fn load(&self, reversed: bool) -> Policy {
+        let files = self.files(reversed);
+        let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        policy(&files).unwrap_or_else(|problems| panic!("{problems}\n{files:#?}"))
+    }
+
+    fn files(&self, reversed: bool) -> Vec<(String, String)> {
         let mut files = self.yaml();
         if reversed {
             let names: Vec<_> = files.iter().map(|(name, _)| name.clone()).rev().collect();
             files.iter_mut().zip(names).for_each(|(file, name)| file.0 = name);
         }
-        let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        policy(&files).unwrap_or_else(|problems| panic!("{problems}\n{files:#?}"))
+        files
     }
 
     fn is_bounded(&self, agent: usize, server: usize) -> bool {
@@ -398,6 +403,58 @@ fn answer(decision: &Decision) -> Answer {
     }
 }
 
+/// The call as an author would write it.
+fn asked(call: &Call) -> Asked {
+    let what = match call.target {
+        Called::Tool(tool) => What::Tool(TOOLS[tool].into()),
+        Called::Uri(uri) => What::Resource(URIS[uri].into()),
+        Called::Method(method) => What::Method(METHODS[method].into()),
+    };
+    Asked {
+        agent: AgentName::parse(AGENT_NAMES[call.agent]).unwrap(),
+        profile: None,
+        server: ServerName::parse(SERVERS[call.server]).unwrap(),
+        arguments: call.arguments.json().filter(|_| what.has_arguments()),
+        what,
+        moment: condition::timestamp(call.moment),
+    }
+}
+
+/// The decision that follows from what is told of each rule, by the words of docs/policy.md alone.
+fn accounted_for(explained: &Explanation) -> Answer {
+    let of = |intent: &IntentName| -> Vec<&JudgedRule> {
+        explained.rules.iter().filter(|rule| rule.intent == *intent && !rule.is_shadow).collect()
+    };
+    let answers = explained.intents.iter().map(|intent| {
+        let rules = of(intent);
+        let says = |effect| rules.iter().any(|rule| rule.effect == effect && rule.applies == Applies::Yes);
+        if says(Effect::Deny) {
+            Answer::Deny(DenyCode::DeniedByRule, false)
+        } else if rules.is_empty() {
+            Answer::Deny(DenyCode::DefaultDeny, explained.rules.is_empty())
+        } else if rules.iter().any(|rule| matches!(rule.applies, Applies::Unknown(_))) {
+            Answer::Deny(DenyCode::ConditionFailed, false)
+        } else if says(Effect::Escalate) {
+            Answer::Hold(0)
+        } else if says(Effect::Allow) {
+            Answer::Allow(0)
+        } else {
+            Answer::Deny(DenyCode::ConditionFailed, false)
+        }
+    });
+    let none = Answer::Deny(DenyCode::NoIntent, true);
+    answers.min().unwrap_or(none)
+}
+
+/// Without what velocity counts.
+fn uncounted(answer: Answer) -> Answer {
+    match answer {
+        Answer::Allow(_) => Answer::Allow(0),
+        Answer::Hold(_) => Answer::Hold(0),
+        deny @ Answer::Deny(..) => deny,
+    }
+}
+
 fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>) -> T) -> T {
     let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
     let server = ServerName::parse(SERVERS[call.server]).unwrap();
@@ -491,6 +548,41 @@ proptest! {
             prop_assert!(any(Kind::Tool) != wanted.is_empty());
             prop_assert!(any(Kind::Resource) || uris.is_empty());
             prop_assert!(!any(Kind::Prompt));
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_the_decision_and_the_rules_that_are_told_account_for_it(
+        model in model(),
+        calls in proptest::collection::vec(call(), 100),
+    ) {
+        let (policy, files) = (model.load(false), model.files(false));
+        let files: Vec<_> = files.into_iter().map(|(name, text)| (PathBuf::from(name), text)).collect();
+        let written = Written::from_texts(&files, &[server(SERVERS[0]), server(SERVERS[1])]).unwrap();
+        for call in &calls {
+            let decision = put(&policy, call, Policy::decide);
+            let explained = written.explain(&asked(call));
+            prop_assert_eq!(&explained.decision, &decision, "{:?}", call);
+            let rule = match &decision {
+                Decision::Allow(allow) => Some(allow.rule()),
+                Decision::Hold(hold) => Some(hold.rule()),
+                Decision::Deny(deny) => deny.rule(),
+            };
+            let deciding: Vec<_> = explained.rules.iter().filter(|rule| rule.decides).map(|rule| &rule.rule).collect();
+            let named: Vec<_> = rule.into_iter().filter(|rule| rule.as_str() != "protocol").collect();
+            prop_assert_eq!(deciding, named, "{:?}", call);
+            let answer = uncounted(answer(&decision));
+            let is_open = matches!(&decision, Decision::Allow(allow) if allow.rule().as_str() == "protocol");
+            let is_closed = matches!(&decision, Decision::Deny(deny) if deny.code() == DenyCode::ServerNotGranted);
+            if !is_open && !is_closed {
+                prop_assert_eq!(accounted_for(&explained), answer, "{:?} {:?}", call, explained);
+            }
+            // Each rule is told as judged or as near, and never as both.
+            let told = explained.rules.iter().map(|rule| &rule.rule);
+            let near: Vec<_> = explained.near.iter().map(|near| &near.rule).collect();
+            for rule in told {
+                prop_assert!(!near.contains(&rule), "{:?}", explained);
+            }
         }
     }
 

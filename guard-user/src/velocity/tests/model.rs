@@ -255,7 +255,7 @@ fn records_in_another_order_than_their_numbers_are_all_counted_once() {
         next.recounted();
         assert!(records.iter().all(|record| !next.recount(30, &a, &serde_json::from_str(record).unwrap())));
         assert_eq!(next.number(), 20);
-        let row = next.fullest(30, &[rules[0].rule.clone()], 1).remove(0);
+        let row = next.fullest(30, &[rules[0].rule.clone()], 1, &[]).remove(0);
         assert_eq!((row.used, row.max), (20, 100));
     }
 }

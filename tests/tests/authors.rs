@@ -1,0 +1,127 @@
+//! The tools for who writes a policy, beside a guard that runs with it.
+
+use std::process::Output;
+
+use guard_tests::scene::{Scene, apart, call, done, guard};
+use serde_json::{Value, json};
+
+const POLICY: &str = r#"
+agents:
+  tester: {client_id: test-client, profiles: [default, other]}
+  stranger: {client_id: strange-client}
+intents:
+  demo.open: [{server: demo, tool: open, facts: {amount: {number: amount}}}]
+  demo.vetted: [{server: demo, tool: vetted}]
+policies:
+  - {name: may-open, intent: demo.open, agents: [tester], decision: allow, conditions: {max_amount: 10}}
+  - {name: four-eyes, intent: demo.vetted, agents: [tester], decision: escalate}
+velocity_rules:
+  - {name: opens, intent: demo.open, window: 1d, max_calls: 3, exceeded_action: deny}
+  - {name: of-tools, intent: demo.open, per: [agent, tool], window: 1h, max_calls: 50, exceeded_action: shadow}
+"#;
+
+fn scene() -> Scene {
+    Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", POLICY)).unwrap()
+}
+
+const OPEN: [&str; 6] = ["--agent", "tester", "--server", "demo", "--tool", "open"];
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+#[test]
+fn what_is_explained_is_what_the_guard_does_with_what_it_has_counted_and_asking_counts_nothing() {
+    apart(|| {
+        let scene = scene();
+        let explain = |arguments: &str| {
+            scene.daemon.json("explain", &[&OPEN[..], &["--arguments", arguments]].concat()).unwrap()
+        };
+        let ask = |amount: u64| {
+            let mut message = call(1, "open");
+            message["params"]["arguments"] = json!({ "amount": amount });
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&message).bytes()).unwrap();
+            line
+        };
+        let used = |told: &Value, at: usize| told["velocity"][at]["now"][0]["used"].clone();
+        let before = explain(r#"{"amount": 10}"#);
+        assert_eq!((&before["decision"], &before["rule"]), (&json!("allow"), &json!("may-open")), "{before}");
+        let rules: Vec<_> = before["velocity"].as_array().unwrap().iter().map(|rule| &rule["rule"]).collect();
+        assert_eq!(rules, ["of-tools", "opens"]);
+        assert_eq!(before["velocity"][1]["now"], json!([]));
+        for _ in 0..2 {
+            let mut line = ask(10);
+            scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
+            assert_eq!(line.answer().unwrap().json(), done(1));
+        }
+        for _ in 0..5 {
+            let told = explain(r#"{"amount": 10}"#);
+            assert_eq!((used(&told, 0), used(&told, 1)), (json!(2), json!(2)), "{told}");
+            assert_eq!(told["velocity_note"], Value::Null);
+        }
+        let told = explain(r#"{"amount": 11}"#);
+        assert_eq!(
+            (&told["decision"], &told["code"]),
+            (&json!("deny"), &json!("condition_failed")),
+            "{told}"
+        );
+        let refused = ask(11).answer().unwrap().json();
+        assert!(
+            refused["result"]["content"][0]["text"].as_str().unwrap().contains("amount is 11"),
+            "{refused}"
+        );
+        assert!(told["reason"].as_str().unwrap().contains("amount is 11"), "{told}");
+        // What another agent has used is not told as this one's.
+        let vetted = ["--agent", "stranger", "--server", "demo", "--tool", "open"];
+        let stranger = scene.daemon.json("explain", &vetted).unwrap();
+        assert_eq!((&stranger["code"], &stranger["listed"]), (&json!("server_not_granted"), &json!(false)));
+        assert_eq!(stranger["near"][0]["why"], "it is for tester");
+
+        let words = said(
+            &scene
+                .daemon
+                .output("explain", &[&OPEN[..], &["--arguments", r#"{"amount": 1}"#]].concat())
+                .unwrap(),
+        );
+        for part in ["ALLOW by may-open", "may-open (policy.yaml:9)", "2 of 3 (agent tester)"] {
+            assert!(words.contains(part), "no {part:?} in {words}");
+        }
+        // Files that are not in force yet.
+        scene.daemon.write_policy("policy.yaml", &POLICY.replace("max_calls: 3", "max_calls: 2")).unwrap();
+        let told = explain(r#"{"amount": 10}"#);
+        assert_eq!((&told["velocity"][1]["max"], used(&told, 1)), (&json!(2), json!(2)));
+        assert!(told["velocity_note"].as_str().unwrap().contains("another policy"), "{told}");
+    });
+}
+
+#[test]
+fn without_a_guard_a_call_is_explained_all_the_same_and_wrong_input_is_exit_code_two() {
+    let daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    daemon.write_config().unwrap();
+    let told = daemon.json("explain", &[&OPEN[..], &["--arguments", r#"{"amount": 1}"#]].concat()).unwrap();
+    assert_eq!((&told["decision"], &told["velocity"][0]["now"]), (&json!("allow"), &Value::Null));
+    assert!(told["velocity_note"].as_str().unwrap().contains("no guard runs here"), "{told}");
+    let denied = daemon.output("explain", &OPEN).unwrap();
+    assert_eq!(denied.status.code(), Some(0), "{}", said(&denied));
+    assert!(said(&denied).starts_with("DENY by may-open (condition_failed)"), "{}", said(&denied));
+
+    let wrong = |arguments: &[&str], words: &str| {
+        let output = daemon.output("explain", arguments).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(words), "no {words:?} in {}", said(&output));
+    };
+    wrong(&["--agent", "testr", "--server", "demo", "--tool", "open"], "did you mean \"tester\"?");
+    wrong(&["--agent", "tester", "--server", "dmo", "--tool", "open"], "did you mean \"demo\"?");
+    wrong(&[&OPEN[..], &["--profile", "othr"]].concat(), "did you mean \"other\"?");
+    wrong(&[&OPEN[..], &["--arguments", r#"{"a": 1, "a": 2}"#]].concat(), "the same key twice");
+    wrong(&[&OPEN[..], &["--arguments", "[1]"]].concat(), "no JSON object");
+    wrong(&[&OPEN[..], &["--arguments", "@/no/such/file"]].concat(), "cannot read the arguments");
+    wrong(&["--agent", "tester", "--server", "demo", "--method", "tools/call"], "name the tool");
+    wrong(&["--agent", "tester", "--server", "demo"], "required");
+    daemon.write_policy("bad.yaml", "polices: []").unwrap();
+    let output = daemon.output("explain", &[&OPEN[..], &["--json"]].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["problems"][0]["line"], 1, "{told}");
+}
