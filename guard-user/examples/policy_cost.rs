@@ -26,6 +26,7 @@ fn main() {
         let arguments = Json::Object(vec![("to".into(), to)]);
         let ask = |tool| Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method: "tools/call",
             target: Target::Tool(tool),
@@ -46,6 +47,7 @@ fn main() {
         let (agent, server) = (AgentName::parse("agent-0").unwrap(), ServerName::parse("s").unwrap());
         let question = Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method: "tools/call",
             target: Target::Tool("tool-0"),

@@ -130,6 +130,7 @@ impl<'a> Case<'a> {
         View {
             rules: rules.clone(),
             agent: caller.agent().clone(),
+            profile: caller.profile().clone(),
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
             listens: self.message.as_ref().is_some_and(|message| message.method() == LISTEN),

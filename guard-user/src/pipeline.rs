@@ -242,6 +242,7 @@ impl Pipeline {
         let message = case.message.as_ref();
         let question = Question {
             agent: caller.agent(),
+            profile: Some(caller.profile()),
             server: &case.connection.server.name,
             method: judged_method(message),
             target: case.target(),

@@ -9,6 +9,7 @@ use super::output::{self, print};
 use crate::config::{Config, Overrides, Problem, Problems};
 use crate::identity::Credentials;
 use crate::policy::{Effect, Grant, Policy};
+use crate::types::ProfileName;
 
 /// Check guard.yaml and the policy files, and say what is wrong with them
 ///
@@ -117,8 +118,16 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
             )),
             _ => {}
         }
-        if !config.servers.iter().any(|server| policy.may_connect(agent, &server.name)) {
+        let may_connect = |profile: Option<&ProfileName>| {
+            config.servers.iter().any(|server| policy.may_connect(agent, profile, &server.name))
+        };
+        if !may_connect(None) {
             warnings.push(format!("{agent} is allowed nothing on any server"));
+            continue;
+        }
+        let profiles = policy.agent(agent).into_iter().flat_map(|entry| &entry.profiles);
+        for profile in profiles.filter(|profile| !may_connect(Some(profile))) {
+            warnings.push(format!("the profile {profile} leaves {agent} nothing on any server"));
         }
     }
     let is_silent = policy.known_by_process().next().is_some();

@@ -165,7 +165,8 @@ fn entry(
 /// What a client takes as it is: each server that the agent may use, with the three headers.
 fn client_config(config: &Config, policy: &Policy, issued: &Issued) -> serde_json::Value {
     let (credential, secret) = (&issued.credential, issued.secret.reveal());
-    let servers = config.servers.iter().filter(|server| policy.may_connect(credential.agent(), &server.name));
+    let (agent, profile) = (credential.agent(), Some(credential.profile()));
+    let servers = config.servers.iter().filter(|server| policy.may_connect(agent, profile, &server.name));
     let servers: serde_json::Map<_, _> = servers
         .map(|server| {
             let url = format!("https://localhost:{}{}", server.port, server.path);

@@ -29,6 +29,7 @@ impl Pipeline {
         case.session = Some(None);
         let question = Question {
             agent: caller.agent(),
+            profile: Some(caller.profile()),
             server: &case.connection.server.name,
             method: judged_method(None),
             target: Target::Method,

@@ -38,15 +38,23 @@ impl Standing {
     /// Whether it may go on by these rules. What cannot be told without a look at the client must be asked for anew.
     pub(super) fn holds(&self, rules: &Rules) -> bool {
         let (agent, server) = (self.caller.agent(), &self.connection.server.name);
+        let profile = Some(self.caller.profile());
         let around = Circumstances::default();
         let process = rules.policy.agent(agent).and_then(|entry| entry.needs.process());
         let digest = self.connection.known_digest();
         rules.still_know(&self.caller)
             && process.is_none_or(|rule| rule.check(self.connection.client(), digest.as_ref()).is_ok())
-            && rules.policy.may_connect(agent, server)
+            && rules.policy.may_connect(agent, profile, server)
             && self.method.as_deref().is_none_or(|method| {
-                let question =
-                    Question { agent, server, method, target: Target::Method, arguments: None, around };
+                let question = Question {
+                    agent,
+                    profile,
+                    server,
+                    method,
+                    target: Target::Method,
+                    arguments: None,
+                    around,
+                };
                 !matches!(rules.policy.decide_assuming_conditions(&question), Decision::Deny(_))
             })
     }

@@ -1,6 +1,7 @@
 //! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
 
 mod condition;
+mod profile;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, Rule
 use super::decision::{Allow, Decision};
 use super::fact::{Measure as FactMeasure, Source};
 use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
+use super::profile::Profiles;
 use super::rule::{IntentPattern, Measure, Meter, Part, RuleName, ScopeId, VelocityRule};
 use super::target::{Key, Targets};
 use super::{AgentEntry, Digest, Policy};
@@ -25,7 +27,8 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
     let checked = check(document, servers);
     checked.or(())?;
     let offered = Offered::of(&document.intents);
-    let rules = RulesOf::new(document);
+    let profiles = Profiles::new(&document.profiles);
+    let rules = RulesOf::new(document, &profiles);
     let agents: HashMap<_, _> = document
         .agents
         .iter()
@@ -51,8 +54,9 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         entries: entries.collect(),
         known_by_process: known_by_process.into_iter().collect(),
         intents: offered.targets(),
-        protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new() }),
         velocity: rules.limits(),
+        profiles,
+        protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new() }),
         digest,
         rules: document.policies.len() + document.velocity.len(),
     })
@@ -107,6 +111,7 @@ impl<'d> Offered<'d> {
 struct RulesOf<'d> {
     policies: HashMap<(&'d AgentName, &'d IntentName), Vec<&'d PolicyRule>>,
     velocity: Vec<Limits<'d>>,
+    profiles: &'d Profiles,
 }
 
 /// One velocity rule, each of its limits by itself.
@@ -116,7 +121,7 @@ struct Limits<'d> {
 }
 
 impl<'d> RulesOf<'d> {
-    fn new(document: &'d Document) -> Self {
+    fn new(document: &'d Document, profiles: &'d Profiles) -> Self {
         let mut policies: HashMap<_, Vec<_>> = HashMap::new();
         let mut in_order: Vec<_> = document.policies.iter().collect();
         // The order has no meaning, so what is reported must not depend on it either.
@@ -133,7 +138,7 @@ impl<'d> RulesOf<'d> {
         }
         let mut velocity: Vec<_> = document.velocity.iter().map(Limits::of).collect();
         velocity.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
-        Self { policies, velocity }
+        Self { policies, velocity, profiles }
     }
 
     fn agent(
@@ -168,14 +173,23 @@ impl<'d> RulesOf<'d> {
                 set.rules.iter().any(|r| !r.deny.is_empty() || !r.hold.is_empty() || !r.allow.is_empty());
             is_named.then(|| ((*key).clone(), set))
         }));
-        let is_granted = targets.values().flat_map(|set| &set.rules).any(IntentRules::may_pass);
-        Surface { is_granted, targets }
+        let granted = || targets.values().filter(|set| set.rules.iter().any(IntentRules::may_pass));
+        let is_granted = granted().next().is_some();
+        // Which profiles leave something of it.
+        let mut admitted = self.profiles.none();
+        for set in granted() {
+            for (all, one) in admitted.iter_mut().zip(&set.admitted) {
+                *all |= one;
+            }
+        }
+        Surface { is_granted, admitted, targets }
     }
 
     fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {
         let rules = meaning.iter().map(|(intent, facts)| self.intent_rules(agent, intent, facts)).collect();
         let intents: Vec<&IntentName> = meaning.keys().copied().collect();
         RuleSet {
+            admitted: self.profiles.admitting(target.0, target.1, &intents),
             velocity: self
                 .velocity
                 .iter()
@@ -324,6 +338,7 @@ fn check(document: &Document, servers: &[Server]) -> Problems {
         problems: Problems::default(),
     };
     check.entries(document);
+    check.profiles(document);
     check.rules(document);
     check.problems
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::condition::{Condition, Verdict};
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::Judging;
+use super::profile::Admitted;
 use super::rule::{Meter, RuleName};
 use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
-use super::{Circumstances, Policy, Question};
+use super::{Circumstances, DEFAULT_PROFILE, Policy, Question};
 use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, IntentName, ServerName};
+use crate::types::{AgentName, IntentName, ProfileName, ServerName};
 
 /// What one agent may do on its servers.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct AgentRules {
 pub(super) struct Surface {
     /// Some rule allows or escalates something here: the protocol's own methods are open.
     pub is_granted: bool,
+    /// The profiles in which some of that is left.
+    pub admitted: Admitted,
     /// Every target with a rule for this agent.
     pub targets: Targets<RuleSet>,
 }
@@ -36,6 +39,8 @@ pub(super) struct RuleSet {
     /// One entry per intent, in the same order.
     pub rules: Vec<IntentRules>,
     pub velocity: Arc<[Meter]>,
+    /// The profiles that admit it, or some of it.
+    pub admitted: Admitted,
 }
 
 /// The rules for one agent and one intent, with conditions bound to one target's arguments.
@@ -98,29 +103,34 @@ impl Policy {
         self.judge(question, Conditions::Assumed)
     }
 
+    /// What the agent's rules say, and then what the profile leaves of that.
     fn judge(&self, question: &Question<'_>, conditions: Conditions<'_>) -> Decision {
         let Some(agent) = self.agents.get(question.agent) else {
             let reason = format!("the policy does not know the agent {}", question.agent);
             return deny(DenyCode::UnknownAgent, reason);
         };
-        let surface = agent.servers.get(question.server);
-        let is_granted = surface.is_some_and(|surface| surface.is_granted);
-        if is_granted && question.target == Target::Method && NEEDED_METHODS.contains(&question.method) {
-            return self.protocol.clone();
+        let narrowing = self.profiles.narrowing(question.profile);
+        let Some(surface) = agent.servers.get(question.server) else { return not_granted(question) };
+        let is_needed = question.target == Target::Method && NEEDED_METHODS.contains(&question.method);
+        let rules = surface.targets.find(question.target, question.method);
+        if let Some(rules) = rules.filter(|_| !(surface.is_granted && is_needed)) {
+            let decision = rules.decide(question.agent, conditions);
+            if matches!(decision, Decision::Deny(_)) || narrowing.admits(rules, question) {
+                return decision;
+            }
+            return not_admitted(question, &rules.intents);
         }
-        if let Some(rules) =
-            surface.and_then(|surface| surface.targets.find(question.target, question.method))
-        {
-            return rules.decide(question.agent, conditions);
+        if !surface.is_granted {
+            return not_granted(question);
         }
-        if is_granted && self.is_open(question) {
-            return self.protocol.clone();
+        if !is_needed && !self.is_open(question) {
+            return self.unruled(question);
         }
-        if !is_granted {
-            let reason = format!("{} has no grant on the server {}", question.agent, question.server);
-            return deny(DenyCode::ServerNotGranted, reason);
+        if narrowing.may_admit(&surface.admitted) {
+            self.protocol.clone()
+        } else {
+            not_admitted(question, &[])
         }
-        self.unruled(question)
     }
 
     /// The protocol's own methods, and what a server asks its client, need no rule until an intent names them.
@@ -140,34 +150,52 @@ impl Policy {
     pub fn may_ask(
         &self,
         agent: &AgentName,
+        profile: Option<&ProfileName>,
         server: &ServerName,
         method: &str,
         around: Circumstances<'_>,
     ) -> bool {
         let target = Target::ServerRequest(method);
-        let question = Question { agent, server, method, target, arguments: None, around };
+        let question = Question { agent, profile, server, method, target, arguments: None, around };
         matches!(self.decide(&question), Decision::Allow(_))
     }
 
     /// Whether a list shows `target` to the agent: some call of it could be allowed or held.
-    pub fn may_see(&self, agent: &AgentName, server: &ServerName, target: Target<'_>) -> bool {
+    pub fn may_see(
+        &self,
+        agent: &AgentName,
+        profile: Option<&ProfileName>,
+        server: &ServerName,
+        target: Target<'_>,
+    ) -> bool {
         let around = Circumstances::default();
-        let question = Question { agent, server, method: "", target, arguments: None, around };
+        let question = Question { agent, profile, server, method: "", target, arguments: None, around };
         !matches!(self.decide_assuming_conditions(&question), Decision::Deny(_))
     }
 
     /// The same of anything of a kind.
-    pub fn may_see_any(&self, agent: &AgentName, server: &ServerName, kind: Kind) -> bool {
+    pub fn may_see_any(
+        &self,
+        agent: &AgentName,
+        profile: Option<&ProfileName>,
+        server: &ServerName,
+        kind: Kind,
+    ) -> bool {
         let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
-        let is_seen =
-            |rules: &RuleSet| !matches!(rules.decide(agent, Conditions::Assumed), Decision::Deny(_));
+        let narrowing = self.profiles.narrowing(profile);
+        let is_seen = |rules: &RuleSet| {
+            narrowing.may_admit(&rules.admitted)
+                && !matches!(rules.decide(agent, Conditions::Assumed), Decision::Deny(_))
+        };
         surface.is_some_and(|surface| surface.targets.of_kind(kind).any(is_seen))
     }
 
     /// Whether the agent has any grant on the server. Needed for what is no request of its own: a response to the
     /// server's request, the event stream, the end of a session.
-    pub fn may_connect(&self, agent: &AgentName, server: &ServerName) -> bool {
-        self.agents.get(agent).and_then(|agent| agent.servers.get(server)).is_some_and(|s| s.is_granted)
+    pub fn may_connect(&self, agent: &AgentName, profile: Option<&ProfileName>, server: &ServerName) -> bool {
+        let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
+        let narrowing = self.profiles.narrowing(profile);
+        surface.is_some_and(|surface| surface.is_granted && narrowing.may_admit(&surface.admitted))
     }
 
     /// No rule connects the agent with the target.
@@ -362,6 +390,25 @@ pub(super) fn judge(conditions: &[Condition], how: Conditions<'_>, judging: Judg
         }
     }
     verdict
+}
+
+fn not_granted(question: &Question<'_>) -> Decision {
+    let reason = format!("{} has no grant on the server {}", question.agent, question.server);
+    deny(DenyCode::ServerNotGranted, reason)
+}
+
+/// The agent may, and its caller left that out.
+fn not_admitted(question: &Question<'_>, intents: &[IntentName]) -> Decision {
+    let profile = question.profile.map_or(DEFAULT_PROFILE, ProfileName::as_str);
+    let reason = match intents.first() {
+        Some(intent) => format!("the profile {profile} does not admit {intent} here"),
+        None => format!("the profile {profile} admits nothing of the server {}", question.server),
+    };
+    Decision::Deny(Deny {
+        intent: intents.first().cloned(),
+        intents: intents.into(),
+        ..denied(DenyCode::ProfileDenies, reason)
+    })
 }
 
 fn deny(code: DenyCode, reason: String) -> Decision {

@@ -58,6 +58,8 @@ pub enum DenyCode {
     ConditionFailed,
     /// No rule allows one of the call's intents.
     DefaultDeny,
+    /// The agent may, and the caller's profile leaves it out.
+    ProfileDenies,
     /// No intent is mapped to what is asked.
     NoIntent,
     /// The agent has no grant on this server.
@@ -72,6 +74,7 @@ impl DenyCode {
             Self::DeniedByRule => "denied_by_rule",
             Self::ConditionFailed => "condition_failed",
             Self::DefaultDeny => "default_deny",
+            Self::ProfileDenies => "profile_denies",
             Self::NoIntent => "no_intent",
             Self::ServerNotGranted => "server_not_granted",
             Self::UnknownAgent => "unknown_agent",

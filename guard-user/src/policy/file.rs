@@ -1,6 +1,7 @@
 //! The shape of a policy file: what each key means, and where everything stands, for messages.
 
 mod condition;
+mod profile;
 mod velocity;
 
 use std::collections::HashSet;
@@ -18,6 +19,7 @@ use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
 
 pub use condition::CONDITION_ENTRIES_MAX;
 pub(super) use condition::{Asked, Clause};
+pub(super) use profile::Profile;
 pub(super) use velocity::Velocity;
 pub use velocity::{VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
 
@@ -64,6 +66,7 @@ impl Place {
 pub(super) struct Document {
     pub agents: Vec<Agent>,
     pub intents: Vec<Intent>,
+    pub profiles: Vec<Profile>,
     pub policies: Vec<PolicyRule>,
     pub velocity: Vec<Velocity>,
 }
@@ -136,13 +139,16 @@ struct File<'f> {
 
 impl File<'_> {
     fn document(&mut self, node: &Node, document: &mut Document) {
-        let keys = ["agents", "intents", "policies", "velocity_rules"];
+        let keys = ["agents", "intents", "profiles", "policies", "velocity_rules"];
         let Some(fields) = self.reader.fields(node, "a policy file", &keys) else { return };
         for (key, name, value) in self.section(&fields, "agents") {
             document.agents.extend(self.agent(key, name, value));
         }
         for (key, name, value) in self.section(&fields, "intents") {
             document.intents.extend(self.intent(key, name, value));
+        }
+        for (key, name, value) in self.section(&fields, "profiles") {
+            document.profiles.extend(self.profile(key, name, value));
         }
         let (policies, velocity_rules) =
             (self.items(&fields, "policies"), self.items(&fields, "velocity_rules"));

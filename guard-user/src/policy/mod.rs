@@ -14,6 +14,7 @@ mod file;
 mod load;
 mod needs;
 mod process;
+mod profile;
 mod rule;
 mod summary;
 mod target;
@@ -52,6 +53,7 @@ pub struct Policy {
     entries: HashMap<AgentName, AgentEntry>,
     /// Those that show no secret, sorted.
     known_by_process: Vec<AgentName>,
+    profiles: profile::Profiles,
     /// The answer for the protocol's own methods.
     protocol: Decision,
     /// Every limit of every velocity rule.
@@ -98,6 +100,8 @@ impl Needs {
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     pub agent: &'a AgentName,
+    /// What its caller leaves of its rights; `None` asks for all of them, for tables.
+    pub profile: Option<&'a ProfileName>,
     pub server: &'a ServerName,
     pub method: &'a str,
     pub target: Target<'a>,

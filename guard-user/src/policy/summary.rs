@@ -52,6 +52,7 @@ impl Policy {
         let target = Target::Tool(tool);
         match self.decide_assuming_conditions(&Question {
             agent,
+            profile: None,
             server,
             method: "tools/call",
             target,

@@ -51,6 +51,7 @@ fn ask(policy: &Policy, agent: &str, target: Target<'_>, arguments: Option<&Json
     let server = ServerName::parse("customer-ops").unwrap();
     policy.decide(&Question {
         agent: &agent,
+        profile: None,
         server: &server,
         method,
         target,
@@ -172,7 +173,7 @@ fn lists_show_each_agent_just_the_tools_that_it_may_call() {
         let tools = ["read_customer", "update_account", "process_refund", "send_email"];
         tools
             .into_iter()
-            .filter(|tool| policy.may_see(&agent, &server, Target::Tool(tool)))
+            .filter(|tool| policy.may_see(&agent, None, &server, Target::Tool(tool)))
             .collect::<Vec<_>>()
     };
     assert_eq!(seen("lookup-agent"), ["read_customer"]);
@@ -188,6 +189,7 @@ fn the_protocols_own_methods_are_open_just_where_something_is_granted() {
         let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse(server).unwrap());
         policy.decide(&Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method,
             target: Target::Method,
@@ -225,6 +227,7 @@ velocity_rules:
         let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse("customer-ops").unwrap());
         policy.decide(&Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method,
             target: Target::Method,
@@ -292,11 +295,12 @@ fn an_agent_with_deny_rules_alone_cannot_connect_and_still_hears_the_reason() {
     let policy = policy(&[("agents.yaml", AGENTS), ("rules.yaml", rules)]).unwrap();
     let (agent, server) =
         (AgentName::parse("lookup-agent").unwrap(), ServerName::parse("customer-ops").unwrap());
-    assert!(!policy.may_connect(&agent, &server));
+    assert!(!policy.may_connect(&agent, None, &server));
     let deny = denied(ask(&policy, "lookup-agent", Target::Tool("read_customer"), None));
     assert_eq!((deny.code(), deny.reason(), deny.is_hidden()), (DenyCode::DeniedByRule, "no", false));
     let question = Question {
         agent: &agent,
+        profile: None,
         server: &server,
         method: "tools/list",
         target: Target::Method,
@@ -333,6 +337,7 @@ policies:
     let call = |method| {
         policy.decide(&Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method,
             target: Target::Method,

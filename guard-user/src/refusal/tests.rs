@@ -11,7 +11,7 @@ use crate::rpc::json::{JsonError, JsonErrorKind};
 use crate::rpc::{IdError, Target};
 use crate::session::Cause;
 use crate::tools::Held;
-use crate::types::{AgentName, ServerName};
+use crate::types::{AgentName, ProfileName, ServerName};
 
 const PAGE: &str = include_str!("../../../docs/refusals.md");
 
@@ -53,11 +53,16 @@ fn words() -> BTreeSet<String> {
 }
 
 fn denied(rules: &str, tool: &str) -> Refusal {
+    denied_in(None, rules, tool)
+}
+
+fn denied_in(profile: Option<&ProfileName>, rules: &str, tool: &str) -> Refusal {
     let server = serde_json::from_value(serde_json::json!({"name": "s", "port": 1})).unwrap();
     let policy: Result<Policy, Problems> =
         Policy::from_texts(&[("p.yaml".into(), rules.to_owned())], &[server]);
     let decision = policy.unwrap().decide(&Question {
         agent: &AgentName::parse("a").unwrap(),
+        profile,
         server: &ServerName::parse("s").unwrap(),
         method: "tools/call",
         target: Target::Tool(tool),
@@ -102,6 +107,8 @@ policies:
     all.extend(exceeded.map(Refusal::TooOften));
     all.push(denied("agents: {a: {client_id: a}}", "open"));
     all.push(denied("", "open"));
+    let narrowed = format!("{policy}profiles: {{narrow: {{intents: [few]}}}}");
+    all.push(denied_in(Some(&ProfileName::parse("narrow").unwrap()), &narrowed, "open"));
     all
 }
 

@@ -16,7 +16,7 @@ use crate::rpc::{Id, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::Claim;
 use crate::tools::Tools;
-use crate::types::AgentName;
+use crate::types::{AgentName, ProfileName};
 
 /// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
 const URL_ELICITATION: i64 = -32042;
@@ -27,6 +27,7 @@ pub(super) const NOT_TO_ASK: &str = "the server asks the client for what the pol
 pub struct View {
     pub rules: InForce,
     pub agent: AgentName,
+    pub profile: ProfileName,
     pub server: Arc<Server>,
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
@@ -117,9 +118,7 @@ impl Now<'_> {
 
     /// Whether a notification is about nothing that is hidden from the agent, or another's.
     fn may_know(&self, notice: &Notice) -> bool {
-        let policy = &self.rules.policy;
-        let may_see =
-            |uri: &str| policy.may_see(&self.view.agent, &self.view.server.name, Target::Resource(uri));
+        let may_see = |uri: &str| self.may_see(Target::Resource(uri));
         let of_resource = notice.method.starts_with("notifications/resources/");
         let of_elicitation = notice.method.starts_with("notifications/elicitation/");
         (!of_resource || notice.uri.as_deref().is_none_or(may_see))
@@ -130,15 +129,20 @@ impl Now<'_> {
 
     /// Whether a task is the agent's, and of a tool that it may still see.
     fn may_have_task(&self, id: &str) -> bool {
-        let (agent, server) = (&self.view.agent, &self.view.server.name);
         let made = self.view.claim.task(id).ok();
-        made.is_some_and(|made| self.rules.policy.may_see(agent, server, Target::Tool(&made.tool)))
+        made.is_some_and(|made| self.may_see(Target::Tool(&made.tool)))
+    }
+
+    fn may_see(&self, target: Target<'_>) -> bool {
+        let View { agent, profile, server, .. } = self.view;
+        self.rules.policy.may_see(agent, Some(profile), &server.name, target)
     }
 
     fn may_ask(&self, method: &str) -> bool {
         // Where the client is says nothing about what the server asks.
         let around = Circumstances { moment: Some(Timestamp::now()), client: None };
-        self.rules.policy.may_ask(&self.view.agent, &self.view.server.name, method, around)
+        let View { agent, profile, server, .. } = self.view;
+        self.rules.policy.may_ask(agent, Some(profile), &server.name, method, around)
     }
 
     fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {
@@ -168,12 +172,13 @@ impl Judge for Now<'_> {
     fn shows(&self, target: Target<'_>) -> bool {
         match target {
             Target::Task(id) => self.may_have_task(id),
-            _ => self.rules.policy.may_see(&self.view.agent, &self.view.server.name, target),
+            _ => self.may_see(target),
         }
     }
 
     fn shows_any(&self, kind: Kind) -> bool {
-        self.rules.policy.may_see_any(&self.view.agent, &self.view.server.name, kind)
+        let View { agent, profile, server, .. } = self.view;
+        self.rules.policy.may_see_any(agent, Some(profile), &server.name, kind)
     }
 
     fn held(&self, list: &str, tools: &[(Cow<'_, str>, &RawValue)]) -> std::io::Result<Arc<[String]>> {

@@ -465,6 +465,7 @@ fn the_101st_read_of_the_example_is_denied_with_its_reason_and_the_51st_refund_i
         let target = crate::rpc::Target::Tool(tool);
         let question = Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method: "tools/call",
             target,

@@ -75,7 +75,7 @@ fn a_deny_rule_denies_what_meets_it_and_what_cannot_be_judged() {
 fn what_a_deny_rule_may_leave_is_shown_and_what_it_never_leaves_is_not() {
     let seen = |rules: &str| {
         let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
-        load(rules).may_see(&agent, &server, Target::Tool("pay"))
+        load(rules).may_see(&agent, None, &server, Target::Tool("pay"))
     };
     let allow = "  - {intent: pay, agents: [a], decision: allow}\n";
     assert!(seen(&format!(
@@ -131,6 +131,7 @@ fn times_and_sources_come_with_the_question() {
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {
             agent: &agent,
+            profile: None,
             server: &server,
             method,
             target,

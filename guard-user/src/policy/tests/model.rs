@@ -1,6 +1,7 @@
 //! Random policies and calls: the compiled policy against an interpreter that reads the rules one by one.
 
 mod condition;
+mod profile;
 
 use std::fmt::Write;
 
@@ -29,6 +30,7 @@ struct Model {
     rules: Vec<Rule>,
     velocity: Vec<(usize, usize)>,
     bounded: Option<usize>,
+    profiles: Vec<profile::Profile>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +56,8 @@ struct Call {
     target: Called,
     arguments: Arguments,
     moment: Moment,
+    /// None, `default`, and those that a policy may define.
+    profile: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +96,14 @@ fn rule() -> impl Strategy<Value = Rule> {
 fn model() -> impl Strategy<Value = Model> {
     let intents = proptest::collection::vec(proptest::collection::vec(matcher(), 1..4), INTENTS.len());
     let velocity = proptest::collection::vec((0..3_usize, 0..PATTERNS.len()), 0..4);
-    (intents, proptest::collection::vec(rule(), 0..10), velocity, proptest::option::weighted(0.2, 0..2_usize))
-        .prop_map(|(mut intents, mut rules, mut velocity, bounded)| {
+    (
+        intents,
+        proptest::collection::vec(rule(), 0..10),
+        velocity,
+        proptest::option::weighted(0.2, 0..2_usize),
+        proptest::collection::vec(profile::profile(), 0..3),
+    )
+        .prop_map(|(mut intents, mut rules, mut velocity, bounded, mut profiles)| {
             for matchers in &mut intents {
                 let mut seen: Vec<Matcher> = Vec::new();
                 matchers.retain(|matcher| {
@@ -107,7 +117,10 @@ fn model() -> impl Strategy<Value = Model> {
             for rule in &mut rules {
                 rule.settle(&intents);
             }
-            Model { intents, rules, velocity, bounded }
+            for profile in &mut profiles {
+                profile.settle(&intents);
+            }
+            Model { intents, rules, velocity, bounded, profiles }
         })
 }
 
@@ -117,8 +130,15 @@ fn call() -> impl Strategy<Value = Call> {
         (0..URIS.len()).prop_map(Called::Uri),
         (0..METHODS.len()).prop_map(Called::Method),
     ];
-    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment()).prop_map(
-        |(agent, server, target, arguments, moment)| Call { agent, server, target, arguments, moment },
+    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment(), 0..4_usize).prop_map(
+        |(agent, server, target, arguments, moment, profile)| Call {
+            agent,
+            server,
+            target,
+            arguments,
+            moment,
+            profile,
+        },
     )
 }
 
@@ -220,7 +240,8 @@ impl Model {
                 Some(server) if index == 0 => format!(", servers: [{}]", SERVERS[server]),
                 _ => String::new(),
             };
-            writeln!(text, "  {agent}: {{client_id: c{servers}}}").unwrap();
+            let profiles = &profile::PROFILES[..self.profiles.len()].join(", ");
+            writeln!(text, "  {agent}: {{client_id: c{servers}, profiles: [default, {profiles}]}}").unwrap();
         }
         text += "intents:\n";
         for (intent, matchers) in INTENTS.iter().zip(&self.intents) {
@@ -249,6 +270,10 @@ impl Model {
                 }
             }
         }
+        if !self.profiles.is_empty() {
+            text += "profiles:\n";
+        }
+        text.extend(self.profiles.iter().zip(profile::PROFILES).map(|(profile, name)| profile.yaml(name)));
         // One file per rule, so that order can be changed by names alone.
         let mut files = vec![("base.yaml".to_owned(), text)];
         for rule in &self.rules {
@@ -338,6 +363,10 @@ impl Model {
     }
 
     fn decide(&self, call: &Call) -> Answer {
+        self.narrow(call, self.decide_for_agent(call))
+    }
+
+    fn decide_for_agent(&self, call: &Call) -> Answer {
         let intents: Vec<_> =
             (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call))).collect();
         let is_named = intents.iter().any(|intent| !self.rules_for(call.agent, *intent).is_empty());
@@ -463,11 +492,25 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         Called::Uri(uri) => ("resources/read", Target::Resource(URIS[uri])),
         Called::Method(method) => (METHODS[method], Target::Method),
     };
+    let name =
+        [None, Some(DEFAULT_PROFILE), Some(profile::PROFILES[0]), Some(profile::PROFILES[1])][call.profile];
+    let profile = name.map(|name| ProfileName::parse(name).unwrap());
     let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
     let around = Circumstances { moment: condition::timestamp(call.moment), client: None };
-    ask(policy, &Question { agent: &agent, server: &server, method, target, arguments, around })
+    ask(
+        policy,
+        &Question {
+            agent: &agent,
+            profile: profile.as_ref(),
+            server: &server,
+            method,
+            target,
+            arguments,
+            around,
+        },
+    )
 }
 
 proptest! {
@@ -490,6 +533,10 @@ proptest! {
             };
             let in_shadow = if rule.is_empty() || rule == "protocol" { vec![] } else { model.would_deny(call) };
             prop_assert_eq!(would_deny.iter().map(ToString::to_string).collect::<Vec<_>>(), in_shadow, "{:?}", call);
+            // No profile adds anything.
+            if let Decision::Deny(_) = put(&policy, &Call { profile: 0, ..call.clone() }, Policy::decide) {
+                prop_assert!(matches!(decision, Decision::Deny(_)), "{:?}", call);
+            }
             // The order of files and rules has no meaning.
             let again = put(&reversed, call, Policy::decide);
             prop_assert_eq!(answer(&again), answer(&decision), "{:?}", call);
@@ -497,7 +544,7 @@ proptest! {
             if matches!(call.target, Called::Method(_)) {
                 continue;
             }
-            let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.server, q.target));
+            let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.profile, q.server, q.target));
             match &decision {
                 Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
                 Decision::Deny(deny) => match deny.code() {
@@ -526,7 +573,7 @@ proptest! {
         for (agent, server) in (0..AGENT_NAMES.len()).flat_map(|agent| [(agent, 0), (agent, 1)]) {
             let (agent_name, server_name) =
                 (AgentName::parse(AGENT_NAMES[agent]).unwrap(), ServerName::parse(SERVERS[server]).unwrap());
-            let judge = |target: Target<'_>| policy.may_see(&agent_name, &server_name, target);
+            let judge = |target: Target<'_>| policy.may_see(&agent_name, None, &server_name, target);
             let shown = match list::filter(list.as_bytes(), &judge, 1).unwrap() {
                 Filtered::Unchanged => serde_json::from_str(&list),
                 Filtered::Changed(bytes) => serde_json::from_slice::<serde_json::Value>(&bytes),
@@ -536,7 +583,7 @@ proptest! {
             let with = Arguments::With { n: 0, things: Default::default() };
             let arguments = [Arguments::Absent, Arguments::Without, with];
             let may_pass = |target| arguments.iter().any(|arguments| {
-                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None };
+                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None, profile: 0 };
                 !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
             });
             let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Called::Tool(*tool))).map(|tool| tools[tool].clone()).collect();
@@ -544,7 +591,7 @@ proptest! {
             let uris: Vec<_> = (0..URIS.len()).filter(|uri| may_pass(Called::Uri(*uri))).map(|uri| resources[uri].clone()).collect();
             prop_assert_eq!(&shown["resources"], &serde_json::Value::from(uris.clone()));
             // A capability goes only where nothing of its kind is left, here or under another name.
-            let any = |kind| policy.may_see_any(&agent_name, &server_name, kind);
+            let any = |kind| policy.may_see_any(&agent_name, None, &server_name, kind);
             prop_assert!(any(Kind::Tool) != wanted.is_empty());
             prop_assert!(any(Kind::Resource) || uris.is_empty());
             prop_assert!(!any(Kind::Prompt));

@@ -51,8 +51,15 @@ fn guard(users: &[String]) -> anyhow::Result<Measured> {
     let (agent, server) = (AgentName::parse("a")?, ServerName::parse("s")?);
     let target = Target::Tool("t");
     let around = Circumstances::default();
-    let question =
-        Question { agent: &agent, server: &server, method: "tools/call", target, arguments: None, around };
+    let question = Question {
+        agent: &agent,
+        profile: None,
+        server: &server,
+        method: "tools/call",
+        target,
+        arguments: None,
+        around,
+    };
     let Decision::Allow(allow) = policy.decide(&question) else { anyhow::bail!("the call must be allowed") };
     let velocity = Velocity::new(Room { all: users.len(), each: users.len(), kept: 0 });
     let check = |now: u64, user: &str| {

@@ -1,0 +1,129 @@
+//! Profiles: what a caller leaves of its agent's rights. None adds anything, since a decision is made without it first.
+
+use std::collections::{HashMap, HashSet};
+
+use super::decide::RuleSet;
+use super::file;
+use super::rule::IntentPattern;
+use super::target::{Key, Targets};
+use super::{DEFAULT_PROFILE, Question};
+use crate::types::{IntentName, ProfileName, ServerName};
+
+/// All profiles that the policy describes.
+#[derive(Debug, Default)]
+pub(super) struct Profiles(HashMap<ProfileName, Profile>);
+
+#[derive(Debug)]
+pub(super) struct Profile {
+    /// Its place in what is worked out for each profile.
+    index: usize,
+    servers: Option<HashSet<ServerName>>,
+    intents: Option<Vec<IntentPattern>>,
+    targets: Option<Listed>,
+}
+
+/// The targets that a profile lists.
+#[derive(Debug)]
+struct Listed {
+    keys: Vec<Key>,
+    found: Targets<()>,
+}
+
+/// What a profile leaves of an agent's rights.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Narrowing<'p> {
+    /// All of them.
+    None,
+    To(&'p Profile),
+    /// Nothing: others are described and this one is not.
+    All,
+}
+
+/// For each profile by its index, whether it admits something.
+pub(super) type Admitted = Box<[bool]>;
+
+impl Profiles {
+    pub(super) fn new(written: &[file::Profile]) -> Self {
+        let profiles = written.iter().enumerate().map(|(index, profile)| {
+            let values =
+                |list: &Vec<file::At<IntentPattern>>| list.iter().map(|at| at.value.clone()).collect();
+            let keys = profile.targets.as_ref().map(|list| list.iter().map(|at| at.value.clone()).collect());
+            let profile_of = Profile {
+                index,
+                servers: profile
+                    .servers
+                    .as_ref()
+                    .map(|list| list.iter().map(|at| at.value.clone()).collect()),
+                intents: profile.intents.as_ref().map(values),
+                targets: keys.map(|keys: Vec<Key>| Listed {
+                    found: Targets::new(keys.iter().map(|key| (key.clone(), ()))),
+                    keys,
+                }),
+            };
+            (profile.name.value.clone(), profile_of)
+        });
+        Self(profiles.collect())
+    }
+
+    /// `None` asks what the agent's rules say by themselves.
+    pub(super) fn narrowing(&self, name: Option<&ProfileName>) -> Narrowing<'_> {
+        let Some(name) = name else { return Narrowing::None };
+        match self.0.get(name) {
+            Some(profile) => Narrowing::To(profile),
+            None if self.0.is_empty() || name.as_str() == DEFAULT_PROFILE => Narrowing::None,
+            None => Narrowing::All,
+        }
+    }
+
+    /// Which profiles admit some call of a target with these intents.
+    pub(super) fn admitting(&self, server: &ServerName, key: &Key, intents: &[&IntentName]) -> Admitted {
+        let mut admitted = self.none();
+        for profile in self.0.values() {
+            if let Some(slot) = admitted.get_mut(profile.index) {
+                *slot = profile.admits(server, key, intents);
+            }
+        }
+        admitted
+    }
+
+    /// No profile admits anything.
+    pub(super) fn none(&self) -> Admitted {
+        vec![false; self.0.len()].into()
+    }
+}
+
+impl Profile {
+    /// Of a resource that stands for many, one is enough.
+    fn admits(&self, server: &ServerName, key: &Key, intents: &[&IntentName]) -> bool {
+        let is_meant = |intent: &IntentName, patterns: &[IntentPattern]| {
+            patterns.iter().any(|pattern| pattern.matches(intent.as_str()))
+        };
+        self.servers.as_ref().is_none_or(|servers| servers.contains(server))
+            && self
+                .intents
+                .as_ref()
+                .is_none_or(|patterns| intents.iter().all(|intent| is_meant(intent, patterns)))
+            && self
+                .targets
+                .as_ref()
+                .is_none_or(|listed| listed.keys.iter().any(|own| own.covers(key) || key.covers(own)))
+    }
+}
+
+impl Narrowing<'_> {
+    /// Whether it admits what is asked, of which `rules` speak.
+    pub(super) fn admits(self, rules: &RuleSet, question: &Question<'_>) -> bool {
+        let Self::To(Profile { targets, .. }) = self else { return self.may_admit(&rules.admitted) };
+        let is_listed = |listed: &Listed| listed.found.find(question.target, question.method).is_some();
+        self.may_admit(&rules.admitted) && targets.as_ref().is_none_or(is_listed)
+    }
+
+    /// Whether it admits some of what `admitted` was worked out for.
+    pub(super) fn may_admit(self, admitted: &[bool]) -> bool {
+        match self {
+            Self::None => true,
+            Self::To(profile) => admitted.get(profile.index) == Some(&true),
+            Self::All => false,
+        }
+    }
+}
