@@ -100,9 +100,11 @@ impl What {
 }
 
 impl Asked {
-    pub fn question(&self) -> Question<'_> {
+    /// What is asked by an agent in this profile.
+    pub fn question<'a>(&'a self, profile: Option<&'a ProfileName>) -> Question<'a> {
         Question {
             agent: &self.agent,
+            profile,
             server: &self.server,
             method: self.what.method(),
             target: self.what.target(),

@@ -115,7 +115,7 @@ impl Written {
 
     /// The decision about `asked` and how it came about.
     pub fn explain(&self, asked: &Asked) -> Explanation {
-        let question = asked.question();
+        let question = asked.question(self.profile(asked));
         let decision = self.policy.decide(&question);
         let means = self.policy.intents.get(question.server);
         let intents = means.and_then(|targets| targets.find(question.target, question.method));
@@ -126,7 +126,7 @@ impl Written {
             _ => near::rules(&self.document, asked, &intents, &rules),
         };
         let is_listed = matches!(question.target, Target::Tool(_) | Target::Prompt(_) | Target::Resource(_))
-            .then(|| self.policy.may_see(question.agent, question.server, question.target));
+            .then(|| self.policy.may_see(question.agent, question.profile, question.server, question.target));
         let hints = near::hints(&self.document, asked, &intents, &decision);
         Explanation { decision, intents, rules, near, near_left_off, is_listed, hints }
     }

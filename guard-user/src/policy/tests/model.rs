@@ -441,7 +441,7 @@ fn asked(call: &Call) -> Asked {
     };
     Asked {
         agent: AgentName::parse(AGENT_NAMES[call.agent]).unwrap(),
-        profile: None,
+        profile: profile_of(call),
         server: ServerName::parse(SERVERS[call.server]).unwrap(),
         arguments: call.arguments.json().filter(|_| what.has_arguments()),
         what,
@@ -484,6 +484,11 @@ fn uncounted(answer: Answer) -> Answer {
     }
 }
 
+fn profile_of(call: &Call) -> Option<ProfileName> {
+    let names = [None, Some(DEFAULT_PROFILE), Some(profile::PROFILES[0]), Some(profile::PROFILES[1])];
+    names[call.profile].map(|name| ProfileName::parse(name).unwrap())
+}
+
 fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>) -> T) -> T {
     let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
     let server = ServerName::parse(SERVERS[call.server]).unwrap();
@@ -492,9 +497,7 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         Called::Uri(uri) => ("resources/read", Target::Resource(URIS[uri])),
         Called::Method(method) => (METHODS[method], Target::Method),
     };
-    let name =
-        [None, Some(DEFAULT_PROFILE), Some(profile::PROFILES[0]), Some(profile::PROFILES[1])][call.profile];
-    let profile = name.map(|name| ProfileName::parse(name).unwrap());
+    let profile = profile_of(call);
     let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
@@ -618,6 +621,8 @@ proptest! {
             let deciding: Vec<_> = explained.rules.iter().filter(|rule| rule.decides).map(|rule| &rule.rule).collect();
             let named: Vec<_> = rule.into_iter().filter(|rule| rule.as_str() != "protocol").collect();
             prop_assert_eq!(deciding, named, "{:?}", call);
+            // What the profile takes away is no rule's doing.
+            let decision = put(&policy, &Call { profile: 0, ..call.clone() }, Policy::decide);
             let answer = uncounted(answer(&decision));
             let is_open = matches!(&decision, Decision::Allow(allow) if allow.rule().as_str() == "protocol");
             let is_closed = matches!(&decision, Decision::Deny(deny) if deny.code() == DenyCode::ServerNotGranted);
