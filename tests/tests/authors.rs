@@ -1,11 +1,13 @@
 //! The tools for who writes a policy, beside a guard that runs with it.
 
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output};
 
+use guard_tests::process::program;
 use guard_tests::scene::{Scene, apart, call, done, guard};
 use serde_json::{Value, json};
 
-const POLICY: &str = r#"
+const POLICY: &str = r"
 agents:
   tester: {client_id: test-client, profiles: [default, other]}
   stranger: {client_id: strange-client}
@@ -18,7 +20,7 @@ policies:
 velocity_rules:
   - {name: opens, intent: demo.open, window: 1d, max_calls: 3, exceeded_action: deny}
   - {name: of-tools, intent: demo.open, per: [agent, tool], window: 1h, max_calls: 50, exceeded_action: shadow}
-"#;
+";
 
 fn scene() -> Scene {
     Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", POLICY)).unwrap()
@@ -124,4 +126,69 @@ fn without_a_guard_a_call_is_explained_all_the_same_and_wrong_input_is_exit_code
     assert_eq!(output.status.code(), Some(2));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["problems"][0]["line"], 1, "{told}");
+}
+
+#[test]
+fn every_shipped_policy_has_cases_and_all_of_them_hold() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples");
+    let mut count = 0;
+    for example in std::fs::read_dir(examples).unwrap() {
+        let config = example.unwrap().path().join("guard.yaml");
+        let mut command = Command::new(program("mcp-guard").unwrap());
+        command.args(["policy", "test", "--json", "--config"]).arg(&config);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}: {}", config.display(), said(&output));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(told["passed"].as_u64().unwrap() >= 10, "{}: {told}", config.display());
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn a_case_that_does_not_hold_is_told_with_its_place_and_why_and_ends_with_code_one() {
+    let daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    daemon.write_config().unwrap();
+    let test = |arguments: &[&str]| daemon.output("policy test", arguments).unwrap();
+    let none = test(&[]);
+    assert_eq!(none.status.code(), Some(2), "nothing was tested: {}", said(&none));
+    assert!(said(&none).contains("tests: there is no such directory"), "{}", said(&none));
+
+    let dir = daemon.config.policy_dir.join("tests");
+    std::fs::create_dir(&dir).unwrap();
+    let good = "cases:\n  - {name: opens, agent: tester, server: demo, tool: open, arguments: {amount: 10}, expect: allow, rule: may-open}\n";
+    std::fs::write(dir.join("good.yaml"), good).unwrap();
+    let passed = test(&[]);
+    assert_eq!(passed.status.code(), Some(0), "{}", said(&passed));
+    assert!(said(&passed).starts_with("ok: 1 cases"), "{}", said(&passed));
+    // The folder is no policy, for whoever reads that.
+    assert!(daemon.output("check", &[]).unwrap().status.success());
+
+    let bad = "cases:\n  - {name: too dear, agent: tester, server: demo, tool: open, arguments: {amount: 11}, expect: allow}\n";
+    std::fs::write(dir.join("more.yaml"), bad).unwrap();
+    let failed = test(&[]);
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    for words in [
+        "more.yaml:2: too dear: the decision is deny, not allow",
+        "because may-open (condition_failed): condition not met: amount is 11",
+        "FAILED: 1 of 2 cases",
+    ] {
+        assert!(said(&failed).contains(words), "no {words:?} in {}", said(&failed));
+    }
+    let told: Value = serde_json::from_slice(&test(&["--json"]).stdout).unwrap();
+    assert_eq!((&told["ok"], &told["passed"], &told["failed"]), (&json!(false), &json!(1), &json!(1)));
+    assert_eq!(test(&[dir.join("good.yaml").to_str().unwrap()]).status.code(), Some(0), "only what is named");
+
+    std::fs::write(
+        dir.join("more.yaml"),
+        "cases:\n  - {name: n, agent: testr, server: demo, tool: t, expect: deny}\n",
+    )
+    .unwrap();
+    let wrong = test(&[]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        said(&wrong).contains("more.yaml:2:") && said(&wrong).contains("did you mean \"tester\"?"),
+        "{}",
+        said(&wrong)
+    );
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod doctor;
 pub mod explain;
 mod output;
+pub mod policy;
 pub mod reload;
 pub mod run;
 pub mod servers;
@@ -38,6 +39,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Policy(policy::Args),
     Status(status::Args),
     Reload(reload::Args),
     Stop(stop::Args),
@@ -70,6 +72,7 @@ impl Command {
             Self::Run(_) => false,
             Self::Check(args) => args.json,
             Self::Explain(args) => args.json,
+            Self::Policy(args) => args.json,
             Self::Status(args) => args.json,
             Self::Reload(args) => args.json,
             Self::Stop(args) => args.json,
@@ -92,6 +95,7 @@ impl Command {
             Self::Status(_) => status::NOT_ASKED,
             Self::Audit(args) => args.failure(),
             Self::Explain(_) => explain::WRONG_INPUT,
+            Self::Policy(_) => policy::WRONG_INPUT,
             _ => 1,
         }
     }
@@ -101,6 +105,7 @@ impl Command {
             Command::Run(args) => run::run(&args),
             Command::Check(args) => check::run(args),
             Command::Explain(args) => explain::run(args),
+            Command::Policy(args) => policy::run(args),
             Command::Status(args) => status::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::Stop(args) => stop::run(&args),
@@ -151,6 +156,7 @@ mod tests {
         let others = [
             ("status", vec![0, 1, 3, unreadable(&["status"])]),
             ("explain", vec![0, explain::WRONG_INPUT]),
+            ("policy test", vec![0, 1, policy::WRONG_INPUT]),
             ("tools diff", vec![0, 1, tools::HELD]),
             ("audit verify", vec![0, 1, 2, unreadable(&["audit", "verify"])]),
             ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),

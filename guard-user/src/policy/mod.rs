@@ -4,6 +4,7 @@
 //! `decide` answers from that. The order of files and rules has no meaning.
 
 mod asked;
+pub mod cases;
 mod compile;
 mod condition;
 mod decide;

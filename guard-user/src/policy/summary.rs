@@ -15,6 +15,26 @@ pub enum Effect {
     Deny,
 }
 
+impl Effect {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Escalate => "escalate",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl Decision {
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Allow(_) => Effect::Allow,
+            Self::Hold(_) => Effect::Escalate,
+            Self::Deny(_) => Effect::Deny,
+        }
+    }
+}
+
 /// One row of the table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Grant {
@@ -50,7 +70,7 @@ impl Policy {
 
     fn effect(&self, agent: &AgentName, server: &ServerName, tool: &str) -> Effect {
         let target = Target::Tool(tool);
-        match self.decide_assuming_conditions(&Question {
+        let question = Question {
             agent,
             profile: None,
             server,
@@ -58,10 +78,7 @@ impl Policy {
             target,
             arguments: None,
             around: Circumstances::default(),
-        }) {
-            Decision::Allow(_) => Effect::Allow,
-            Decision::Hold(_) => Effect::Escalate,
-            Decision::Deny(_) => Effect::Deny,
-        }
+        };
+        self.decide_assuming_conditions(&question).effect()
     }
 }

@@ -193,7 +193,11 @@ impl Report {
             table.add_row([
                 named(&row.rule, row.at.as_deref()),
                 intent,
-                if row.shadow { format!("{} (in shadow)", says(row.says)) } else { says(row.says).into() },
+                if row.shadow {
+                    format!("{} (in shadow)", row.says.as_str())
+                } else {
+                    row.says.as_str().into()
+                },
                 conditions,
                 applies,
             ]);
@@ -204,7 +208,7 @@ impl Report {
     fn nearly(&self) -> String {
         let mut table = output::table(["NEARLY", "SAYS", "BUT"]);
         for near in &self.near {
-            table.add_row([named(&near.rule, Some(&near.at)), says(near.says).into(), near.why.clone()]);
+            table.add_row([named(&near.rule, Some(&near.at)), near.says.as_str().into(), near.why.clone()]);
         }
         let more = match self.near_left_off {
             0 => String::new(),
@@ -280,14 +284,6 @@ fn named(rule: &str, at: Option<&str>) -> String {
     match at {
         Some(at) if !rule.starts_with(at) => format!("{} ({at})", plain(rule)),
         _ => plain(rule),
-    }
-}
-
-fn says(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Allow => "allow",
-        Effect::Escalate => "escalate",
-        Effect::Deny => "deny",
     }
 }
 
