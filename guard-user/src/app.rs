@@ -1,10 +1,12 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
+mod changes;
 mod errands;
 mod heartbeat;
 mod heritage;
 mod listeners;
 mod proof;
+mod reloads;
 mod sessions;
 mod tools;
 mod upkeep;
@@ -42,6 +44,7 @@ use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
 use crate::upstream::Upstream;
 use crate::{http, kernel};
+use reloads::Reloads;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -60,6 +63,7 @@ pub struct App {
     recorded: tokio::sync::Mutex<kernel::AllBlocks>,
     /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
     reloading: tokio::sync::Mutex<()>,
+    reloads: std::sync::Mutex<Reloads>,
     manager: Manager,
     /// Where another guard's wish for the listeners goes.
     wishes: mpsc::Sender<Heir>,
@@ -105,6 +109,7 @@ impl App {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
         let rules = Rules::load(&config.policy_dir, &config.servers)?;
+        let reloads = Reloads::begin();
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         Sessions::check(&config.state_dir, &config.limits)?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
@@ -165,6 +170,7 @@ impl App {
             connections: AtomicU64::new(0),
             recorded: tokio::sync::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
+            reloads: std::sync::Mutex::new(reloads),
             manager,
             wishes: ask_heirs,
             wished: std::sync::Mutex::new(Some(heirs)),
@@ -290,6 +296,7 @@ impl App {
         let result = self.replace().await.inspect_err(|problems| {
             tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
         });
+        self.remember_reload(result.as_ref());
         // Whatever came of it, the guard serves.
         self.manager.tell(&[Word::Ready, Word::Status(&self.in_a_line())]);
         let digest = result?;
@@ -332,7 +339,9 @@ impl App {
         let down = self.servers_down().len();
         let down = if down > 0 { format!(", {down} of them down") } else { String::new() };
         let protected = if self.kernel.status().protected { "protected" } else { "NOT PROVEN" };
-        format!("{protected}: {} server(s){down}", self.config.servers.len())
+        let stale =
+            if self.has_failed_reload() { ", NOT RELOADED: the last good policy is in force" } else { "" };
+        format!("{protected}: {} server(s){down}{stale}", self.config.servers.len())
     }
 
     /// What the guard has to do without on this host, in words.
@@ -424,6 +433,7 @@ impl App {
             "privileges": Privileges::now().ok(),
             "kernel": self.kernel.status(),
             "policy": rules.digest,
+            "reload": self.reloads(),
             "agents": rules.policy.agents().count(),
             "holders": self.holders(),
             "durability": self.config.audit.durability,

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, errands, listeners, proof, velocity};
+use super::{App, changes, errands, listeners, proof, velocity};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Occasion};
+use crate::config::Reload;
 use crate::kernel::Drift;
 use crate::service::{Pulse, Word};
 
@@ -33,6 +34,9 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
+    if app.config.reload == Reload::OnChange {
+        tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());
+    }
     if let Some(interval) = app.manager.watchdog_interval() {
         let pulse = pulse(app, acceptor);
         tasks.push(tokio::spawn(show_life(Arc::clone(app), pulse, interval)).abort_handle());

@@ -160,13 +160,15 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
+    out.push_str(&reloads(status));
     let policy = text("/policy");
     writeln!(
         out,
-        "policy {}, {} agents, audit {}",
+        "policy {}, {} agents, audit {}, read {}",
         output::short(&policy),
         text("/agents"),
-        text("/durability")
+        text("/durability"),
+        text("/reload/loaded_at")
     )?;
     writeln!(out, "CA {}\n", text("/ca"))?;
 
@@ -213,6 +215,30 @@ fn undecided(status: &Value) -> String {
         format!("TOOLS HELD   {count}, which nobody sees or calls: mcp-guard tools list\n")
     });
     waiting + &held
+}
+
+/// A reload that failed, and changes that nobody would notice.
+fn reloads(status: &Value) -> String {
+    let mut lines = Vec::new();
+    if let Some(at) = status.pointer("/reload/failed/at") {
+        let since = status.pointer("/reload/loaded_at").map(plain).unwrap_or_default();
+        let words = format!("NOT RELOADED   at {}; what was read at {since} stays in force:", plain(at));
+        lines.push(output::red(&words));
+        for problem in array(status, "/reload/failed/problems") {
+            let place: Vec<String> = ["file", "line", "column"]
+                .iter()
+                .map(|key| &problem[*key])
+                .filter(|at| !at.is_null())
+                .map(plain)
+                .collect();
+            let hint = problem["hint"].as_str().map_or(String::new(), |hint| format!("; {hint}"));
+            lines.push(format!("  {}: {}{hint}", place.join(":"), plain(&problem["what"])));
+        }
+    }
+    if let Some(Value::String(why)) = status.pointer("/reload/not_watched") {
+        lines.push(output::red(&format!("CHANGES UNSEEN   {why}")));
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 /// Who has calls, streams or sessions; nothing if nobody has.

@@ -18,6 +18,9 @@ pub struct Config {
     /// Agents, intents, policies and velocity rules: every `*.yaml` in here, and the credentials.
     #[serde(default = "default_policy_dir")]
     pub policy_dir: PathBuf,
+    /// When the policy files and the credentials are read again.
+    #[serde(default)]
+    pub reload: Reload,
     /// Audit trail, keys, certificates.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
@@ -32,6 +35,17 @@ pub struct Config {
     pub kernel: Kernel,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// When the running guard reads its policy again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reload {
+    /// When it is told to: `mcp-guard reload` or SIGHUP. Whoever edits in place is not overtaken.
+    #[default]
+    Signal,
+    /// Also whenever a file in the policy directory has changed.
+    OnChange,
 }
 
 /// One protected MCP server.

@@ -100,6 +100,8 @@ pub struct Limits {
     pub velocity_keys_per_agent_max: usize,
     /// Of these, so many have room whatever other agents do; they do not count as any of `velocity_keys_max`.
     pub velocity_keys_per_agent_kept: usize,
+    /// How long the policy directory must be quiet after a change before it is read again (`reload: on_change`).
+    pub reload_quiet_milliseconds: u64,
     /// From SIGTERM to the end of calls still under way.
     pub drain_seconds: u64,
 }
@@ -151,6 +153,7 @@ impl Default for Limits {
             velocity_keys_max: 1024 * 1024,
             velocity_keys_per_agent_max: 256 * 1024,
             velocity_keys_per_agent_kept: 1024,
+            reload_quiet_milliseconds: 300,
             drain_seconds: 10,
         }
     }

@@ -15,8 +15,8 @@ pub mod yaml;
 
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{
-    Audit, Batches, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Server, Tls, ToolRules,
-    WallMode,
+    Audit, Batches, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Reload, Server, Tls,
+    ToolRules, WallMode,
 };
 pub use limits::Limits;
 pub use load::Overrides;

@@ -77,6 +77,7 @@ pub use rehearsal::{Running, rehearse};
 pub use remains::{Remains, remains, this_netns};
 pub use servers::{Pinned, PortStatus};
 pub use status::{NamespaceStatus, Seen, Status};
+pub use sys::readable;
 pub use unload::{Unloaded, unload};
 pub use version::refuse_downgrade;
 pub use vigil::{Change, Drift};

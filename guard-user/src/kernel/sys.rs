@@ -232,6 +232,11 @@ impl OwnsFile for RingBuf<MapData> {}
 impl<T> OwnsFile for EbpfLogger<T> {}
 impl OwnsFile for OwnedFd {}
 
+/// [`wait_for`] for those who watch something else than the kernel's own tables.
+pub fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    wait_for(file)
+}
+
 /// Lets a task wait until a file has something to read. To be called inside a tokio runtime.
 pub(super) fn wait_for<T: OwnsFile>(file: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `OwnsFile` is implemented, in this file only, for types that hold one descriptor from their

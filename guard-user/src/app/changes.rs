@@ -1,0 +1,303 @@
+//! `reload: on_change`: notices that policy files have changed, and has them read again once nobody writes them.
+//!
+//! Half a file can be a policy too, one without its last deny rules. So a file that somebody writes is waited for until it is closed, and
+//! after each change the folder has to be quiet for a while. Whoever wants to be sure writes beside it and renames.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::App;
+use crate::kernel;
+
+/// However often files change, they are read again after this.
+const LATEST: Duration = Duration::from_secs(10);
+/// A file that is open for so long is told of.
+const STILL_WRITTEN: Duration = Duration::from_secs(30);
+/// Between two attempts to watch a folder that is not there, or cannot be watched.
+const RETRY: Duration = Duration::from_secs(1);
+/// Room for the names of many events.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Reads the policy again whenever it has changed. Ends with the guard.
+pub(super) async fn watch(app: Arc<App>) {
+    let quiet = Duration::from_millis(app.config.limits.reload_quiet_milliseconds);
+    let mut is_first = true;
+    loop {
+        let error = match Watch::open(&app.config.policy_dir) {
+            Ok(watch) => {
+                app.not_watched(None);
+                // What has changed before the watch began was seen by nobody.
+                let mut pending = Pending::default();
+                pending.changed(None, Instant::now());
+                follow(&app, watch, pending, quiet).await
+            }
+            Err(error) => error,
+        };
+        let words = format!("{} is not watched: {error}", app.config.policy_dir.display());
+        if std::mem::take(&mut is_first) || !app.is_unwatched() {
+            tracing::error!("{words}; changes are read at `mcp-guard reload` only until it can be");
+        }
+        app.not_watched(Some(words));
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Until the folder cannot be watched any more.
+async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Duration) -> io::Error {
+    loop {
+        let due = pending.due(quiet);
+        tokio::select! {
+            seen = watch.read() => match seen {
+                Ok(seen) => seen.into_iter().for_each(|seen| pending.note(seen, Instant::now())),
+                Err(error) => return error,
+            },
+            () = at(due) => {
+                if pending.is_written() {
+                    pending.tell();
+                    continue;
+                }
+                pending = Pending::default();
+                drop(app.reload().await);
+            }
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What has happened since the files were read.
+#[derive(Debug, Default)]
+struct Pending {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    /// Files that somebody is writing.
+    written: BTreeSet<Vec<u8>>,
+    is_told: bool,
+}
+
+/// Something that happened to a file of the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// Bytes were written; whoever does has it open still.
+    Written(Vec<u8>),
+    /// It is there, gone, or closed after it was written; `None`: anything may have happened.
+    Changed(Option<Vec<u8>>),
+}
+
+impl Pending {
+    fn note(&mut self, seen: Seen, now: Instant) {
+        match seen {
+            Seen::Written(name) => {
+                self.written.insert(name);
+                self.last = Some(now);
+            }
+            Seen::Changed(name) => self.changed(name.as_deref(), now),
+        }
+    }
+
+    fn changed(&mut self, name: Option<&[u8]>, now: Instant) {
+        match name {
+            Some(name) => drop(self.written.remove(name)),
+            None => self.written.clear(),
+        }
+        self.first = self.first.or(Some(now));
+        self.last = Some(now);
+    }
+
+    fn is_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    /// When the files are read, or a file that is still being written is told of.
+    fn due(&self, quiet: Duration) -> Option<Instant> {
+        if self.is_written() {
+            return self.last.filter(|_| !self.is_told).map(|last| last + STILL_WRITTEN);
+        }
+        Some((self.last? + quiet).min(self.first? + LATEST))
+    }
+
+    fn tell(&mut self) {
+        self.is_told = true;
+        let names: Vec<_> = self.written.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        tracing::warn!(
+            ?names,
+            "somebody has policy files open for writing; until they are closed, nothing is read again"
+        );
+    }
+}
+
+/// The kernel's word about the folder.
+struct Watch {
+    inotify: AsyncFd<OwnedFd>,
+    dir: PathBuf,
+    /// What the folder is now.
+    folder: i32,
+    /// Where it stands: another one may take its place.
+    parent: Option<i32>,
+}
+
+impl Watch {
+    fn open(dir: &Path) -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        // First the parent, so that no change of the folder itself falls between the two.
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.map(|parent| add(&inotify, parent, places())).transpose()?;
+        let folder = add(&inotify, dir, files())?;
+        Ok(Self { inotify: kernel::readable(inotify)?, dir: dir.to_owned(), folder, parent })
+    }
+
+    /// What has happened, once something has.
+    async fn read(&mut self) -> io::Result<Vec<Seen>> {
+        let mut seen = Vec::new();
+        let mut is_replaced = false;
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+            let mut reader = Reader::new(self.inotify.get_ref().as_fd(), &mut buffer);
+            loop {
+                let event = match reader.next() {
+                    Ok(event) => event,
+                    Err(Errno::AGAIN) => break,
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+                if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                    seen.push(Seen::Changed(None));
+                } else if event.wd() == self.folder {
+                    seen.extend(of_folder(event.events(), name));
+                    is_replaced |= event.events().intersects(ReadFlags::IGNORED | ReadFlags::MOVE_SELF);
+                } else if Some(event.wd()) == self.parent {
+                    is_replaced |= name.is_none() || name == self.dir.file_name();
+                }
+            }
+            ready.clear_ready();
+            if is_replaced {
+                self.renew()?;
+                seen.push(Seen::Changed(None));
+            }
+            if !seen.is_empty() {
+                return Ok(seen);
+            }
+        }
+    }
+
+    /// Watches what stands at the folder's place now.
+    fn renew(&mut self) -> io::Result<()> {
+        let inotify = self.inotify.get_ref();
+        let folder = add(inotify, &self.dir, files())?;
+        if folder != self.folder {
+            // The old one may be gone with its watch.
+            let _gone = inotify::remove_watch(inotify, self.folder);
+            self.folder = folder;
+        }
+        Ok(())
+    }
+}
+
+fn add(inotify: &OwnedFd, path: &Path, flags: WatchFlags) -> io::Result<i32> {
+    Ok(inotify::add_watch(inotify, path, flags | WatchFlags::ONLYDIR)?)
+}
+
+fn files() -> WatchFlags {
+    WatchFlags::MODIFY
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::CREATE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+}
+
+fn places() -> WatchFlags {
+    WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE
+}
+
+fn of_folder(events: ReadFlags, name: Option<&OsStr>) -> Option<Seen> {
+    let name = name?.as_bytes();
+    if !is_read(name) {
+        return None;
+    }
+    if events.intersects(ReadFlags::MODIFY) {
+        return Some(Seen::Written(name.to_vec()));
+    }
+    Some(Seen::Changed(Some(name.to_vec())))
+}
+
+/// Whether a file of this name is policy, or leads to some: volumes of Kubernetes are switched by the link `..data`. An editor's swap
+/// file is open for as long as somebody edits, and must not be waited for.
+fn is_read(name: &[u8]) -> bool {
+    let is_yaml = name.ends_with(b".yaml") || name.ends_with(b".yml");
+    (is_yaml && !name.starts_with(b".")) || name == b"..data"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_millis(300);
+
+    #[tokio::test(start_paused = true)]
+    async fn files_are_read_when_it_was_quiet_and_after_a_while_in_any_case() {
+        let (begin, mut pending) = (Instant::now(), Pending::default());
+        assert_eq!(pending.due(QUIET), None);
+        let mut now = begin;
+        while now < begin + LATEST {
+            pending.note(Seen::Changed(Some(b"a.yaml".to_vec())), now);
+            assert_eq!(pending.due(QUIET), Some((now + QUIET).min(begin + LATEST)));
+            now += Duration::from_millis(250);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_open_for_writing_is_waited_for() {
+        let (now, mut pending) = (Instant::now(), Pending::default());
+        pending.note(Seen::Changed(Some(b"b.yaml".to_vec())), now);
+        pending.note(Seen::Written(b"a.yaml".to_vec()), now);
+        assert_eq!(pending.due(QUIET), Some(now + STILL_WRITTEN));
+        pending.tell();
+        assert_eq!(pending.due(QUIET), None, "told once");
+        pending.note(Seen::Changed(Some(b"a.yaml".to_vec())), now + QUIET);
+        assert_eq!(pending.due(QUIET), Some(now + QUIET * 2));
+        // Who has lost count of events knows nothing of open files either.
+        pending.note(Seen::Written(b"a.yaml".to_vec()), now);
+        pending.note(Seen::Changed(None), now);
+        assert!(!pending.is_written());
+    }
+
+    #[test]
+    fn an_editors_own_files_are_no_policy() {
+        for name in ["seed.yaml", "credentials.yaml", "seed.yml", "..data"] {
+            assert!(is_read(name.as_bytes()), "{name}");
+        }
+        for name in [
+            ".seed.yaml.swp",
+            ".seed.yaml",
+            "seed.yaml~",
+            "4913",
+            "#seed.yaml#",
+            "seed.yaml.tmp",
+            "README.md",
+        ] {
+            assert!(!is_read(name.as_bytes()), "{name}");
+        }
+    }
+}
