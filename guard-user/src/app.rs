@@ -108,7 +108,7 @@ impl App {
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
-        let rules = Rules::load(&config.policy_dir, &config.servers)?;
+        let rules = Rules::load(&config)?;
         let reloads = Reloads::begin();
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         Sessions::check(&config.state_dir, &config.limits)?;
@@ -306,7 +306,7 @@ impl App {
 
     /// What can fail comes first: the files, then the record that says so. What follows cannot.
     async fn replace(&self) -> Result<String, Problems> {
-        let rules = Rules::load(&self.config.policy_dir, &self.config.servers);
+        let rules = Rules::load(&self.config);
         let certificate = self.tls.prepare();
         let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
         if let Err(error) = &certificate {

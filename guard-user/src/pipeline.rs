@@ -10,6 +10,7 @@ use std::future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -24,7 +25,7 @@ use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
-use crate::identity::{Caller, Unidentified};
+use crate::identity::Caller;
 use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Circumstances, Decision, Measure, Meter, Question, RuleName};
 use crate::refusal::Refusal;
@@ -104,6 +105,9 @@ impl Pipeline {
         caller: &Identified,
         body: Result<Bytes, Unreadable>,
     ) -> Response<Body> {
+        // A token that was the guard's ends here, whatever the server's entry says.
+        let without = caller.as_ref().is_ok_and(|(caller, _)| caller.is_by_token()).then(|| bare(head));
+        let head = without.as_ref().unwrap_or(head);
         let mut case = Case::open(DecisionId::random(), connection, Arc::clone(rules), head);
         match self.judge_and_forward(&mut case, caller.clone(), body).await {
             Ok(response) => response,
@@ -159,7 +163,7 @@ impl Pipeline {
         let mut cut = Box::pin(self.cut(case, &caller, suspect, (claim.until_over(), &why)));
         if let Some(link) = case.link.clone() {
             let link = &link;
-            check_expiry(&caller)?;
+            caller.check_expiry(Timestamp::now())?;
             let (expected, headers, permit) = self.expect(case, &caller, claim, link).await?;
             return tokio::select! {
                 biased;
@@ -167,7 +171,7 @@ impl Pipeline {
                 accepted = self.post(case, link, (expected, &headers, permit.heeding(&why)), body) => accepted,
             };
         }
-        check_expiry(&caller)?;
+        caller.check_expiry(Timestamp::now())?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let permit = permit.heeding(&why).keep(std::mem::take(&mut case.leases));
         claim.spend();
@@ -371,10 +375,11 @@ impl Pipeline {
     }
 }
 
-/// A body may come long after its head, which said who sends it.
-fn check_expiry(caller: &Caller) -> Result<(), Unidentified> {
-    let is_over = caller.expires().is_some_and(|expires| expires <= Timestamp::now());
-    if is_over { Err(Unidentified::Expired) } else { Ok(()) }
+/// The head without what was the guard's alone.
+fn bare(head: &Parts) -> Parts {
+    let mut head = head.clone();
+    head.headers.remove(AUTHORIZATION);
+    head
 }
 
 fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {

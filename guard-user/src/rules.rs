@@ -1,13 +1,13 @@
-//! One version of everything that judges a call: policy and credentials, loaded together and swapped together.
+//! One version of everything that judges a call: policy, credentials and the keys of tokens, loaded together and swapped
+//! together.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::config::{Problems, Server};
-use crate::identity::{Caller, Credentials, Shown, Unidentified};
+use crate::config::{Config, Problems};
+use crate::identity::{Addressed, Caller, Credentials, Issuers, Proof, Shown, Unidentified};
 use crate::policy::Policy;
 
 /// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
@@ -15,23 +15,30 @@ use crate::policy::Policy;
 pub struct Rules {
     pub policy: Policy,
     pub credentials: Credentials,
+    pub issuers: Issuers,
     /// The policy's digest, as each record names it.
     pub digest: String,
 }
 
 impl Rules {
-    /// Reads `policy_dir` whole, or says everything that is wrong with it.
-    pub fn load(policy_dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
-        let (policy, credentials) = match (Policy::load(policy_dir, servers), Credentials::load(policy_dir)) {
-            (Ok(policy), Ok(credentials)) => (policy, credentials),
-            (policy, credentials) => {
-                let mut problems = Problems::default();
-                policy.err().into_iter().chain(credentials.err()).for_each(|found| problems.append(found));
-                return Err(problems);
+    /// Reads the policy directory and the keys whole, or says everything that is wrong with them.
+    pub fn load(config: &Config) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let policy = Policy::load(&config.policy_dir, &config.servers);
+        let policy = policy.map_err(|found| problems.append(found)).ok();
+        let credentials = Credentials::load(&config.policy_dir);
+        let credentials = credentials.map_err(|found| problems.append(found)).ok();
+        let issuers = Issuers::load(&config.issuers).map_err(|found| problems.append(found)).ok();
+        if let Some(policy) = &policy {
+            problems.append(policy.check_issuers(&config.issuers));
+        }
+        match (policy, credentials, issuers) {
+            (Some(policy), Some(credentials), Some(issuers)) => {
+                let digest = policy.digest().to_string();
+                problems.or(Self { policy, credentials, issuers, digest })
             }
-        };
-        let digest = policy.digest().to_string();
-        Ok(Self { policy, credentials, digest })
+            _ => Err(problems),
+        }
     }
 
     /// Which agent's secret was `shown`: it is known, and the policy still has the agent with that client and profile.
@@ -42,14 +49,38 @@ impl Rules {
         if self.policy.needs_secret(caller.agent()) { Ok(caller) } else { Err(Unidentified::SecretNotNeeded) }
     }
 
+    /// Which agent's token was `shown`: it is good `now`, and the policy has an agent with its subject.
+    pub fn by_token(&self, shown: &Shown<'_>, token: &Addressed<'_>) -> Result<Caller, Unidentified> {
+        let voucher = token.verify(Timestamp::now())?;
+        let entry = self.policy.by_subject(&voucher.issuer, &voucher.subject);
+        shown.by_token(voucher, entry)
+    }
+
     /// Whether `caller`, whom another version let in, would still be let in by what it showed: its entry is there and needs
-    /// no more than that, and so is its credential. Its process is another question.
+    /// no more than that, and so is its credential, or the key that signed its token. Its process is another question.
     pub fn still_know(&self, caller: &Caller) -> bool {
-        let proves = match caller.credential() {
-            Some(id) => self.policy.needs_secret(caller.agent()) && self.credentials.have(id, caller),
-            None => !self.policy.needs_secret(caller.agent()),
+        let agent = caller.agent();
+        let proves = match caller.proof() {
+            Proof::Secret { credential, .. } => {
+                self.policy.needs_secret(agent) && self.credentials.have(credential, caller)
+            }
+            Proof::Token(voucher) => {
+                let entry = self.policy.by_subject(&voucher.issuer, &voucher.subject);
+                self.issuers.trust(voucher) && entry.is_some_and(|entry| entry.agent == agent)
+            }
+            Proof::Process => self.policy.known_by_process().any(|known| known.entry.agent == agent),
         };
-        proves && self.policy.has_entry(caller.agent(), caller.client(), caller.profile())
+        proves && self.policy.has_entry(agent, caller.client(), caller.profile())
+    }
+
+    /// From when on what `caller` showed proves nothing; `None`: that is not known beforehand. A rotation gives an end to
+    /// what had none.
+    pub fn expires(&self, caller: &Caller) -> Option<Timestamp> {
+        match caller.proof() {
+            Proof::Secret { credential, .. } => self.credentials.expires(credential),
+            Proof::Token(voucher) => Some(voucher.expires),
+            Proof::Process => None,
+        }
     }
 }
 

@@ -98,6 +98,10 @@ name!(
     ProfileName
 );
 name!(
+    /// An issuer of signed tokens, by its name in `guard.yaml`.
+    IssuerName
+);
+name!(
     /// The meaning of a call, such as `financial.refund.process`.
     IntentName
 );

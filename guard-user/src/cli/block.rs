@@ -108,7 +108,7 @@ fn check(config: &Config, target: &Target) -> anyhow::Result<()> {
             bail!("guard.yaml has no server {name}; `mcp-guard status` lists them, --all blocks every one")
         }
         Target::Agent(name) => {
-            let rules = Rules::load(&config.policy_dir, &config.servers);
+            let rules = Rules::load(config);
             if rules.is_ok_and(|rules| !rules.policy.agents().any(|(agent, _)| agent == name)) {
                 bail!("the policy has no agent {name}; a request of an unknown agent is refused as it is");
             }

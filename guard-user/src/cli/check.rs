@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::output::{self, print};
 use crate::config::{Config, Overrides, Problem, Problems};
-use crate::identity::Credentials;
-use crate::policy::{Effect, Grant, Policy};
+use crate::policy::{Effect, Grant};
+use crate::rules::Rules;
 use crate::types::ProfileName;
 
 /// Check guard.yaml and the policy files, and say what is wrong with them
@@ -64,15 +64,9 @@ fn report(overrides: &Overrides) -> Report {
         Ok(config) => config,
         Err(problems) => return failed(&problems),
     };
-    let policy = Policy::load(&config.policy_dir, &config.servers);
-    let credentials = Credentials::load(&config.policy_dir);
-    match (policy, credentials) {
-        (Ok(policy), Ok(credentials)) => good(&config, &policy, &credentials),
-        (policy, credentials) => {
-            let mut problems = Problems::default();
-            policy.err().into_iter().chain(credentials.err()).for_each(|found| problems.append(found));
-            failed(&problems)
-        }
+    match Rules::load(&config) {
+        Ok(rules) => good(&config, &rules),
+        Err(problems) => failed(&problems),
     }
 }
 
@@ -87,9 +81,10 @@ fn failed(problems: &Problems) -> Report {
     }
 }
 
-fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
+fn good(config: &Config, rules: &Rules) -> Report {
+    let Rules { policy, credentials, issuers, .. } = rules;
     let now = Timestamp::now();
-    let mut warnings = Vec::new();
+    let mut warnings = issuers.notes().to_vec();
     for credential in credentials.list() {
         if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
             warnings.push(format!(
@@ -114,7 +109,7 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
                 warnings.push(format!("every credential of {agent} has expired; `mcp-guard tokens rotate --agent {agent}`"));
             }
             (false, false, _) => warnings.push(format!(
-                "{agent} is known by its process alone, so its credentials are refused; `mcp-guard tokens list` shows which to revoke"
+                "{agent} needs no secret, so its credentials are refused; `mcp-guard tokens list` shows which to revoke"
             )),
             _ => {}
         }
@@ -133,7 +128,7 @@ fn good(config: &Config, policy: &Policy, credentials: &Credentials) -> Report {
     let is_silent = policy.known_by_process().next().is_some();
     for server in config.servers.iter().filter(|server| server.forward_authorization && !is_silent) {
         warnings.push(format!(
-            "{} has forward_authorization, and every agent needs Authorization for the guard's secret: nothing is forwarded before one has `needs: [process]`",
+            "{} has forward_authorization, and every agent needs Authorization for its secret or token: nothing is forwarded before one has `needs: [process]`",
             server.name
         ));
     }

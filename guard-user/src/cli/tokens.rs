@@ -142,7 +142,7 @@ fn entry(
     };
     if !entry.needs.secret() {
         bail!(
-            "{name} is known by its process alone, so a credential would prove nothing; to give it one, add `secret` to `needs` in its entry"
+            "{name} needs no secret, so a credential would prove nothing; to give it one, write `secret` in the `needs` of its entry"
         );
     }
     if let Some(client) = client

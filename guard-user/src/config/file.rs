@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Egress, OtherPorts};
-use super::{Limits, Place};
+use super::{Issuer, Limits, Place};
 use crate::types::ServerName;
 
 /// `guard.yaml`, complete: what a file leaves out stands here with its default.
@@ -27,6 +27,9 @@ pub struct Config {
     /// `admin.sock` and the lock of the running guard.
     #[serde(default = "default_runtime_dir")]
     pub runtime_dir: PathBuf,
+    /// Whose signed tokens tell who an agent is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
     #[serde(default)]
     pub tls: Tls,
     #[serde(default)]

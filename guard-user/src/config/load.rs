@@ -1,12 +1,14 @@
 //! Reads `guard.yaml`, puts flags and environment over it, and checks what the types cannot.
 
+mod issuers;
+
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use super::decisions::DECISIONS_FILE;
 use super::problem::{Problem, Problems};
 use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
-use super::{Config, Place, Server, read_bounded};
+use super::{Config, Issuer, Place, Server, read_bounded};
 use Step::{Item, Key};
 
 /// Where the configuration is, and what of it this one command sees differently. A flag wins over the
@@ -116,7 +118,8 @@ impl Config {
         let paths =
             [&mut self.policy_dir, &mut self.state_dir, &mut self.runtime_dir, &mut self.kernel.bpffs];
         let optional = [&mut self.tls.certificate, &mut self.tls.key, &mut self.audit.dir];
-        for path in paths.into_iter().chain(optional.into_iter().flatten()) {
+        let keys = self.issuers.iter_mut().flat_map(Issuer::files);
+        for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(keys) {
             *path = base.join(&*path);
         }
     }
@@ -183,6 +186,7 @@ impl<'f> Places<'f> {
 fn check(config: &Config, places: &Places<'_>) -> Problems {
     let mut problems = Problems::default();
     servers(config, places, &mut problems);
+    issuers::check(&config.issuers, places, &mut problems);
     tls(config, places, &mut problems);
     kernel(config, places, &mut problems);
     limits(config, places, &mut problems);

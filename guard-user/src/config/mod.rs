@@ -5,6 +5,7 @@ mod egress;
 mod file;
 #[cfg(test)]
 pub(crate) mod golden;
+mod issuer;
 mod limits;
 mod load;
 mod oauth;
@@ -18,6 +19,7 @@ pub use file::{
     Audit, Batches, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Reload, Server, Tls,
     ToolRules, WallMode,
 };
+pub use issuer::{Algorithm, Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey};
 pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};

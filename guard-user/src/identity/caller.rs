@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{CredentialId, ProcessRule, Unidentified};
+use super::{CredentialId, ProcessRule, TokenFault, Unidentified, Voucher};
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
 use crate::types::{AgentName, ClientId, ProfileName};
@@ -14,17 +14,18 @@ pub struct Caller {
     pub(super) client: ClientId,
     pub(super) profile: ProfileName,
     pub(super) proof: Proof,
+    /// Beside that, its process is the one that its entry asks for.
+    pub(super) is_witnessed: bool,
 }
 
 /// What proved it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Proof {
-    Secret {
-        credential: CredentialId,
-        expires: Option<Timestamp>,
-        /// Its process is the one that its entry asks for.
-        is_witnessed: bool,
-    },
+pub enum Proof {
+    /// A credential that the guard issued.
+    Secret { credential: CredentialId, expires: Option<Timestamp> },
+    /// A token that another issuer signed.
+    Token(Voucher),
+    /// Its process alone.
     Process,
 }
 
@@ -41,28 +42,40 @@ impl Caller {
         &self.profile
     }
 
-    /// Names the credential in records; it is no secret. `None`: the agent is known by its process.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    pub fn is_by_token(&self) -> bool {
+        matches!(self.proof, Proof::Token(_))
+    }
+
+    /// Names the credential or the token in records; it is no secret. `None`: the agent is known by its process.
     pub fn credential(&self) -> Option<&CredentialId> {
         match &self.proof {
             Proof::Secret { credential, .. } => Some(credential),
+            Proof::Token(voucher) => Some(&voucher.id),
             Proof::Process => None,
         }
     }
 
-    /// From when on what it showed proves nothing; `None`: that is not known beforehand.
-    pub fn expires(&self) -> Option<Timestamp> {
-        match self.proof {
-            Proof::Secret { expires, .. } => expires,
-            Proof::Process => None,
+    /// Whether what it showed is still good: a body may come long after the head that had it.
+    pub fn check_expiry(&self, now: Timestamp) -> Result<(), Unidentified> {
+        match &self.proof {
+            Proof::Secret { expires: Some(expires), .. } if *expires <= now => Err(Unidentified::Expired),
+            Proof::Token(voucher) if voucher.expires <= now => Err(TokenFault::Expired.into()),
+            _ => Ok(()),
         }
     }
 
     /// How the agent proved it.
     pub fn evidence(&self) -> &'static str {
-        match self.proof {
-            Proof::Secret { is_witnessed: true, .. } => "client_secret+process",
-            Proof::Secret { is_witnessed: false, .. } => "client_secret",
-            Proof::Process => "process",
+        match (&self.proof, self.is_witnessed) {
+            (Proof::Secret { .. }, true) => "client_secret+process",
+            (Proof::Secret { .. }, false) => "client_secret",
+            (Proof::Token(_), true) => "token+process",
+            (Proof::Token(_), false) => "token",
+            (Proof::Process, _) => "process",
         }
     }
 
@@ -75,9 +88,7 @@ impl Caller {
         digest: Option<&FileDigest>,
     ) -> Result<(), Unidentified> {
         rule.check(client, digest)?;
-        if let Proof::Secret { is_witnessed, .. } = &mut self.proof {
-            *is_witnessed = true;
-        }
+        self.is_witnessed = true;
         Ok(())
     }
 }

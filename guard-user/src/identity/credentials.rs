@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Caller;
 use super::secret::Secret;
@@ -15,7 +16,7 @@ use crate::config::yaml;
 use crate::config::{Problem, Problems};
 use crate::types::{AgentName, ClientId, ProfileName};
 
-/// Names a credential in records and commands; it is no secret.
+/// Names a credential in records and commands, or a token in records; it is no secret.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CredentialId(Arc<str>);
@@ -23,6 +24,12 @@ pub struct CredentialId(Arc<str>);
 impl CredentialId {
     pub(super) fn new(random: [u8; 6]) -> Self {
         Self(format!("c-{}", hex::encode(random)).into())
+    }
+
+    /// The beginning of its SHA-256.
+    pub(super) fn of_token(token: &str) -> Self {
+        let digest = hex::encode(Sha256::digest(token));
+        Self(format!("t-{}", digest.get(..12).unwrap_or(&digest)).into())
     }
 
     pub fn as_str(&self) -> &str {

@@ -1,8 +1,9 @@
 //! Which agent is calling, and by what evidence.
 //!
 //! The evidence is what the agent's entry needs: three headers (`X-Client-ID`, `X-Profile-ID` and `Authorization: Bearer
-//! mcpg_...`), of which a credential works with its own client and profile only; the process that the kernel saw
-//! connecting; or both. This module must not know what an agent may do.
+//! mcpg_...`), of which a credential works with its own client and profile only; a token that another issuer signed; the
+//! process that the kernel saw connecting; or one of the first two and the third. This module must not know what an agent
+//! may do.
 
 mod caller;
 mod credentials;
@@ -10,13 +11,18 @@ mod process;
 mod secret;
 mod shown;
 mod store;
+mod token;
 
-pub use caller::Caller;
+pub use caller::{Caller, Proof};
 pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
-pub use shown::{CLIENT_HEADER, Candidate, PROFILE_HEADER, Shown};
+pub use shown::{CLIENT_HEADER, Candidate, Entry, PROFILE_HEADER, Shown};
 pub use store::{CREDENTIALS_FILE, Issued, Recipient, Rotated, StoreError, issue, revoke, rotate};
+pub use token::{
+    Addressed, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, PEM_BYTES_MAX, TOKEN_BYTES_MAX, TokenFault,
+    Voucher,
+};
 
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -32,7 +38,8 @@ pub enum Unidentified {
     )]
     UnknownCredential,
     #[error(
-        "the credential belongs to another client or profile; send the X-Client-ID and X-Profile-ID it was issued with"
+        "the credential belongs to another client or profile; send the X-Client-ID and X-Profile-ID it was issued with; a token \
+         needs none"
     )]
     WrongClientOrProfile,
     #[error("the credential has expired; `mcp-guard tokens rotate` makes the next one before that")]
@@ -40,8 +47,8 @@ pub enum Unidentified {
     #[error("the policy has no agent with this client and profile any more; a new credential is needed")]
     UnknownAgent,
     #[error(
-        "the agent is known by its process now, so this credential proves nothing any more; send no X-Client-ID, \
-         X-Profile-ID and Authorization of the guard's"
+        "the agent's entry needs no secret any more, so this credential proves nothing; send no X-Client-ID, X-Profile-ID and \
+         Authorization of the guard's"
     )]
     SecretNotNeeded,
     #[error(
@@ -58,6 +65,10 @@ pub enum Unidentified {
          without TLS to another name than localhost: any web page that a browser shows could have sent it"
     )]
     WebPage,
+    #[error("{0}")]
+    Token(#[from] TokenFault),
+    #[error("the token is good, and the policy has no agent with its subject")]
+    UnknownSubject,
 }
 
 impl Unidentified {
@@ -76,6 +87,8 @@ impl Unidentified {
             Self::WrongProcess(_) => "wrong_process",
             Self::SeveralAgents => "several_agents",
             Self::WebPage => "web_page",
+            Self::Token(fault) => fault.as_str(),
+            Self::UnknownSubject => "unknown_subject",
         }
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::caller::Proof;
 use super::secret::bearer;
-use super::{Caller, Credentials, ProcessRule, Secret, Unidentified, WrongProcess};
+use super::{Caller, Credentials, ProcessRule, Secret, Unidentified, Voucher, WrongProcess, token};
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
 use crate::types::{AgentName, ClientId, ProfileName};
@@ -27,7 +27,7 @@ const FORM: &str = "Authorization must be `Bearer mcpg_...`";
 /// The headers that say who sends a request. Nothing is believed yet.
 #[derive(Debug)]
 pub struct Shown<'h> {
-    authorization: Option<Authorization>,
+    authorization: Option<Authorization<'h>>,
     client: Option<&'h [u8]>,
     profile: Option<&'h [u8]>,
     host: Option<&'h [u8]>,
@@ -36,28 +36,37 @@ pub struct Shown<'h> {
 
 /// For whom an `Authorization` header is.
 #[derive(Debug)]
-enum Authorization {
+enum Authorization<'h> {
     Guard(Secret),
+    /// What looks like a token. Whom it is for stands in it.
+    Token(&'h str),
     /// Maybe for the server; to the guard it proves nothing.
     Other,
+}
+
+/// An agent's entry in the policy, as far as it says who that is.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'p> {
+    pub agent: &'p AgentName,
+    pub client: &'p ClientId,
+    pub profiles: &'p [ProfileName],
 }
 
 /// An agent that needs no secret, as its entry describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'p> {
-    pub agent: &'p AgentName,
-    pub client: &'p ClientId,
-    pub profiles: &'p [ProfileName],
+    pub entry: Entry<'p>,
     pub process: &'p ProcessRule,
 }
 
 impl<'h> Shown<'h> {
     pub fn read(headers: &'h HeaderMap) -> Result<Self, Unidentified> {
         let authorization = single(headers, AUTHORIZATION.as_str(), "Authorization is there more than once")?;
-        let authorization = match authorization.map(bearer) {
-            Some(Some(Ok(secret))) => Some(Authorization::Guard(secret)),
-            Some(Some(Err(_malformed))) => return Err(Unidentified::Malformed(FORM)),
-            Some(None) => Some(Authorization::Other),
+        let authorization = match authorization.map(|value| (bearer(value), token::bearer(value))) {
+            Some((Some(Ok(secret)), _)) => Some(Authorization::Guard(secret)),
+            Some((Some(Err(_malformed)), _)) => return Err(Unidentified::Malformed(FORM)),
+            Some((None, Some(token))) => Some(Authorization::Token(token)),
+            Some((None, None)) => Some(Authorization::Other),
             None => None,
         };
         Ok(Self {
@@ -72,6 +81,24 @@ impl<'h> Shown<'h> {
     /// Whether it has a secret of the guard's. If so, that says who it is, or nobody does.
     pub fn has_secret(&self) -> bool {
         matches!(self.authorization, Some(Authorization::Guard(_)))
+    }
+
+    /// What looks like a token, if there is one.
+    pub fn token(&self) -> Option<&'h str> {
+        if let Some(Authorization::Token(token)) = self.authorization { Some(token) } else { None }
+    }
+
+    /// Whose token it is. `entry` is that of the agent with its subject.
+    pub fn by_token(&self, voucher: Voucher, entry: Option<Entry<'_>>) -> Result<Caller, Unidentified> {
+        let entry = entry.ok_or(Unidentified::UnknownSubject)?;
+        let profile = self.profile_of(&entry).ok_or(Unidentified::WrongClientOrProfile)?;
+        Ok(Caller {
+            agent: entry.agent.clone(),
+            client: entry.client.clone(),
+            profile: profile.clone(),
+            proof: Proof::Token(voucher),
+            is_witnessed: false,
+        })
     }
 
     /// Whose secret it is `now`. `is_entered` tells whether the policy has the agent with that client and profile.
@@ -102,11 +129,8 @@ impl<'h> Shown<'h> {
             agent: credential.agent().clone(),
             client: credential.client().clone(),
             profile: credential.profile().clone(),
-            proof: Proof::Secret {
-                credential: credential.id().clone(),
-                expires: credential.expires(),
-                is_witnessed: false,
-            },
+            proof: Proof::Secret { credential: credential.id().clone(), expires: credential.expires() },
+            is_witnessed: false,
         })
     }
 
@@ -119,7 +143,7 @@ impl<'h> Shown<'h> {
         candidates.any(|candidate| {
             let wants_more =
                 candidate.process.check_alone(client, None) == Err(WrongProcess::Differs("sha256"));
-            wants_more && self.profile_of(&candidate).is_some()
+            wants_more && self.profile_of(&candidate.entry).is_some()
         })
     }
 
@@ -134,8 +158,8 @@ impl<'h> Shown<'h> {
         let is_elsewhere = !is_tls && !self.host.is_some_and(is_loopback);
         let mut others = 0;
         let mut fitting = candidates.inspect(|_| others += 1).filter_map(|candidate| {
-            let profile = self.profile_of(&candidate)?;
-            candidate.process.check_alone(client, digest).ok().map(|()| (candidate, profile))
+            let profile = self.profile_of(&candidate.entry)?;
+            candidate.process.check_alone(client, digest).ok().map(|()| (candidate.entry, profile))
         });
         let (found, another) = (fitting.next(), fitting.next());
         if another.is_some() {
@@ -152,15 +176,16 @@ impl<'h> Shown<'h> {
             client: found.client.clone(),
             profile: profile.clone(),
             proof: Proof::Process,
+            is_witnessed: false,
         })
     }
 
     /// The profile that it asks for, or the first one of the entry; `None` if it names another client or profile.
-    fn profile_of<'p>(&self, candidate: &Candidate<'p>) -> Option<&'p ProfileName> {
-        if self.client.is_some_and(|client| client != candidate.client.as_str().as_bytes()) {
+    fn profile_of<'p>(&self, entry: &Entry<'p>) -> Option<&'p ProfileName> {
+        if self.client.is_some_and(|client| client != entry.client.as_str().as_bytes()) {
             return None;
         }
-        let mut profiles = candidate.profiles.iter();
+        let mut profiles = entry.profiles.iter();
         match self.profile {
             Some(named) => profiles.find(|profile| profile.as_str().as_bytes() == named),
             None => profiles.next(),

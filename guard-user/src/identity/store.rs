@@ -1,6 +1,6 @@
 //! `credentials.yaml` on disk: read at start and reload, rewritten whole by `mcp-guard tokens`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -54,8 +54,7 @@ impl Credentials {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(Problem::of_file(&path, format!("cannot be read: {error}")).into()),
         };
-        let own = nix::unistd::geteuid().as_raw();
-        if let Some((what, mend)) = who_else_may_write(metadata.mode(), metadata.uid(), own) {
+        if let Some((what, mend)) = others_may_write(&metadata) {
             return Err(Problem::of_file(
                 &path,
                 format!("{what} may write this file, and so make credentials"),
@@ -69,6 +68,11 @@ impl Credentials {
             .map_err(|error| Problem::of_file(&path, format!("not UTF-8: {error}")))?;
         Self::from_text(&path, text)
     }
+}
+
+/// The same of a file, for the guard's own user.
+pub(super) fn others_may_write(metadata: &Metadata) -> Option<(String, &'static str)> {
+    who_else_may_write(metadata.mode(), metadata.uid(), nix::unistd::geteuid().as_raw())
 }
 
 /// Who beside root and the user `own` may write a file of this mode and owner, and the command that ends it.

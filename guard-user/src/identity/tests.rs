@@ -229,9 +229,7 @@ fn a_process_is_one_agent_or_nobody() {
     ];
     let candidates = || {
         agents.iter().map(|((agent, client), process)| Candidate {
-            agent,
-            client,
-            profiles: &profiles,
+            entry: Entry { agent, client, profiles: &profiles },
             process,
         })
     };
@@ -308,7 +306,7 @@ fn a_credential_is_good_until_it_expires_and_a_rotated_one_for_a_while() {
         let found = Shown::read(&sent).unwrap().by_secret(&credentials, at(time), |_, _, _| true);
         match found {
             Ok(caller) => {
-                assert!(caller.expires().is_none_or(|expires| expires > at(time)));
+                assert_eq!(caller.check_expiry(at(time)), Ok(()));
                 true
             }
             Err(error) => {

@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use http::Response;
+use jiff::Timestamp;
 
-use super::{Pipeline, check_expiry, judged_method};
+use super::{Pipeline, judged_method};
 use crate::audit::Why;
 use crate::case::Case;
 use crate::http::Body;
@@ -41,7 +42,7 @@ impl Pipeline {
             Decision::Hold(hold) => return Err(Refusal::held(&hold)),
             Decision::Deny(deny) => return Err(Refusal::Denied(deny)),
         };
-        check_expiry(caller)?;
+        caller.check_expiry(Timestamp::now())?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let permit = permit.heeding(why);
         let connection = case.connection;

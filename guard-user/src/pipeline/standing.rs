@@ -60,8 +60,7 @@ impl Standing {
     }
 }
 
-/// Ends when it may not go on: by a version of the rules, or since what was shown has expired. A rotation gives an end to
-/// what had none.
+/// Ends when it may not go on: by a version of the rules, or since what was shown has expired.
 pub(super) async fn until_over(standing: Standing, rules: InForce) {
     let mut versions = rules.versions();
     loop {
@@ -70,8 +69,7 @@ pub(super) async fn until_over(standing: Standing, rules: InForce) {
             if !standing.holds(&rules) {
                 return;
             }
-            let credential = standing.caller.credential();
-            credential.and_then(|id| rules.credentials.expires(id))
+            rules.expires(&standing.caller)
         };
         tokio::select! {
             () = until_expired(expires) => return,

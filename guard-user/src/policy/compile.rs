@@ -14,8 +14,9 @@ use super::fact::{Measure as FactMeasure, Source};
 use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
 use super::profile::Profiles;
 use super::rule::{IntentPattern, Measure, Meter, Part, RuleName, ScopeId, VelocityRule};
+use super::subjects::Subjects;
 use super::target::{Key, Targets};
-use super::{AgentEntry, Digest, Policy};
+use super::{AgentEntry, Digest, Needs, Policy};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
@@ -24,7 +25,9 @@ use crate::types::{AgentName, IntentName, ServerName};
 pub const VELOCITY_METERS_MAX: usize = 32;
 
 pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
-    let checked = check(document, servers);
+    let mut checked = check(document, servers);
+    let (subjects, unclear) = Subjects::of(document);
+    checked.append(unclear);
     checked.or(())?;
     let offered = Offered::of(&document.intents);
     let profiles = Profiles::new(&document.profiles);
@@ -46,13 +49,14 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         };
         (agent.name.value.clone(), entry)
     });
-    let secretless = document.agents.iter().filter(|agent| !agent.needs.secret());
-    let known_by_process: BTreeSet<_> = secretless.map(|agent| agent.name.value.clone()).collect();
+    let silent = document.agents.iter().filter(|agent| matches!(agent.needs, Needs::Process(_)));
+    let known_by_process: BTreeSet<_> = silent.map(|agent| agent.name.value.clone()).collect();
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
     Ok(Policy {
         agents,
         entries: entries.collect(),
         known_by_process: known_by_process.into_iter().collect(),
+        subjects,
         intents: offered.targets(),
         velocity: rules.limits(),
         profiles,

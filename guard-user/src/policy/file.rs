@@ -79,6 +79,8 @@ pub(super) struct Agent {
     /// `None`: every server that an intent of its rules names.
     pub servers: Option<Vec<At<ServerName>>>,
     pub needs: Needs,
+    /// Where it names the issuer of its token.
+    pub issuer: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -188,7 +190,7 @@ impl File<'_> {
         let fields = self.reader.fields(
             node,
             "an agent",
-            &["client_id", "profiles", "servers", "needs", "process"],
+            &["client_id", "profiles", "servers", "needs", "token", "process"],
         )?;
         let client = fields.required("client_id", &mut self.reader);
         let client = client.and_then(|node| self.reader.name(node, "client_id", ClientId::parse));
@@ -200,8 +202,9 @@ impl File<'_> {
         };
         let servers = fields.optional("servers").map(|node| self.names(node, "servers", ServerName::parse));
         let profiles = profiles.into_iter().map(|profile| profile.value).collect();
-        let needs = needs::read(&mut self.reader, &fields)?;
-        Some(Agent { name: name?, client: client?, profiles, servers, needs })
+        let (needs, issuer) = needs::read(&mut self.reader, &fields)?;
+        let issuer = issuer.map(|node| self.place(node));
+        Some(Agent { name: name?, client: client?, profiles, servers, needs, issuer })
     }
 
     fn intent(&mut self, key: &Node, name: &str, node: &Node) -> Option<Intent> {

@@ -17,6 +17,7 @@ mod needs;
 mod process;
 mod profile;
 mod rule;
+mod subjects;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -32,13 +33,14 @@ pub use explain::{Applies, Explanation, JudgedRule, NEAR_RULES_MAX, NearRule, Ne
 pub use file::{
     CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX,
 };
+pub use needs::{SUBJECT_BYTES_MAX, Token};
 pub use rule::{ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
 use jiff::Timestamp;
 
-use crate::identity::{Candidate, ProcessRule};
+use crate::identity::{Candidate, Entry, ProcessRule};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
@@ -52,9 +54,11 @@ pub struct Policy {
     intents: HashMap<ServerName, target::Targets<Arc<[IntentName]>>>,
     /// As written, for identity and tables.
     entries: HashMap<AgentName, AgentEntry>,
-    /// Those that show no secret, sorted.
+    /// Those that show nothing, sorted.
     known_by_process: Vec<AgentName>,
     profiles: profile::Profiles,
+    /// Those that show a token.
+    subjects: subjects::Subjects,
     /// The answer for the protocol's own methods.
     protocol: Decision,
     /// Every limit of every velocity rule.
@@ -79,21 +83,39 @@ pub enum Needs {
     Secret,
     /// A credential, in this process.
     SecretIn(ProcessRule),
+    /// A token that its issuer signed, in any process.
+    Token(Token),
+    /// The same, in this process.
+    TokenIn(Token, ProcessRule),
     /// Nothing: it is this process.
     Process(ProcessRule),
+}
+
+impl AgentEntry {
+    fn named<'p>(&'p self, agent: &'p AgentName) -> Entry<'p> {
+        Entry { agent, client: &self.client, profiles: &self.profiles }
+    }
 }
 
 impl Needs {
     /// What its process must be; `None`: any.
     pub fn process(&self) -> Option<&ProcessRule> {
         match self {
-            Self::Secret => None,
-            Self::SecretIn(rule) | Self::Process(rule) => Some(rule),
+            Self::Secret | Self::Token(_) => None,
+            Self::SecretIn(rule) | Self::TokenIn(_, rule) | Self::Process(rule) => Some(rule),
+        }
+    }
+
+    /// What its token must be; `None`: it shows none.
+    pub fn token(&self) -> Option<&Token> {
+        match self {
+            Self::Token(token) | Self::TokenIn(token, _) => Some(token),
+            Self::Secret | Self::SecretIn(_) | Self::Process(_) => None,
         }
     }
 
     pub fn secret(&self) -> bool {
-        !matches!(self, Self::Process(_))
+        matches!(self, Self::Secret | Self::SecretIn(_))
     }
 }
 
@@ -157,12 +179,12 @@ impl Policy {
         self.entries.get(agent).is_none_or(|entry| entry.needs.secret())
     }
 
-    /// The agents that show no secret.
+    /// The agents that show nothing.
     pub fn known_by_process(&self) -> impl Iterator<Item = Candidate<'_>> + Clone {
         self.known_by_process.iter().filter_map(|agent| {
             let entry = self.entries.get(agent)?;
             let process = entry.needs.process()?;
-            Some(Candidate { agent, client: &entry.client, profiles: &entry.profiles, process })
+            Some(Candidate { entry: entry.named(agent), process })
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::config::Problems;
 use crate::http::{FramingError as F, Unreadable};
-use crate::identity::WrongProcess;
+use crate::identity::{TokenFault, WrongProcess};
 use crate::policy::{Circumstances, Decision, Policy, Question};
 use crate::rpc::json::{JsonError, JsonErrorKind};
 use crate::rpc::{IdError, Target};
@@ -16,11 +16,12 @@ use crate::types::{AgentName, ProfileName, ServerName};
 const PAGE: &str = include_str!("../../../docs/refusals.md");
 
 /// Where reasons are given their words.
-const SOURCES: [(&str, &str); 9] = [
+const SOURCES: [(&str, &str); 10] = [
     (include_str!("../refusal.rs"), "pub fn reason("),
     (include_str!("../http/exchange.rs"), "pub fn reason("),
     (include_str!("../http/framing/error.rs"), "pub fn reason("),
     (include_str!("../identity/mod.rs"), "pub fn as_str("),
+    (include_str!("../identity/token/fault.rs"), "pub fn as_str("),
     (include_str!("../policy/decision.rs"), "pub fn as_str("),
     (include_str!("../rpc/fault.rs"), "pub fn reason("),
     (include_str!("../rpc/json.rs"), "pub fn reason("),
@@ -201,6 +202,15 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::SecretNotNeeded.into(),
         Unidentified::UnknownProcess.into(),
         Unidentified::WebPage.into(),
+        Unidentified::UnknownSubject.into(),
+        Unidentified::Token(TokenFault::Malformed("")).into(),
+        Unidentified::Token(TokenFault::Issuer).into(),
+        Unidentified::Token(TokenFault::Audience).into(),
+        Unidentified::Token(TokenFault::Algorithm).into(),
+        Unidentified::Token(TokenFault::UnknownKey).into(),
+        Unidentified::Token(TokenFault::Signature).into(),
+        Unidentified::Token(TokenFault::Expired).into(),
+        Unidentified::Token(TokenFault::NotYet).into(),
         NotYours::BadSession(session).into(),
         NotYours::Session(Cause::Unknown).into(),
         NotYours::Event.into(),

@@ -1,0 +1,126 @@
+//! Signed tokens (JWT, RFC 7519) of the issuers that `guard.yaml` knows.
+//!
+//! A token passes two doors. [`Issuers::addressed`] reads it and finds out whether it is for this guard at all: what it
+//! says of its issuer and audience is believed for that alone. [`Addressed::verify`] believes nothing that no key of that
+//! issuer has signed. There is one key for a token and one algorithm for a key, so what the header says chooses neither
+//! how nor by whom it is checked. The cryptography is aws-lc's.
+
+mod claims;
+mod fault;
+mod header;
+mod jwks;
+mod keys;
+mod load;
+mod text;
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::CredentialId;
+use crate::rpc::Json;
+use crate::types::IssuerName;
+
+pub use fault::TokenFault;
+pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
+pub use keys::KeyDigest;
+pub use load::PEM_BYTES_MAX;
+pub use text::TOKEN_BYTES_MAX;
+
+use claims::Claims;
+use keys::Keys;
+use text::Parts;
+
+pub(super) use text::bearer;
+
+/// Every issuer whose tokens are believed, with its keys: one version, never changed.
+#[derive(Debug, Default)]
+pub struct Issuers {
+    all: Vec<Issuer>,
+    /// Keys that were passed over.
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Issuer {
+    name: IssuerName,
+    /// The `iss` of its tokens.
+    url: String,
+    audience: String,
+    leeway: SignedDuration,
+    keys: Keys,
+}
+
+/// A token that says that it is of a known issuer and for this guard. Nothing of it is proved yet.
+#[derive(Debug)]
+pub struct Addressed<'i> {
+    issuer: &'i Issuer,
+    parts: Parts<'i>,
+    claims: Json,
+}
+
+/// What a token proves: it was signed by this key of this issuer, for this guard, and it is in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voucher {
+    pub issuer: IssuerName,
+    pub subject: Arc<str>,
+    pub key: KeyDigest,
+    /// Names the token in records; nobody can make the token of it.
+    pub id: CredentialId,
+    /// From when on it proves nothing.
+    pub expires: Timestamp,
+}
+
+impl Issuers {
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// What people should know of the key files, beside mistakes.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The issuer that `token` names, if the token says that it is for this guard.
+    pub fn addressed<'i>(&'i self, token: &'i str) -> Result<Addressed<'i>, TokenFault> {
+        let parts = Parts::of(token)?;
+        let claims = text::object(parts.claims)?;
+        let named = claims.get("iss").and_then(Json::as_str).ok_or(TokenFault::Issuer)?;
+        let issuer = self.all.iter().find(|issuer| issuer.url == named).ok_or(TokenFault::Issuer)?;
+        if !claims::is_for(&claims, &issuer.audience) {
+            return Err(TokenFault::Audience);
+        }
+        Ok(Addressed { issuer, parts, claims })
+    }
+
+    /// Whether the key that signed this is still one of its issuer's.
+    pub fn trust(&self, voucher: &Voucher) -> bool {
+        self.all.iter().any(|issuer| issuer.name == voucher.issuer && issuer.keys.has(&voucher.key))
+    }
+}
+
+impl Addressed<'_> {
+    /// What it proves `now`.
+    pub fn verify(&self, now: Timestamp) -> Result<Voucher, TokenFault> {
+        let header = text::object(self.parts.header)?;
+        let (algorithm, kid) = header::read(&header)?;
+        let key = self.issuer.keys.find(kid).ok_or(TokenFault::UnknownKey)?;
+        if key.algorithm != algorithm {
+            return Err(TokenFault::Algorithm);
+        }
+        let signature = text::bytes(self.parts.signature)?;
+        key.verify(self.parts.signed.as_bytes(), &signature)?;
+        let claims = Claims::read(&self.claims)?;
+        let expires = claims.in_time(now, self.issuer.leeway)?;
+        Ok(Voucher {
+            issuer: self.issuer.name.clone(),
+            subject: claims.subject,
+            key: key.digest,
+            id: CredentialId::of_token(self.parts.whole),
+            expires,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Reads the key files of every issuer, all or none.
+
+use std::fs;
+use std::path::Path;
+
+use jiff::SignedDuration;
+use rustls_pki_types::pem::{PemObject, SectionKind};
+
+use super::keys::{Keys, PublicKey};
+use super::{Issuer, Issuers, JWKS_BYTES_MAX, jwks};
+use crate::config::{self, KeySource, PemKey, Problem, Problems, read_bounded};
+use crate::identity::store::others_may_write;
+
+/// A file with one public key.
+pub const PEM_BYTES_MAX: usize = 64 * 1024;
+
+impl Issuers {
+    /// Refused if anybody but root and the guard's own user may write a key file: whose key is in it can make tokens.
+    pub fn load(configured: &[config::Issuer]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut issuers = Self::default();
+        for issuer in configured {
+            match read(issuer, &mut issuers.notes) {
+                Ok(keys) => issuers.all.push(Issuer {
+                    name: issuer.name.clone(),
+                    url: issuer.issuer.clone(),
+                    audience: issuer.audience.clone(),
+                    leeway: SignedDuration::from_secs(issuer.leeway_seconds.into()),
+                    keys,
+                }),
+                Err(found) => problems.append(found),
+            }
+        }
+        problems.or(issuers)
+    }
+}
+
+fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Keys, Problems> {
+    match &issuer.keys {
+        KeySource::JwksFile(file) => {
+            let text = bytes(file, JWKS_BYTES_MAX)?;
+            let set = jwks::read(&text, &issuer.algorithms).and_then(|(keys, passed)| {
+                notes.extend(passed.into_iter().map(|note| format!("{}: {note}", file.display())));
+                Keys::new(keys)
+            });
+            let hint = "write what the issuer publishes as its JWKS, then `mcp-guard reload`";
+            Ok(set.map_err(|what| Problem::of_file(file, what).with_hint(hint))?)
+        }
+        KeySource::PemFiles(named) => {
+            let mut problems = Problems::default();
+            let mut keys = Vec::new();
+            for key in named {
+                match pem(key) {
+                    Ok(key) => keys.push(key),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+            problems.or(())?;
+            // Their names were looked at with guard.yaml.
+            let first = named.first().map_or(Path::new(""), |key| &key.file);
+            Ok(Keys::new(keys).map_err(|what| Problem::of_file(first, what))?)
+        }
+    }
+}
+
+fn pem(named: &PemKey) -> Result<PublicKey, Problem> {
+    let file = &named.file;
+    let text = bytes(file, PEM_BYTES_MAX)?;
+    let hint = "write the public key alone: `openssl pkey -pubout -in KEY.pem -out FILE`";
+    let problem = |what: String| Problem::of_file(file, what).with_hint(hint);
+    let sections = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(&text);
+    let sections: Vec<_> = sections.collect::<Result<_, _>>().map_err(|error| problem(error.to_string()))?;
+    let is_private = |kind: &SectionKind| {
+        matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey)
+    };
+    if sections.iter().any(|(kind, _)| is_private(kind)) {
+        return Err(problem("it has a private key, with which tokens can be made".into()));
+    }
+    let [(SectionKind::PublicKey, der)] = sections.as_slice() else {
+        return Err(problem(
+            "it must have one public key (`-----BEGIN PUBLIC KEY-----`) and nothing else".into(),
+        ));
+    };
+    let key = PublicKey::new(Some(named.kid.clone()), named.algorithm, der);
+    key.map_err(|fault| problem(fault.to_string()))
+}
+
+fn bytes(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    let unreadable = |error: std::io::Error| {
+        Problem::of_file(file, format!("the issuer's keys cannot be read: {error}"))
+            .with_hint("paths count from the directory of guard.yaml")
+    };
+    let metadata = fs::metadata(file).map_err(unreadable)?;
+    if let Some((who, mend)) = others_may_write(&metadata) {
+        let what = format!("{who} may write this file, and so say whose tokens are good");
+        return Err(Problem::of_file(file, what).with_hint(format!("run `{mend} {}`", file.display())));
+    }
+    read_bounded(file, bytes_max).map_err(unreadable)
+}
