@@ -14,6 +14,7 @@ pub mod dns;
 pub mod foreign;
 pub mod h2;
 pub mod https;
+pub mod idp;
 pub mod journal;
 pub mod ledger;
 pub mod locked;

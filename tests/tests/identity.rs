@@ -492,7 +492,7 @@ fn an_agent_without_a_secret_is_its_process() {
         }
         let refused = bound.daemon.output("tokens issue", &["--agent", "bound"]).unwrap();
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && told.contains("known by its process alone"), "{told}");
+        assert!(!refused.status.success() && told.contains("needs no secret"), "{told}");
         bound.finish(3);
     });
 }
