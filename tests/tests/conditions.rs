@@ -46,7 +46,7 @@ async fn call(client: &Client, tool: &str, arguments: Value) -> (bool, String) {
     (result.is_error == Some(true), said(&result))
 }
 
-fn mail(to: Value) -> Value {
+fn mail(to: &Value) -> Value {
     json!({"to": to, "subject": "hello", "body": "world"})
 }
 
@@ -67,7 +67,7 @@ fn what_the_conditions_refuse_does_not_reach_the_server_and_the_agent_is_told_wh
             tools.sort();
             assert_eq!(tools, ["process_refund", "read_customer", "send_email"]);
             let (refused, text) =
-                call(&client, "send_email", mail(json!(["a@ours.example", "b@x.ours.example"]))).await;
+                call(&client, "send_email", mail(&json!(["a@ours.example", "b@x.ours.example"]))).await;
             assert!(!refused, "{text}");
             for (to, why) in [
                 (
@@ -78,7 +78,7 @@ fn what_the_conditions_refuse_does_not_reach_the_server_and_the_agent_is_told_wh
                 (json!(["\"a@ours.example\" <b@evil.example>"]), "recipient_domains names cannot be told"),
                 (json!(["b@evil.example@ours.example"]), "an entry has several @"),
             ] {
-                let (refused, text) = call(&client, "send_email", mail(to)).await;
+                let (refused, text) = call(&client, "send_email", mail(&to)).await;
                 assert!(refused && text.contains(why), "{text}");
             }
             let refund = |amount: Value| json!({"customer_id": "C-1001", "amount": amount});
@@ -93,7 +93,7 @@ fn what_the_conditions_refuse_does_not_reach_the_server_and_the_agent_is_told_wh
             client.close().await;
 
             let client = Client::connect(&daemon.endpoint(PORT, &elsewhere), Era::Legacy).await.unwrap();
-            let (refused, text) = call(&client, "send_email", mail(json!(["a@ours.example"]))).await;
+            let (refused, text) = call(&client, "send_email", mail(&json!(["a@ours.example"]))).await;
             assert!(refused && text.contains("Not from this host"), "{text}");
             client.close().await;
         });
