@@ -467,6 +467,8 @@ fn accounted_for(explained: &Explanation) -> Answer {
             Answer::Hold(0)
         } else if says(Effect::Allow) {
             Answer::Allow(0)
+        } else if rules.iter().all(|rule| rule.effect == Effect::Deny) {
+            Answer::Deny(DenyCode::DefaultDeny, false)
         } else {
             Answer::Deny(DenyCode::ConditionFailed, false)
         }
