@@ -285,7 +285,7 @@ fn a_server_may_be_silent_so_long_and_its_events_so_large() {
             // Until the guard has left.
             scope.spawn(|| {
                 while heard.write(" ").is_ok() {
-                    thread::sleep(Duration::from_millis(100))
+                    thread::sleep(Duration::from_millis(100));
                 }
             });
             line.answer().unwrap().json()
