@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use http::{HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 
+use super::shown::FORM;
 use super::*;
 use crate::types::{AgentName, ClientId, ProfileName};
 
@@ -59,7 +60,7 @@ fn the_three_headers_make_a_caller_or_a_told_reason() {
     let stranger = format!("Bearer {}", Secret::random().unwrap().reveal());
     let (client, profile) = (("x-client-id", "support-assistant"), ("x-profile-id", "default"));
     let auth = |value: &'static str| ("authorization", value);
-    let form = Malformed("Authorization must be `Bearer mcpg_...`");
+    let form = Malformed(FORM);
     let lower = format!("bearer {}", world.secret);
     let short = &bearer[..bearer.len() - 1];
     let spaced = format!("Bearer  {}", world.secret);
@@ -268,7 +269,7 @@ fn a_process_is_one_agent_or_nobody() {
     assert_eq!(ask(&[], 0, "billing.service"), nobody);
     assert_eq!(ask(&[("x-client-id", "backup")], 990, "billing.service"), nobody);
     assert_eq!(ask(&[("x-profile-id", "root")], 990, "billing.service"), nobody);
-    let form = Err(Unidentified::Malformed("Authorization must be `Bearer mcpg_...`"));
+    let form = Err(Unidentified::Malformed(FORM));
     assert_eq!(ask(&[other], 992, "any.service"), nobody);
     let container = format!("docker-{}.scope", "1f2e3d4c5b6a7988".repeat(4));
     assert_eq!(ask(&[], 991, &container), nobody, "that number's user in a container");

@@ -360,7 +360,7 @@ impl IntentRules {
 }
 
 fn not_judged(rule: &RuleName, why: &str) -> Judged<'static> {
-    Judged::Deny(DenyCode::ConditionFailed, Some(rule.clone()), format!("condition not met: {why}"))
+    Judged::Deny(DenyCode::ConditionFailed, Some(rule.clone()), format!("condition cannot be judged: {why}"))
 }
 
 impl DenyRule {

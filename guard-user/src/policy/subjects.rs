@@ -51,6 +51,7 @@ impl Policy {
             if !known.iter().any(|known| known.name == *issuer) {
                 let hint = suggest(issuer.as_str(), known.iter().map(|known| known.name.as_str()));
                 let hint = hint.unwrap_or_else(|| "it has none; add it to `issuers`".into());
+                let hint = format!("{hint}; a running guard takes guard.yaml at its start only");
                 problems.push(place.problem(format!("guard.yaml has no issuer {issuer}"), Some(hint)));
             }
         }

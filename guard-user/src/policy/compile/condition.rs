@@ -45,9 +45,13 @@ impl Check<'_> {
                 let what = format!("no matcher of {intent} provides the fact {fact:?}");
                 let fitting = facts.iter().filter(|(_, measures)| measures.iter().any(|m| asked.fits(*m)));
                 let known: Vec<_> = fitting.map(|(fact, _)| condition.value.key(fact)).collect();
-                let measure = if matches!(asked, Asked::Bound(..)) { "count" } else { "text" };
+                let measures = if matches!(asked, Asked::Bound(..)) {
+                    "number or count"
+                } else {
+                    "text, domains or path"
+                };
                 let hint = suggest(&key, known.iter().map(String::as_str)).unwrap_or_else(|| {
-                    format!("add `facts: {{{fact}: {{{measure}: ARGUMENT}}}}` to its matcher")
+                    format!("add `facts: {{{fact}: {{MEASURE: ARGUMENT}}}}` to its matcher; MEASURE is {measures}")
                 });
                 self.problems.push(condition.place.problem(what, Some(hint)));
                 continue;

@@ -39,6 +39,8 @@ pub enum Nearness {
     Intent,
     /// It is for others.
     Agent,
+    /// It binds nobody.
+    Shadow,
 }
 
 /// The nearest rules, and how many more there are.
@@ -70,6 +72,10 @@ fn nearness(rule: &PolicyRule, asked: &Asked, intents: &[IntentName]) -> Option<
     let is_matched = intents.iter().any(|intent| pattern.matches(intent.as_str()));
     match (is_own, is_matched) {
         (true, true) => {
+            if rule.is_shadow {
+                let what = format!("it is in shadow, and no other rule of {} is about this", asked.agent);
+                return Some((Nearness::Shadow, what));
+            }
             // It would have been judged if the agent could come here at all; what needs no rule is judged by none.
             let what = format!("the entry of {} does not name the server {}", asked.agent, asked.server);
             Some((Nearness::Server, what))

@@ -60,7 +60,7 @@ fn a_deny_rule_denies_what_meets_it_and_what_cannot_be_judged() {
     let deny = denied(ask(&policy, "a", Target::Tool("pay"), Some(&json(r#"{"amount": 2000}"#))));
     assert_eq!((deny.reason(), deny.rule().unwrap().as_str()), ("Too much", "rules.yaml:12"));
     let deny = denied(ask(&policy, "a", Target::Tool("pay"), None));
-    assert_eq!(deny.reason(), "condition not met: amount is missing (argument amount)");
+    assert_eq!(deny.reason(), "condition cannot be judged: amount is missing (argument amount)");
     // One that is not met allows nothing by itself.
     for (arguments, decided) in [
         (r#"{"files": "/srv/x"}"#, "default_deny"),
