@@ -291,9 +291,14 @@ impl App {
 
     /// Reads policy, credentials and certificates again. On an error nothing changes.
     pub async fn reload(&self) -> Result<String, Problems> {
+        self.reload_if(|| true).await
+    }
+
+    /// The same, unless what was read is not the same any more.
+    async fn reload_if(&self, is_still: impl FnOnce() -> bool) -> Result<String, Problems> {
         let _alone = self.reloading.lock().await;
         self.manager.tell(&[Word::Reloading]);
-        let result = self.replace().await.inspect_err(|problems| {
+        let result = self.replace(is_still).await.inspect_err(|problems| {
             tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
         });
         self.remember_reload(result.as_ref());
@@ -305,8 +310,16 @@ impl App {
     }
 
     /// What can fail comes first: the files, then the record that says so. What follows cannot.
-    async fn replace(&self) -> Result<String, Problems> {
+    async fn replace(&self, is_still: impl FnOnce() -> bool) -> Result<String, Problems> {
         let rules = Rules::load(&self.config);
+        if !is_still() {
+            let dir = &self.config.policy_dir;
+            return Err(Problem::of_file(
+                dir,
+                "it changed while it was read; it is read again when it is quiet",
+            )
+            .into());
+        }
         let certificate = self.tls.prepare();
         let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
         if let Err(error) = &certificate {

@@ -9,6 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,17 @@ async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Durati
                     continue;
                 }
                 pending = Pending::default();
-                drop(app.reload().await);
+                // What changes while it is read may be read in part.
+                let is_still = || match watch.look() {
+                    Ok(seen) => {
+                        let is_still = seen.is_empty();
+                        seen.into_iter().for_each(|seen| pending.note(seen, Instant::now()));
+                        is_still
+                    }
+                    // Told when it is read again.
+                    Err(_lost) => false,
+                };
+                drop(app.reload_if(is_still).await);
             }
         }
     }
@@ -150,53 +161,64 @@ struct Watch {
     /// What the folder is now.
     folder: i32,
     /// Where it stands: another one may take its place.
-    parent: Option<i32>,
+    parent: i32,
 }
 
 impl Watch {
     fn open(dir: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         // First the parent, so that no change of the folder itself falls between the two.
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.map(|parent| add(&inotify, parent, places())).transpose()?;
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = add(&inotify, parent, places())?;
         let folder = add(&inotify, dir, files())?;
         Ok(Self { inotify: kernel::readable(inotify)?, dir: dir.to_owned(), folder, parent })
     }
 
     /// What has happened, once something has.
     async fn read(&mut self) -> io::Result<Vec<Seen>> {
-        let mut seen = Vec::new();
-        let mut is_replaced = false;
         loop {
             let mut ready = self.inotify.readable().await?;
-            let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
-            let mut reader = Reader::new(self.inotify.get_ref().as_fd(), &mut buffer);
-            loop {
-                let event = match reader.next() {
-                    Ok(event) => event,
-                    Err(Errno::AGAIN) => break,
-                    Err(Errno::INTR) => continue,
-                    Err(error) => return Err(error.into()),
-                };
-                let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-                    seen.push(Seen::Changed(None));
-                } else if event.wd() == self.folder {
-                    seen.extend(of_folder(event.events(), name));
-                    is_replaced |= event.events().intersects(ReadFlags::IGNORED | ReadFlags::MOVE_SELF);
-                } else if Some(event.wd()) == self.parent {
-                    is_replaced |= name.is_none() || name == self.dir.file_name();
-                }
-            }
             ready.clear_ready();
-            if is_replaced {
-                self.renew()?;
-                seen.push(Seen::Changed(None));
-            }
+            drop(ready);
+            let seen = self.look()?;
             if !seen.is_empty() {
                 return Ok(seen);
             }
         }
+    }
+
+    /// What has happened until now.
+    fn look(&mut self) -> io::Result<Vec<Seen>> {
+        let mut seen = Vec::new();
+        let mut is_replaced = false;
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut reader = Reader::new(self.inotify.get_ref().as_fd(), &mut buffer);
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+            let is_gone = ReadFlags::IGNORED | ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF;
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                seen.push(Seen::Changed(None));
+            } else if event.wd() == self.folder {
+                seen.extend(of_folder(&self.dir, event.events(), name));
+                is_replaced |= event.events().intersects(is_gone);
+            } else if event.wd() == self.parent {
+                if event.events().intersects(is_gone) {
+                    return Err(io::Error::other("the folder that it stands in was moved or removed"));
+                }
+                is_replaced |= name == self.dir.file_name();
+            }
+        }
+        if is_replaced {
+            self.renew()?;
+            seen.push(Seen::Changed(None));
+        }
+        Ok(seen)
     }
 
     /// Watches what stands at the folder's place now.
@@ -228,15 +250,22 @@ fn files() -> WatchFlags {
 }
 
 fn places() -> WatchFlags {
-    WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE
+    WatchFlags::CREATE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
 }
 
-fn of_folder(events: ReadFlags, name: Option<&OsStr>) -> Option<Seen> {
-    let name = name?.as_bytes();
+fn of_folder(dir: &Path, events: ReadFlags, name: Option<&OsStr>) -> Option<Seen> {
+    let (place, name) = (dir.join(name?), name?.as_bytes());
     if !is_read(name) {
         return None;
     }
-    if events.intersects(ReadFlags::MODIFY) {
+    // Whoever makes a file has it open; what is linked to its place is whole, and nobody closes it.
+    let is_new = || place.symlink_metadata().is_ok_and(|file| file.is_file() && file.nlink() == 1);
+    if events.intersects(ReadFlags::MODIFY) || (events.intersects(ReadFlags::CREATE) && is_new()) {
         return Some(Seen::Written(name.to_vec()));
     }
     Some(Seen::Changed(Some(name.to_vec())))
