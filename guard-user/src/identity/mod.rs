@@ -27,7 +27,9 @@ pub use token::{
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unidentified {
-    #[error("the request has no Authorization header; send `Bearer` with the secret (`mcpg_...`) or the signed token")]
+    #[error(
+        "the request has no Authorization header; send `Bearer` with the secret (`mcpg_...`) or the signed token"
+    )]
     NoCredential,
     #[error("{0}")]
     Malformed(&'static str),

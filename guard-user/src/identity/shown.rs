@@ -22,8 +22,7 @@ pub const PROFILE_HEADER: &str = "x-profile-id";
 /// What browsers add to the requests of pages, also where they leave `Origin` out.
 const FETCH_SITE: &str = "sec-fetch-site";
 
-pub(super) const FORM: &str =
-    "Authorization must be `Bearer` with a secret of the guard's (`mcpg_...`) or a signed token of an issuer that it knows";
+pub(super) const FORM: &str = "Authorization must be `Bearer` with a secret of the guard's (`mcpg_...`) or a signed token of an issuer that it knows";
 
 /// The headers that say who sends a request. Nothing is believed yet.
 #[derive(Debug)]

@@ -75,6 +75,9 @@ pub(super) enum Judging {
     Any,
 }
 
+/// Texts of one fact that are compared with a list, all together; more cannot be judged.
+const LISTED_BYTES_MAX: usize = 64 * 1024;
+
 impl Measure {
     pub(super) const ALL: [Self; 5] = [Self::Count, Self::Number, Self::Text, Self::Domains, Self::Path];
 
@@ -120,10 +123,19 @@ impl FactTest {
             return Verdict::Unknown(format!("{fact} is missing (argument {})", source.path.join(".")));
         };
         let judged = match &self.test {
-            Test::Bound(bound, limit) => self.compare(number(source.measure, value), *bound, limit),
-            Test::Listed { list, fits, shown } => {
-                texts(value).map(|texts| self.search(&texts, (list, *fits), shown, judging))
+            Test::Bound(bound, _) if source.measure == Measure::Count && !is_counted_alike(value, *bound) => {
+                return Verdict::Unknown(format!(
+                    "how many {fact} there are cannot be told: servers may count fewer or more (argument {})",
+                    source.path.join(".")
+                ));
             }
+            Test::Bound(bound, limit) => self.compare(number(source.measure, value), *bound, limit),
+            Test::Listed { list, fits, shown } => texts(value).map(|texts| {
+                if texts.iter().map(|text| text.len()).sum::<usize>() > LISTED_BYTES_MAX {
+                    return Verdict::Unknown(format!("{fact} is longer than {LISTED_BYTES_MAX} bytes"));
+                }
+                self.search(&texts, (list, *fits), shown, judging)
+            }),
         };
         judged.unwrap_or_else(|| {
             let path = source.path.join(".");
@@ -206,6 +218,23 @@ fn texts(value: &Json) -> Option<Vec<&str>> {
         Json::String(text) => Some(vec![text]),
         Json::Array(items) if !items.is_empty() => items.iter().map(Json::as_str).collect(),
         _ => None,
+    }
+}
+
+/// Whether no server counts other than [`count`] does, in the direction that matters. What is counted as too many errs on the
+/// refusing side for an upper bound alone; an empty list names nothing, or everything.
+fn is_counted_alike(value: &Json, bound: Bound) -> bool {
+    let is_one = |text: &str| !text.trim().is_empty() && !text.contains([',', ';', '\n', '\r']);
+    let is_empty = matches!(value, Json::Array(items) if items.is_empty());
+    match (bound, value) {
+        (Bound::Max, _) => true,
+        (Bound::Above, _) => !is_empty,
+        (Bound::Min | Bound::Below, Json::String(text)) => is_one(text),
+        (Bound::Min | Bound::Below, Json::Array(items)) => {
+            !is_empty && items.iter().all(|item| item.as_str().is_some_and(is_one))
+        }
+        // Told as of the wrong type.
+        (Bound::Min | Bound::Below, _) => true,
     }
 }
 
@@ -376,6 +405,45 @@ mod tests {
                 assert_eq!(told, met, "{which:?} {value}");
             }
         }
+    }
+
+    #[test]
+    fn padding_meets_no_lower_bound_and_an_empty_list_is_few_for_an_upper_one_alone() {
+        let told = |which, to: &Json| judge(&bound(Measure::Count, which, 2), &mail(to.clone()));
+        let two = texts(&["a@x", "b@x"]);
+        assert_eq!(told(Bound::Min, &two), Verdict::Met);
+        assert_eq!(told(Bound::Below, &texts(&["a@x"])), Verdict::Met);
+        for padded in [
+            texts(&["a@x,a@x"]),
+            texts(&["a@x", ""]),
+            texts(&["a@x", " "]),
+            texts(&["a@x;", "b@x"]),
+            texts(&[]),
+            Json::String("a@x\nb@x".into()),
+            Json::String(String::new()),
+            Json::Array(vec![Json::String("a@x".into()), Json::Null]),
+            Json::Array(vec![Json::String("a@x".into()), Json::Object(vec![])]),
+        ] {
+            for which in [Bound::Min, Bound::Below] {
+                assert!(matches!(told(which, &padded), Verdict::Unknown(_)), "{which:?} {padded:?}");
+            }
+        }
+        assert!(matches!(told(Bound::Above, &texts(&[])), Verdict::Unknown(_)));
+        assert_eq!(
+            told(Bound::Above, &texts(&["a@x,b@x;c@x"])),
+            Verdict::Met,
+            "an upper bound of a deny rule"
+        );
+    }
+
+    #[test]
+    fn more_text_than_can_be_compared_in_no_time_cannot_be_judged() {
+        let long = "a".repeat(LISTED_BYTES_MAX / 2);
+        let of = |texts: &Json| {
+            listed(Measure::Text, &["b"], false).judge(Some(&mail(texts.clone())), Judging::Each)
+        };
+        assert_eq!(of(&texts(&[&long, &long])), Verdict::Met);
+        assert!(matches!(of(&texts(&[&long, &long, "a"])), Verdict::Unknown(_)));
     }
 
     #[test]

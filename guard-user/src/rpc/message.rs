@@ -160,9 +160,9 @@ impl Message {
         self.params.as_ref()
     }
 
-    /// `params.arguments`, whatever its type.
+    /// `params.arguments` of a method that has some, whatever its type.
     pub fn arguments(&self) -> Option<&Json> {
-        self.param("arguments")
+        self.param("arguments").filter(|_| matches!(self.method(), "tools/call" | "prompts/get"))
     }
 
     /// `params._meta.progressToken`: the client takes progress notifications under it.

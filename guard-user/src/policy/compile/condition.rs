@@ -51,7 +51,9 @@ impl Check<'_> {
                     "text, domains or path"
                 };
                 let hint = suggest(&key, known.iter().map(String::as_str)).unwrap_or_else(|| {
-                    format!("add `facts: {{{fact}: {{MEASURE: ARGUMENT}}}}` to its matcher; MEASURE is {measures}")
+                    format!(
+                        "add `facts: {{{fact}: {{MEASURE: ARGUMENT}}}}` to its matcher; MEASURE is {measures}"
+                    )
                 });
                 self.problems.push(condition.place.problem(what, Some(hint)));
                 continue;

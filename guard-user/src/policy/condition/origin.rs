@@ -35,6 +35,12 @@ impl Origin {
             }
         };
         let place = &evidence.place;
+        // Who was moved out of a cgroup that is gone may have come from any.
+        let is_placed =
+            evidence.cgroup_path.as_ref().is_some_and(|path| !path.split('/').any(|part| part == ".."));
+        if !is_placed && (self.uids.is_some() || self.units.is_some()) {
+            return Verdict::Unknown("the cgroup that it comes from is not known".into());
+        }
         if self.uids.is_some() && place.container.is_some() {
             // A number may be another user's there.
             return Verdict::Unknown("it comes from a container, whose users are not the host's".into());

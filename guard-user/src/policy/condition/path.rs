@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+/// A longer path is none on Linux (`PATH_MAX`), and each part of it is looked for.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// Directories and files that a rule names; what is below one is meant too.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::policy) struct Directories(HashSet<Box<str>>);
@@ -31,6 +34,9 @@ fn plain(path: &str) -> Result<&str, &'static str> {
     if !path.starts_with('/') {
         return Err("is not an absolute path");
     }
+    if path.len() > PATH_BYTES_MAX {
+        return Err("is longer than a path can be");
+    }
     let path = path.strip_suffix('/').unwrap_or(path);
     let Some(below) = path.strip_prefix('/') else { return Ok(path) };
     // Some servers take a name's part after `;` off.
@@ -42,7 +48,9 @@ fn plain(path: &str) -> Result<&str, &'static str> {
     let is_one = below.rsplit_once('/').is_none_or(|(above, _)| {
         above.split('/').all(|segment| !segment.ends_with([',', ';', ':', ' ', '"', '\'']))
     });
-    let is_clear = |c: char| !c.is_control() && !matches!(c, '\\' | '%') && !is_lookalike(c);
+    // Patterns and shells make other paths of the second kind.
+    let is_other = |c: char| matches!(c, '\\' | '%' | '*' | '?' | '[' | ']' | '{' | '}' | '$' | '`' | '|');
+    let is_clear = |c: char| !c.is_control() && !is_other(c) && !is_lookalike(c);
     if !segments_are_plain || !is_one || !path.chars().all(is_clear) {
         return Err("is not a plain path such as /srv/data/a.txt");
     }
@@ -116,6 +124,14 @@ mod tests {
             "/srv/data/\u{2025}/etc",
             "/srv/data/a\u{2215}..\u{2215}etc",
             "/srv/data/.\u{200b}./etc",
+            "/srv/data/.?/etc",
+            "/srv/data/{.,}./etc",
+            "/srv/data/*",
+            "/srv/data/[.]./etc",
+            "/srv/data/$HOME",
+            "/srv/data/`id`",
+            "/srv/data/a|b",
+            &format!("/srv/data/{}", "a/".repeat(PATH_BYTES_MAX / 2)),
             "file:///srv/data/a",
             "C:\\srv\\data",
         ] {

@@ -10,6 +10,9 @@ pub(in crate::policy) struct Texts {
     folded: HashSet<String>,
 }
 
+/// What some servers split a text at.
+const SEPARATORS: [char; 4] = [',', ';', '\n', '\r'];
+
 impl Texts {
     pub(in crate::policy) fn new<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> Self {
         Self { exact: texts.clone().map(Box::from).collect(), folded: texts.map(folded).collect() }
@@ -22,6 +25,10 @@ impl Texts {
         }
         if self.folded.contains(&folded(text)) {
             return Err("is another spelling of a listed text");
+        }
+        if text.contains(SEPARATORS) && text.split(SEPARATORS).any(|part| self.folded.contains(&folded(part)))
+        {
+            return Err("has a listed text among others");
         }
         Ok(false)
     }
@@ -59,7 +66,7 @@ mod tests {
         for listed in ["EUR", "Kiel street", "drop"] {
             assert_eq!(texts.has(listed), Ok(true), "{listed:?}");
         }
-        for other in ["USD", "", "EURO", "dropp", "Kiel"] {
+        for other in ["USD", "", "EURO", "dropp", "Kiel", "USD, CHF", "EURO;"] {
             assert_eq!(texts.has(other), Ok(false), "{other:?}");
         }
         for spelling in [
@@ -71,6 +78,9 @@ mod tests {
             "\u{212a}iel street",
             "Kielstreet",
             "DROP\0",
+            "USD,EUR",
+            "USD;\u{200b}eur ;x",
+            "drop\ntable",
         ] {
             assert!(texts.has(spelling).is_err(), "{spelling:?}");
         }

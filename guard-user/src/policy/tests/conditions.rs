@@ -123,6 +123,8 @@ fn times_and_sources_come_with_the_question() {
       source: {uid: [1000, 1001], unit: [agent.service], remote: false}
   - {intent: pay, agents: [a], decision: allow}
   - {intent: pay, agents: [a], decision: deny, conditions: {source: {remote: true}}}
+  - {intent: pay, agents: [a], decision: deny, conditions: {source: {unit: [banned.service]}}}
+  - {intent: pay, agents: [a], decision: deny, conditions: {source: {uid: [1999]}}}
 ",
     );
     let decide = |tool, moment: Option<&str>, client: Option<&Client>| {
@@ -180,6 +182,16 @@ fn times_and_sources_come_with_the_question() {
     // A deny rule about other hosts takes in who may be on one.
     assert_eq!(decide("pay", None, Some(&agent)), "allow");
     assert_eq!(decide("pay", None, Some(&Client::Remote)), "denied_by_rule");
+    // Whoever left a cgroup that is gone may have come from any.
+    for banned in [process(1000, "/system.slice/banned.service"), process(1999, unit)] {
+        assert_eq!(decide("pay", None, Some(&Client::Process(banned))), "denied_by_rule");
+    }
+    for gone in [
+        Evidence { cgroup_path: None, place: Place::default(), ..process(1000, unit) },
+        process(1000, "/../agent.service"),
+    ] {
+        assert_eq!(decide("pay", None, Some(&Client::Process(gone))), "condition_failed");
+    }
     let relay = Client::Relay { name: "socat", evidence: process(0, "/") };
     for unknown in [None, Some(&Client::UnknownLocal), Some(&relay)] {
         assert_eq!(decide("pay", None, unknown), "condition_failed", "{unknown:?}");
