@@ -147,27 +147,36 @@ fn a_mistake_keeps_the_last_good_policy_and_status_says_so_until_it_is_mended() 
 #[test]
 fn a_file_that_is_still_open_is_not_read_however_long_it_takes() {
     apart(|| {
-        let stage = Stage::new(&json!({"reload_quiet_milliseconds": 50}), Reload::OnChange).watched();
+        let stage = Stage::new(&json!({"reload_quiet_milliseconds": 300}), Reload::OnChange).watched();
         let deny = "policies: [{intent: demo.open, agents: [tester], decision: deny}]\n";
         stage.put("more.yaml", deny);
         stage.becomes(false);
-        let taken = stage.taken();
-        // What is left after this is a policy as well, and one that allows the call.
-        let mut file: File =
-            OpenOptions::new().write(true).truncate(true).open(stage.folder.join("more.yaml")).unwrap();
-        file.write_all(b"# nothing here yet\n").unwrap();
-        // Another change, which by itself would be read after 50 ms.
-        stage.put("other.yaml", "# nothing\n");
-        for _ in 0..20 {
-            assert!(!stage.lets_through(), "half a file was read");
-            thread::sleep(Duration::from_millis(50));
+        for is_new in [false, true] {
+            let taken = stage.taken();
+            let (path, mut open) = (stage.folder.join("more.yaml"), OpenOptions::new());
+            // What is left after this is a policy as well, and one that allows the call.
+            let mut file: File = if is_new {
+                let beside = stage.folder.join(".more.yaml.old");
+                fs::rename(&path, &beside).unwrap();
+                open.write(true).create_new(true).open(path).unwrap()
+            } else {
+                let mut file = open.write(true).truncate(true).open(path).unwrap();
+                file.write_all(b"# nothing here yet\n").unwrap();
+                file
+            };
+            // Another change, which by itself would be read after 300 ms.
+            stage.put("other.yaml", "# nothing\n");
+            for _ in 0..30 {
+                assert!(!stage.lets_through(), "half a file was read");
+                thread::sleep(Duration::from_millis(50));
+            }
+            assert_eq!(stage.taken(), taken);
+            file.write_all(deny.as_bytes()).unwrap();
+            drop(file);
+            let read = eventually(START_LIMIT, || Ok((stage.taken() > taken).then_some(())));
+            read.unwrap().expect("it is read once it is closed");
+            assert!(!stage.lets_through());
         }
-        assert_eq!(stage.taken(), taken);
-        file.write_all(deny.as_bytes()).unwrap();
-        drop(file);
-        let read = eventually(START_LIMIT, || Ok((stage.taken() > taken).then_some(())));
-        read.unwrap().expect("it is read once it is closed");
-        assert!(!stage.lets_through());
     });
 }
 
