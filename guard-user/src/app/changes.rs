@@ -74,7 +74,9 @@ async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Durati
                 let is_still = || match watch.look() {
                     Ok(seen) => {
                         let is_still = seen.is_empty();
-                        seen.into_iter().for_each(|seen| pending.note(seen, Instant::now()));
+                        for seen in seen {
+                            pending.note(seen, Instant::now());
+                        }
                         is_still
                     }
                     // Told when it is read again.

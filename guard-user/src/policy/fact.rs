@@ -227,14 +227,13 @@ fn is_counted_alike(value: &Json, bound: Bound) -> bool {
     let is_one = |text: &str| !text.trim().is_empty() && !text.contains([',', ';', '\n', '\r']);
     let is_empty = matches!(value, Json::Array(items) if items.is_empty());
     match (bound, value) {
-        (Bound::Max, _) => true,
         (Bound::Above, _) => !is_empty,
         (Bound::Min | Bound::Below, Json::String(text)) => is_one(text),
         (Bound::Min | Bound::Below, Json::Array(items)) => {
             !is_empty && items.iter().all(|item| item.as_str().is_some_and(is_one))
         }
-        // Told as of the wrong type.
-        (Bound::Min | Bound::Below, _) => true,
+        // What is of the wrong type is told as such.
+        (Bound::Max | Bound::Min | Bound::Below, _) => true,
     }
 }
 

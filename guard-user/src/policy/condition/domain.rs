@@ -77,8 +77,7 @@ fn of_url(url: &str) -> Result<String, &'static str> {
         return Err(NOT_PLAIN);
     }
     let (scheme, rest) = url.split_once("://").ok_or(NOT_PLAIN)?;
-    let is_one = |known: &&str| scheme.eq_ignore_ascii_case(known);
-    if !SCHEMES.iter().any(|known| is_one(&known)) {
+    if !SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return Err("is a URL of another kind than https, http, wss and ws, whose host may mean nothing");
     }
     let authority = rest.split('/').next().unwrap_or(rest);
