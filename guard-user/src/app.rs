@@ -109,6 +109,7 @@ impl App {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
         let rules = Rules::load(&config)?;
+        tell_notes(&rules);
         let reloads = Reloads::begin();
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         Sessions::check(&config.state_dir, &config.limits)?;
@@ -330,6 +331,7 @@ impl App {
         self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await.map_err(|error| {
             Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
         })?;
+        tell_notes(&rules);
         self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
         Ok(digest)
@@ -486,6 +488,13 @@ impl http::Handler for Requests {
 }
 
 const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is let through";
+
+/// What people should know of the rules that were just read, beside mistakes.
+fn tell_notes(rules: &Rules) {
+    for note in rules.issuers.notes() {
+        tracing::warn!("{note}");
+    }
+}
 
 async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
     let options = audit_options(config);

@@ -35,9 +35,6 @@ impl Rules {
         match (policy, credentials, issuers) {
             (Some(policy), Some(credentials), Some(issuers)) => {
                 let digest = policy.digest().to_string();
-                for note in issuers.notes() {
-                    tracing::warn!("{note}");
-                }
                 problems.or(Self { policy, credentials, issuers, digest })
             }
             _ => Err(problems),

@@ -61,7 +61,7 @@ async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Durati
         let due = pending.due(quiet);
         tokio::select! {
             seen = watch.read() => match seen {
-                Ok(seen) => seen.into_iter().for_each(|seen| pending.note(seen, Instant::now())),
+                Ok(seen) => pending.note_all(seen),
                 Err(error) => return error,
             },
             () = at(due) => {
@@ -70,19 +70,18 @@ async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Durati
                     continue;
                 }
                 pending = Pending::default();
+                let mut meanwhile = Ok(Vec::new());
                 // What changes while it is read may be read in part.
-                let is_still = || match watch.look() {
-                    Ok(seen) => {
-                        let is_still = seen.is_empty();
-                        for seen in seen {
-                            pending.note(seen, Instant::now());
-                        }
-                        is_still
-                    }
-                    // Told when it is read again.
-                    Err(_lost) => false,
+                let is_still = || {
+                    meanwhile = watch.look();
+                    meanwhile.as_ref().is_ok_and(Vec::is_empty)
                 };
                 drop(app.reload_if(is_still).await);
+                match meanwhile {
+                    Ok(seen) => pending.note_all(seen),
+                    // The kernel tells it once.
+                    Err(error) => return error,
+                }
             }
         }
     }
@@ -115,6 +114,13 @@ enum Seen {
 }
 
 impl Pending {
+    fn note_all(&mut self, seen: Vec<Seen>) {
+        let now = Instant::now();
+        for seen in seen {
+            self.note(seen, now);
+        }
+    }
+
     fn note(&mut self, seen: Seen, now: Instant) {
         match seen {
             Seen::Written(name) => {
@@ -312,6 +318,29 @@ mod tests {
         pending.note(Seen::Written(b"a.yaml".to_vec()), now);
         pending.note(Seen::Changed(None), now);
         assert!(!pending.is_written());
+    }
+
+    #[tokio::test]
+    async fn what_happens_between_two_looks_is_seen_and_a_place_that_moves_ends_the_watch() {
+        let root = tempfile::tempdir().unwrap();
+        let [place, elsewhere] = ["place", "elsewhere"].map(|name| root.path().join(name));
+        let dir = place.join("policies");
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut watch = Watch::open(&dir).unwrap();
+        assert_eq!(watch.look().unwrap(), []);
+        std::fs::write(dir.join("a.yaml"), "# one\n").unwrap();
+        let seen = watch.look().unwrap();
+        assert_eq!(seen.last(), Some(&Seen::Changed(Some(b"a.yaml".to_vec()))), "closed");
+        assert!(seen.contains(&Seen::Written(b"a.yaml".to_vec())));
+        assert_eq!(watch.look().unwrap(), []);
+        // Made, and not closed yet.
+        let _open = std::fs::File::create(dir.join("b.yaml")).unwrap();
+        assert_eq!(watch.look().unwrap(), [Seen::Written(b"b.yaml".to_vec())]);
+        // A second name of a whole file is whole.
+        std::fs::hard_link(dir.join("a.yaml"), dir.join("c.yaml")).unwrap();
+        assert_eq!(watch.look().unwrap(), [Seen::Changed(Some(b"c.yaml".to_vec()))]);
+        std::fs::rename(&place, &elsewhere).unwrap();
+        assert!(watch.look().unwrap_err().to_string().contains("moved"));
     }
 
     #[test]

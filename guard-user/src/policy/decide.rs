@@ -274,9 +274,7 @@ impl RuleSet {
             None => deny(DenyCode::NoIntent, "no intent of the policy names this".to_owned()),
         }
     }
-}
 
-impl RuleSet {
     /// The rules in shadow that would have refused the call. One that cannot be judged would have.
     fn would_deny(&self, conditions: Conditions<'_>) -> Vec<RuleName> {
         if matches!(conditions, Conditions::Assumed) {

@@ -59,17 +59,17 @@ impl Owners {
     }
 
     /// Room for `count` more keys of `agent`, or for none.
-    pub(super) fn reserve(&mut self, agent: &AgentName, count: usize) -> Result<u32, Full> {
+    pub(super) fn reserve(&mut self, agent: &AgentName, count: usize) -> Result<(), Full> {
         self.reserve_within(agent, count, self.room)
     }
 
     /// The same for what refuses nobody: half of the room is not for that.
-    pub(super) fn reserve_for_shadow(&mut self, agent: &AgentName, count: usize) -> Result<u32, Full> {
+    pub(super) fn reserve_for_shadow(&mut self, agent: &AgentName, count: usize) -> Result<(), Full> {
         let Room { all, each, kept } = self.room;
         self.reserve_within(agent, count, Room { all: all / 2, each: each / 2, kept: kept / 2 })
     }
 
-    fn reserve_within(&mut self, agent: &AgentName, count: usize, room: Room) -> Result<u32, Full> {
+    fn reserve_within(&mut self, agent: &AgentName, count: usize, room: Room) -> Result<(), Full> {
         let number = self.number(agent);
         let before = self.count(number);
         let after = before.saturating_add(count);
@@ -80,7 +80,7 @@ impl Owners {
             return Err(Full::All(room.all));
         }
         self.set(number, after);
-        Ok(number)
+        Ok(())
     }
 
     /// The same for one that was there before.

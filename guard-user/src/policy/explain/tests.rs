@@ -121,6 +121,25 @@ fn every_deny_rule_is_told_and_one_of_them_decides() {
 }
 
 #[test]
+fn a_rule_in_shadow_is_told_as_one() {
+    let written = written(
+        "policies:
+  - {name: trial, intent: data.customer.*, agents: [lookup-agent], decision: deny, shadow: true}",
+    );
+    let told = |tool: &str| written.explain(&asked("lookup-agent", "customer-ops", "tool", tool, ""));
+    // Beside a rule that binds it is judged, and decides nothing.
+    let read = told("read_customer");
+    assert!(matches!(read.decision, Decision::Allow(_)));
+    let rules: Vec<_> =
+        read.rules.iter().map(|rule| (rule.rule.as_str(), rule.is_shadow, rule.decides)).collect();
+    assert_eq!(rules, [("seed.yaml:4", false, true), ("trial", true, false)]);
+    assert_eq!((read.rules[1].effect, &read.rules[1].applies), (Effect::Deny, &Applies::Yes));
+    // Alone it is no rule for the call.
+    let update = told("update_account");
+    assert!(update.rules.is_empty() && near(&update).contains(&("trial", Nearness::Shadow)), "{update:?}");
+}
+
+#[test]
 fn a_method_of_the_protocol_is_open_without_a_rule() {
     let written = written("");
     let ping = written.explain(&asked("lookup-agent", "customer-ops", "method", "ping", ""));

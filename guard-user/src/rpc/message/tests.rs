@@ -77,6 +77,13 @@ fn arguments_and_progress_token_are_given_as_sent() {
 }
 
 #[test]
+fn arguments_that_the_method_does_not_have_are_none() {
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt",
+        "name":"a"},"argument":{"name":"to","value":"x"},"arguments":{"to":"a@good.example"}}}"#;
+    assert!(read(body).unwrap().arguments().is_none());
+}
+
+#[test]
 fn every_sign_of_a_stateless_request_makes_it_modern() {
     let plain = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let era = |name: &'static str, value: &str| {
