@@ -1,28 +1,31 @@
 //! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
 
 mod condition;
+mod offered;
 mod profile;
+mod velocity;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use condition::bind;
+use offered::{Facts, Meaning, Offered};
+use velocity::{Limits, check_meters};
+
+pub use velocity::VELOCITY_METERS_MAX;
 
 use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, ShadowRule, Surface};
 use super::decision::{Allow, Decision};
-use super::fact::{Measure as FactMeasure, Source};
-use super::file::{At, Choice, Document, Intent, PolicyRule, Velocity};
+use super::fact::Measure as FactMeasure;
+use super::file::{At, Choice, Document, PolicyRule};
 use super::profile::Profiles;
-use super::rule::{IntentPattern, Measure, Meter, Part, RuleName, ScopeId, VelocityRule};
+use super::rule::{IntentPattern, Measure, RuleName, VelocityRule};
 use super::subjects::Subjects;
 use super::target::{Key, Targets};
 use super::{AgentEntry, Digest, Needs, Policy};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
-
-/// The most counts that one call can have, over all velocity rules.
-pub const VELOCITY_METERS_MAX: usize = 32;
 
 pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
     let mut checked = check(document, servers);
@@ -66,62 +69,11 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
     })
 }
 
-/// What each server offers: the intents of each target, those of keys that cover it included.
-struct Offered<'d> {
-    servers: BTreeMap<&'d ServerName, BTreeMap<&'d Key, Meaning<'d>>>,
-}
-
-/// The intents of one target, sorted, each with the facts that its matchers provide here.
-type Meaning<'d> = BTreeMap<&'d IntentName, Facts<'d>>;
-type Facts<'d> = BTreeMap<&'d str, &'d Source>;
-
-impl<'d> Offered<'d> {
-    fn of(intents: &'d [Intent]) -> Self {
-        let matchers = || intents.iter().flat_map(|i| i.matchers.iter().map(move |m| (&i.name.value, m)));
-        let mut servers: BTreeMap<_, BTreeMap<_, Meaning<'d>>> = BTreeMap::new();
-        for (intent, matcher) in matchers() {
-            let server = servers.entry(&matcher.server.value).or_default();
-            let facts = server.entry(&matcher.key).or_default().entry(intent).or_default();
-            facts.extend(matcher.facts.iter().map(|(name, source)| (&**name, source)));
-        }
-        for targets in servers.values_mut() {
-            let patterns: Vec<_> = targets
-                .iter()
-                .filter(|(key, _)| matches!(key, Key::Resource(_) | Key::Method(_) | Key::ServerRequest(_)))
-                .map(|(key, meaning)| (*key, meaning.clone()))
-                .collect();
-            for (key, meaning) in targets.iter_mut() {
-                for (_, more) in patterns.iter().filter(|(wider, _)| wider != key && wider.covers(key)) {
-                    for intent in more.keys() {
-                        meaning.entry(intent).or_default();
-                    }
-                }
-            }
-        }
-        Self { servers }
-    }
-
-    fn targets(&self) -> HashMap<ServerName, Targets<Arc<[IntentName]>>> {
-        let of_server = |targets: &BTreeMap<&Key, Meaning<'_>>| {
-            Targets::new(targets.iter().map(|(key, meaning)| {
-                ((*key).clone(), meaning.keys().map(|intent| (*intent).clone()).collect())
-            }))
-        };
-        self.servers.iter().map(|(name, targets)| ((*name).clone(), of_server(targets))).collect()
-    }
-}
-
 /// The rules of each agent and intent, patterns resolved.
 struct RulesOf<'d> {
     policies: HashMap<(&'d AgentName, &'d IntentName), Vec<&'d PolicyRule>>,
     velocity: Vec<Limits<'d>>,
     profiles: &'d Profiles,
-}
-
-/// One velocity rule, each of its limits by itself.
-struct Limits<'d> {
-    rule: &'d Velocity,
-    each: Vec<(ScopeId, Arc<VelocityRule>)>,
 }
 
 impl<'d> RulesOf<'d> {
@@ -238,91 +190,6 @@ impl<'d> RulesOf<'d> {
         compiled.deny.sort_by_key(|rule| rule.reason.is_none());
         compiled
     }
-}
-
-impl<'d> Limits<'d> {
-    fn of(rule: &'d Velocity) -> Self {
-        let intent = rule.intent.as_ref().map_or_else(IntentPattern::every, |intent| intent.value.clone());
-        let each = rule.limits.iter().map(|&(measure, max)| {
-            let window = rule.window_milliseconds.filter(|_| measure != Measure::Concurrent);
-            let limit = VelocityRule {
-                name: rule.name.clone(),
-                agent: rule.agent.as_ref().map(|agent| agent.value.clone()),
-                server: rule.server.as_ref().map(|server| server.value.clone()),
-                tool: rule.tool.as_ref().map(|tool| tool.value.clone()),
-                intent: intent.clone(),
-                per: rule.per,
-                measure,
-                window_milliseconds: window.unwrap_or_default(),
-                max,
-                action: rule.action,
-                reason: rule.reason.clone(),
-            };
-            (limit.scope(), Arc::new(limit))
-        });
-        Self { rule, each: each.collect() }
-    }
-
-    /// How the rule counts calls of `agent` that mean `intents`: once, or once for each intent that its keys name.
-    fn meters(
-        &self,
-        agent: &AgentName,
-        (server, key): (&ServerName, &Key),
-        intents: &[&IntentName],
-    ) -> Vec<Meter> {
-        let Velocity { agent: only_agent, server: only_server, tool, intent: pattern, .. } = self.rule;
-        let is_meant = only_agent.as_ref().is_none_or(|only| only.value == *agent)
-            && only_server.as_ref().is_none_or(|only| only.value == *server)
-            && tool.as_ref().is_none_or(|only| matches!(key, Key::Tool(name) if **name == *only.value));
-        let counted = |intent: &IntentName| {
-            pattern.as_ref().is_none_or(|pattern| pattern.value.matches(intent.as_str()))
-        };
-        let counted: Vec<_> = intents.iter().filter(|intent| is_meant && counted(intent)).copied().collect();
-        let named: Vec<_> = if self.rule.per.names(Part::Intent) {
-            counted.iter().map(|intent| Some((*intent).clone())).collect()
-        } else {
-            counted.first().map(|_| None).into_iter().collect()
-        };
-        let weight = self.weight(intents);
-        let meters = self.each.iter().flat_map(|(scope, rule)| {
-            let weight = if rule.measure == Measure::Cost { weight } else { 1 };
-            named.iter().map(move |intent| Meter {
-                rule: rule.clone(),
-                scope: *scope,
-                intent: intent.clone(),
-                weight,
-            })
-        });
-        meters.collect()
-    }
-
-    /// Of what a call means, the dearest.
-    fn weight(&self, intents: &[&IntentName]) -> u32 {
-        let costs = self.rule.costs.iter().map(|cost| &cost.value);
-        let meant = costs.filter(|(pattern, _)| intents.iter().any(|i| pattern.matches(i.as_str())));
-        meant.map(|(_, weight)| *weight).max().unwrap_or(1)
-    }
-}
-
-/// A call's record names every key that counted it, and has a bound.
-fn check_meters(document: &Document, agents: &HashMap<AgentName, AgentRules>) -> Result<(), Problems> {
-    let of = |rules: &AgentRules| {
-        let sets = rules.servers.values().flat_map(|surface| surface.targets.values());
-        sets.map(|set| set.velocity.len()).max().unwrap_or_default()
-    };
-    let most =
-        document.agents.iter().filter_map(|agent| Some((&agent.name, of(agents.get(&agent.name.value)?))));
-    let Some((agent, count)) = most.max_by_key(|(_, count)| *count) else { return Ok(()) };
-    if count <= VELOCITY_METERS_MAX {
-        return Ok(());
-    }
-    let what = format!(
-        "velocity rules count one call of {} {count} times; at most {VELOCITY_METERS_MAX} are possible",
-        agent.value
-    );
-    let hint = "write fewer rules, each for more intents";
-    let place = document.velocity.last().map_or(&agent.place, |rule| &rule.place);
-    Err(place.problem(what, Some(hint.into())).into())
 }
 
 fn matched<'d>(pattern: &IntentPattern, names: &HashMap<&str, &'d IntentName>) -> Vec<&'d IntentName> {
@@ -444,25 +311,6 @@ impl<'d> Check<'d> {
             }
         }
         self.costs_agree(document);
-    }
-
-    /// One window counts a call once, whatever rules look at it.
-    fn costs_agree(&mut self, document: &'d Document) {
-        let mut seen: HashMap<ScopeId, &Velocity> = HashMap::new();
-        for rule in &document.velocity {
-            let limits = Limits::of(rule).each.into_iter();
-            for (scope, _) in limits.filter(|(_, limit)| limit.measure == Measure::Cost) {
-                let first = seen.entry(scope).or_insert(rule);
-                let costs = |rule: &Velocity| -> BTreeSet<(IntentPattern, u32)> {
-                    rule.costs.iter().map(|cost| cost.value.clone()).collect()
-                };
-                if costs(first) != costs(rule) {
-                    let what = "another velocity rule counts the same calls with other costs";
-                    let hint = format!("see {}; write the same `costs` in both", first.place.short());
-                    self.problems.push(rule.place.problem(what, Some(hint)));
-                }
-            }
-        }
     }
 
     fn server(&mut self, server: &At<ServerName>) {

@@ -1,0 +1,130 @@
+//! Velocity rules: what each counts, and how often one call is counted.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::Check;
+use crate::config::Problems;
+use crate::policy::decide::AgentRules;
+use crate::policy::file::{Document, Velocity};
+use crate::policy::rule::{IntentPattern, Measure, Meter, Part, ScopeId, VelocityRule};
+use crate::policy::target::Key;
+use crate::types::{AgentName, IntentName, ServerName};
+
+/// The most counts that one call can have, over all velocity rules.
+pub const VELOCITY_METERS_MAX: usize = 32;
+
+/// One velocity rule, each of its limits by itself.
+pub(super) struct Limits<'d> {
+    pub rule: &'d Velocity,
+    pub each: Vec<(ScopeId, Arc<VelocityRule>)>,
+}
+
+impl<'d> Limits<'d> {
+    pub(super) fn of(rule: &'d Velocity) -> Self {
+        let intent = rule.intent.as_ref().map_or_else(IntentPattern::every, |intent| intent.value.clone());
+        let each = rule.limits.iter().map(|&(measure, max)| {
+            let window = rule.window_milliseconds.filter(|_| measure != Measure::Concurrent);
+            let limit = VelocityRule {
+                name: rule.name.clone(),
+                agent: rule.agent.as_ref().map(|agent| agent.value.clone()),
+                server: rule.server.as_ref().map(|server| server.value.clone()),
+                tool: rule.tool.as_ref().map(|tool| tool.value.clone()),
+                intent: intent.clone(),
+                per: rule.per,
+                measure,
+                window_milliseconds: window.unwrap_or_default(),
+                max,
+                action: rule.action,
+                reason: rule.reason.clone(),
+            };
+            (limit.scope(), Arc::new(limit))
+        });
+        Self { rule, each: each.collect() }
+    }
+
+    /// How the rule counts calls of `agent` that mean `intents`: once, or once for each intent that its keys name.
+    pub(super) fn meters(
+        &self,
+        agent: &AgentName,
+        (server, key): (&ServerName, &Key),
+        intents: &[&IntentName],
+    ) -> Vec<Meter> {
+        let Velocity { agent: only_agent, server: only_server, tool, intent: pattern, .. } = self.rule;
+        let is_meant = only_agent.as_ref().is_none_or(|only| only.value == *agent)
+            && only_server.as_ref().is_none_or(|only| only.value == *server)
+            && tool.as_ref().is_none_or(|only| matches!(key, Key::Tool(name) if **name == *only.value));
+        let counted = |intent: &IntentName| {
+            pattern.as_ref().is_none_or(|pattern| pattern.value.matches(intent.as_str()))
+        };
+        let counted: Vec<_> = intents.iter().filter(|intent| is_meant && counted(intent)).copied().collect();
+        let named: Vec<_> = if self.rule.per.names(Part::Intent) {
+            counted.iter().map(|intent| Some((*intent).clone())).collect()
+        } else {
+            counted.first().map(|_| None).into_iter().collect()
+        };
+        let weight = self.weight(intents);
+        let meters = self.each.iter().flat_map(|(scope, rule)| {
+            let weight = if rule.measure == Measure::Cost { weight } else { 1 };
+            named.iter().map(move |intent| Meter {
+                rule: rule.clone(),
+                scope: *scope,
+                intent: intent.clone(),
+                weight,
+            })
+        });
+        meters.collect()
+    }
+
+    /// Of what a call means, the dearest.
+    fn weight(&self, intents: &[&IntentName]) -> u32 {
+        let costs = self.rule.costs.iter().map(|cost| &cost.value);
+        let meant = costs.filter(|(pattern, _)| intents.iter().any(|i| pattern.matches(i.as_str())));
+        meant.map(|(_, weight)| *weight).max().unwrap_or(1)
+    }
+}
+
+/// A call's record names every key that counted it, and has a bound.
+pub(super) fn check_meters(
+    document: &Document,
+    agents: &HashMap<AgentName, AgentRules>,
+) -> Result<(), Problems> {
+    let of = |rules: &AgentRules| {
+        let sets = rules.servers.values().flat_map(|surface| surface.targets.values());
+        sets.map(|set| set.velocity.len()).max().unwrap_or_default()
+    };
+    let most =
+        document.agents.iter().filter_map(|agent| Some((&agent.name, of(agents.get(&agent.name.value)?))));
+    let Some((agent, count)) = most.max_by_key(|(_, count)| *count) else { return Ok(()) };
+    if count <= VELOCITY_METERS_MAX {
+        return Ok(());
+    }
+    let what = format!(
+        "velocity rules count one call of {} {count} times; at most {VELOCITY_METERS_MAX} are possible",
+        agent.value
+    );
+    let hint = "write fewer rules, each for more intents";
+    let place = document.velocity.last().map_or(&agent.place, |rule| &rule.place);
+    Err(place.problem(what, Some(hint.into())).into())
+}
+
+impl<'d> Check<'d> {
+    /// One window counts a call once, whatever rules look at it.
+    pub(super) fn costs_agree(&mut self, document: &'d Document) {
+        let mut seen: HashMap<ScopeId, &Velocity> = HashMap::new();
+        for rule in &document.velocity {
+            let limits = Limits::of(rule).each.into_iter();
+            for (scope, _) in limits.filter(|(_, limit)| limit.measure == Measure::Cost) {
+                let first = seen.entry(scope).or_insert(rule);
+                let costs = |rule: &Velocity| -> BTreeSet<(IntentPattern, u32)> {
+                    rule.costs.iter().map(|cost| cost.value.clone()).collect()
+                };
+                if costs(first) != costs(rule) {
+                    let what = "another velocity rule counts the same calls with other costs";
+                    let hint = format!("see {}; write the same `costs` in both", first.place.short());
+                    self.problems.push(rule.place.problem(what, Some(hint)));
+                }
+            }
+        }
+    }
+}
