@@ -12,6 +12,8 @@ mod oauth;
 mod place;
 pub mod problem;
 pub mod reader;
+#[cfg(test)]
+pub(crate) mod recorded;
 pub mod yaml;
 
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};

@@ -69,6 +69,8 @@ impl<'f> Reader<'f> {
     /// A mapping with some of `keys`; other keys are problems.
     pub fn fields<'n>(&mut self, node: &'n Node, what: &'static str, keys: &[&str]) -> Option<Fields<'n>> {
         let entries = self.entries(node, what)?;
+        #[cfg(test)]
+        super::recorded::mapping(what, keys, entries.iter().map(|(_, name, _)| *name));
         for (key, name, _) in &entries {
             if !keys.contains(name) {
                 self.problem(
@@ -159,6 +161,8 @@ impl<'f> Reader<'f> {
     /// One of a few words.
     pub fn choice<T: Copy>(&mut self, node: &Node, what: &str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(node, what)?;
+        #[cfg(test)]
+        super::recorded::choice(what, choices.iter().map(|(word, _)| *word));
         let found = choices.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let words = choices.iter().map(|(word, _)| *word);

@@ -17,6 +17,7 @@ mod needs;
 mod process;
 mod profile;
 mod rule;
+pub mod schema;
 mod subjects;
 mod summary;
 mod target;

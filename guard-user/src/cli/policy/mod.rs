@@ -1,5 +1,6 @@
 //! `mcp-guard policy`
 
+mod schema;
 mod test;
 
 use std::process::ExitCode;
@@ -26,10 +27,12 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Test(test::Args),
+    Schema(schema::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Test(test) => test::run(test, &args.config, args.json),
+        Command::Schema(schema) => schema::run(&schema),
     }
 }
