@@ -17,7 +17,7 @@ use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, SessionId};
 use crate::tools::Tools;
-use crate::types::{DecisionId, IntentName};
+use crate::types::{DecisionId, IntentName, UserName};
 use crate::velocity::{Counted, Exceeded, Lease, Pass};
 
 /// A request whose answer is a stream, and comes only at its end.
@@ -131,6 +131,7 @@ impl<'a> Case<'a> {
             rules: rules.clone(),
             agent: caller.agent().clone(),
             profile: caller.profile().clone(),
+            user: caller.user().cloned(),
             server: Arc::clone(&self.connection.server),
             waits_for: waits_for.and_then(Message::id).cloned(),
             listens: self.message.as_ref().is_some_and(|message| message.method() == LISTEN),
@@ -171,6 +172,7 @@ impl<'a> Case<'a> {
             agent: caller.map(|caller| caller.agent().as_str()),
             client: caller.map(|caller| caller.client().as_str()),
             profile: caller.map(|caller| caller.profile().as_str()),
+            user: caller.and_then(Caller::user).map(UserName::as_str),
             evidence: caller.map(Caller::evidence),
             credential: caller.and_then(Caller::credential).map(CredentialId::as_str),
             peer: Some(self.connection.peer),

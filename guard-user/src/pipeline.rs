@@ -34,7 +34,7 @@ use crate::rpc::{self, Era, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, SessionId, Sessions};
 use crate::tools::{Mirrors, Tools};
-use crate::types::{DecisionId, IntentName};
+use crate::types::{DecisionId, IntentName, UserName};
 use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Call, Clock, Exceeded, Pass, Velocity};
 
@@ -251,7 +251,11 @@ impl Pipeline {
             method: judged_method(message),
             target: case.target(),
             arguments: message.and_then(Message::arguments),
-            around: Circumstances { moment: Some(Timestamp::now()), client: Some(case.connection.client()) },
+            around: Circumstances {
+                moment: Some(Timestamp::now()),
+                client: Some(case.connection.client()),
+                user: caller.user(),
+            },
         };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
@@ -325,7 +329,8 @@ impl Pipeline {
             &further
         };
         let session = case.session.iter().flatten().next().map(SessionId::as_str);
-        let call = Call { agent: question.agent, user: None, session, server: question.server, tool };
+        let user = question.around.user.map(UserName::as_str);
+        let call = Call { agent: question.agent, user, session, server: question.server, tool };
         match self.velocity.admit(self.clock.now(), &call, meters) {
             Admission::Within(pass) => Ok(pass),
             Admission::Exceeded(exceeded) => Err(Refusal::exceeded(exceeded)),

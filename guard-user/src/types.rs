@@ -106,6 +106,57 @@ name!(
     IntentName
 );
 
+/// Longest name of a user, in bytes.
+pub const USER_BYTES_MAX: usize = 255;
+
+/// The person for whom an agent works, as the issuer of its token names that person: a claim's text, byte for byte. In ASCII
+/// that prints, so that what is read in a record or on a terminal is what was compared.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserName(Arc<str>);
+
+/// Why a text names no user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a user's name has 1 to {USER_BYTES_MAX} characters of ASCII that print, and no blank")]
+pub struct NotAUser;
+
+impl UserName {
+    pub fn parse(text: &str) -> Result<Self, NotAUser> {
+        let is_user =
+            (1..=USER_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if is_user { Ok(Self(text.into())) } else { Err(NotAUser) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for UserName {
+    type Error = NotAUser;
+    fn try_from(text: String) -> Result<Self, NotAUser> {
+        Self::parse(&text)
+    }
+}
+
+impl From<UserName> for String {
+    fn from(name: UserName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
 /// Names one decision in the reply to the agent, in the audit trail and in the logs: 16 random bytes in hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DecisionId(pub [u8; 16]);
@@ -159,5 +210,17 @@ mod tests {
         assert_eq!(AgentName::parse(&"a".repeat(129)), Err(NameError::TooLong(129)));
         assert_eq!(AgentName::parse("a b"), Err(NameError::Character(' ')));
         assert_eq!(AgentName::parse("a\u{202e}"), Err(NameError::Character('\u{202e}')));
+    }
+
+    #[test]
+    fn a_user_is_named_in_ascii_that_prints() {
+        for name in ["alice@corp.example", "auth0|5f7c8ec7c33c6c004bbafe82", &"u".repeat(USER_BYTES_MAX)] {
+            assert_eq!(UserName::parse(name).unwrap().as_str(), name);
+        }
+        let long = "u".repeat(USER_BYTES_MAX + 1);
+        for name in ["", " ", "alice smith", "alice\n", "alice\0", "\u{430}lice", "a\u{200b}b", long.as_str()]
+        {
+            assert_eq!(UserName::parse(name), Err(NotAUser), "{name:?}");
+        }
     }
 }

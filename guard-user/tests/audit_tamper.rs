@@ -128,6 +128,7 @@ fn call(number: u8) -> CallRecord<'static> {
         agent: Some("support-agent"),
         client: None,
         profile: None,
+        user: None,
         evidence: Some("secret"),
         credential: None,
         peer: Some("127.0.0.1:4711".parse().unwrap()),

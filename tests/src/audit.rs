@@ -12,6 +12,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         agent: Some("support-agent"),
         client: Some("support-agent"),
         profile: Some("production"),
+        user: None,
         evidence: Some("secret"),
         credential: None,
         peer: Some(([127, 0, 0, 1], 40712).into()),

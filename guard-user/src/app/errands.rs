@@ -17,7 +17,7 @@ use super::{App, lock};
 use crate::admin::WhichSessions;
 use crate::audit::{CallRecord, Event, Local, Outcome, OutcomeResult, Target};
 use crate::session::{Ended, Errand, LeftOut, Owner, SESSION_HEADER, Seen, SessionKind, What};
-use crate::types::{DecisionId, ServerName};
+use crate::types::{DecisionId, ServerName, UserName};
 use crate::upstream::{Outgoing, Reply};
 
 /// Between two looks for sessions whose time is over.
@@ -147,6 +147,7 @@ impl App {
             agent: Some(owner.agent.as_str()),
             client: Some(owner.client.as_str()),
             profile: Some(owner.profile.as_str()),
+            user: owner.user.as_ref().map(UserName::as_str),
             evidence: None,
             credential: None,
             peer: None,

@@ -12,6 +12,8 @@ use super::walk::{Found, Lines, segments};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     pub agent: Option<String>,
+    /// For whom it worked.
+    pub user: Option<String>,
     pub server: Option<String>,
     /// What a call or a record of the kind `tool` is about.
     pub tool: Option<String>,
@@ -31,6 +33,7 @@ impl Filter {
         let target = record.get("target").filter(|target| target.get("kind") == Some(&"tool".into()));
         let tool = target.and_then(|target| target.get("name")).and_then(Value::as_str);
         is(&self.agent, field("agent"))
+            && is(&self.user, field("user"))
             && is(&self.server, field("server"))
             && is(&self.tool, tool.or_else(|| field("tool")))
             && is(&self.reason, field("reason"))
@@ -134,6 +137,10 @@ impl Summary {
         match summary.kind.as_str() {
             "call" => {
                 summary.from = from(&record);
+                let user = field("user");
+                if !user.is_empty() {
+                    summary.agent = format!("{} for {user}", summary.agent);
+                }
                 let target = record.get("target").and_then(|target| target.get("name"));
                 let (method, target) = (field("rpc_method"), shown(target));
                 summary.what = if target == method { method } else { [method, target].join(" ") };
@@ -278,7 +285,7 @@ mod tests {
             r#"{"seq":3,"time":"2026-11-21T05:00:03.000000Z","kind":"outcome","id":"c0"}"#.into(),
             r#"{"seq":4,"time":"2026-11-21T05:00:04.000000Z","kind":"tool","server":"crm","tool":"get"}"#
                 .into(),
-            call(5, "a", r#","server":"files","reason":"allowed""#),
+            call(5, "a", r#","server":"files","reason":"allowed","user":"alice@corp""#),
         ];
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("00000000000000000000.jsonl"), lines.join("\n") + "\n").unwrap();
@@ -300,6 +307,7 @@ mod tests {
         assert_eq!(found(Filter { reason: some("default_deny"), ..any() }, 100), [1, 2]);
         assert_eq!(found(Filter { since: some("2026-11-21T05:00:04"), ..any() }, 100), [4, 5]);
         assert_eq!(found(Filter { agent: some("a"), server: some("crm"), ..any() }, 100), [0, 3]);
+        assert_eq!(found(Filter { user: some("alice@corp"), ..any() }, 100), [5]);
         assert!(found(Filter { agent: some("nobody"), ..any() }, 100).is_empty());
     }
 

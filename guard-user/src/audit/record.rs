@@ -34,6 +34,9 @@ pub struct CallRecord<'a> {
     pub client: Option<&'a str>,
     #[serde(serialize_with = "text::name_opt")]
     pub profile: Option<&'a str>,
+    /// For whom the agent works, by the word of its token's issuer.
+    #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'a str>,
     /// What proves the agent's name, such as `secret`.
     #[serde(serialize_with = "text::name_opt")]
     pub evidence: Option<&'a str>,
@@ -557,6 +560,7 @@ pub(super) mod tests {
             agent: Some("support-agent"),
             client: Some("support"),
             profile: Some("production"),
+            user: None,
             evidence: Some("secret"),
             credential: Some("c-1"),
             peer: Some("127.0.0.1:4711".parse().unwrap()),
@@ -630,6 +634,7 @@ pub(super) mod tests {
             agent: Some(text),
             client: Some(text),
             profile: Some(text),
+            user: Some(text),
             evidence: Some(text),
             credential: Some(text),
             local,

@@ -69,6 +69,9 @@ struct Wanted {
     /// Those of this agent
     #[arg(long)]
     agent: Option<String>,
+    /// Those for this user, by the word of the agent's token
+    #[arg(long)]
+    user: Option<String>,
     /// Those about this server
     #[arg(long)]
     server: Option<String>,
@@ -88,9 +91,9 @@ struct Wanted {
 
 impl From<Wanted> for Filter {
     fn from(wanted: Wanted) -> Self {
-        let Wanted { agent, server, tool, session, reason, since } = wanted;
+        let Wanted { agent, user, server, tool, session, reason, since } = wanted;
         let since = since.map(|since| since.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
-        Self { agent, server, tool, session, reason, since }
+        Self { agent, user, server, tool, session, reason, since }
     }
 }
 
@@ -323,8 +326,15 @@ mod tests {
         }
         let time = since("2026-11-21T05:00:00Z").unwrap();
         assert_eq!(time, since("2026-11-21T06:00:00+01:00").unwrap());
-        let none =
-            Wanted { agent: None, server: None, tool: None, session: None, reason: None, since: Some(time) };
+        let none = Wanted {
+            agent: None,
+            user: None,
+            server: None,
+            tool: None,
+            session: None,
+            reason: None,
+            since: Some(time),
+        };
         assert_eq!(Filter::from(none).since.as_deref(), Some("2026-11-21T05:00:00.000000Z"));
         for wrong in ["", "h", "-1h", "2w", "1.5h", "yesterday", "9999999999999999d", "2026-11-21"] {
             assert!(since(wrong).is_err(), "{wrong:?}");

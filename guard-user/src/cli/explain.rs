@@ -15,7 +15,7 @@ use crate::config::yaml::FILE_BYTES_MAX;
 use crate::config::{Config, Overrides, read_bounded};
 use crate::policy::{Asked, What, Written};
 use crate::rpc::{Json, json};
-use crate::types::{AgentName, ProfileName, ServerName};
+use crate::types::{AgentName, ProfileName, ServerName, UserName};
 use report::Report;
 
 /// A file has a mistake, or a name is not in the files.
@@ -48,6 +48,9 @@ pub struct Args {
     /// that a rule with a `source` cannot be judged
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
+    /// For whom the agent works, as its token would say; not set here: for nobody
+    #[arg(long, value_name = "NAME", value_parser = UserName::parse)]
+    user: Option<UserName>,
     /// Print one JSON object, also on an error
     #[arg(long)]
     pub(super) json: bool,
@@ -79,6 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let arguments = arguments(args.arguments, &config)?;
     let mut asked = args.target.asked(&args.agent, args.profile, args.server, arguments)?;
     asked.moment = Some(args.at.unwrap_or_else(Timestamp::now));
+    asked.user = args.user;
     if let Some((_, what, hint)) = written.unknown_name(&asked) {
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         bail!("{what}{hint}");
@@ -108,7 +112,9 @@ impl Target {
         let mut named = What::KINDS.into_iter().zip(named).filter_map(|(kind, name)| Some((kind, name?)));
         let (kind, name) = named.next().context("name what is called")?;
         match What::parse(kind, &name) {
-            Ok(what) => Ok(Asked { agent: agent.clone(), profile, server, what, arguments, moment: None }),
+            Ok(what) => {
+                Ok(Asked { agent: agent.clone(), profile, server, what, arguments, moment: None, user: None })
+            }
             Err((what, hint)) => bail!("{what}; {hint}"),
         }
     }

@@ -95,7 +95,7 @@ fn table(sessions: &Value) -> String {
         table.add_row([
             text("session"),
             text("server"),
-            text("agent"),
+            agent(one),
             from(&one["from"]),
             text("version"),
             time(&one["opened_at"]),
@@ -105,6 +105,15 @@ fn table(sessions: &Value) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// With the user for whom it works, if its token says.
+fn agent(session: &Value) -> String {
+    let agent = session["agent"].as_str().unwrap_or("-");
+    match session["user"].as_str() {
+        Some(user) => plain(&format!("{agent} for {user}")),
+        None => plain(agent),
+    }
 }
 
 fn from(origin: &Value) -> String {

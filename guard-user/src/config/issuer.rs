@@ -27,6 +27,22 @@ pub struct Issuer {
     /// By how much its clock and this host's may differ.
     #[serde(default = "default_leeway")]
     pub leeway_seconds: u32,
+    /// The claim that names the user for whom its agents work, such as `email`; none: nobody is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_claim: Option<String>,
+    /// Whether each of its tokens must have that claim.
+    #[serde(default, skip_serializing_if = "is_optional")]
+    pub user: UserDemand,
+}
+
+/// Whether a token without a user is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserDemand {
+    /// It is, as the agent's own.
+    #[default]
+    Optional,
+    Required,
 }
 
 /// Where an issuer's public keys are. They are read at the start and at a reload.
@@ -97,4 +113,9 @@ fn every_algorithm() -> Vec<Algorithm> {
 
 fn default_leeway() -> u32 {
     30
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's derive passes fields by reference")]
+fn is_optional(user: &UserDemand) -> bool {
+    *user == UserDemand::Optional
 }

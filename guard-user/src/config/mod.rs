@@ -21,7 +21,7 @@ pub use file::{
     Audit, Batches, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Reload, Server, Tls,
     ToolRules, WallMode,
 };
-pub use issuer::{Algorithm, Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey};
+pub use issuer::{Algorithm, Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey, UserDemand};
 pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{CredentialId, ProcessRule, TokenFault, Unidentified, Voucher};
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
-use crate::types::{AgentName, ClientId, ProfileName};
+use crate::types::{AgentName, ClientId, ProfileName, UserName};
 
 /// An agent that proved to be one. Only [`Shown`](super::Shown) makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,11 @@ impl Caller {
 
     pub fn proof(&self) -> &Proof {
         &self.proof
+    }
+
+    /// For whom it works, by the word of its token's issuer.
+    pub fn user(&self) -> Option<&UserName> {
+        if let Proof::Token(voucher) = &self.proof { voucher.user.as_ref() } else { None }
     }
 
     pub fn is_by_token(&self) -> bool {

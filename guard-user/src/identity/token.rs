@@ -18,8 +18,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::CredentialId;
+use crate::config::UserDemand;
 use crate::rpc::Json;
-use crate::types::IssuerName;
+use crate::types::{IssuerName, UserName};
 
 pub use fault::TokenFault;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
@@ -49,6 +50,8 @@ struct Issuer {
     audience: String,
     leeway: SignedDuration,
     keys: Keys,
+    /// The claim with the user, and whether it must be there.
+    user: Option<(String, UserDemand)>,
 }
 
 /// A token that says that it is of a known issuer and for this guard. Nothing of it is proved yet.
@@ -64,6 +67,8 @@ pub struct Addressed<'i> {
 pub struct Voucher {
     pub issuer: IssuerName,
     pub subject: Arc<str>,
+    /// For whom the agent works.
+    pub user: Option<UserName>,
     pub key: KeyDigest,
     /// Names the token in records; nobody can make the token of it.
     pub id: CredentialId,
@@ -112,9 +117,12 @@ impl Addressed<'_> {
         key.verify(self.parts.signed.as_bytes(), &signature)?;
         let claims = Claims::read(&self.claims)?;
         let expires = claims.in_time(now, self.issuer.leeway)?;
+        let user =
+            self.issuer.user.as_ref().map(|(claim, demand)| claims::user(&self.claims, claim, *demand));
         Ok(Voucher {
             issuer: self.issuer.name.clone(),
             subject: claims.subject,
+            user: user.transpose()?.flatten(),
             key: key.digest,
             id: CredentialId::of_token(self.parts.whole),
             expires,

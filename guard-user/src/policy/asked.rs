@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::target::TASK_METHODS;
 use super::{Circumstances, Question};
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ProfileName, ServerName};
+use crate::types::{AgentName, ProfileName, ServerName, UserName};
 
 /// Who asks what of whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Asked {
     pub arguments: Option<Json>,
     /// When; conditions on the time of an unknown moment cannot be judged, as those on where a call comes from.
     pub moment: Option<Timestamp>,
+    /// For whom the agent works.
+    pub user: Option<UserName>,
 }
 
 /// What a call is about.
@@ -109,7 +111,7 @@ impl Asked {
             method: self.what.method(),
             target: self.what.target(),
             arguments: self.arguments.as_ref(),
-            around: Circumstances { moment: self.moment, client: None },
+            around: Circumstances { moment: self.moment, client: None, user: self.user.as_ref() },
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::config::problem::{Problem, Problems};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::rpc::Json;
-use crate::types::{AgentName, IntentName, ProfileName, ServerName};
+use crate::types::{AgentName, IntentName, ProfileName, ServerName, UserName};
 
 /// Where cases are looked for, below the policy directory.
 pub const CASES_DIR: &str = "tests";
@@ -45,7 +45,7 @@ pub struct Expected {
     pub is_listed: Option<bool>,
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "agent",
     "profile",
@@ -57,6 +57,7 @@ const KEYS: [&str; 17] = [
     "server_request",
     "arguments",
     "at",
+    "user",
     "expect",
     "code",
     "rule",
@@ -165,7 +166,17 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         Some(node) => Some(moment(reader, node)?),
         None => None,
     };
-    Some(Asked { agent: agent?, profile, server: server?, what: what?, arguments, moment })
+    let user = match fields.optional("user") {
+        Some(node) => Some(user(reader, node)?),
+        None => None,
+    };
+    Some(Asked { agent: agent?, profile, server: server?, what: what?, arguments, moment, user })
+}
+
+fn user(reader: &mut Reader<'_>, node: &Node) -> Option<UserName> {
+    let text = reader.text(node, "user")?;
+    let user = UserName::parse(text);
+    user.map_err(|error| reader.problem(node, format!("user {text:?}: {error}"), None)).ok()
 }
 
 fn moment(reader: &mut Reader<'_>, node: &Node) -> Option<Timestamp> {

@@ -14,7 +14,7 @@ use super::fact::{FactTest, Judging, Test};
 use crate::rpc::Json;
 
 pub(super) use domain::Domains;
-pub(super) use origin::Origin;
+pub(super) use origin::{Origin, Users};
 pub(super) use path::Directories;
 pub(super) use text::Texts;
 pub(super) use time::{Clock, Days, Hours, Times, Zone};
@@ -65,7 +65,7 @@ impl Condition {
         match self {
             Self::Fact(test) => test.judge(arguments, judging),
             Self::Times(times) => times.judge(around.moment),
-            Self::Origin(origin) => origin.judge(around.client),
+            Self::Origin(origin) => origin.judge(around, judging),
         }
     }
 

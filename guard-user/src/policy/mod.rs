@@ -44,7 +44,7 @@ use jiff::Timestamp;
 use crate::identity::{Candidate, Entry, ProcessRule};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName};
+use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName, UserName};
 
 /// One version of the policy: loaded whole, checked whole, then never changed.
 #[derive(Debug)]
@@ -134,11 +134,13 @@ pub struct Question<'a> {
     pub around: Circumstances<'a>,
 }
 
-/// When and from where a call comes, for conditions. What is not known meets none.
+/// When, from where and for whom a call comes, for conditions. What is not known meets none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Circumstances<'a> {
     pub moment: Option<Timestamp>,
     pub client: Option<&'a Client>,
+    /// For whom the agent works.
+    pub user: Option<&'a UserName>,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token

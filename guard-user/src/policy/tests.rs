@@ -8,6 +8,7 @@ use crate::config::Server;
 
 mod conditions;
 mod model;
+mod users;
 
 const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");
 const SEED: &str = include_str!("../../../policies/examples/customer-ops/policies/seed.yaml");

@@ -211,6 +211,7 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::Token(TokenFault::Signature).into(),
         Unidentified::Token(TokenFault::Expired).into(),
         Unidentified::Token(TokenFault::NotYet).into(),
+        Unidentified::Token(TokenFault::NoUser).into(),
         NotYours::BadSession(session).into(),
         NotYours::Session(Cause::Unknown).into(),
         NotYours::Event.into(),

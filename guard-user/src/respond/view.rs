@@ -16,7 +16,7 @@ use crate::rpc::{Id, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::Claim;
 use crate::tools::Tools;
-use crate::types::{AgentName, ProfileName};
+use crate::types::{AgentName, ProfileName, UserName};
 
 /// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
 const URL_ELICITATION: i64 = -32042;
@@ -28,6 +28,7 @@ pub struct View {
     pub rules: InForce,
     pub agent: AgentName,
     pub profile: ProfileName,
+    pub user: Option<UserName>,
     pub server: Arc<Server>,
     /// The request that waits for an answer; on a GET stream any answer may come.
     pub waits_for: Option<Id>,
@@ -139,9 +140,9 @@ impl Now<'_> {
     }
 
     fn may_ask(&self, method: &str) -> bool {
+        let View { agent, profile, user, server, .. } = self.view;
         // Where the client is says nothing about what the server asks.
-        let around = Circumstances { moment: Some(Timestamp::now()), client: None };
-        let View { agent, profile, server, .. } = self.view;
+        let around = Circumstances { moment: Some(Timestamp::now()), client: None, user: user.as_ref() };
         self.rules.policy.may_ask(agent, Some(profile), &server.name, method, around)
     }
 

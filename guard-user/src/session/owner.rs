@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Caller;
 use crate::kernel::Client;
-use crate::types::{AgentName, ClientId, ProfileName};
+use crate::types::{AgentName, ClientId, ProfileName, UserName};
 
 /// An agent as it proved to be one: what one of its processes was given is not for another user or unit that has come by
 /// its credential.
@@ -13,6 +13,9 @@ pub struct Owner {
     pub agent: AgentName,
     pub client: ClientId,
     pub profile: ProfileName,
+    /// For whom it worked: what was given for one user is for no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
     pub from: Origin,
 }
 
@@ -34,6 +37,7 @@ impl Owner {
             agent: caller.agent().clone(),
             client: caller.client().clone(),
             profile: caller.profile().clone(),
+            user: caller.user().cloned(),
             from: Origin::of(client),
         }
     }
@@ -76,6 +80,7 @@ pub(super) mod tests {
             agent: AgentName::parse(agent).unwrap(),
             client: ClientId::parse("client").unwrap(),
             profile: ProfileName::parse("default").unwrap(),
+            user: None,
             from: Origin::Remote,
         }
     }

@@ -16,6 +16,8 @@ use crate::policy::{
 pub(super) struct Report {
     agent: String,
     profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     server: String,
     /// What is called, such as `{"tool": "read_customer"}`.
     target: What,
@@ -102,6 +104,7 @@ impl Report {
         Self {
             agent: asked.agent.to_string(),
             profile: written.profile(asked).map(ToString::to_string),
+            user: asked.user.as_ref().map(ToString::to_string),
             server: asked.server.to_string(),
             target: asked.what.clone(),
             decision: effect,
@@ -128,7 +131,8 @@ impl Report {
         let mut line = |name: &str, words: &str| out.push(format!("{name:<10}{words}"));
         let profile = self.profile.as_deref().unwrap_or("none");
         let (kind, name) = (self.target.kind().replace('_', " "), plain(self.target.name()));
-        line("call", &format!("{} (profile {profile}) at {}: {kind} {name}", self.agent, self.server));
+        let user = self.user.as_ref().map_or(String::new(), |user| format!(" for {user}"));
+        line("call", &format!("{}{user} (profile {profile}) at {}: {kind} {name}", self.agent, self.server));
         let intents = if self.intents.is_empty() { "none".into() } else { self.intents.join(", ") };
         line("intents", &intents);
         if let Some(answered) = self.answered() {

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use super::Step::{Item, Key};
 use super::{Places, Problems};
-use crate::config::issuer::{Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey};
+use crate::config::issuer::{Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey, UserDemand};
+
+/// Claims that say something else than who the user is (RFC 7519). `sub` is the agent.
+const NO_USER: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
 pub(super) fn check(issuers: &[Issuer], places: &Places<'_>, problems: &mut Problems) {
     let (mut names, mut urls) = (HashMap::new(), HashMap::new());
@@ -35,9 +38,25 @@ pub(super) fn check(issuers: &[Issuer], places: &Places<'_>, problems: &mut Prob
             let problem = places.problem(&at("leeway_seconds"), what);
             problems.push(problem.with_hint("let NTP set this host's clock instead"));
         }
+        user((issuer, index), places, problems);
         if let KeySource::PemFiles(keys) = &issuer.keys {
             pem_files((issuer, index, keys), places, problems);
         }
+    }
+}
+
+fn user((issuer, index): (&Issuer, usize), places: &Places<'_>, problems: &mut Problems) {
+    let at = |key| [Key("issuers"), Item(index), Key(key)];
+    match issuer.user_claim.as_deref() {
+        Some(claim) if claim.is_empty() || NO_USER.contains(&claim) => {
+            let problem = places.problem(&at("user_claim"), format!("the claim {claim:?} names no user"));
+            problems.push(problem.with_hint("write the one that does, such as email; `sub` is the agent"));
+        }
+        None if issuer.user == UserDemand::Required => {
+            let problem = places.problem(&at("user"), "user is required, and no claim says who it is");
+            problems.push(problem.with_hint("add `user_claim: email`, or what its tokens have"));
+        }
+        _ => {}
     }
 }
 

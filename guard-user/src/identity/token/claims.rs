@@ -5,7 +5,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::TokenFault;
+use crate::config::UserDemand;
 use crate::rpc::Json;
+use crate::types::UserName;
 
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -50,6 +52,18 @@ pub(super) fn is_for(claims: &Json, audience: &str) -> bool {
                 && several.iter().any(|one| one.as_str() == Some(audience))
         }
         _ => false,
+    }
+}
+
+/// The user whom this claim names. What is there and names nobody is never taken for nothing.
+pub(super) fn user(claims: &Json, claim: &str, demand: UserDemand) -> Result<Option<UserName>, TokenFault> {
+    match (claims.get(claim), demand) {
+        (None, UserDemand::Optional) => Ok(None),
+        (None, UserDemand::Required) => Err(TokenFault::NoUser),
+        (Some(named), _) => {
+            let user = named.as_str().and_then(|text| UserName::parse(text).ok());
+            user.map(Some).ok_or(TokenFault::NoUser)
+        }
     }
 }
 

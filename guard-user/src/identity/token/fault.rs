@@ -23,6 +23,11 @@ pub enum TokenFault {
     Expired,
     #[error("the token is not good yet; the clocks of its issuer and of this host may differ")]
     NotYet,
+    #[error(
+        "the token does not say for which user the agent works: the claim that guard.yaml names is missing, or no text of 1 to \
+         255 characters of ASCII that print"
+    )]
+    NoUser,
 }
 
 impl TokenFault {
@@ -37,6 +42,7 @@ impl TokenFault {
             Self::Signature => "token_signature",
             Self::Expired => "token_expired",
             Self::NotYet => "token_not_yet",
+            Self::NoUser => "token_no_user",
         }
     }
 }

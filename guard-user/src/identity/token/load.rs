@@ -27,6 +27,7 @@ impl Issuers {
                     audience: issuer.audience.clone(),
                     leeway: SignedDuration::from_secs(issuer.leeway_seconds.into()),
                     keys,
+                    user: issuer.user_claim.clone().map(|claim| (claim, issuer.user)),
                 }),
                 Err(found) => problems.append(found),
             }

@@ -1,6 +1,7 @@
 //! What a forger, a thief and a careless issuer might send. Every token here that is signed is signed with a real key.
 
 mod keys;
+mod user;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -91,11 +92,16 @@ impl World {
     }
 
     fn load_text(&self, set: &str) -> Result<Issuers, String> {
+        self.load_with(set, &json!({}))
+    }
+
+    fn load_with(&self, set: &str, more: &Value) -> Result<Issuers, String> {
         let file = self.dir.path().join("jwks.json");
         std::fs::write(&file, set).unwrap();
-        let issuer = json!({
+        let mut issuer = json!({
             "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "keys": {"jwks_file": file},
         });
+        issuer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let issuer: config::Issuer = serde_json::from_value(issuer).unwrap();
         Issuers::load(&[issuer]).map_err(|problems| problems.to_string())
     }

@@ -50,7 +50,10 @@ impl Check<'_> {
                 } else {
                     "text, domains or path"
                 };
-                let hint = suggest(&key, known.iter().map(String::as_str)).unwrap_or_else(|| {
+                let of_caller = (&**fact == "user")
+                    .then(|| format!("the caller's user stands in `source: {{{key}: [...]}}`"));
+                let hint = of_caller.or_else(|| suggest(&key, known.iter().map(String::as_str)));
+                let hint = hint.unwrap_or_else(|| {
                     format!(
                         "add `facts: {{{fact}: {{MEASURE: ARGUMENT}}}}` to its matcher; MEASURE is {measures}"
                     )

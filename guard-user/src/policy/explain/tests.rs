@@ -24,6 +24,7 @@ fn asked(agent: &str, server: &str, kind: &str, name: &str, arguments: &str) -> 
         what: What::parse(kind, name).unwrap(),
         arguments: (!arguments.is_empty()).then(|| parsed(arguments)),
         moment: None,
+        user: None,
     }
 }
 

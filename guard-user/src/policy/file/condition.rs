@@ -8,8 +8,9 @@ use super::{At, Choice, File};
 use crate::config::problem::suggest;
 use crate::config::yaml::{Node, Value};
 use crate::kernel::Unit;
-use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, Times, Zone};
+use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, Times, Users, Zone};
 use crate::policy::fact::{Bound, Measure};
+use crate::types::UserName;
 
 /// The most entries of a condition's list.
 pub const CONDITION_ENTRIES_MAX: usize = 10_000;
@@ -228,9 +229,9 @@ impl File<'_> {
         zone
     }
 
-    /// `source: {uid: [1000], unit: [agent.service], remote: false}`
+    /// `source: {uid: [1000], unit: [agent.service], remote: false, user_in: [alice@corp.example]}`
     fn origin(&mut self, node: &Node) -> Option<Origin> {
-        let keys = ["uid", "unit", "remote"];
+        let keys = ["uid", "unit", "remote", "user_in", "user_not_in"];
         let fields = self.reader.fields(node, "a source", &keys)?;
         if keys.iter().all(|key| fields.optional(key).is_none()) {
             let hint = "name what it must be, such as `{unit: [agent.service]}`, or remove the key";
@@ -247,13 +248,31 @@ impl File<'_> {
             };
             Some(remote)
         });
-        let origin = Origin { uids: flat(uids)?, units: flat(units)?, remote: flat(remote)? };
+        let [listed, unlisted] =
+            ["user_in", "user_not_in"].map(|key| fields.optional(key).map(|node| self.users(node, key)));
+        let (users, not_users) = (flat(listed)?, flat(unlisted)?);
+        let origin =
+            Origin { uids: flat(uids)?, units: flat(units)?, remote: flat(remote)?, users, not_users };
         if origin.remote == Some(true) && (origin.uids.is_some() || origin.units.is_some()) {
             let what = "what comes from another host has no uid and no unit here";
             self.reader.problem(node, what, Some("write a rule for each".into()));
             return None;
         }
         Some(origin)
+    }
+
+    fn users(&mut self, node: &Node, key: &str) -> Option<Users> {
+        let names = self.each(node, key, |file, node| {
+            let text = file.reader.text(node, "a user")?;
+            let user = UserName::parse(text);
+            user.map_err(|error| file.reader.problem(node, format!("user {text:?}: {error}"), None)).ok()
+        })?;
+        if names.is_empty() || names.len() > CONDITION_ENTRIES_MAX {
+            let what = format!("{key} has 1 to {CONDITION_ENTRIES_MAX} users");
+            self.reader.problem(node, what, Some("name some, or remove the key".into()));
+            return None;
+        }
+        Some(Users::new(&names))
     }
 
     fn each<T>(

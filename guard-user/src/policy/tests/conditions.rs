@@ -5,7 +5,7 @@ use crate::kernel::Evidence;
 use crate::kernel::process::Place;
 use crate::types::LocalProcess;
 
-const HEAD: &str = "
+pub(super) const HEAD: &str = "
 agents: {a: {client_id: a}}
 intents:
   pay:
@@ -24,7 +24,7 @@ fn json(text: &str) -> Json {
     crate::rpc::json::parse(text.as_bytes(), 8).unwrap()
 }
 
-fn word(decision: &Decision) -> &'static str {
+pub(super) fn word(decision: &Decision) -> &'static str {
     match decision {
         Decision::Allow(_) => "allow",
         Decision::Hold(_) => "hold",
@@ -129,7 +129,8 @@ fn times_and_sources_come_with_the_question() {
     );
     let decide = |tool, moment: Option<&str>, client: Option<&Client>| {
         let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
-        let around = Circumstances { moment: moment.map(|moment| moment.parse().unwrap()), client };
+        let around =
+            Circumstances { moment: moment.map(|moment| moment.parse().unwrap()), client, user: None };
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {
             agent: &agent,

@@ -446,6 +446,7 @@ fn asked(call: &Call) -> Asked {
         arguments: call.arguments.json().filter(|_| what.has_arguments()),
         what,
         moment: condition::timestamp(call.moment),
+        user: None,
     }
 }
 
@@ -503,7 +504,7 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
     let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
-    let around = Circumstances { moment: condition::timestamp(call.moment), client: None };
+    let around = Circumstances { moment: condition::timestamp(call.moment), client: None, user: None };
     ask(
         policy,
         &Question {
