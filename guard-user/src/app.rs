@@ -42,7 +42,7 @@ use crate::service::{Inherited, Manager, Word};
 use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
-use crate::upstream::Upstream;
+use crate::upstream::{Credentials, Upstream};
 use crate::{http, kernel};
 use reloads::Reloads;
 
@@ -110,6 +110,7 @@ impl App {
         let config = Arc::new(config);
         let rules = Rules::load(&config)?;
         tell_notes(&rules);
+        let shown_to_servers = Credentials::open(&config.servers)?;
         let reloads = Reloads::begin();
         let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
         Sessions::check(&config.state_dir, &config.limits)?;
@@ -149,7 +150,7 @@ impl App {
             elsewhere: Elsewhere::new(&config.limits),
             tools,
             blocks: kernel.blocks(),
-            upstream: Upstream::new(kernel.dialer(), &config.limits),
+            upstream: Upstream::new(kernel.dialer(), &config.limits, shown_to_servers),
             limits: config.limits.clone(),
             memory: http::Memory::new(&config.limits),
             site: Site { ca_file: tls.ca_file() },
@@ -454,6 +455,7 @@ impl App {
             "durability": self.config.audit.durability,
             "ca": self.tls.ca_file(),
             "servers": self.config.servers,
+            "credentials": self.pipeline.upstream.credentials(),
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, Overrides, Problem, Problems};
 use crate::policy::{Effect, Grant};
 use crate::rules::Rules;
 use crate::types::ProfileName;
+use crate::upstream::Credentials;
 
 /// Check guard.yaml and the policy files, and say what is wrong with them
 ///
@@ -64,9 +65,14 @@ fn report(overrides: &Overrides) -> Report {
         Ok(config) => config,
         Err(problems) => return failed(&problems),
     };
+    let (mut problems, notes) = Credentials::check(&config.servers);
     match Rules::load(&config) {
-        Ok(rules) => good(&config, &rules),
-        Err(problems) => failed(&problems),
+        Ok(rules) if problems.is_empty() => good(&config, &rules, &notes),
+        Ok(_) => failed(&problems),
+        Err(found) => {
+            problems.append(found);
+            failed(&problems)
+        }
     }
 }
 
@@ -81,10 +87,10 @@ fn failed(problems: &Problems) -> Report {
     }
 }
 
-fn good(config: &Config, rules: &Rules) -> Report {
+fn good(config: &Config, rules: &Rules, notes: &[String]) -> Report {
     let Rules { policy, credentials, issuers, .. } = rules;
     let now = Timestamp::now();
-    let mut warnings = issuers.notes().to_vec();
+    let mut warnings = [issuers.notes(), notes].concat();
     for credential in credentials.list() {
         if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
             warnings.push(format!(

@@ -157,6 +157,9 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
             )?;
         }
     }
+    for credential in array(status, "/credentials").iter().filter(|one| !one["problem"].is_null()) {
+        writeln!(out, "NO CREDENTIAL   {}", credential_problem(credential))?;
+    }
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
@@ -215,6 +218,14 @@ fn undecided(status: &Value) -> String {
         format!("TOOLS HELD   {count}, which nobody sees or calls: mcp-guard tools list\n")
     });
     waiting + &held
+}
+
+/// Why no call goes to a server.
+fn credential_problem(credential: &Value) -> String {
+    let problem = &credential["problem"];
+    let hint = problem["hint"].as_str().map_or(String::new(), |hint| format!("; {hint}"));
+    let (server, file, what) = (&credential["server"], &problem["file"], &problem["what"]);
+    format!("{}: no call goes to it; {}: {}{hint}", plain(server), plain(file), plain(what))
 }
 
 /// A reload that failed, and changes that nobody would notice.

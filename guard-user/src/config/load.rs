@@ -1,5 +1,6 @@
 //! Reads `guard.yaml`, puts flags and environment over it, and checks what the types cannot.
 
+mod credential;
 mod issuers;
 
 use std::collections::HashMap;
@@ -119,7 +120,9 @@ impl Config {
             [&mut self.policy_dir, &mut self.state_dir, &mut self.runtime_dir, &mut self.kernel.bpffs];
         let optional = [&mut self.tls.certificate, &mut self.tls.key, &mut self.audit.dir];
         let keys = self.issuers.iter_mut().flat_map(Issuer::files);
-        for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(keys) {
+        let credentials =
+            self.servers.iter_mut().filter_map(|server| server.credential.as_mut()?.file.as_mut());
+        for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(keys).chain(credentials) {
             *path = base.join(&*path);
         }
     }
@@ -232,6 +235,7 @@ fn servers(config: &Config, places: &Places<'_>, problems: &mut Problems) {
             }
         }
         oauth_paths((server, index), places, problems);
+        credential::check((server, index), places, problems);
     }
 }
 

@@ -1,5 +1,6 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
+mod credential;
 pub mod decisions;
 mod egress;
 mod file;
@@ -16,6 +17,7 @@ pub mod reader;
 pub(crate) mod recorded;
 pub mod yaml;
 
+pub use credential::Credential;
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{
     Audit, Batches, Config, Cosmetic, Durability, FirstSight, Kernel, Plaintext, Reload, Server, Tls,

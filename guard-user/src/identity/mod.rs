@@ -18,6 +18,7 @@ pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
 pub use shown::{CLIENT_HEADER, Candidate, Entry, PROFILE_HEADER, Shown};
+pub(crate) use store::who_else_may_write;
 pub use store::{CREDENTIALS_FILE, Issued, Recipient, Rotated, StoreError, issue, revoke, rotate};
 pub use token::{
     Addressed, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, PEM_BYTES_MAX, TOKEN_BYTES_MAX, TokenFault,

@@ -76,7 +76,7 @@ pub(super) fn others_may_write(metadata: &Metadata) -> Option<(String, &'static 
 }
 
 /// Who beside root and the user `own` may write a file of this mode and owner, and the command that ends it.
-pub(super) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
+pub(crate) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
     if owner != 0 && owner != own {
         return Some((format!("its owner, uid {owner},"), "chown root"));
     }

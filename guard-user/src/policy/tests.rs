@@ -24,6 +24,7 @@ pub(super) fn server(name: &str) -> Server {
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
         oauth_paths: Vec::new(),
+        credential: None,
         egress: None,
         other_ports: crate::config::OtherPorts::default(),
         tools: crate::config::ToolRules::default(),

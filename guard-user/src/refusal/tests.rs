@@ -225,6 +225,8 @@ fn of_the_rest() -> Vec<Refusal> {
         Refusal::Tool(Held::LongName),
         upstream::Error::Down(1).into(),
         upstream::Error::Silent.into(),
+        upstream::Error::NoCredential.into(),
+        upstream::Error::CredentialRefused.into(),
     ]
 }
 

@@ -7,6 +7,7 @@ use http::header::{
     UPGRADE,
 };
 
+use super::credential::Shown;
 use crate::config::Server;
 use crate::identity;
 
@@ -46,8 +47,9 @@ const PROXY_SAYS: [HeaderName; 11] = [
 /// `X-Forwarded-Host`, `-Proto`, `-Port`, `-Prefix` and what else frameworks made up.
 const PROXY_SAYS_PREFIX: &str = "x-forwarded-";
 
-/// The head that the server sees: the client's, less what was meant for this connection or for the guard.
-pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server) -> HeaderMap {
+/// The head that the server sees: the client's, less what was meant for this connection or for the guard, and with what the guard
+/// itself shows to the server.
+pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server, shown: Option<Shown>) -> HeaderMap {
     let mut head = end_to_end(client);
     head.remove(CLIENT_ID);
     head.remove(PROFILE_ID);
@@ -74,7 +76,20 @@ pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server) -> Heade
     }
     // The guard reads every message of the answer, so it must come as it is.
     head.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(Shown { name, value }) = shown {
+        remove_all_spellings(&mut head, &name);
+        head.insert(name, value);
+    }
     head
+}
+
+/// CGI-style servers read `X_Api_Key` as `X-Api-Key`.
+fn remove_all_spellings(head: &mut HeaderMap, name: &HeaderName) {
+    let is_it = |other: &&HeaderName| other.as_str().replace('_', "-") == name.as_str();
+    let spellings: Vec<HeaderName> = head.keys().filter(is_it).cloned().collect();
+    for spelling in spellings {
+        head.remove(spelling);
+    }
 }
 
 /// `head` without the fields that concern one connection only. The length is dropped with them: whoever sends the
@@ -109,6 +124,7 @@ mod tests {
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
             oauth_paths: Vec::new(),
+            credential: None,
             egress: None,
             other_ports: crate::config::OtherPorts::default(),
             tools: crate::config::ToolRules::default(),
@@ -131,13 +147,13 @@ mod tests {
             ("host", "h"),
         ]);
         let uri = Uri::from_static("/mcp");
-        let sent = to_server(&client, &uri, &server(false));
+        let sent = to_server(&client, &uri, &server(false), None);
         assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
-        assert_eq!(to_server(&client, &uri, &server(true))["authorization"], "Bearer c");
+        assert_eq!(to_server(&client, &uri, &server(true), None)["authorization"], "Bearer c");
         for guards in ["Bearer mcpg_x", "bearer  MCPG_x", "mcpg_x", "Token token=\"mcpg_x\"", "Bearer=mcpg_x"]
         {
             let client = head(&[("authorization", guards), ("host", "h")]);
-            assert!(!to_server(&client, &uri, &server(true)).contains_key("authorization"), "{guards}");
+            assert!(!to_server(&client, &uri, &server(true), None).contains_key("authorization"), "{guards}");
         }
     }
 
@@ -168,13 +184,24 @@ mod tests {
             ("x-rewrite-url", "/admin"),
             ("host", "h"),
         ]);
-        let sent = to_server(&client, &Uri::from_static("/mcp"), &server(false));
+        let sent = to_server(&client, &Uri::from_static("/mcp"), &server(false), None);
         assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity")]));
+    }
+
+    #[test]
+    fn the_guards_credential_takes_the_place_of_all_that_a_client_sends_by_its_name() {
+        let client = head(&[("x-api-key", "a"), ("x_api_key", "b"), ("x-api_key", "c"), ("host", "h")]);
+        let mut client = client;
+        client.append("x-api-key", HeaderValue::from_static("d"));
+        let shown =
+            Shown { name: HeaderName::from_static("x-api-key"), value: HeaderValue::from_static("guard") };
+        let sent = to_server(&client, &Uri::from_static("/mcp"), &server(false), Some(shown));
+        assert_eq!(sent, head(&[("host", "h"), ("accept-encoding", "identity"), ("x-api-key", "guard")]));
     }
 
     #[test]
     fn the_authority_of_http2_becomes_the_host() {
         let uri = Uri::from_static("https://crm.internal:3001/mcp");
-        assert_eq!(to_server(&HeaderMap::new(), &uri, &server(false))["host"], "crm.internal:3001");
+        assert_eq!(to_server(&HeaderMap::new(), &uri, &server(false), None)["host"], "crm.internal:3001");
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Owns the connections to the servers and what the guard changes in a request's head. Never looks into a body.
 
+mod credential;
 mod headers;
 mod leg;
 mod pool;
 
+pub use credential::{CREDENTIAL_BYTES_MAX, CredentialStatus, Credentials};
 pub use headers::end_to_end;
 pub use leg::ReplyBody;
 
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, Uri, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -43,6 +45,10 @@ pub enum Error {
     Ended,
     #[error("the server gave no answer within upstream_head_seconds; it may still run the call")]
     Silent,
+    #[error("the guard has no credential that it could show to this server, so the call was not run")]
+    NoCredential,
+    #[error("the server does not take the credential that the guard shows to it, so the call was not run")]
+    CredentialRefused,
     #[error("the request's target is not one the server can be asked: {0}")]
     Target(#[from] http::Error),
 }
@@ -65,6 +71,7 @@ impl Error {
             Self::Down(_) | Self::Unreachable { .. } => "server_unreachable",
             Self::Broken(_) | Self::Ended => "server_broke_off",
             Self::Silent => "server_silent",
+            Self::NoCredential | Self::CredentialRefused => "upstream_credential",
             Self::Target(_) => "bad_target",
         }
     }
@@ -74,6 +81,7 @@ impl Error {
 pub struct Upstream {
     pool: Arc<Pool>,
     head_patience: Duration,
+    credentials: Credentials,
 }
 
 /// What is sent. The client's own `Host` goes on unchanged: servers check it against DNS rebinding.
@@ -96,11 +104,17 @@ pub struct Reply {
 
 impl Upstream {
     /// Must be called in a runtime.
-    pub fn new(dialer: Dialer, limits: &Limits) -> Self {
+    pub fn new(dialer: Dialer, limits: &Limits, credentials: Credentials) -> Self {
         Self {
             pool: Pool::new(dialer, limits),
             head_patience: Duration::from_secs(limits.upstream_head_seconds),
+            credentials,
         }
+    }
+
+    /// What the guard shows to servers, without the secrets.
+    pub fn credentials(&self) -> Vec<CredentialStatus> {
+        self.credentials.status()
     }
 
     /// Sends the request whose intent `permit` stands for.
@@ -133,14 +147,23 @@ impl Upstream {
         door: Door,
         Outgoing { method, uri, headers, body }: Outgoing<'_>,
     ) -> Result<(response::Parts, ReplyBody), Error> {
+        let shown = self.credentials.of(&server.name)?;
+        let has_shown = shown.is_some();
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let mut request = Request::builder().method(method.clone()).uri(Uri::from(path));
         if let Some(fields) = request.headers_mut() {
-            *fields = headers::to_server(headers, uri, server);
+            *fields = headers::to_server(headers, uri, server, shown);
         }
         let body = if method == Method::POST { body } else { Bytes::new() };
         let answer = self.ask(door, request.body(Full::new(body))?);
-        tokio::time::timeout(self.head_patience, answer).await.unwrap_or(Err(Error::Silent))
+        let (head, body) =
+            tokio::time::timeout(self.head_patience, answer).await.unwrap_or(Err(Error::Silent))?;
+        // What the server asks for is the guard's to show. A client that was told so would look for a token of its own.
+        if has_shown && !server.forward_authorization && head.status == StatusCode::UNAUTHORIZED {
+            tracing::error!(server = %server.name, "the server does not take the guard's credential (401)");
+            return Err(Error::CredentialRefused);
+        }
+        Ok((head, body))
     }
 
     async fn ask(
