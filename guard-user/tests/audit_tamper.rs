@@ -1,25 +1,14 @@
 //! Whatever is done to a trail after it was written, both verifiers notice, and say where.
 
-#[path = "../src/bin/mcp-guard-verify/note.rs"]
-mod note;
-#[path = "../src/bin/mcp-guard-verify/trail.rs"]
-#[allow(dead_code, reason = "the program's own report uses the rest")]
-mod trail;
-#[path = "../src/bin/mcp-guard-verify/tree.rs"]
-mod tree;
+mod written;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use mcp_guard::audit::{self, AuditLog, CallRecord, Event, Local, Options, Outcome, Refusal, Target};
-use mcp_guard::config::Durability;
-use mcp_guard::types::DecisionId;
-
-const SEGMENT: &str = "00000000000000000000.jsonl";
-const CHECKPOINT: &str = "checkpoint";
-const VERIFIER_KEY: &str = "verifier-key";
+use mcp_guard::audit;
+use written::verifier::{note, trail, tree};
+use written::{CHECKPOINT, SEGMENT, Trail, VERIFIER_KEY};
 
 /// What both verifiers must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,137 +19,54 @@ enum Says {
     Unreadable,
 }
 
-struct Trail {
-    dir: tempfile::TempDir,
+/// What both say; they must agree.
+fn verdict(trail: &Trail) -> Says {
+    verdict_with(trail, None)
 }
 
-impl Trail {
-    /// Genesis, start, four calls with their outcomes, a refusal, stop.
-    async fn write() -> Self {
-        let trail = Self { dir: tempfile::tempdir().unwrap() };
-        trail.append(2).await;
-        trail
+fn verdict_with(trail: &Trail, key: Option<&str>) -> Says {
+    let theirs = verified(trail, key);
+    let lib_key = key.map(|key| audit::VerifierKey::parse(key).unwrap());
+    let ours = audit::verify(trail.dir.path(), lib_key.as_ref(), None);
+    let (theirs_says, ours_says) = (
+        match theirs.verdict() {
+            trail::Verdict::Sound => Says::Sound,
+            trail::Verdict::Tampered => Says::Tampered,
+            trail::Verdict::Incomplete => Says::Incomplete,
+            trail::Verdict::Unreadable => Says::Unreadable,
+        },
+        match ours.verdict {
+            audit::Verdict::Sound => Says::Sound,
+            audit::Verdict::Tampered => Says::Tampered,
+            audit::Verdict::Incomplete => Says::Incomplete,
+            audit::Verdict::Unreadable => Says::Unreadable,
+        },
+    );
+    assert_eq!(theirs_says, ours_says, "{:?}\n{:?}", theirs.fault, ours.fault);
+    if let (Some(theirs), Some(ours)) = (&theirs.fault, &ours.fault) {
+        // The offline verifier is stricter about how a line begins, and may see at once what the other sees
+        // in the next line's `prev`.
+        assert!(theirs.file == ours.file && ours.line.abs_diff(theirs.line) <= 1, "{theirs:?}\n{ours:?}");
     }
-
-    async fn append(&self, calls: u8) {
-        let log = AuditLog::open(Options {
-            dir: self.dir.path().to_owned(),
-            host: "box".into(),
-            durability: Durability::Os,
-            wait: Duration::from_secs(20),
-            calls_in_flight_max: 8,
-            calls_in_flight_per_agent_max: 8,
-        })
-        .unwrap();
-        let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };
-        log.note(&start).await.unwrap();
-        for number in 0..calls {
-            log.intend(&call(number)).await.unwrap().conclude(&Outcome::abandoned());
-        }
-        log.refuse(&call(calls), Refusal::Deny, 200).await.unwrap();
-        log.close().await;
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn segment(&self) -> Vec<u8> {
-        fs::read(self.path(SEGMENT)).unwrap()
-    }
-
-    fn lines(&self) -> Vec<Vec<u8>> {
-        self.segment().split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect()
-    }
-
-    fn put(&self, name: &str, bytes: &[u8]) {
-        fs::write(self.path(name), bytes).unwrap();
-    }
-
-    fn put_lines(&self, lines: &[Vec<u8>]) {
-        self.put(SEGMENT, &lines.concat());
-    }
-
-    /// What both say; they must agree.
-    fn verdict(&self) -> Says {
-        self.verdict_with(None)
-    }
-
-    fn verdict_with(&self, key: Option<&str>) -> Says {
-        let theirs = trail::verify(self.dir.path(), key);
-        let lib_key = key.map(|key| audit::VerifierKey::parse(key).unwrap());
-        let ours = audit::verify(self.dir.path(), lib_key.as_ref());
-        let (theirs_says, ours_says) = (
-            match theirs.verdict() {
-                trail::Verdict::Sound => Says::Sound,
-                trail::Verdict::Tampered => Says::Tampered,
-                trail::Verdict::Incomplete => Says::Incomplete,
-                trail::Verdict::Unreadable => Says::Unreadable,
-            },
-            match ours.verdict {
-                audit::Verdict::Sound => Says::Sound,
-                audit::Verdict::Tampered => Says::Tampered,
-                audit::Verdict::Incomplete => Says::Incomplete,
-                audit::Verdict::Unreadable => Says::Unreadable,
-            },
-        );
-        assert_eq!(theirs_says, ours_says, "{:?}\n{:?}", theirs.fault, ours.fault);
-        if let (Some(theirs), Some(ours)) = (&theirs.fault, &ours.fault) {
-            // The offline verifier is stricter about how a line begins, and may see at once what the other sees
-            // in the next line's `prev`.
-            assert!(theirs.file == ours.file && ours.line.abs_diff(theirs.line) <= 1, "{theirs:?}\n{ours:?}");
-        }
-        theirs_says
-    }
-
-    /// File and line of the first fault.
-    fn place(&self) -> (String, u64) {
-        let fault = trail::verify(self.dir.path(), None).fault.unwrap();
-        (fault.file.file_name().unwrap().to_string_lossy().into_owned(), fault.line)
-    }
+    theirs_says
 }
 
-fn call(number: u8) -> CallRecord<'static> {
-    CallRecord {
-        id: DecisionId([number; 16]),
-        conn: Some(1),
-        server: "crm",
-        agent: Some("support-agent"),
-        client: None,
-        profile: None,
-        user: None,
-        evidence: Some("secret"),
-        credential: None,
-        peer: Some("127.0.0.1:4711".parse().unwrap()),
-        original_dst: None,
-        local: Local::Unknown,
-        era: None,
-        session: None,
-        http_method: "POST",
-        rpc_method: Some("tools/call"),
-        rpc_id: Some("1"),
-        target: Some(Target { kind: "tool", name: "get_\u{202e}customer" }),
-        intent: Some("customer.read"),
-        continues: None,
-        cause: None,
-        reason: "allowed",
-        text: None,
-        rule: None,
-        velocity: None,
-        counted: None,
-        would_deny: &[],
-        policy: Some("abc"),
-        body_bytes: 12,
-        guest: None,
-    }
+fn verified(trail: &Trail, key: Option<&str>) -> trail::Report {
+    trail::verify(&trail::Wanted { dir: trail.dir.path(), key, since: None }, |_, _| {})
+}
+
+/// File and line of the first fault.
+fn place(trail: &Trail) -> (String, u64) {
+    let fault = verified(trail, None).fault.unwrap();
+    (fault.file.file_name().unwrap().to_string_lossy().into_owned(), fault.line)
 }
 
 #[tokio::test]
 async fn an_untouched_trail_is_sound_across_restarts() {
     let trail = Trail::write().await;
-    assert_eq!(trail.verdict(), Says::Sound);
+    assert_eq!(verdict(&trail), Says::Sound);
     trail.append(1).await;
-    assert_eq!(trail.verdict(), Says::Sound);
+    assert_eq!(verdict(&trail), Says::Sound);
 }
 
 #[tokio::test]
@@ -177,13 +83,13 @@ async fn every_flipped_byte_is_noticed_at_its_line_or_the_next() {
             let mut changed = whole.clone();
             changed[at] ^= bit;
             trail.put(SEGMENT, &changed);
-            let says = trail.verdict();
+            let says = verdict(&trail);
             let incomplete_is_right = at + 1 == whole.len();
             assert!(
                 says == Says::Tampered || (incomplete_is_right && says == Says::Incomplete),
                 "byte {at}: {says:?}"
             );
-            let (file, found) = trail.place();
+            let (file, found) = place(&trail);
             assert!(
                 file == SEGMENT && (found == line || found == line + 1),
                 "byte {at} of line {line}: {found}"
@@ -202,7 +108,7 @@ async fn every_flipped_byte_of_the_checkpoint_is_noticed() {
             let mut changed = whole.clone();
             changed[at] ^= 1 << bit;
             trail.put(CHECKPOINT, &changed);
-            assert_eq!(trail.verdict(), Says::Tampered, "bit {bit} of byte {at}");
+            assert_eq!(verdict(&trail), Says::Tampered, "bit {bit} of byte {at}");
         }
     }
 }
@@ -216,7 +122,7 @@ async fn a_missing_line_is_noticed_wherever_it_was() {
         left.remove(gone);
         trail.put_lines(&left);
         let expected = if gone + 1 == lines.len() { Says::Incomplete } else { Says::Tampered };
-        assert_eq!(trail.verdict(), expected, "line {gone}");
+        assert_eq!(verdict(&trail), expected, "line {gone}");
     }
 }
 
@@ -229,13 +135,13 @@ async fn swapped_and_repeated_lines_are_noticed() {
             let mut swapped = lines.clone();
             swapped.swap(first, second);
             trail.put_lines(&swapped);
-            assert_eq!(trail.verdict(), Says::Tampered, "{first} and {second}");
+            assert_eq!(verdict(&trail), Says::Tampered, "{first} and {second}");
         }
         for at in 0..=lines.len() {
             let mut repeated = lines.clone();
             repeated.insert(at, lines[first].clone());
             trail.put_lines(&repeated);
-            assert_eq!(trail.verdict(), Says::Tampered, "{first} again at {at}");
+            assert_eq!(verdict(&trail), Says::Tampered, "{first} again at {at}");
         }
     }
 }
@@ -246,7 +152,7 @@ async fn a_trail_cut_at_any_byte_is_incomplete() {
     let whole = trail.segment();
     for end in 0..whole.len() {
         trail.put(SEGMENT, &whole[..end]);
-        assert_eq!(trail.verdict(), Says::Incomplete, "cut at {end}");
+        assert_eq!(verdict(&trail), Says::Incomplete, "cut at {end}");
     }
 }
 
@@ -264,8 +170,8 @@ async fn records_written_anew_with_good_links_are_noticed() {
         *line = text.into_bytes();
     }
     trail.put_lines(&lines);
-    assert_eq!(trail.verdict(), Says::Tampered);
-    assert_eq!(trail.place(), (SEGMENT.to_owned(), lines.len() as u64));
+    assert_eq!(verdict(&trail), Says::Tampered);
+    assert_eq!(place(&trail), (SEGMENT.to_owned(), lines.len() as u64));
 }
 
 #[tokio::test]
@@ -274,7 +180,7 @@ async fn an_older_directory_put_back_is_noticed_with_any_later_checkpoint() {
     let old = trail.segment();
     trail.append(1).await;
     trail.put(SEGMENT, &old);
-    assert_eq!(trail.verdict(), Says::Incomplete);
+    assert_eq!(verdict(&trail), Says::Incomplete);
 }
 
 #[tokio::test]
@@ -284,16 +190,16 @@ async fn another_trails_checkpoint_key_or_segment_does_not_pass() {
     for name in [CHECKPOINT, VERIFIER_KEY, SEGMENT] {
         let own = fs::read(trail.path(name)).unwrap();
         trail.put(name, &fs::read(other.path(name)).unwrap());
-        assert_eq!(trail.verdict(), Says::Tampered, "{name}");
+        assert_eq!(verdict(&trail), Says::Tampered, "{name}");
         trail.put(name, &own);
     }
     // A whole trail put in place of another passes by its own key, and only by that.
     for name in [CHECKPOINT, VERIFIER_KEY, SEGMENT] {
         trail.put(name, &fs::read(other.path(name)).unwrap());
     }
-    assert_eq!(trail.verdict(), Says::Sound);
-    assert!(trail::verify(trail.dir.path(), None).key_from_trail);
-    assert_eq!(trail.verdict_with(Some(&key)), Says::Tampered);
+    assert_eq!(verdict(&trail), Says::Sound);
+    assert!(verified(&trail, None).key_from_trail);
+    assert_eq!(verdict_with(&trail, Some(&key)), Says::Tampered);
 }
 
 #[tokio::test]
@@ -304,27 +210,27 @@ async fn renamed_and_missing_files_are_noticed() {
     let second = format!("{:020}.jsonl", 3);
     trail.put(SEGMENT, &lines[..3].concat());
     trail.put(&second, &lines[3..].concat());
-    assert_eq!(trail.verdict(), Says::Sound);
+    assert_eq!(verdict(&trail), Says::Sound);
 
     trail.put(SEGMENT, &lines[3..].concat());
     trail.put(&second, &lines[..3].concat());
-    assert_eq!(trail.verdict(), Says::Tampered, "swapped");
+    assert_eq!(verdict(&trail), Says::Tampered, "swapped");
     fs::remove_file(trail.path(&second)).unwrap();
     trail.put(SEGMENT, &lines[..3].concat());
-    assert_eq!(trail.verdict(), Says::Incomplete, "second gone");
+    assert_eq!(verdict(&trail), Says::Incomplete, "second gone");
     trail.put(&second, &lines[3..].concat());
     fs::remove_file(trail.path(SEGMENT)).unwrap();
-    assert_eq!(trail.verdict(), Says::Incomplete, "first gone");
+    assert_eq!(verdict(&trail), Says::Incomplete, "first gone");
     fs::remove_file(trail.path(&second)).unwrap();
-    assert_eq!(trail.verdict(), Says::Incomplete, "both gone");
+    assert_eq!(verdict(&trail), Says::Incomplete, "both gone");
 
     trail.put(SEGMENT, &whole);
     let checkpoint = fs::read(trail.path(CHECKPOINT)).unwrap();
     fs::remove_file(trail.path(CHECKPOINT)).unwrap();
-    assert_eq!(trail.verdict(), Says::Incomplete, "checkpoint gone");
+    assert_eq!(verdict(&trail), Says::Incomplete, "checkpoint gone");
     trail.put(CHECKPOINT, &checkpoint);
     fs::remove_file(trail.path(VERIFIER_KEY)).unwrap();
-    assert_eq!(trail.verdict(), Says::Unreadable, "key gone");
+    assert_eq!(verdict(&trail), Says::Unreadable, "key gone");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
         }
     }
     log.close().await;
-    let report = verify(&audit, None);
+    let report = verify(&audit, None, None);
     assert_eq!(report.verdict, Verdict::Sound, "{:?}", report.fault);
     assert_eq!(report.counts.calls, u64::try_from(through.len()).expect("small"));
     assert_eq!(report.counts.outcomes, report.counts.calls);
@@ -107,6 +107,6 @@ async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
     assert!(!refused.iter().any(|id| trail.contains(id)));
     // And it can be continued.
     open().expect("the trail is continued").close().await;
-    assert_eq!(verify(&audit, None).verdict, Verdict::Sound);
+    assert_eq!(verify(&audit, None, None).verdict, Verdict::Sound);
     println!("{} calls let through, {} refused", through.len(), refused.len());
 }

@@ -56,7 +56,7 @@ async fn killed_again_and_again(durability: Durability) {
     .expect("the trail is continued after every kill");
     log.close().await;
 
-    let report = verify(dir.path(), None);
+    let report = verify(dir.path(), None, None);
     assert_eq!(report.verdict, Verdict::Sound, "{:?}", report.fault);
     assert_eq!((report.open_calls, report.unsigned_records), (0, 0));
     assert_eq!(report.counts.calls, report.counts.outcomes + report.counts.lost_outcomes);

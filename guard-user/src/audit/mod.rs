@@ -13,6 +13,7 @@
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
+//! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -29,6 +30,8 @@ mod last;
 mod log;
 mod merkle;
 mod note;
+mod proof;
+mod prove;
 mod queue;
 mod reconcile;
 mod record;
@@ -48,6 +51,7 @@ pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use last::{Filter, Summary, last};
 pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
+pub use prove::{Claim, ProveError, prove};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
     Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,

@@ -249,4 +249,35 @@ mod tests {
             assert_eq!(Checkpoint::parse(&other), Err(NoteError::NotACheckpoint), "{other:?}");
         }
     }
+
+    /// Another implementation of the format (`signed_note`).
+    mod against_another {
+        use proptest::prelude::*;
+        use signed_note::{Note, Signer, StandardSigner, StandardVerifier, VerifierList};
+
+        use super::*;
+
+        /// The private half of the key of [`NEUMANN`], as published with it.
+        const SECRET: &str = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+
+        proptest! {
+            #[test]
+            fn what_this_one_signs_the_other_takes(name in "[a-z0-9./-]{1,40}", size: u64, root: [u8; 32]) {
+                let key = SigningKey::generate(&name).unwrap();
+                let note = Note::from_bytes(key.checkpoint(size, root).as_bytes()).unwrap();
+                let theirs = StandardVerifier::new(&key.verifier().to_string()).unwrap();
+                let (signed, unknown) = note.verify(&VerifierList::new(vec![Box::new(theirs)])).unwrap();
+                prop_assert_eq!((signed.len(), unknown.len()), (1, 0));
+            }
+
+            #[test]
+            fn what_the_other_signs_this_one_takes(text in "([ -~\u{a0}-\u{2fff}]{0,30}\n){1,5}") {
+                let mut note = Note::new(text.as_bytes(), &[]).unwrap();
+                let signer = StandardSigner::new(SECRET).unwrap();
+                note.add_sigs(&[&signer as &dyn Signer]).unwrap();
+                let note = String::from_utf8(note.to_bytes()).unwrap();
+                prop_assert_eq!(VerifierKey::parse(NEUMANN).unwrap().open(&note), Ok(text.as_str()));
+            }
+        }
+    }
 }

@@ -42,14 +42,17 @@ pub struct Report {
     pub open_calls: usize,
     /// Records behind the latest checkpoint; only the chain protects these.
     pub unsigned_records: u64,
+    /// Records that the older checkpoint covers, if one was given.
+    pub since: Option<u64>,
     /// The key came from the trail's own directory: whoever could rewrite the trail could replace it, too.
     pub key_from_trail: bool,
 }
 
 type Failure = (Verdict, Fault);
 
-/// Checks the trail in `dir`, with `key` or else the one that lies beside it.
-pub fn verify(dir: &Path, key: Option<&VerifierKey>) -> Report {
+/// Checks the trail in `dir`, with `key` or else the one that lies beside it. With the file of an older checkpoint, the trail
+/// must go on from that.
+pub fn verify(dir: &Path, key: Option<&VerifierKey>, since: Option<&Path>) -> Report {
     let mut report = Report {
         verdict: Verdict::Sound,
         fault: None,
@@ -59,26 +62,36 @@ pub fn verify(dir: &Path, key: Option<&VerifierKey>) -> Report {
         counts: Counts::default(),
         open_calls: 0,
         unsigned_records: 0,
+        since: None,
         key_from_trail: key.is_none(),
     };
-    if let Err((verdict, fault)) = check(dir, key, &mut report) {
+    if let Err((verdict, fault)) = check(dir, key, since, &mut report) {
         report.verdict = verdict;
         report.fault = Some(fault);
     }
     report
 }
 
-fn check(dir: &Path, key: Option<&VerifierKey>, report: &mut Report) -> Result<(), Failure> {
+fn check(
+    dir: &Path,
+    key: Option<&VerifierKey>,
+    since: Option<&Path>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let key = key.cloned().map_or_else(|| key_beside(dir), Ok)?;
     report.origin = Some(key.name().to_owned());
+    let older = since.map(|path| older(path, &key)).transpose()?;
+    report.since = older.as_ref().map(|older| older.size);
     let checkpoint = checkpoint(dir, &key)?;
     let found = segments(dir).map_err(|error| failure(Verdict::Unreadable, dir, 0, error))?;
     report.segments = found.len();
 
     let mut walk = Walk::new();
+    let signed: Vec<_> = [Some(&checkpoint), older.as_ref()].into_iter().flatten().collect();
+    look(&signed, &walk).map_err(|reason| failure(Verdict::Tampered, dir, 0, reason))?;
     let mut end = Ok(());
     for (first, path) in &found {
-        end = segment(*first, path, &key, &checkpoint, &mut walk);
+        end = segment(*first, path, &key, &signed, &mut walk);
         if end.is_err() {
             break;
         }
@@ -88,12 +101,12 @@ fn check(dir: &Path, key: Option<&VerifierKey>, report: &mut Report) -> Result<(
     report.unsigned_records = walk.tree.size().saturating_sub(checkpoint.size);
     report.counts = walk.counts;
     end?;
-    if walk.tree.size() < checkpoint.size {
+    let size = signed.iter().map(|checkpoint| checkpoint.size).max().unwrap_or(0);
+    if walk.tree.size() < size {
         let last = found.last().map_or(dir, |(_, path)| path);
         let reason = format!(
-            "the trail ends after {} records, but {} are in the signed checkpoint",
-            walk.tree.size(),
-            checkpoint.size
+            "the trail ends after {} records, but {size} are in a signed checkpoint",
+            walk.tree.size()
         );
         return Err(failure(Verdict::Incomplete, last, 0, reason));
     }
@@ -110,7 +123,7 @@ fn segment(
     first: u64,
     path: &Path,
     key: &VerifierKey,
-    checkpoint: &Checkpoint,
+    signed: &[&Checkpoint],
     walk: &mut Walk,
 ) -> Result<(), Failure> {
     if first != walk.tree.size() {
@@ -131,11 +144,23 @@ fn segment(
                 return Err(failure(Verdict::Incomplete, path, number, reason));
             }
         }
-        if walk.tree.size() == checkpoint.size && walk.tree.root() != checkpoint.root {
-            let reason = "the signed checkpoint covers other records than those up to here";
-            return Err(failure(Verdict::Tampered, path, number, reason));
-        }
+        look(signed, walk).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
     }
+}
+
+/// Where a signed checkpoint ends, the tree has its root.
+fn look(signed: &[&Checkpoint], walk: &Walk) -> Result<(), &'static str> {
+    let mut ends = signed.iter().filter(|checkpoint| checkpoint.size == walk.tree.size());
+    if ends.any(|checkpoint| checkpoint.root != walk.tree.root()) {
+        return Err("a signed checkpoint covers other records than those up to here");
+    }
+    Ok(())
+}
+
+/// The checkpoint that the trail must go on from.
+fn older(path: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
+    let note = fs::read_to_string(path).map_err(|error| failure(Verdict::Unreadable, path, 0, error))?;
+    key.open_checkpoint(&note).map_err(|error| failure(Verdict::Unreadable, path, 0, error))
 }
 
 fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {

@@ -1,5 +1,7 @@
 //! `mcp-guard audit`
 
+mod prove;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,7 +31,11 @@ enum Command {
         /// The trail's verifier key, or a file that holds it; kept apart from the trail it proves more
         #[arg(long, value_name = "FILE_OR_KEY")]
         key: Option<String>,
+        /// A file with an older checkpoint of the trail, copied off the host before: the trail must go on from it
+        #[arg(long, value_name = "CHECKPOINT")]
+        since: Option<PathBuf>,
     },
+    Prove(prove::Args),
     /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
     /// unreadable
     ///
@@ -120,7 +126,7 @@ struct Place {
     dir: Option<PathBuf>,
     #[command(flatten)]
     config: Overrides,
-    /// Print JSON, also on an error: `verify` one object, `list` the records as they are, one a line
+    /// Print JSON, also on an error: `list` the records as they are, one a line, the others one object
     #[arg(long)]
     json: bool,
 }
@@ -137,10 +143,10 @@ const UNREADABLE: u8 = 3;
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Verify { place, key } => {
+        Command::Verify { place, key, since } => {
             let dir = place.dir()?;
             let key = key.as_deref().map(read_key).transpose()?;
-            let report = verify(&dir, key.as_ref());
+            let report = verify(&dir, key.as_ref(), since.as_deref());
             if place.json {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
@@ -153,6 +159,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Verdict::Unreadable => UNREADABLE,
             }))
         }
+        Command::Prove(args) => prove::run(&args),
         Command::Reconcile { dir, config, all, json } => {
             let dir = Place { dir, config, json }.dir()?;
             let balance =
@@ -183,6 +190,7 @@ impl Args {
         match &self.command {
             Command::Verify { place, .. } | Command::List { place, .. } => place.json,
             Command::Reconcile { json, .. } => *json,
+            Command::Prove(args) => args.place.json,
         }
     }
 
@@ -190,7 +198,7 @@ impl Args {
     pub(super) fn failure(&self) -> u8 {
         match self.command {
             Command::Verify { .. } | Command::Reconcile { .. } => UNREADABLE,
-            Command::List { .. } => 1,
+            Command::List { .. } | Command::Prove(_) => 1,
         }
     }
 }
@@ -222,6 +230,9 @@ fn print_report(report: &Report) {
         counts.calls, counts.outcomes, counts.lost_outcomes, report.open_calls, counts.refusals
     );
     println!("signed    {} checkpoint records, {} gaps", counts.checkpoints, counts.gaps);
+    if let (Some(since), Verdict::Sound) = (report.since, report.verdict) {
+        println!("since     the older checkpoint's {since} records are the first of this trail");
+    }
     if report.unsigned_records > 0 {
         println!("warning   {} records are behind the last signed checkpoint", report.unsigned_records);
     }

@@ -88,7 +88,7 @@ async fn cell(args: &Args, durability: Durability, callers: u64) -> anyhow::Resu
     times.sort();
     let calls = u64::try_from(times.len())?;
     let start = Instant::now();
-    let report = verify(dir.path(), None);
+    let report = verify(dir.path(), None, None);
     let verified = start.elapsed();
     anyhow::ensure!(report.verdict == Verdict::Sound, "{:?}", report.fault);
     let bytes = std::fs::metadata(dir.path().join("00000000000000000000.jsonl"))?.len();

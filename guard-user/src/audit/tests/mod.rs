@@ -37,7 +37,7 @@ fn open_on(options: Options, disk: impl Disk + 'static) -> AuditLog {
 }
 
 fn check(dir: &Path) -> Report {
-    verify(&dir.join("audit"), None)
+    verify(&dir.join("audit"), None, None)
 }
 
 fn sound(dir: &Path) -> Report {

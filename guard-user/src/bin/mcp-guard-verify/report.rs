@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::trail::{Report, Verdict};
+use super::proof::Proved;
+use super::trail::{Fault, Report, Verdict};
 
 pub(crate) fn text(report: &Report) -> String {
     let mut out = String::new();
@@ -25,6 +26,9 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
         report.calls, report.outcomes, report.lost_outcomes, report.open_calls, report.refusals
     )?;
     writeln!(out, "signed    {} checkpoint records, {} gaps", report.checkpoints, report.gaps)?;
+    if let (Some(since), Verdict::Sound) = (report.since, report.verdict()) {
+        writeln!(out, "since     the older checkpoint's {since} records are the first of this trail")?;
+    }
     if report.unsigned_records > 0 {
         writeln!(out, "warning   {} records are behind the last signed checkpoint", report.unsigned_records)?;
     }
@@ -44,19 +48,10 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 pub(crate) fn json(report: &Report) -> serde_json::Value {
-    let verdict = match report.verdict() {
-        Verdict::Sound => "sound",
-        Verdict::Tampered => "tampered",
-        Verdict::Incomplete => "incomplete",
-        Verdict::Unreadable => "unreadable",
-    };
     serde_json::json!({
-        "verdict": verdict,
-        "fault": report.fault.as_ref().map(|fault| serde_json::json!({
-            "file": fault.file.display().to_string(),
-            "line": fault.line,
-            "reason": fault.reason,
-        })),
+        "verdict": word(report.verdict()),
+        "fault": report.fault.as_ref().map(fault_json),
+        "since": report.since,
         "origin": report.origin,
         "key_from_trail": report.key_from_trail,
         "segments": report.segments,
@@ -69,5 +64,56 @@ pub(crate) fn json(report: &Report) -> serde_json::Value {
         "gaps": report.gaps,
         "checkpoints": report.checkpoints,
         "unsigned_records": report.unsigned_records,
+    })
+}
+
+/// What a proof proves.
+pub(crate) fn proof_text(proved: &Result<Proved, Fault>) -> String {
+    match proved {
+        Ok(Proved::Record { number, record, size }) => {
+            format!(
+                "{record}\nSOUND     this is record {number} of the {size} that the signed checkpoint covers\n"
+            )
+        }
+        Ok(Proved::Grown { old, size }) => {
+            format!(
+                "SOUND     the {size} records of the signed checkpoint begin with the {old} of the older one\n"
+            )
+        }
+        Err(fault) => {
+            let word = word(fault.verdict).to_uppercase();
+            format!("{}: {}\n{word}\n", fault.file.display(), fault.reason)
+        }
+    }
+}
+
+pub(crate) fn proof_json(proved: &Result<Proved, Fault>) -> serde_json::Value {
+    match proved {
+        Ok(Proved::Record { number, record, size }) => {
+            serde_json::json!({ "verdict": "sound", "record": record, "number": number, "size": size })
+        }
+        Ok(Proved::Grown { old, size }) => {
+            serde_json::json!({ "verdict": "sound", "old": old, "size": size })
+        }
+        Err(fault) => {
+            serde_json::json!({ "verdict": word(fault.verdict), "fault": fault_json(fault) })
+        }
+    }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Sound => "sound",
+        Verdict::Tampered => "tampered",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Unreadable => "unreadable",
+    }
+}
+
+fn fault_json(fault: &Fault) -> serde_json::Value {
+    serde_json::json!({
+        "file": fault.file.display().to_string(),
+        "line": fault.line,
+        "reason": fault.reason,
     })
 }

@@ -1,18 +1,14 @@
-//! Reads a trail from its first line to its last and stops at the first that is wrong.
+//! Checks a trail from its first record to its last and stops at the first that is wrong.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use serde::Deserialize;
-
-use super::note::{Checkpoint, Key, hex};
-use super::tree::{Hash, Tree, leaf};
-
-const LINE_BYTES_MAX: u64 = 65_535;
-const FORMAT: u64 = 1;
+use super::blocks::{self, Batch, End};
+use super::note::{Checkpoint, Key};
+use super::record::{Meaning, Record};
+use super::tree::{Hash, Tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -51,32 +47,24 @@ pub(crate) struct Report {
     pub(crate) checkpoints: u64,
     /// Records behind the latest signed checkpoint.
     pub(crate) unsigned_records: u64,
+    /// Records that the older checkpoint covers, if one was given.
+    pub(crate) since: Option<u64>,
 }
 
-/// The fields that matter here. `seq` and `prev` are compared as bytes, before this is read.
-#[derive(Deserialize)]
-struct Record<'a> {
-    #[serde(borrow)]
-    kind: Cow<'a, str>,
-    format: Option<u64>,
-    #[serde(borrow)]
-    origin: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    decision: Option<Cow<'a, str>>,
-    call_seq: Option<u64>,
-    #[serde(borrow)]
-    note: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
-    open_count: Option<u64>,
+/// What the trail is checked against.
+pub(crate) struct Wanted<'a> {
+    pub(crate) dir: &'a Path,
+    /// The text of a verifier key; else the one in the trail's directory is taken.
+    pub(crate) key: Option<&'a str>,
+    /// A file with a checkpoint of this trail that was copied before.
+    pub(crate) since: Option<&'a Path>,
 }
 
 struct Reader<'r> {
     report: &'r mut Report,
     key: Key,
     latest: Checkpoint,
+    since: Option<Checkpoint>,
     tree: Tree,
     prev: Hash,
     open: HashMap<String, u64>,
@@ -99,37 +87,58 @@ impl Report {
     }
 }
 
-/// Checks the trail in `dir`, with the text of a verifier key or with the one in `dir`.
-pub(crate) fn verify(dir: &Path, key: Option<&str>) -> Report {
-    let mut report = Report { key_from_trail: key.is_none(), ..Report::default() };
-    report.fault = check(dir, key, &mut report).err();
+/// Checks a trail. `progress` is told the bytes that are done and those there are.
+pub(crate) fn verify(wanted: &Wanted<'_>, progress: impl FnMut(u64, u64)) -> Report {
+    let mut report = Report { key_from_trail: wanted.key.is_none(), ..Report::default() };
+    report.fault = check(wanted, &mut report, progress).err();
     report
 }
 
-fn check(dir: &Path, key: Option<&str>, report: &mut Report) -> Result<(), Fault> {
+fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64, u64)) -> Result<(), Fault> {
+    let dir = wanted.dir;
     let key_path = dir.join("verifier-key");
-    let text = key.map_or_else(|| read(&key_path, Verdict::Unreadable), |text| Ok(text.to_owned()))?;
+    let text = wanted.key.map_or_else(|| read(&key_path, Verdict::Unreadable), |text| Ok(text.to_owned()))?;
     let key = Key::parse(&text).map_err(|reason| fault(Verdict::Unreadable, &key_path, 0, &reason))?;
     report.origin = Some(key.name.clone());
 
+    let since = wanted.since.map(|path| older(path, &key)).transpose()?;
+    report.since = since.as_ref().map(|since| since.size);
     let path = dir.join("checkpoint");
     let note = read(&path, Verdict::Incomplete)?;
     let latest = key.checkpoint(&note).map_err(|reason| fault(Verdict::Tampered, &path, 0, &reason))?;
+    let size = latest.size.max(report.since.unwrap_or(0));
 
     let segments = segments(dir)?;
     let last = segments.last().map_or(dir.to_owned(), |(_, path)| path.clone());
-    let size = latest.size;
-    let mut reader =
-        Reader { report, key, latest, tree: Tree::default(), prev: [0; 32], open: HashMap::new() };
-    for (first, path) in segments {
-        reader.segment(first, &path)?;
-    }
+    let (firsts, files): (Vec<_>, Vec<_>) = segments.into_iter().unzip();
+    let bytes: u64 = files.iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum();
+    let (tree, prev, open) = (Tree::default(), [0; 32], HashMap::new());
+    let mut reader = Reader { report, key, latest, since, tree, prev, open };
+    reader.look().map_err(|reason| fault(Verdict::Tampered, dir, 0, &reason))?;
+    let (mut firsts, mut done) = (firsts.into_iter(), 0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    blocks::read(&files, cores, |batch| {
+        if batch.first <= 1
+            && let Some(first) = firsts.next()
+        {
+            reader.segment(first, &batch.path)?;
+        }
+        done += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
+        progress(done, bytes);
+        reader.batch(batch)
+    })?;
     let records = reader.report.records;
     if records < size {
         let reason = format!("the trail ends after {records} records; a signed checkpoint covers {size}");
         return Err(fault(Verdict::Incomplete, &last, 0, &reason));
     }
     Ok(())
+}
+
+/// The checkpoint that the trail must go on from.
+fn older(path: &Path, key: &Key) -> Result<Checkpoint, Fault> {
+    let note = read(path, Verdict::Unreadable)?;
+    key.checkpoint(&note).map_err(|reason| fault(Verdict::Unreadable, path, 0, &reason))
 }
 
 impl Reader<'_> {
@@ -141,106 +150,100 @@ impl Reader<'_> {
             return Err(fault(verdict, path, 0, &reason));
         }
         self.report.segments += 1;
-        let unreadable =
-            |line, error: std::io::Error| fault(Verdict::Unreadable, path, line, &error.to_string());
-        let mut file =
-            BufReader::with_capacity(1 << 18, File::open(path).map_err(|error| unreadable(0, error))?);
-        let mut bytes = Vec::new();
-        for number in 1.. {
-            bytes.clear();
-            let read = file.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes);
-            if read.map_err(|error| unreadable(number, error))? == 0 {
-                break;
-            }
-            let Some(line) = bytes.strip_suffix(b"\n") else {
-                let reason =
-                    "the line has no end or is too long; after a crash the guard's next start mends the end";
-                return Err(fault(Verdict::Incomplete, path, number, reason));
-            };
-            self.line(line).map_err(|reason| fault(Verdict::Tampered, path, number, &reason))?;
-        }
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), String> {
-        let seq = self.report.records;
-        if !line.iter().all(|byte| (0x20..0x7f).contains(byte)) {
-            return Err("a byte that is not printable ASCII".into());
+    fn batch(&mut self, batch: Batch) -> Result<(), Fault> {
+        let mut number = batch.first;
+        for record in batch.records {
+            record
+                .and_then(|record| self.record(record))
+                .map_err(|reason| fault(Verdict::Tampered, &batch.path, number, &reason))?;
+            number += 1;
         }
-        let head = format!(r#"{{"seq":{seq},"prev":""#);
-        let Some(rest) = line.strip_prefix(head.as_bytes()) else {
+        match batch.end {
+            None => Ok(()),
+            Some(End::Torn) => {
+                let reason =
+                    "the line has no end or is too long; after a crash the guard's next start mends the end";
+                Err(fault(Verdict::Incomplete, &batch.path, number, reason))
+            }
+            Some(End::Unreadable(error)) => {
+                Err(fault(Verdict::Unreadable, &batch.path, number, &error.to_string()))
+            }
+        }
+    }
+
+    fn record(&mut self, record: Record) -> Result<(), String> {
+        let seq = self.report.records;
+        if record.seq != seq {
             return Err(format!("record {seq} belongs here"));
-        };
-        if !rest.starts_with(format!(r#"{}","time":""#, hex(&self.prev)).as_bytes()) {
+        }
+        if record.prev != self.prev {
             return Err("`prev` is not the hash of the line before; one of the two was changed".into());
         }
-        let record: Record<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        if (seq == 0) != (record.kind == "genesis") {
+        if (seq == 0) != matches!(record.meaning, Meaning::Genesis { .. }) {
             return Err("the first record, and only the first, is a genesis record".into());
         }
-        self.meaning(seq, &record)?;
-        self.prev = leaf(line);
+        self.meaning(seq, record.meaning)?;
+        self.prev = record.leaf;
         self.tree.add(self.prev);
         self.report.records += 1;
         self.report.open_calls = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
         self.report.unsigned_records = self.report.records.saturating_sub(self.latest.size);
-        if self.report.records == self.latest.size && self.tree.root() != self.latest.root {
+        self.look()
+    }
+
+    /// Where a signed checkpoint ends, the tree has its root.
+    fn look(&self) -> Result<(), String> {
+        let is_other = |checkpoint: &Checkpoint| {
+            checkpoint.size == self.report.records && checkpoint.root != self.tree.root()
+        };
+        if is_other(&self.latest) {
             return Err("the signed checkpoint covers other records than those up to here".into());
+        }
+        if self.since.as_ref().is_some_and(is_other) {
+            return Err("the checkpoint of --since covers other records than those up to here".into());
         }
         Ok(())
     }
 
-    fn meaning(&mut self, seq: u64, record: &Record<'_>) -> Result<(), String> {
-        match &*record.kind {
-            "genesis" if record.format != Some(FORMAT) => {
-                Err("a format that this program does not know".into())
+    fn meaning(&mut self, seq: u64, meaning: Meaning) -> Result<(), String> {
+        match meaning {
+            Meaning::Genesis { origin } if origin != self.key.name => {
+                return Err("another key's trail".into());
             }
-            "genesis" if record.origin.as_deref() != Some(&*self.key.name) => {
-                Err("another key's trail".into())
-            }
-            "call" => self.call(seq, record),
-            "outcome" => {
-                let call = record.id.as_deref().and_then(|id| self.open.remove(id));
-                if call.is_none() || call != record.call_seq {
-                    return Err("an outcome, but no call waits for it".into());
-                }
-                self.report.outcomes += 1;
-                Ok(())
-            }
-            "checkpoint" => {
-                let signed = self.key.checkpoint(record.note.as_deref().unwrap_or_default())?;
-                if signed.size != seq || signed.root != self.tree.root() {
-                    return Err("its checkpoint covers other records than those before it".into());
-                }
-                self.report.checkpoints += 1;
-                Ok(())
-            }
-            "gap" => {
-                self.report.gaps += 1;
-                if record.reason.as_deref() == Some("restart") {
-                    let open = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
-                    if record.open_count != Some(open) {
-                        return Err(format!("{open} calls were open at this restart"));
-                    }
-                    self.report.lost_outcomes += open;
-                    self.open.clear();
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn call(&mut self, seq: u64, record: &Record<'_>) -> Result<(), String> {
-        match (record.id.as_deref(), record.decision.as_deref()) {
-            (Some(id), Some("allow")) => {
-                if self.open.insert(id.to_owned(), seq).is_some() {
+            Meaning::Genesis { .. } | Meaning::Other => {}
+            Meaning::Call(id) => {
+                if self.open.insert(id, seq).is_some() {
                     return Err("a call with the id of another that is under way".into());
                 }
                 self.report.calls += 1;
             }
-            (Some(_), Some("deny" | "hold")) => self.report.refusals += 1,
-            _ => return Err("a call without an id or a verdict".into()),
+            Meaning::Refusal => self.report.refusals += 1,
+            Meaning::Outcome { id, call_seq } => {
+                if self.open.remove(&id) != Some(call_seq) {
+                    return Err("an outcome, but no call waits for it".into());
+                }
+                self.report.outcomes += 1;
+            }
+            Meaning::Checkpoint(note) => {
+                let signed = self.key.checkpoint(&note)?;
+                if signed.size != seq || signed.root != self.tree.root() {
+                    return Err("its checkpoint covers other records than those before it".into());
+                }
+                self.report.checkpoints += 1;
+            }
+            Meaning::Gap { restart } => {
+                self.report.gaps += 1;
+                let Some(said) = restart else { return Ok(()) };
+                let open = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
+                if said != open {
+                    return Err(format!("{open} calls were open at this restart"));
+                }
+                self.report.lost_outcomes += open;
+                self.open.clear();
+            }
         }
         Ok(())
     }
@@ -264,7 +267,7 @@ fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fault> {
     Ok(found)
 }
 
-fn read(path: &Path, missing: Verdict) -> Result<String, Fault> {
+pub(crate) fn read(path: &Path, missing: Verdict) -> Result<String, Fault> {
     std::fs::read_to_string(path).map_err(|error| {
         let verdict = match error.kind() {
             ErrorKind::NotFound => missing,
@@ -275,6 +278,6 @@ fn read(path: &Path, missing: Verdict) -> Result<String, Fault> {
     })
 }
 
-fn fault(verdict: Verdict, file: &Path, line: u64, reason: &str) -> Fault {
+pub(crate) fn fault(verdict: Verdict, file: &Path, line: u64, reason: &str) -> Fault {
     Fault { verdict, file: file.to_owned(), line, reason: reason.to_owned() }
 }

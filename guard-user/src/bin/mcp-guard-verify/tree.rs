@@ -39,6 +39,7 @@ impl Tree {
     }
 }
 
-fn node(left: &Hash, right: &Hash) -> Hash {
+/// SHA-256(0x01 || left || right).
+pub(crate) fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
 }

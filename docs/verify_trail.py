@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Checks an audit trail of mcp-guard, as docs/audit-format.md describes it and with nothing of mcp-guard's.
+
+    verify_trail.py DIR [VERIFIER_KEY_FILE] [OLDER_CHECKPOINT_FILE]
+
+Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable. Slower than mcp-guard-verify; it shows that the page is enough.
+"""
+import base64, hashlib, json, pathlib, re, sys
+
+TAMPERED, INCOMPLETE, UNREADABLE = 1, 2, 3
+WORDS = {TAMPERED: "TAMPERED", INCOMPLETE: "INCOMPLETE", UNREADABLE: "UNREADABLE"}
+
+class Fault(Exception):
+    pass
+
+def need(is_so, why, code=TAMPERED):
+    if not is_so:
+        raise Fault(why, code)
+
+# --- Ed25519 (RFC 8032, section 5.1), for verifying only ---
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+
+def add(a, b):  # extended coordinates: X, Y, Z, T
+    e, f = (a[1] - a[0]) * (b[1] - b[0]), (a[1] + a[0]) * (b[1] + b[0])
+    g, h = 2 * a[3] * b[3] * D, 2 * a[2] * b[2]
+    x, y, z, t = f - e, h - g, h + g, f + e
+    return x * y % P, z * t % P, y * z % P, x * t % P
+
+def times(n, point):
+    result = (0, 1, 1, 0)
+    while n:
+        result, point, n = add(result, point) if n & 1 else result, add(point, point), n >> 1
+    return result
+
+def point(data):
+    y, sign = int.from_bytes(data, "little") & (1 << 255) - 1, data[31] >> 7
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if y >= P or (x * x - square) % P or (x == 0 and sign):
+        return None
+    x = P - x if x & 1 != sign else x
+    return x, y, 1, x * y % P
+
+BASE = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+
+def is_signed(public, text, signature):
+    a, r, s = point(public), point(signature[:32]), int.from_bytes(signature[32:], "little")
+    if len(signature) != 64 or a is None or r is None or s >= L:
+        return False
+    k = int.from_bytes(hashlib.sha512(signature[:32] + public + text).digest(), "little") % L
+    one, other = times(s, BASE), add(r, times(k, a))
+    return not any((one[i] * other[2] - other[i] * one[2]) % P for i in (0, 1))
+
+# --- Signed notes and the tree ---
+def base64_of(text):
+    data = base64.b64decode(text, validate=True)
+    need(base64.b64encode(data).decode() == text, "base64 in another spelling")
+    return data
+
+class Key:
+    def __init__(self, text):
+        self.name, key_id, key = text.strip().split("+", 2)
+        data = base64_of(key)
+        need(len(data) == 33 and data[0] == 1, "not an Ed25519 key", UNREADABLE)
+        self.public, self.id = data[1:], hashlib.sha256(self.name.encode() + b"\n" + data).digest()[:4]
+        need(self.id.hex() == key_id, "the key's id is not its own", UNREADABLE)
+
+    def checkpoint(self, note):
+        """Number of records, and their root."""
+        text, _, lines = note.rpartition("\n\n")
+        need(lines.endswith("\n"), "not a signed note")
+        signed = False
+        for line in lines[:-1].split("\n"):
+            need(line.startswith("\u2014 ") and line.count(" ") == 2, "not a signature line")
+            name, blob = line.split(" ")[1], base64_of(line.split(" ")[2])
+            if name == self.name and blob[:4] == self.id:
+                signed = is_signed(self.public, (text + "\n").encode(), blob[4:])
+                need(signed, "a signature does not match")
+        need(signed, "not signed with this key")
+        parts = text.split("\n")
+        need(len(parts) == 3 and parts[0] == self.name and re.fullmatch("0|[1-9][0-9]*", parts[1]), "not a checkpoint of this trail")
+        return int(parts[1]), base64_of(parts[2])
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+def grow(peaks, size, leaf):
+    while size & 1:
+        leaf, size = sha256(b"\1", peaks.pop(), leaf), size >> 1
+    peaks.append(leaf)
+
+def root_of(peaks):
+    root = peaks[-1] if peaks else sha256()
+    for left in reversed(peaks[:-1]):
+        root = sha256(b"\1", left, root)
+    return root
+
+# --- The trail ---
+def verify(folder, key_file, older_file):
+    key = Key(key_file.read_text())
+    need((folder / "checkpoint").exists(), "the checkpoint is missing", INCOMPLETE)
+    signed = [key.checkpoint((folder / "checkpoint").read_bytes().decode())]
+    signed += [key.checkpoint(older_file.read_bytes().decode())] if older_file else []
+    size, prev, peaks, waiting = 0, bytes(32), [], {}  # waiting: calls without an outcome
+    for path in sorted(p for p in folder.iterdir() if re.fullmatch("[0-9]{20}[.]jsonl", p.name)):
+        first = int(path.stem)
+        need(first == size, f"{path.name}: record {size} belongs here", INCOMPLETE if first > size else TAMPERED)
+        for number, line in enumerate(path.open("rb"), 1):
+            where = f"{path.name}, line {number}: "
+            need(line.endswith(b"\n") and len(line) <= 65_536, where + "the line has no end, or is too long", INCOMPLETE)
+            line = line[:-1]
+            need(all(0x20 <= byte < 0x7F for byte in line), where + "a byte that is not printable ASCII")
+            head = '{"seq":%d,"prev":"%s","time":"' % (size, prev.hex())
+            need(line.startswith(head.encode()), where + "another record, or `prev` is not the line before")
+            record = json.loads(line)
+            kind, call = record["kind"], record.get("id")
+            need((size == 0) == (kind == "genesis"), where + "the first record, and only that, is a genesis record")
+            if kind == "genesis":
+                need(record["format"] == 1 and record["origin"] == key.name, where + "another format or trail")
+            elif kind == "call" and record["decision"] == "allow":
+                need(waiting.setdefault(call, size) == size, where + "its id is that of a call under way")
+            elif kind == "outcome":
+                need(waiting.pop(call, None) == record["call_seq"], where + "no call waits for this outcome")
+            elif kind == "checkpoint":
+                need(key.checkpoint(record["note"]) == (size, root_of(peaks)), where + "it covers other records")
+            elif kind == "gap" and record["reason"] == "restart":
+                need(record["open_count"] == len(waiting), where + "another number of calls was open")
+                waiting.clear()
+            prev = sha256(b"\0", line)
+            grow(peaks, size, prev)
+            size += 1
+            need(all(end != size or root == root_of(peaks) for end, root in signed), where + "a signed checkpoint covers other records")
+    need(size >= max(end for end, _ in signed), "fewer records than a signed checkpoint covers", INCOMPLETE)
+    return f"{size} records, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting)} calls open"
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    files = [pathlib.Path(name) for name in sys.argv[2:4]] + [None, None]
+    try:
+        print("SOUND:", verify(folder, files[0] or folder / "verifier-key", files[1]))
+    except (Fault, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        code = error.args[1] if isinstance(error, Fault) else UNREADABLE if isinstance(error, OSError) else TAMPERED
+        print(f"{WORDS[code]}: {error.args[0] if isinstance(error, Fault) else error}")
+        sys.exit(code)

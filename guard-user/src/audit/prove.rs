@@ -1,0 +1,114 @@
+//! Proofs about one record or one older checkpoint, for `mcp-guard audit prove`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::CHECKPOINT_FILE;
+use super::merkle::{Tree, leaf_hash};
+use super::note::{Checkpoint, NoteError, VerifierKey};
+use super::proof::Gathering;
+use super::walk::{Found, Lines, segments};
+
+/// What is to be proved, against the trail's latest signed checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub enum Claim<'a> {
+    /// That the record with this number is in the trail.
+    Record(u64),
+    /// That the trail goes on from this older signed checkpoint.
+    Since(&'a str),
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    #[error("{}: {error}", .path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("{}: {error}", .path.display())]
+    Checkpoint { path: PathBuf, error: NoteError },
+    #[error("the older checkpoint: {0}")]
+    Older(NoteError),
+    #[error(
+        "record {seq} is not signed yet: the latest checkpoint covers the records 0 to {last}. A checkpoint follows within a \
+         second of a record; is the number right?"
+    )]
+    NotSigned { seq: u64, last: u64 },
+    #[error(
+        "the older checkpoint covers {old} records, the latest one {size}: the trail was put back to an older state, or the two are \
+         mixed up"
+    )]
+    Shrunk { old: u64, size: u64 },
+    #[error(
+        "the trail does not have the records that {what} covers, so nothing can be proved; `mcp-guard audit verify` tells what is \
+         wrong with it"
+    )]
+    Differs { what: &'static str },
+}
+
+/// The text of a proof: a C2SP tlog-proof for a record, or an older checkpoint's consistency proof in the form that a C2SP
+/// witness is posted. Reads the whole trail once.
+pub fn prove(dir: &Path, key: &VerifierKey, claim: Claim<'_>) -> Result<String, ProveError> {
+    let path = dir.join(CHECKPOINT_FILE);
+    let note = fs::read_to_string(&path).map_err(|error| ProveError::Read { path: path.clone(), error })?;
+    let latest = key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?;
+    match claim {
+        Claim::Record(seq) => {
+            let last = latest.size.saturating_sub(1);
+            let mut gathering =
+                Gathering::inclusion(seq, latest.size).ok_or(ProveError::NotSigned { seq, last })?;
+            let record = gather(dir, &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
+            Ok(gathering.inclusion_file(seq, &record, &note))
+        }
+        Claim::Since(older) => {
+            let older = key.open_checkpoint(older).map_err(ProveError::Older)?;
+            let (old, size) = (older.size, latest.size);
+            let mut gathering = Gathering::consistency(old, size).ok_or(ProveError::Shrunk { old, size })?;
+            gather(dir, &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
+            Ok(gathering.consistency_file(old, &note))
+        }
+    }
+}
+
+/// What is looked for beside the hashes.
+struct Wanted<'a> {
+    line: Option<u64>,
+    older: Option<&'a Checkpoint>,
+}
+
+/// Reads what `latest` covers, and gives the line that is wanted.
+fn gather(
+    dir: &Path,
+    latest: &Checkpoint,
+    gathering: &mut Gathering,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<u8>, ProveError> {
+    let mut tree = Tree::default();
+    let mut wanted_line = Vec::new();
+    let look = |tree: &Tree| match wanted.older {
+        Some(older) if older.size == tree.size() && older.root != tree.root() => {
+            Err(ProveError::Differs { what: "the older checkpoint" })
+        }
+        _ => Ok(()),
+    };
+    look(&tree)?;
+    let read = |path: &Path, error| ProveError::Read { path: path.to_owned(), error };
+    for (_, path) in segments(dir).map_err(|error| read(dir, error))? {
+        let mut lines = Lines::open(&path).map_err(|error| read(&path, error))?;
+        while tree.size() < latest.size
+            && let Some(Found::Line(line)) = lines.next().map_err(|error| read(&path, error))?
+        {
+            let (index, leaf) = (tree.size(), leaf_hash(line));
+            if wanted.line == Some(index) {
+                wanted_line = line.to_vec();
+            }
+            gathering.leaf(index, leaf);
+            tree.push(leaf);
+            look(&tree)?;
+        }
+    }
+    if tree.size() == latest.size && tree.root() == latest.root {
+        Ok(wanted_line)
+    } else {
+        Err(ProveError::Differs { what: "the latest checkpoint" })
+    }
+}

@@ -1,0 +1,141 @@
+//! Reads files in blocks of whole lines, and has every core read records from them. What comes out is in order.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::record::{self, Record};
+
+/// Longest line, without its newline.
+const LINE_BYTES_MAX: u64 = 65_535;
+/// Bytes of lines that one core reads in one go.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks that wait for a core, and as many that it has read.
+const BLOCKS_WAITING: usize = 2;
+
+/// Some lines of one file.
+struct Block {
+    path: Arc<Path>,
+    /// Number of its first line in the file, from 1.
+    first: u64,
+    lines: Vec<u8>,
+    /// What keeps the file from going on behind these lines.
+    end: Option<End>,
+}
+
+/// Why a file does not go on. The line's number is that of the line that could not be read.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A last line without a newline, or one that is too long.
+    Torn,
+    Unreadable(io::Error),
+}
+
+/// What a core has read from a block.
+pub(crate) struct Batch {
+    pub(crate) path: Arc<Path>,
+    pub(crate) first: u64,
+    pub(crate) bytes: usize,
+    /// Up to the first line that is no record.
+    pub(crate) records: Vec<Result<Record, String>>,
+    pub(crate) end: Option<End>,
+}
+
+/// Hands the records of `files`, in order, to `take`, until that says stop.
+pub(crate) fn read<E>(
+    files: &[PathBuf],
+    cores: usize,
+    mut take: impl FnMut(Batch) -> Result<(), E>,
+) -> Result<(), E> {
+    thread::scope(|scope| {
+        // The first block goes to the first core, the second to the second, and their results are taken in the same turn.
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for _ in 0..cores.max(1) {
+            let (input, blocks) = sync_channel(BLOCKS_WAITING);
+            let (done, output) = sync_channel(BLOCKS_WAITING);
+            scope.spawn(move || work(&blocks, &done));
+            inputs.push(input);
+            outputs.push(output);
+        }
+        scope.spawn(move || feed(files, &inputs));
+        for output in outputs.iter().cycle() {
+            // Whoever has no more blocks was next in turn, so none has.
+            let Ok(batch) = output.recv() else { return Ok(()) };
+            take(batch)?;
+        }
+        Ok(())
+    })
+}
+
+/// Ends when nobody takes the results any more.
+fn work(blocks: &Receiver<Block>, done: &SyncSender<Batch>) {
+    for block in blocks {
+        let mut records = Vec::new();
+        for line in block.lines.split_inclusive(|byte| *byte == b'\n') {
+            let record = record::read(line.strip_suffix(b"\n").unwrap_or(line));
+            let is_last = record.is_err();
+            records.push(record);
+            if is_last {
+                break;
+            }
+        }
+        let batch =
+            Batch { path: block.path, first: block.first, bytes: block.lines.len(), records, end: block.end };
+        if done.send(batch).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends when nobody takes the blocks any more.
+fn feed(files: &[PathBuf], cores: &[SyncSender<Block>]) {
+    let mut cores = cores.iter().cycle();
+    for path in files {
+        let path: Arc<Path> = path.as_path().into();
+        let mut give = |first, lines, end| {
+            cores
+                .next()
+                .is_some_and(|core| core.send(Block { path: Arc::clone(&path), first, lines, end }).is_ok())
+        };
+        let mut file = match File::open(&path) {
+            Ok(file) => BufReader::with_capacity(1 << 18, file),
+            Err(error) => {
+                give(0, Vec::new(), Some(End::Unreadable(error)));
+                return;
+            }
+        };
+        let mut first = 1;
+        loop {
+            let (lines, count, end) = block(&mut file);
+            let is_over = end.is_some() || count == 0;
+            if !give(first, lines, end) || is_over {
+                break;
+            }
+            first += count;
+        }
+    }
+}
+
+/// The next whole lines, how many, and what is wrong behind them. None: the file ends.
+fn block(file: &mut impl BufRead) -> (Vec<u8>, u64, Option<End>) {
+    let (mut lines, mut count) = (Vec::with_capacity(BLOCK_BYTES), 0);
+    while lines.len() < BLOCK_BYTES {
+        let whole = lines.len();
+        match file.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut lines) {
+            Ok(0) => break,
+            Ok(_) if lines.last() == Some(&b'\n') => count += 1,
+            Ok(_) => {
+                lines.truncate(whole);
+                return (lines, count, Some(End::Torn));
+            }
+            Err(error) => {
+                lines.truncate(whole);
+                return (lines, count, Some(End::Unreadable(error)));
+            }
+        }
+    }
+    (lines, count, None)
+}

@@ -1,0 +1,103 @@
+//! A trail as the guard writes it, for the tests of those who read it.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+pub(crate) mod verifier;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mcp_guard::audit::{AuditLog, CallRecord, Event, Local, Options, Outcome, Refusal, Target};
+use mcp_guard::config::Durability;
+use mcp_guard::types::DecisionId;
+
+pub(crate) const SEGMENT: &str = "00000000000000000000.jsonl";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+pub(crate) const VERIFIER_KEY: &str = "verifier-key";
+
+pub(crate) struct Trail {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Trail {
+    /// Genesis, start, four calls with their outcomes, a refusal, stop.
+    pub(crate) async fn write() -> Self {
+        let trail = Self { dir: tempfile::tempdir().unwrap() };
+        trail.append(2).await;
+        trail
+    }
+
+    pub(crate) async fn append(&self, calls: u8) {
+        let log = AuditLog::open(Options {
+            dir: self.dir.path().to_owned(),
+            host: "box".into(),
+            durability: Durability::Os,
+            wait: Duration::from_secs(20),
+            calls_in_flight_max: 8,
+            calls_in_flight_per_agent_max: 8,
+        })
+        .unwrap();
+        let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };
+        log.note(&start).await.unwrap();
+        for number in 0..calls {
+            log.intend(&call(number)).await.unwrap().conclude(&Outcome::abandoned());
+        }
+        log.refuse(&call(calls), Refusal::Deny, 200).await.unwrap();
+        log.close().await;
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn segment(&self) -> Vec<u8> {
+        fs::read(self.path(SEGMENT)).unwrap()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Vec<u8>> {
+        self.segment().split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect()
+    }
+
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    pub(crate) fn put_lines(&self, lines: &[Vec<u8>]) {
+        self.put(SEGMENT, &lines.concat());
+    }
+}
+
+fn call(number: u8) -> CallRecord<'static> {
+    CallRecord {
+        id: DecisionId([number; 16]),
+        conn: Some(1),
+        server: "crm",
+        agent: Some("support-agent"),
+        client: None,
+        profile: None,
+        user: None,
+        evidence: Some("secret"),
+        credential: None,
+        peer: Some("127.0.0.1:4711".parse().unwrap()),
+        original_dst: None,
+        local: Local::Unknown,
+        era: None,
+        session: None,
+        http_method: "POST",
+        rpc_method: Some("tools/call"),
+        rpc_id: Some("1"),
+        target: Some(Target { kind: "tool", name: "get_\u{202e}customer" }),
+        intent: Some("customer.read"),
+        continues: None,
+        cause: None,
+        reason: "allowed",
+        text: None,
+        rule: None,
+        velocity: None,
+        counted: None,
+        would_deny: &[],
+        policy: Some("abc"),
+        body_bytes: 12,
+        guest: None,
+    }
+}
