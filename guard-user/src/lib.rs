@@ -9,6 +9,7 @@
 //! http      one bounded request              → Exchange
 //! rpc       strict JSON-RPC and MCP reading  → Message
 //! identity  which agent this is              → Caller
+//! risk      how risky a call is               → Score
 //! policy    may it                           → Decision
 //! velocity  how often                        → Admission
 //! session   whose session, task and stream it is
@@ -41,6 +42,7 @@ pub mod policy;
 pub mod privilege;
 pub mod refusal;
 pub mod respond;
+pub mod risk;
 pub mod rpc;
 pub mod rules;
 pub mod service;

@@ -255,6 +255,7 @@ impl Pipeline {
                 moment: Some(Timestamp::now()),
                 client: Some(case.connection.client()),
                 user: caller.user(),
+                risk: None,
             },
         };
         let is_first = claim.round().is_none();
@@ -290,6 +291,9 @@ impl Pipeline {
             passes.push(pass);
             Ok(())
         };
+        let mut question = *question;
+        question.around.risk = case.rules.policy.risk(&question, None).map(|risk| risk.score);
+        let question = &question;
         match case.rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),

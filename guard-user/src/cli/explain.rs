@@ -112,9 +112,17 @@ impl Target {
         let mut named = What::KINDS.into_iter().zip(named).filter_map(|(kind, name)| Some((kind, name?)));
         let (kind, name) = named.next().context("name what is called")?;
         match What::parse(kind, &name) {
-            Ok(what) => {
-                Ok(Asked { agent: agent.clone(), profile, server, what, arguments, moment: None, user: None })
-            }
+            Ok(what) => Ok(Asked {
+                agent: agent.clone(),
+                profile,
+                server,
+                what,
+                arguments,
+                moment: None,
+                known: None,
+                risk: None,
+                user: None,
+            }),
             Err((what, hint)) => bail!("{what}; {hint}"),
         }
     }

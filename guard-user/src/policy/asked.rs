@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::target::TASK_METHODS;
 use super::{Circumstances, Question};
+use crate::risk::Known;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ProfileName, ServerName, UserName};
 
@@ -21,6 +22,10 @@ pub struct Asked {
     pub moment: Option<Timestamp>,
     /// For whom the agent works.
     pub user: Option<UserName>,
+    /// What was before it; `None`: no term of its score speaks of that.
+    pub known: Option<Known>,
+    /// Its score, in place of what the policy makes of it.
+    pub risk: Option<u8>,
 }
 
 /// What a call is about.
@@ -111,7 +116,12 @@ impl Asked {
             method: self.what.method(),
             target: self.what.target(),
             arguments: self.arguments.as_ref(),
-            around: Circumstances { moment: self.moment, client: None, user: self.user.as_ref() },
+            around: Circumstances {
+                moment: self.moment,
+                client: None,
+                user: self.user.as_ref(),
+                risk: self.risk,
+            },
         }
     }
 }

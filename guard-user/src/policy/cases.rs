@@ -14,6 +14,7 @@ use super::{Asked, Decision, DenyCode, Effect, What, load};
 use crate::config::problem::{Problem, Problems};
 use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
+use crate::risk::{Known, SCORE_MAX};
 use crate::rpc::Json;
 use crate::types::{AgentName, IntentName, ProfileName, ServerName, UserName};
 
@@ -45,7 +46,7 @@ pub struct Expected {
     pub is_listed: Option<bool>,
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "name",
     "agent",
     "profile",
@@ -58,6 +59,8 @@ const KEYS: [&str; 18] = [
     "arguments",
     "at",
     "user",
+    "history",
+    "risk",
     "expect",
     "code",
     "rule",
@@ -170,13 +173,65 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         Some(node) => Some(user(reader, node)?),
         None => None,
     };
-    Some(Asked { agent: agent?, profile, server: server?, what: what?, arguments, moment, user })
+    let known = match fields.optional("history") {
+        Some(node) => known(reader, node)?,
+        None => Known::default(),
+    };
+    let risk = match fields.optional("risk") {
+        Some(node) => Some(risk(reader, node)?),
+        None => None,
+    };
+    Some(Asked {
+        agent: agent?,
+        profile,
+        server: server?,
+        what: what?,
+        arguments,
+        moment,
+        known: Some(known),
+        risk,
+        user,
+    })
 }
 
 fn user(reader: &mut Reader<'_>, node: &Node) -> Option<UserName> {
     let text = reader.text(node, "user")?;
     let user = UserName::parse(text);
     user.map_err(|error| reader.problem(node, format!("user {text:?}: {error}"), None)).ok()
+}
+
+/// `{new: true, today: 500, refused: 3, changed_hours: 5}`: what the agent did before. Without, it is known and has called little.
+fn known(reader: &mut Reader<'_>, node: &Node) -> Option<Known> {
+    let fields = reader.fields(node, "history", &["new", "today", "refused", "changed_hours"])?;
+    let mut count = |key: &str| {
+        let Some(node) = fields.optional(key) else { return Some(None) };
+        let number = if let Value::Number(number) = &node.value { number.as_u64() } else { None };
+        if number.is_none() {
+            reader.problem(node, format!("{key} must be a whole number"), None);
+        }
+        number.map(Some)
+    };
+    let (today, refused, hours) = (count("today"), count("refused"), count("changed_hours"));
+    let is_new = match fields.optional("new").map(|node| (node, &node.value)) {
+        None => false,
+        Some((_, Value::Bool(is_new))) => *is_new,
+        Some((node, other)) => {
+            reader.problem(node, format!("new must be true or false, this is {}", other.kind()), None);
+            return None;
+        }
+    };
+    let changed = hours?.map(|hours| hours.saturating_mul(3600));
+    Some(Known { is_new, today: today?.unwrap_or_default(), refused: refused?.unwrap_or_default(), changed })
+}
+
+/// A score in place of the policy's.
+fn risk(reader: &mut Reader<'_>, node: &Node) -> Option<u8> {
+    let number = if let Value::Number(number) = &node.value { number.as_u64() } else { None };
+    let score = number.and_then(|score| u8::try_from(score).ok()).filter(|score| *score <= SCORE_MAX);
+    if score.is_none() {
+        reader.problem(node, format!("risk must be a whole number from 0 to {SCORE_MAX}"), None);
+    }
+    score
 }
 
 fn moment(reader: &mut Reader<'_>, node: &Node) -> Option<Timestamp> {

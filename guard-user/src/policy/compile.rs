@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use condition::bind;
-use offered::{Facts, Meaning, Offered};
+use offered::{Facts, Meaning, Offered, meant};
 use velocity::{Limits, check_meters};
 
 pub use velocity::VELOCITY_METERS_MAX;
@@ -17,8 +17,9 @@ pub use velocity::VELOCITY_METERS_MAX;
 use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, ShadowRule, Surface};
 use super::decision::{Allow, Decision};
 use super::fact::Measure as FactMeasure;
-use super::file::{At, Choice, Document, PolicyRule};
+use super::file::{At, Choice, Clause, Document, Matcher, PolicyRule};
 use super::profile::Profiles;
+use super::risk::Scoring;
 use super::rule::{IntentPattern, Measure, RuleName, VelocityRule};
 use super::subjects::Subjects;
 use super::target::{Key, Targets};
@@ -63,6 +64,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         intents: offered.targets(),
         velocity: rules.limits(),
         profiles,
+        scoring: scoring(document),
         protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new() }),
         digest,
         rules: document.policies.len() + document.velocity.len(),
@@ -142,15 +144,17 @@ impl<'d> RulesOf<'d> {
     }
 
     fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {
-        let rules = meaning.iter().map(|(intent, facts)| self.intent_rules(agent, intent, facts)).collect();
+        let rules =
+            meaning.iter().map(|(intent, offer)| self.intent_rules(agent, intent, &offer.facts)).collect();
         let intents: Vec<&IntentName> = meaning.keys().copied().collect();
+        let meant = meant(target.1, meaning);
+        let meters = self.velocity.iter().flat_map(|limits| limits.meters(agent, target, &intents));
+        let (velocity, counting): (Vec<_>, Vec<_>) = meters.unzip();
         RuleSet {
-            admitted: self.profiles.admitting(target.0, target.1, &intents),
-            velocity: self
-                .velocity
-                .iter()
-                .flat_map(|limits| limits.meters(agent, target, &intents))
-                .collect(),
+            admitted: self.profiles.admitting(target.0, target.1, &meant),
+            velocity: velocity.into(),
+            counting,
+            meant,
             intents: intents.into_iter().cloned().collect(),
             rules,
         }
@@ -192,6 +196,19 @@ impl<'d> RulesOf<'d> {
     }
 }
 
+fn scoring(document: &Document) -> Scoring {
+    let written = document.risk.first().map(|at| &at.value);
+    let mut matchers = document.intents.iter().flat_map(|intent| &intent.matchers);
+    let mut clauses = document.policies.iter().flat_map(|rule| &rule.conditions);
+    Scoring {
+        model: written.map(|risk| risk.model.clone()).unwrap_or_default(),
+        working_hours: written.and_then(|risk| risk.working_hours.clone()),
+        is_used: written.is_some()
+            || clauses.any(|clause| matches!(clause.value, Clause::Risk(..)))
+            || matchers.any(Matcher::speaks_of_risk),
+    }
+}
+
 fn matched<'d>(pattern: &IntentPattern, names: &HashMap<&str, &'d IntentName>) -> Vec<&'d IntentName> {
     if pattern.is_exact() {
         return names.get(pattern.as_str()).copied().into_iter().collect();
@@ -210,6 +227,7 @@ fn check(document: &Document, servers: &[Server]) -> Problems {
     };
     check.entries(document);
     check.profiles(document);
+    check.one_risk(document);
     check.rules(document);
     check.problems
 }
@@ -249,11 +267,21 @@ impl<'d> Check<'d> {
                     self.problems
                         .push(matcher.server.place.problem(what, Some("keep one of the two".into())));
                 }
+                self.own_facts(intent.name.value.as_str(), matcher);
                 let facts = self.facts.entry(intent.name.value.as_str()).or_default();
                 for (name, source) in &matcher.facts {
                     facts.entry(&**name).or_default().insert(source.measure);
                 }
             }
+        }
+    }
+
+    fn one_risk(&mut self, document: &Document) {
+        let mut sections = document.risk.iter();
+        let first = sections.next();
+        for (more, first) in sections.zip(std::iter::repeat(first).flatten()) {
+            let hint = format!("see {}; keep one", first.place.short());
+            self.problems.push(more.place.problem("there is another `risk` already", Some(hint)));
         }
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Circumstances;
-use super::fact::{FactTest, Judging, Test};
+use super::fact::{Bound, FactTest, Judging, Test};
 use crate::rpc::Json;
 
 pub(super) use domain::Domains;
@@ -25,6 +25,8 @@ pub(super) enum Condition {
     Fact(FactTest),
     Times(Arc<Times>),
     Origin(Arc<Origin>),
+    /// On the call's score.
+    Risk(Bound, u8),
 }
 
 /// What a condition says about a call.
@@ -66,6 +68,7 @@ impl Condition {
             Self::Fact(test) => test.judge(arguments, judging),
             Self::Times(times) => times.judge(around.moment),
             Self::Origin(origin) => origin.judge(around, judging),
+            Self::Risk(bound, limit) => judge_risk(around.risk, *bound, *limit),
         }
     }
 
@@ -73,8 +76,17 @@ impl Condition {
     pub(super) fn never(&self) -> Option<Verdict> {
         match self {
             Self::Fact(test) => test.never(),
-            Self::Times(_) | Self::Origin(_) => None,
+            Self::Times(_) | Self::Origin(_) | Self::Risk(..) => None,
         }
+    }
+}
+
+fn judge_risk(score: Option<u8>, bound: Bound, limit: u8) -> Verdict {
+    let Some(score) = score else { return Verdict::Unknown("the risk of this call is not known".into()) };
+    if bound.holds(score.cmp(&limit)) {
+        Verdict::Met
+    } else {
+        Verdict::NotMet(format!("risk is {score}, and not {} {limit}", bound.asks()))
     }
 }
 
@@ -84,11 +96,13 @@ impl fmt::Display for Condition {
         match self {
             Self::Fact(FactTest { fact, test, .. }) => match test {
                 Test::Bound(bound, limit) => write!(f, "{}{fact}: {limit}", bound.prefix()),
+                Test::Is(is) => write!(f, "{fact}_is: {is}"),
                 Test::Listed { fits: true, shown, .. } => write!(f, "{fact}_in: [{shown}]"),
                 Test::Listed { fits: false, shown, .. } => write!(f, "{fact}_not_in: [{shown}]"),
             },
             Self::Times(times) => write!(f, "time: {times}"),
             Self::Origin(origin) => write!(f, "source: {origin}"),
+            Self::Risk(bound, limit) => write!(f, "{}risk: {limit}", bound.prefix()),
         }
     }
 }

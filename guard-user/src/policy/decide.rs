@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::condition::{Condition, Verdict};
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::Judging;
-use super::profile::Admitted;
+use super::meaning::{Counting, Means, Meant, counted, read};
+use super::profile::{Admitted, Narrowing};
 use super::rule::{Meter, RuleName};
 use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
 use super::{Circumstances, DEFAULT_PROFILE, Policy, Question};
@@ -39,6 +40,10 @@ pub(super) struct RuleSet {
     /// One entry per intent, in the same order.
     pub rules: Vec<IntentRules>,
     pub velocity: Arc<[Meter]>,
+    /// For each of these, what makes it count.
+    pub counting: Vec<Counting>,
+    /// For each intent, when a call means it.
+    pub meant: Arc<[Meant]>,
     /// The profiles that admit it, or some of it.
     pub admitted: Admitted,
 }
@@ -114,17 +119,25 @@ impl Policy {
         let is_needed = question.target == Target::Method && NEEDED_METHODS.contains(&question.method);
         let rules = surface.targets.find(question.target, question.method);
         if let Some(rules) = rules.filter(|_| !(surface.is_granted && is_needed)) {
-            let decision = rules.decide(question.agent, conditions);
-            if matches!(decision, Decision::Deny(_)) || narrowing.admits(rules, question) {
+            let decision = rules.decide(question.agent, conditions, narrowing);
+            let intents = match &decision {
+                Decision::Deny(_) => return decision,
+                Decision::Allow(allow) => &allow.intents,
+                Decision::Hold(hold) => &hold.intents,
+            };
+            // What it may mean besides was not asked about.
+            let is_judged = matches!(conditions, Conditions::Judged(..));
+            let is_meant = || intents.iter().all(|intent| !is_judged || narrowing.admits_intent(intent));
+            if narrowing.admits(rules, question) && is_meant() {
                 return decision;
             }
-            return not_admitted(question, &rules.intents);
+            return not_admitted(question, intents);
         }
         if !surface.is_granted {
             return not_granted(question);
         }
         if !is_needed && !self.is_open(question) {
-            return self.unruled(question);
+            return self.unruled(question, conditions);
         }
         if narrowing.may_admit(&surface.admitted) {
             self.protocol.clone()
@@ -156,7 +169,9 @@ impl Policy {
         around: Circumstances<'_>,
     ) -> bool {
         let target = Target::ServerRequest(method);
-        let question = Question { agent, profile, server, method, target, arguments: None, around };
+        let mut question = Question { agent, profile, server, method, target, arguments: None, around };
+        // Not the agent's call, so nothing that it did before speaks for or against it.
+        question.around.risk = self.risk(&question, None).map(|risk| risk.score);
         matches!(self.decide(&question), Decision::Allow(_))
     }
 
@@ -185,7 +200,7 @@ impl Policy {
         let narrowing = self.profiles.narrowing(profile);
         let is_seen = |rules: &RuleSet| {
             narrowing.may_admit(&rules.admitted)
-                && !matches!(rules.decide(agent, Conditions::Assumed), Decision::Deny(_))
+                && !matches!(rules.decide(agent, Conditions::Assumed, narrowing), Decision::Deny(_))
         };
         surface.is_some_and(|surface| surface.targets.of_kind(kind).any(is_seen))
     }
@@ -199,16 +214,18 @@ impl Policy {
     }
 
     /// No rule connects the agent with the target.
-    fn unruled(&self, question: &Question<'_>) -> Decision {
+    fn unruled(&self, question: &Question<'_>, conditions: Conditions<'_>) -> Decision {
         let targets = self.intents.get(question.server);
-        let intents = targets.and_then(|targets| targets.find(question.target, question.method));
-        if let Some(intents) = intents {
+        if let Some(meant) = targets.and_then(|targets| targets.find(question.target, question.method)) {
+            let is_meant = |one: &&Meant| !matches!(one.by(conditions), Means::No(_));
+            let intents: Arc<[IntentName]> =
+                meant.iter().filter(is_meant).map(|one| one.intent.clone()).collect();
             return Decision::Deny(Deny {
                 code: DenyCode::DefaultDeny,
                 rule: None,
                 intent: intents.first().cloned(),
-                intents: intents.clone(),
                 reason: default_reason(question.agent, intents.first()),
+                intents,
                 is_hidden: true,
             });
         }
@@ -226,12 +243,32 @@ impl Policy {
 }
 
 impl RuleSet {
-    fn decide(&self, agent: &AgentName, conditions: Conditions<'_>) -> Decision {
+    fn decide(&self, agent: &AgentName, conditions: Conditions<'_>, narrowing: Narrowing<'_>) -> Decision {
+        let means = read(&self.meant, conditions);
+        let (intents, velocity) = self.meant_by(means.as_deref());
         let mut held: Option<(&IntentRules, &HoldRule)> = None;
         let mut allowed: Option<&RuleName> = None;
         let mut denied: Option<Deny> = None;
-        for rules in &self.rules {
-            match rules.judge(agent, conditions) {
+        // What some call means and no such call may.
+        let mut left_out: Option<Judged<'_>> = None;
+        let judged = self.rules.iter().enumerate().filter_map(|(index, rules)| {
+            let told = match means.as_ref().and_then(|means| means.get(index)) {
+                None | Some(Means::Yes) => rules.judge(agent, conditions),
+                Some(Means::No(_)) => return None,
+                Some(Means::Unclear(why)) => not_told(why),
+                Some(Means::Perhaps) => match rules.judge(agent, conditions) {
+                    told @ Judged::Deny(..) => {
+                        left_out = Some(told);
+                        return None;
+                    }
+                    told if narrowing.admits_intent(&rules.intent) => told,
+                    _ => return None,
+                },
+            };
+            Some((rules, told))
+        });
+        for (rules, told) in judged {
+            match told {
                 Judged::Allow(rule) => allowed = allowed.or(Some(rule)),
                 Judged::Hold(rule) => held = held.or(Some((rules, rule))),
                 Judged::Deny(code, rule, reason) => {
@@ -241,7 +278,7 @@ impl RuleSet {
                             code,
                             rule,
                             intent: Some(rules.intent.clone()),
-                            intents: self.intents.clone(),
+                            intents: intents.clone(),
                             reason,
                             is_hidden: false,
                         });
@@ -252,8 +289,7 @@ impl RuleSet {
         if let Some(denied) = denied {
             return Decision::Deny(denied);
         }
-        let (intents, velocity) = (self.intents.clone(), self.velocity.clone());
-        let would_deny = self.would_deny(conditions);
+        let would_deny = self.would_deny(conditions, means.as_deref());
         if let Some((rules, rule)) = held {
             let reason = rule.reason.clone().unwrap_or_else(|| {
                 format!("{} needs the approval of {}", rules.intent, reviewers(&rule.reviewers)).into()
@@ -270,17 +306,43 @@ impl RuleSet {
         }
         match allowed {
             Some(rule) => Decision::Allow(Allow { rule: rule.clone(), intents, velocity, would_deny }),
-            // No intent at all; compile makes no such set.
-            None => deny(DenyCode::NoIntent, "no intent of the policy names this".to_owned()),
+            None => self.unmeant(agent, left_out, means.as_deref()),
         }
     }
 
+    /// The intents and the meters of a call that means this.
+    fn meant_by(&self, means: Option<&[Means]>) -> (Arc<[IntentName]>, Arc<[Meter]>) {
+        let Some(means) = means.filter(|means| means.iter().any(|one| matches!(one, Means::No(_)))) else {
+            return (self.intents.clone(), self.velocity.clone());
+        };
+        let is_meant = |(_, means): &(_, &Means)| !matches!(means, Means::No(_));
+        let intents = self.intents.iter().zip(means).filter(is_meant).map(|(intent, _)| intent.clone());
+        (intents.collect(), counted(&self.velocity, &self.counting, means))
+    }
+
+    /// It means nothing that the policy names, or nothing that it may.
+    fn unmeant(&self, agent: &AgentName, left_out: Option<Judged<'_>>, means: Option<&[Means]>) -> Decision {
+        if let Some(Judged::Deny(code, rule, reason)) = left_out {
+            let (intent, intents) = (self.intents.first().cloned(), self.intents.clone());
+            return Decision::Deny(Deny { code, rule, intent, intents, reason, is_hidden: false });
+        }
+        let why = means.into_iter().flatten().zip(&*self.intents).find_map(|(means, intent)| {
+            if let Means::No(why) = means { Some(format!("it is not {intent}: {why}")) } else { None }
+        });
+        // A rule names it for the agent, so the agent is told.
+        let why = why.unwrap_or_else(|| default_reason(agent, None));
+        deny(DenyCode::NoIntent, format!("no intent of the policy names such a call; {why}"))
+    }
+
     /// The rules in shadow that would have refused the call. One that cannot be judged would have.
-    fn would_deny(&self, conditions: Conditions<'_>) -> Vec<RuleName> {
+    fn would_deny(&self, conditions: Conditions<'_>, means: Option<&[Means]>) -> Vec<RuleName> {
         if matches!(conditions, Conditions::Assumed) {
             return Vec::new();
         }
-        let rules = self.rules.iter().flat_map(|rules| &rules.shadow);
+        let is_meant =
+            |index: usize| means.is_none_or(|means| !matches!(means.get(index), Some(Means::No(_))));
+        let of_call = self.rules.iter().enumerate().filter(|(index, _)| is_meant(*index));
+        let rules = of_call.flat_map(|(_, rules)| &rules.shadow);
         let binding = rules
             .filter(|rule| !matches!(judge(&rule.conditions, conditions, Judging::Any), Verdict::NotMet(_)));
         let mut names: Vec<_> = binding.map(|rule| rule.name.clone()).collect();
@@ -355,6 +417,11 @@ impl IntentRules {
             }
         }
     }
+}
+
+/// It may be just what a rule is there to deny.
+fn not_told(why: &str) -> Judged<'static> {
+    Judged::Deny(DenyCode::ConditionFailed, None, format!("what the call means cannot be told: {why}"))
 }
 
 fn not_judged(rule: &RuleName, why: &str) -> Judged<'static> {

@@ -11,10 +11,12 @@ use super::condition::{Condition, Verdict};
 use super::decide::{Conditions, IntentRules, RuleSet, judge};
 use super::fact::Judging;
 use super::file::{Choice, Document, PolicyRule};
+use super::meaning::{Means, Meant};
 use super::rule::{IntentPattern, RuleName};
 use super::{Asked, Decision, Effect, Policy, Question, load};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
+use crate::risk::Score;
 use crate::rpc::Target;
 use crate::types::{IntentName, ProfileName, ServerName};
 
@@ -32,8 +34,12 @@ pub struct Written {
 #[derive(Debug, Clone)]
 pub struct Explanation {
     pub decision: Decision,
-    /// All that the target means, whoever asks.
+    /// How risky the policy takes it for.
+    pub risk: Option<Score>,
+    /// All that the call means, whoever asks, or may mean if nobody can tell.
     pub intents: Vec<IntentName>,
+    /// Each intent of the target that not every call means, and what this one meets of its `when`.
+    pub meant: Vec<MeantIntent>,
     /// The rules for this agent and these intents, each with what it says of this call.
     pub rules: Vec<JudgedRule>,
     /// Rules that are not for this call, but nearly.
@@ -44,6 +50,15 @@ pub struct Explanation {
     pub is_listed: Option<bool>,
     /// What the author may have meant.
     pub hints: Vec<String>,
+}
+
+/// An intent with a `when`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeantIntent {
+    pub intent: IntentName,
+    /// Such as `force_is: true`.
+    pub when: Vec<String>,
+    pub applies: Applies,
 }
 
 /// A rule that names the agent and one of the target's intents.
@@ -115,11 +130,19 @@ impl Written {
 
     /// The decision about `asked` and how it came about.
     pub fn explain(&self, asked: &Asked) -> Explanation {
-        let question = asked.question(self.profile(asked));
+        let mut question = asked.question(self.profile(asked));
+        let risk = self.policy.risk(&question, asked.known);
+        question.around.risk = asked.risk.or(risk.as_ref().map(|risk| risk.score));
         let decision = self.policy.decide(&question);
-        let means = self.policy.intents.get(question.server);
-        let intents = means.and_then(|targets| targets.find(question.target, question.method));
-        let intents: Vec<IntentName> = intents.map(|intents| intents.to_vec()).unwrap_or_default();
+        let targets = self.policy.intents.get(question.server);
+        let found = targets.and_then(|targets| targets.find(question.target, question.method));
+        let how = Conditions::Judged(question.arguments, question.around);
+        let each: Vec<(Meant, Means)> =
+            found.into_iter().flat_map(|all| all.iter().map(|one| (one.clone(), one.by(how)))).collect();
+        let is_meant = |(_, means): &&(Meant, Means)| !matches!(means, Means::No(_));
+        let intents: Vec<_> = each.iter().filter(is_meant).map(|(one, _)| one.intent.clone()).collect();
+        let of_some = each.into_iter().filter(|(one, _)| !one.when.is_empty());
+        let meant: Vec<_> = of_some.map(MeantIntent::from).collect();
         let rules = self.judged(&question, &decision);
         let (near, near_left_off) = match &decision {
             open if is_protocol(open) => (Vec::new(), 0),
@@ -127,8 +150,8 @@ impl Written {
         };
         let is_listed = matches!(question.target, Target::Tool(_) | Target::Prompt(_) | Target::Resource(_))
             .then(|| self.policy.may_see(question.agent, question.profile, question.server, question.target));
-        let hints = near::hints(&self.document, asked, &intents, &decision);
-        Explanation { decision, intents, rules, near, near_left_off, is_listed, hints }
+        let hints = near::hints(&self.document, asked, (&intents, &meant), &decision);
+        Explanation { decision, risk, intents, meant, rules, near, near_left_off, is_listed, hints }
     }
 
     /// Every rule of the set that decides, as it stands there.
@@ -152,7 +175,10 @@ impl Written {
         set: &'a RuleSet,
         question: &'a Question<'_>,
     ) -> impl Iterator<Item = JudgedRule> + 'a {
-        set.rules.iter().flat_map(move |rules| {
+        let how = Conditions::Judged(question.arguments, question.around);
+        let meant =
+            set.rules.iter().zip(&*set.meant).filter(move |(_, one)| !matches!(one.by(how), Means::No(_)));
+        meant.flat_map(move |(rules, _)| {
             let of =
                 |(name, judging, conditions)| self.rule(name, judging, &rules.intent, conditions, question);
             compiled(rules).into_iter().map(of).collect::<Vec<_>>()
@@ -187,6 +213,20 @@ impl Written {
                 Verdict::Unknown(why) => Applies::Unknown(why),
             },
             decides: false,
+        }
+    }
+}
+
+impl From<(Meant, Means)> for MeantIntent {
+    fn from((one, means): (Meant, Means)) -> Self {
+        Self {
+            intent: one.intent,
+            when: one.when.iter().map(ToString::to_string).collect(),
+            applies: match means {
+                Means::Yes | Means::Perhaps => Applies::Yes,
+                Means::No(why) => Applies::No(why),
+                Means::Unclear(why) => Applies::Unknown(why),
+            },
         }
     }
 }

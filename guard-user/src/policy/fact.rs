@@ -9,11 +9,13 @@ use super::condition::{List, Verdict};
 use crate::rpc::Json;
 
 /// How a fact is found in a call's arguments.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Source {
     pub measure: Measure,
     /// Names of members, outermost first.
     pub path: Arc<[Box<str>]>,
+    /// What the server takes where the argument is not there; `None`: nobody has said.
+    pub absent: Option<Arc<Json>>,
 }
 
 /// What the argument is read as.
@@ -29,6 +31,8 @@ pub(super) enum Measure {
     Domains,
     /// The absolute path of a file, or a list of them.
     Path,
+    /// `true` or `false`.
+    Flag,
 }
 
 /// A condition on a fact.
@@ -51,6 +55,8 @@ pub(super) enum Test {
         /// The list as written.
         shown: Arc<str>,
     },
+    /// Whether a flag is just this.
+    Is(bool),
 }
 
 /// How a number is compared.
@@ -79,7 +85,8 @@ pub(super) enum Judging {
 const LISTED_BYTES_MAX: usize = 64 * 1024;
 
 impl Measure {
-    pub(super) const ALL: [Self; 5] = [Self::Count, Self::Number, Self::Text, Self::Domains, Self::Path];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Count, Self::Number, Self::Text, Self::Domains, Self::Path, Self::Flag];
 
     /// The key in a policy file.
     pub(super) fn as_str(self) -> &'static str {
@@ -89,6 +96,7 @@ impl Measure {
             Self::Text => "text",
             Self::Domains => "domains",
             Self::Path => "path",
+            Self::Flag => "flag",
         }
     }
 
@@ -101,7 +109,25 @@ impl Measure {
             Self::Count => "a list or a text",
             Self::Number => "a number",
             Self::Text | Self::Domains | Self::Path => "a text, or a list of texts that is not empty",
+            Self::Flag => "true or false",
         }
+    }
+}
+
+impl Source {
+    /// The argument, or what stands for it; else why there is none.
+    fn find<'a>(&'a self, arguments: Option<&'a Json>) -> Result<&'a Json, &'static str> {
+        let mut value = arguments;
+        let mut is_left_out = true;
+        for name in &*self.path {
+            if value.is_some_and(|value| value.has_lookalike(name)) {
+                return Err("there twice, in two spellings");
+            }
+            // What stands in the way of a path is not left out: a server may find something in it.
+            is_left_out &= value.is_none_or(|value| value.as_object().is_some());
+            value = value.and_then(|value| value.get(name));
+        }
+        value.or(self.absent.as_deref().filter(|_| is_left_out)).ok_or("missing")
     }
 }
 
@@ -109,18 +135,11 @@ impl FactTest {
     pub(super) fn judge(&self, arguments: Option<&Json>, judging: Judging) -> Verdict {
         let fact = &self.fact;
         let Some(source) = &self.source else { return self.not_known() };
-        let mut value = arguments;
-        for name in &*source.path {
-            if value.is_some_and(|value| value.has_lookalike(name)) {
-                let path = source.path.join(".");
-                return Verdict::Unknown(format!(
-                    "{fact} is there twice, in two spellings (argument {path})"
-                ));
+        let value = match source.find(arguments) {
+            Ok(value) => value,
+            Err(why) => {
+                return Verdict::Unknown(format!("{fact} is {why} (argument {})", source.path.join(".")));
             }
-            value = value.and_then(|value| value.get(name));
-        }
-        let Some(value) = value else {
-            return Verdict::Unknown(format!("{fact} is missing (argument {})", source.path.join(".")));
         };
         let judged = match &self.test {
             Test::Bound(bound, _) if source.measure == Measure::Count && !is_counted_alike(value, *bound) => {
@@ -130,6 +149,9 @@ impl FactTest {
                 ));
             }
             Test::Bound(bound, limit) => self.compare(number(source.measure, value), *bound, limit),
+            Test::Is(wanted) => flag(value).map(|is| {
+                if is == *wanted { Verdict::Met } else { Verdict::NotMet(format!("{fact} is {is}")) }
+            }),
             Test::Listed { list, fits, shown } => texts(value).map(|texts| {
                 if texts.iter().map(|text| text.len()).sum::<usize>() > LISTED_BYTES_MAX {
                     return Verdict::Unknown(format!("{fact} is longer than {LISTED_BYTES_MAX} bytes"));
@@ -162,18 +184,12 @@ impl FactTest {
         let Some(order) = compare(&measured, limit) else {
             return Some(Verdict::Unknown(format!("{fact} is {measured}, which cannot be compared")));
         };
-        let (is_met, asked) = match bound {
-            Bound::Max => (order.is_le(), "at most"),
-            Bound::Min => (order.is_ge(), "at least"),
-            Bound::Above => (order.is_gt(), "more than"),
-            Bound::Below => (order.is_lt(), "less than"),
-        };
-        Some(match (is_met, bound) {
+        Some(match (bound.holds(order), bound) {
             (true, _) => Verdict::Met,
             (false, Bound::Max) => {
                 Verdict::NotMet(format!("{fact} is {measured}, at most {limit} are allowed"))
             }
-            (false, _) => Verdict::NotMet(format!("{fact} is {measured}, and not {asked} {limit}")),
+            (false, _) => Verdict::NotMet(format!("{fact} is {measured}, and not {} {limit}", bound.asks())),
         })
     }
 
@@ -204,12 +220,37 @@ impl FactTest {
     }
 }
 
+impl Bound {
+    /// Whether what stands to the limit like this is within it.
+    pub(super) fn holds(self, order: Ordering) -> bool {
+        match self {
+            Self::Max => order.is_le(),
+            Self::Min => order.is_ge(),
+            Self::Above => order.is_gt(),
+            Self::Below => order.is_lt(),
+        }
+    }
+
+    pub(super) fn asks(self) -> &'static str {
+        match self {
+            Self::Max => "at most",
+            Self::Min => "at least",
+            Self::Above => "more than",
+            Self::Below => "less than",
+        }
+    }
+}
+
 fn number(measure: Measure, value: &Json) -> Option<Number> {
     match (measure, value) {
         (Measure::Count, _) => count(value).map(Number::from),
         (Measure::Number, Json::Number(number)) => Some(number.clone()),
         _ => None,
     }
+}
+
+fn flag(value: &Json) -> Option<bool> {
+    if let Json::Bool(is) = value { Some(*is) } else { None }
 }
 
 /// An empty list names nothing, which servers may take for everything.

@@ -3,6 +3,7 @@
 mod condition;
 mod intent;
 mod profile;
+mod risk;
 mod velocity;
 
 use std::collections::HashSet;
@@ -18,8 +19,10 @@ use crate::types::{AgentName, ClientId, ProfileName, ServerName};
 
 pub use condition::CONDITION_ENTRIES_MAX;
 pub(super) use condition::{Asked, Clause};
+pub use intent::RISK_ADDITIONS_MAX;
 pub(super) use intent::{Intent, Matcher};
 pub(super) use profile::Profile;
+pub(super) use risk::Risk;
 pub(super) use velocity::Velocity;
 pub use velocity::{VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX};
 
@@ -69,6 +72,8 @@ pub(super) struct Document {
     pub profiles: Vec<Profile>,
     pub policies: Vec<PolicyRule>,
     pub velocity: Vec<Velocity>,
+    /// How calls are scored; there may be one.
+    pub risk: Vec<At<Risk>>,
 }
 
 #[derive(Debug)]
@@ -128,13 +133,16 @@ struct File<'f> {
 
 impl File<'_> {
     fn document(&mut self, node: &Node, document: &mut Document) {
-        let keys = ["agents", "intents", "profiles", "policies", "velocity_rules"];
+        let keys = ["agents", "intents", "profiles", "policies", "velocity_rules", "risk"];
         let Some(fields) = self.reader.fields(node, "a policy file", &keys) else { return };
         for (key, name, value) in self.section(&fields, "agents") {
             document.agents.extend(self.agent(key, name, value));
         }
         for (key, name, value) in self.section(&fields, "intents") {
             document.intents.extend(self.intent(key, name, value));
+        }
+        if let Some(node) = fields.optional("risk").filter(|node| node.value != Value::Null) {
+            document.risk.extend(self.risk(node));
         }
         for (key, name, value) in self.section(&fields, "profiles") {
             document.profiles.extend(self.profile(key, name, value));

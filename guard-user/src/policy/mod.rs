@@ -13,9 +13,11 @@ mod explain;
 mod fact;
 mod file;
 mod load;
+mod meaning;
 mod needs;
 mod process;
 mod profile;
+mod risk;
 mod rule;
 pub mod schema;
 mod subjects;
@@ -30,9 +32,12 @@ use std::sync::Arc;
 pub use asked::{Asked, What};
 pub use compile::VELOCITY_METERS_MAX;
 pub use decision::{Allow, Decision, Deny, DenyCode, Hold};
-pub use explain::{Applies, Explanation, JudgedRule, NEAR_RULES_MAX, NearRule, Nearness, Written};
+pub use explain::{
+    Applies, Explanation, JudgedRule, MeantIntent, NEAR_RULES_MAX, NearRule, Nearness, Written,
+};
 pub use file::{
-    CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, VELOCITY_MAX, VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX,
+    CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, RISK_ADDITIONS_MAX, VELOCITY_MAX, VELOCITY_WEIGHT_MAX,
+    WINDOW_SECONDS_MAX,
 };
 pub use needs::{SUBJECT_BYTES_MAX, Token};
 pub use rule::{ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule};
@@ -44,7 +49,7 @@ use jiff::Timestamp;
 use crate::identity::{Candidate, Entry, ProcessRule};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ClientId, IntentName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, ClientId, ProfileName, ServerName, UserName};
 
 /// One version of the policy: loaded whole, checked whole, then never changed.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ pub struct Policy {
     /// By agent, then server, then target.
     agents: HashMap<AgentName, decide::AgentRules>,
     /// What each target means, whoever asks.
-    intents: HashMap<ServerName, target::Targets<Arc<[IntentName]>>>,
+    intents: HashMap<ServerName, target::Targets<Arc<[meaning::Meant]>>>,
     /// As written, for identity and tables.
     entries: HashMap<AgentName, AgentEntry>,
     /// Those that show nothing, sorted.
@@ -64,6 +69,7 @@ pub struct Policy {
     protocol: Decision,
     /// Every limit of every velocity rule.
     velocity: Vec<Arc<VelocityRule>>,
+    scoring: risk::Scoring,
     digest: Digest,
     rules: usize,
 }
@@ -141,6 +147,8 @@ pub struct Circumstances<'a> {
     pub client: Option<&'a Client>,
     /// For whom the agent works.
     pub user: Option<&'a UserName>,
+    /// The score of the call, 0 to 100.
+    pub risk: Option<u8>,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::decide::RuleSet;
 use super::file;
+use super::meaning::Meant;
 use super::rule::IntentPattern;
 use super::target::{Key, Targets};
 use super::{DEFAULT_PROFILE, Question};
@@ -76,11 +77,11 @@ impl Profiles {
     }
 
     /// Which profiles admit some call of a target with these intents.
-    pub(super) fn admitting(&self, server: &ServerName, key: &Key, intents: &[&IntentName]) -> Admitted {
+    pub(super) fn admitting(&self, server: &ServerName, key: &Key, meant: &[Meant]) -> Admitted {
         let mut admitted = self.none();
         for profile in self.0.values() {
             if let Some(slot) = admitted.get_mut(profile.index) {
-                *slot = profile.admits(server, key, intents);
+                *slot = profile.admits(server, key, meant);
             }
         }
         admitted
@@ -93,24 +94,35 @@ impl Profiles {
 }
 
 impl Profile {
-    /// Of a resource that stands for many, one is enough.
-    fn admits(&self, server: &ServerName, key: &Key, intents: &[&IntentName]) -> bool {
-        let is_meant = |intent: &IntentName, patterns: &[IntentPattern]| {
-            patterns.iter().any(|pattern| pattern.matches(intent.as_str()))
-        };
+    /// Of a resource that stands for many, and of a target whose calls do not all mean the same, one is enough.
+    fn admits(&self, server: &ServerName, key: &Key, meant: &[Meant]) -> bool {
+        let (mut sometimes, mut always) = (meant.iter(), meant.iter().filter(|one| one.when.is_empty()));
         self.servers.as_ref().is_none_or(|servers| servers.contains(server))
-            && self
-                .intents
-                .as_ref()
-                .is_none_or(|patterns| intents.iter().all(|intent| is_meant(intent, patterns)))
+            && always.all(|one| self.admits_intent(&one.intent))
+            && sometimes.any(|one| self.admits_intent(&one.intent))
             && self
                 .targets
                 .as_ref()
                 .is_none_or(|listed| listed.keys.iter().any(|own| own.covers(key) || key.covers(own)))
     }
+
+    fn admits_intent(&self, intent: &IntentName) -> bool {
+        let is_named =
+            |patterns: &Vec<IntentPattern>| patterns.iter().any(|pattern| pattern.matches(intent.as_str()));
+        self.intents.as_ref().is_none_or(is_named)
+    }
 }
 
 impl Narrowing<'_> {
+    /// Whether it admits what means this, as far as intents go.
+    pub(super) fn admits_intent(self, intent: &IntentName) -> bool {
+        match self {
+            Self::None => true,
+            Self::To(profile) => profile.admits_intent(intent),
+            Self::All => false,
+        }
+    }
+
     /// Whether it admits what is asked, of which `rules` speak.
     pub(super) fn admits(self, rules: &RuleSet, question: &Question<'_>) -> bool {
         let Self::To(Profile { targets, .. }) = self else { return self.may_admit(&rules.admitted) };

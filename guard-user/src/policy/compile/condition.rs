@@ -4,7 +4,7 @@ use super::{Check, Facts};
 use crate::config::problem::suggest;
 use crate::policy::condition::{Condition, List};
 use crate::policy::fact::{FactTest, Measure, Test};
-use crate::policy::file::{Asked, At, Clause};
+use crate::policy::file::{Asked, At, Clause, Matcher};
 use crate::policy::rule::IntentPattern;
 
 /// A condition for calls of one target, which provides `facts`.
@@ -13,10 +13,12 @@ pub(super) fn bind(clause: &Clause, facts: &Facts<'_>) -> Condition {
         Clause::Fact { fact, asked } => (fact, asked),
         Clause::Times(times) => return Condition::Times(times.clone()),
         Clause::Origin(origin) => return Condition::Origin(origin.clone()),
+        Clause::Risk(bound, limit) => return Condition::Risk(*bound, *limit),
     };
     let source = facts.get(&**fact).map(|source| (*source).clone());
     let (test, is_fit) = match asked {
         Asked::Bound(bound, limit) => (Test::Bound(*bound, limit.clone()), true),
+        Asked::Is(is) => (Test::Is(*is), true),
         Asked::Listed { entries, fits, .. } => {
             let list = match source.as_ref().map(|source| source.measure) {
                 Some(Measure::Domains) => entries.domains.clone().ok().map(List::Domains),
@@ -34,6 +36,25 @@ pub(super) fn bind(clause: &Clause, facts: &Facts<'_>) -> Condition {
 }
 
 impl Check<'_> {
+    /// What a matcher asks of its calls must be among its own facts.
+    pub(super) fn own_facts(&mut self, intent: &str, matcher: &Matcher) {
+        let additions = matcher.risk.additions.iter().flat_map(|addition| &addition.when);
+        for clause in matcher.when.iter().chain(additions) {
+            let Clause::Fact { fact, .. } = &clause.value else { continue };
+            if let Some((_, source)) = matcher.facts.iter().find(|(name, _)| name == fact) {
+                if let Some(problem) = unfit(clause, source.measure, intent) {
+                    self.problems.push(problem);
+                }
+                continue;
+            }
+            let hint = suggest(fact, matcher.facts.iter().map(|(name, _)| &**name)).unwrap_or_else(|| {
+                format!("add it to the matcher's `facts`, such as `{fact}: {{MEASURE: ARGUMENT}}`")
+            });
+            self.problems
+                .push(clause.place.problem(format!("this matcher has no fact {fact:?}"), Some(hint)));
+        }
+    }
+
     /// A condition on a fact that nothing provides would deny every call: surely not what was meant.
     pub(super) fn condition(&mut self, pattern: &IntentPattern, condition: &At<Clause>) {
         let Clause::Fact { fact, asked } = &condition.value else { return };
@@ -45,10 +66,10 @@ impl Check<'_> {
                 let what = format!("no matcher of {intent} provides the fact {fact:?}");
                 let fitting = facts.iter().filter(|(_, measures)| measures.iter().any(|m| asked.fits(*m)));
                 let known: Vec<_> = fitting.map(|(fact, _)| condition.value.key(fact)).collect();
-                let measures = if matches!(asked, Asked::Bound(..)) {
-                    "number or count"
-                } else {
-                    "text, domains or path"
+                let measures = match asked {
+                    Asked::Bound(..) => "number or count",
+                    Asked::Listed { .. } => "text, domains or path",
+                    Asked::Is(_) => "flag",
                 };
                 let of_caller = (&**fact == "user")
                     .then(|| format!("the caller's user stands in `source: {{{key}: [...]}}`"));
@@ -82,9 +103,11 @@ fn unfit(condition: &At<Clause>, measure: Measure, intent: &str) -> Option<crate
             Asked::Bound(..) => {
                 format!("write `{fact}_in: [...]`, or give the matcher a fact that is a number")
             }
-            Asked::Listed { .. } => {
-                format!("write `max_{fact}: ...`, or give the matcher a fact that is a text")
-            }
+            Asked::Listed { .. } => match measure {
+                Measure::Flag => format!("write `{fact}_is: true` or `{fact}_is: false`"),
+                _ => format!("write `max_{fact}: ...`, or give the matcher a fact that is a text"),
+            },
+            Asked::Is(_) => "give the matcher a fact that is a flag".into(),
         };
         return Some(condition.place.problem(what, Some(hint)));
     }

@@ -7,6 +7,7 @@ use super::Check;
 use crate::config::Problems;
 use crate::policy::decide::AgentRules;
 use crate::policy::file::{Document, Velocity};
+use crate::policy::meaning::Counting;
 use crate::policy::rule::{IntentPattern, Measure, Meter, Part, ScopeId, VelocityRule};
 use crate::policy::target::Key;
 use crate::types::{AgentName, IntentName, ServerName};
@@ -49,7 +50,7 @@ impl<'d> Limits<'d> {
         agent: &AgentName,
         (server, key): (&ServerName, &Key),
         intents: &[&IntentName],
-    ) -> Vec<Meter> {
+    ) -> Vec<(Meter, Counting)> {
         let Velocity { agent: only_agent, server: only_server, tool, intent: pattern, .. } = self.rule;
         let is_meant = only_agent.as_ref().is_none_or(|only| only.value == *agent)
             && only_server.as_ref().is_none_or(|only| only.value == *server)
@@ -63,24 +64,36 @@ impl<'d> Limits<'d> {
         } else {
             counted.first().map(|_| None).into_iter().collect()
         };
-        let weight = self.weight(intents);
+        let weight = self.cost(intents).unwrap_or(1);
         let meters = self.each.iter().flat_map(|(scope, rule)| {
-            let weight = if rule.measure == Measure::Cost { weight } else { 1 };
-            named.iter().map(move |intent| Meter {
-                rule: rule.clone(),
-                scope: *scope,
-                intent: intent.clone(),
-                weight,
+            let is_cost = rule.measure == Measure::Cost;
+            let counted = &counted;
+            named.iter().map(move |named| {
+                let meter = Meter {
+                    rule: rule.clone(),
+                    scope: *scope,
+                    intent: named.clone(),
+                    weight: if is_cost { weight } else { 1 },
+                };
+                let counts = |intent: &IntentName| {
+                    counted.contains(&intent) && named.as_ref().is_none_or(|named| named == intent)
+                };
+                let costs = |intent: &&IntentName| self.cost(&[*intent]).filter(|_| is_cost);
+                let counting = Counting {
+                    by: intents.iter().map(|intent| counts(intent)).collect(),
+                    weights: intents.iter().map(costs).collect(),
+                };
+                (meter, counting)
             })
         });
         meters.collect()
     }
 
     /// Of what a call means, the dearest.
-    fn weight(&self, intents: &[&IntentName]) -> u32 {
+    fn cost(&self, intents: &[&IntentName]) -> Option<u32> {
         let costs = self.rule.costs.iter().map(|cost| &cost.value);
         let meant = costs.filter(|(pattern, _)| intents.iter().any(|i| pattern.matches(i.as_str())));
-        meant.map(|(_, weight)| *weight).max().unwrap_or(1)
+        meant.map(|(_, weight)| *weight).max()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::JudgedRule;
+use super::{JudgedRule, MeantIntent};
 use crate::config::problem::{distance, suggest};
 use crate::policy::file::{Document, Intent, PolicyRule};
 use crate::policy::rule::{IntentPattern, RuleName};
@@ -112,7 +112,7 @@ fn nearly(pattern: &IntentPattern, intent: &IntentName) -> Option<String> {
 pub(super) fn hints(
     document: &Document,
     asked: &Asked,
-    intents: &[IntentName],
+    (intents, meant): (&[IntentName], &[MeantIntent]),
     decision: &Decision,
 ) -> Vec<String> {
     let code = match decision {
@@ -121,7 +121,7 @@ pub(super) fn hints(
         Decision::Deny(deny) => deny.code,
     };
     let mut hints = Vec::new();
-    if intents.is_empty() {
+    if intents.is_empty() && meant.is_empty() {
         hints.extend(unnamed(document, asked));
     }
     let entry = document.agents.iter().find(|agent| agent.name.value == asked.agent);

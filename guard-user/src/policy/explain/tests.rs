@@ -25,6 +25,8 @@ fn asked(agent: &str, server: &str, kind: &str, name: &str, arguments: &str) -> 
         arguments: (!arguments.is_empty()).then(|| parsed(arguments)),
         moment: None,
         user: None,
+        known: None,
+        risk: None,
     }
 }
 

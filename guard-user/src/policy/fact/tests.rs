@@ -10,7 +10,7 @@ fn condition(measure: Measure, max: impl Into<Number>) -> FactTest {
 fn bound(measure: Measure, bound: Bound, limit: impl Into<Number>) -> FactTest {
     let path = ["mail", "to"].map(Box::from).into();
     let test = Test::Bound(bound, limit.into());
-    FactTest { fact: "recipients".into(), test, source: Some(Source { measure, path }) }
+    FactTest { fact: "recipients".into(), test, source: Some(Source { measure, path, absent: None }) }
 }
 
 fn judge(test: &FactTest, arguments: &Json) -> Verdict {

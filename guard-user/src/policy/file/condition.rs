@@ -10,6 +10,7 @@ use crate::config::yaml::{Node, Value};
 use crate::kernel::Unit;
 use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, Times, Users, Zone};
 use crate::policy::fact::{Bound, Measure};
+use crate::risk::SCORE_MAX;
 use crate::types::UserName;
 
 /// The most entries of a condition's list.
@@ -18,9 +19,14 @@ pub const CONDITION_ENTRIES_MAX: usize = 10_000;
 /// A condition that is not bound to a target yet.
 #[derive(Debug, Clone)]
 pub(in crate::policy) enum Clause {
-    Fact { fact: Arc<str>, asked: Asked },
+    Fact {
+        fact: Arc<str>,
+        asked: Asked,
+    },
     Times(Arc<Times>),
     Origin(Arc<Origin>),
+    /// Of the call's score.
+    Risk(Bound, u8),
 }
 
 /// What is asked of a fact.
@@ -34,13 +40,18 @@ pub(in crate::policy) enum Asked {
         /// Where each entry stands.
         places: Arc<[super::Place]>,
     },
+    /// Whether a flag is just this.
+    Is(bool),
 }
 
 const BOUNDS: [(&str, Bound); 4] =
     [("max_", Bound::Max), ("min_", Bound::Min), ("above_", Bound::Above), ("below_", Bound::Below)];
 /// The longer one first: each ends with the other.
 const LISTS: [(&str, bool); 2] = [("_not_in", false), ("_in", true)];
-const OF_TIME: [&str; 3] = ["time_of_day", "weekdays", "zone"];
+const IS: &str = "_is";
+/// The score of a call, which no fact may be called.
+pub(super) const RISK: &str = "risk";
+pub(super) const OF_TIME: [&str; 3] = ["time_of_day", "weekdays", "zone"];
 const SOURCE: &str = "source";
 
 impl Clause {
@@ -50,6 +61,8 @@ impl Clause {
             Self::Fact { asked: Asked::Bound(bound, _), .. } => format!("{}{fact}", bound.prefix()),
             Self::Fact { asked: Asked::Listed { fits: true, .. }, .. } => format!("{fact}_in"),
             Self::Fact { asked: Asked::Listed { .. }, .. } => format!("{fact}_not_in"),
+            Self::Fact { asked: Asked::Is(_), .. } => format!("{fact}{IS}"),
+            Self::Risk(bound, _) => format!("{}{RISK}", bound.prefix()),
             Self::Times(_) => "time_of_day".into(),
             Self::Origin(_) => SOURCE.into(),
         }
@@ -62,11 +75,16 @@ impl Asked {
         match self {
             Self::Bound(..) => "a number or a count",
             Self::Listed { .. } => "a text, domains or a path",
+            Self::Is(_) => "a flag",
         }
     }
 
     pub(in crate::policy) fn fits(&self, measure: Measure) -> bool {
-        matches!(self, Self::Bound(..)) == measure.is_number()
+        match self {
+            Self::Bound(..) => measure.is_number(),
+            Self::Listed { .. } => !measure.is_number() && measure != Measure::Flag,
+            Self::Is(_) => measure == Measure::Flag,
+        }
     }
 }
 
@@ -78,18 +96,28 @@ impl Bound {
 
 impl File<'_> {
     pub(super) fn conditions(&mut self, node: &Node, decision: Option<Choice>) -> Vec<At<Clause>> {
-        let entries = self.reader.entries(node, "conditions").unwrap_or_default();
+        self.clauses(node, "conditions", &[], decision)
+    }
+
+    pub(super) fn clauses(
+        &mut self,
+        node: &Node,
+        what: &'static str,
+        but: &[&str],
+        decision: Option<Choice>,
+    ) -> Vec<At<Clause>> {
+        let entries = self.reader.entries(node, what).unwrap_or_default();
         if entries.is_empty() && matches!(node.value, Value::Map(_)) {
             self.reader.problem(
                 node,
-                "conditions is empty",
+                format!("{what} is empty"),
                 Some("name at least one, or remove the key".into()),
             );
         }
         let find = |name: &str| entries.iter().find(|(_, key, _)| *key == name).copied();
         let mut clauses: Vec<_> = self.times(OF_TIME.map(find)).into_iter().collect();
         for (key, name, value) in &entries {
-            if OF_TIME.contains(name) {
+            if OF_TIME.contains(name) || but.contains(name) {
                 continue;
             }
             let clause = if *name == SOURCE {
@@ -130,7 +158,28 @@ impl File<'_> {
                     self.reader.problem(key, what, Some(hint));
                     return None;
                 }
+                if fact == RISK {
+                    return self.risk_bound(value, name, bound);
+                }
                 Some(Clause::Fact { fact: fact.into(), asked: Asked::Bound(bound, limit.clone()) })
+            }
+            (None, list) if list.map(|(_, fact)| fact) == Some(RISK) || name == "risk_is" || name == RISK => {
+                let hint = "write `min_risk: 70`, `above_risk`, `max_risk` or `below_risk`";
+                self.reader.problem(
+                    key,
+                    format!("{name}: the risk of a call is a number"),
+                    Some(hint.into()),
+                );
+                None
+            }
+            (None, None) if name.strip_suffix(IS).is_some_and(|fact| !fact.is_empty()) => {
+                let Value::Bool(is) = value.value else {
+                    let what = format!("{name} must be true or false, this is {}", value.value.kind());
+                    self.reader.problem(value, what, None);
+                    return None;
+                };
+                let fact = name.strip_suffix(IS).unwrap_or(name);
+                Some(Clause::Fact { fact: fact.into(), asked: Asked::Is(is) })
             }
             (_, Some((fits, fact))) if !fact.is_empty() => {
                 let nodes = self.reader.list(value, name)?;
@@ -162,8 +211,21 @@ impl File<'_> {
         }
     }
 
+    fn risk_bound(&mut self, value: &Node, name: &str, bound: Bound) -> Option<Clause> {
+        let number = if let Value::Number(number) = &value.value { number.as_u64() } else { None };
+        let limit = number.and_then(|limit| u8::try_from(limit).ok()).filter(|limit| *limit <= SCORE_MAX);
+        if limit.is_none() {
+            let what = format!("{name} must be a whole number from 0 to {SCORE_MAX}");
+            self.reader.problem(value, what, None);
+        }
+        Some(Clause::Risk(bound, limit?))
+    }
+
     /// `time_of_day: {from: "08:00", to: "18:00"}`, `weekdays: [mon, fri]` and their `zone`.
-    fn times(&mut self, [hours, days, zone]: [Option<(&Node, &str, &Node)>; 3]) -> Option<At<Clause>> {
+    pub(super) fn times(
+        &mut self,
+        [hours, days, zone]: [Option<(&Node, &str, &Node)>; 3],
+    ) -> Option<At<Clause>> {
         let Some((key, name, _)) = hours.or(days) else {
             if let Some((key, ..)) = zone {
                 let hint = "add `time_of_day` or `weekdays`, or remove it";

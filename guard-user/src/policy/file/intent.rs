@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{At, File};
+use super::condition::RISK;
+use super::{Asked, At, Clause, File};
 use crate::config::problem::suggest;
 use crate::config::yaml::{Node, Value};
-use crate::policy::fact::{Measure, Source};
+use crate::policy::fact::{Bound, Measure, Source};
 use crate::policy::target::{Key, NEEDED_METHODS, Pattern, SERVER_REQUESTS, TASK_METHODS, is_plain_uri};
+use crate::risk::{Class, SCORE_MAX};
+use crate::rpc::Json;
 use crate::types::{IntentName, ServerName};
+
+/// What a fact is where its argument is left out.
+const ABSENT: &str = "absent";
 
 #[derive(Debug)]
 pub(in crate::policy) struct Intent {
@@ -15,12 +21,40 @@ pub(in crate::policy) struct Intent {
     pub matchers: Vec<Matcher>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::policy) struct Matcher {
     pub server: At<ServerName>,
     pub key: Key,
     pub facts: Vec<(Arc<str>, Source)>,
+    /// What a call's facts must be; empty: every call of the target is meant.
+    pub when: Vec<At<Clause>>,
+    pub class: Option<Class>,
+    pub risk: Weights,
 }
+
+impl Matcher {
+    pub(in crate::policy) fn speaks_of_risk(&self) -> bool {
+        self.class.is_some() || self.risk.base.is_some() || !self.risk.additions.is_empty()
+    }
+}
+
+/// What a matcher says of the risk of its calls.
+#[derive(Debug, Clone, Default)]
+pub(in crate::policy) struct Weights {
+    /// In place of its class's points.
+    pub base: Option<u8>,
+    pub additions: Vec<Addition>,
+}
+
+/// Points for a call whose facts are like this.
+#[derive(Debug, Clone)]
+pub(in crate::policy) struct Addition {
+    pub when: Vec<At<Clause>>,
+    pub points: u8,
+}
+
+/// Additions of one matcher; each is judged for each call.
+pub const RISK_ADDITIONS_MAX: usize = 8;
 
 impl File<'_> {
     pub(super) fn intent(&mut self, key: &Node, name: &str, node: &Node) -> Option<Intent> {
@@ -37,7 +71,18 @@ impl File<'_> {
     }
 
     fn matcher(&mut self, node: &Node) -> Option<Matcher> {
-        let keys = ["server", "tool", "resource", "prompt", "method", "server_request", "facts"];
+        let keys = [
+            "server",
+            "tool",
+            "resource",
+            "prompt",
+            "method",
+            "server_request",
+            "facts",
+            "when",
+            "class",
+            "risk",
+        ];
         let fields = self.reader.fields(node, "a matcher", &keys)?;
         let server = fields.required("server", &mut self.reader);
         let server = server.and_then(|node| {
@@ -68,7 +113,89 @@ impl File<'_> {
             self.reader.problem(facts, what, Some("remove `facts`".into()));
         }
         let facts = facts.map(|node| self.facts(node)).unwrap_or_default();
-        Some(Matcher { server: server?, key: key?, facts })
+        let when = fields.optional("when").map(|node| self.of_facts(node, "when", &[]));
+        let class = fields.optional("class").map(|node| self.reader.choice(node, "class", &Class::ALL));
+        let risk = fields.optional("risk").map(|node| self.weights(node));
+        Some(Matcher {
+            server: server?,
+            key: key?,
+            facts,
+            when: when.unwrap_or_default(),
+            class: class.flatten(),
+            risk: risk.flatten().unwrap_or_default(),
+        })
+    }
+
+    /// Conditions on facts alone.
+    fn of_facts(&mut self, node: &Node, what: &'static str, but: &[&str]) -> Vec<At<Clause>> {
+        let mut clauses = self.clauses(node, what, but, None);
+        clauses.retain(|clause| {
+            let is_of_fact = matches!(clause.value, Clause::Fact { .. });
+            if !is_of_fact {
+                let what = format!("{} is no condition on a fact", clause.value.key(RISK));
+                let hint = "write it in the `conditions` of a rule";
+                self.reader.problem(node, what, Some(hint.into()));
+            }
+            is_of_fact
+        });
+        clauses
+    }
+
+    /// `{base: 30, add: [{above_amount: 100, points: 20}]}`
+    fn weights(&mut self, node: &Node) -> Option<Weights> {
+        let fields = self.reader.fields(node, "a matcher's risk", &["base", "add"])?;
+        let base = fields.optional("base").map(|node| self.points(node, "base"));
+        let additions = match fields.optional("add") {
+            Some(node) => self.reader.list(node, "add").unwrap_or_default(),
+            None => &[],
+        };
+        if base.is_none() && fields.optional("add").is_none() {
+            let hint = "write `base`, `add` or both, or remove the key";
+            self.reader.problem(node, "risk says nothing", Some(hint.into()));
+        }
+        if let Some(node) = additions.get(RISK_ADDITIONS_MAX) {
+            self.reader.problem(node, format!("add has more than {RISK_ADDITIONS_MAX} entries"), None);
+        }
+        let additions = additions.iter().filter_map(|node| self.addition(node)).collect();
+        Some(Weights { base: base.flatten(), additions })
+    }
+
+    fn addition(&mut self, node: &Node) -> Option<Addition> {
+        const POINTS: &str = "points";
+        let when = self.of_facts(node, "an addition", &[POINTS]);
+        let entries = self.reader.entries(node, "an addition")?;
+        let Some((.., points)) = entries.iter().find(|(_, key, _)| *key == POINTS) else {
+            let hint = "write for example `{above_amount: 100, points: 20}`";
+            self.reader.problem(node, "an addition has no \"points\"", Some(hint.into()));
+            return None;
+        };
+        if entries.len() == 1 {
+            let hint = "write for example `{above_amount: 100, points: 20}`, or use `base`";
+            self.reader.problem(node, "an addition says of no fact when it counts", Some(hint.into()));
+        }
+        // A larger amount must not weigh less than a small one.
+        for clause in &when {
+            if let Clause::Fact { fact, asked: Asked::Bound(bound @ (Bound::Max | Bound::Below), _) } =
+                &clause.value
+            {
+                let what = format!("{}{fact} would give points for less", bound.prefix());
+                let hint = format!("write `above_{fact}` or `min_{fact}`; points are for what is more");
+                self.reader.problem(node, what, Some(hint));
+            }
+        }
+        Some(Addition { when, points: self.points(points, POINTS)? })
+    }
+
+    /// 0 to 100.
+    pub(super) fn points(&mut self, node: &Node, what: &str) -> Option<u8> {
+        let number = if let Value::Number(number) = &node.value { number.as_u64() } else { None };
+        let points =
+            number.and_then(|points| u8::try_from(points).ok()).filter(|points| *points <= SCORE_MAX);
+        if points.is_none() {
+            let what = format!("{what} must be a whole number from 0 to {SCORE_MAX}");
+            self.reader.problem(node, what, None);
+        }
+        points
     }
 
     pub(super) fn key(&mut self, kind: &'static str, node: &Node) -> Option<Key> {
@@ -163,6 +290,11 @@ impl File<'_> {
                     self.reader.problem(key, what, None);
                     return None;
                 }
+                if name == RISK {
+                    let hint = "`min_risk: 70` in the conditions of a rule asks for the call's score; call the fact something else";
+                    self.reader.problem(key, "no fact is called risk", Some(hint.into()));
+                    return None;
+                }
                 self.source(node).map(|source| (name.into(), source))
             })
             .collect()
@@ -177,7 +309,8 @@ impl File<'_> {
             self.reader.problem(node, "a fact says how its argument is measured", Some(hint));
             return None;
         }
-        let fields = self.reader.fields(node, "a fact", &measures)?;
+        let keys: Vec<_> = measures.into_iter().chain([ABSENT]).collect();
+        let fields = self.reader.fields(node, "a fact", &keys)?;
         let named =
             Measure::ALL.iter().filter_map(|measure| Some((*measure, fields.optional(measure.as_str())?)));
         let named: Vec<_> = named.collect();
@@ -193,7 +326,36 @@ impl File<'_> {
             self.reader.problem(path, format!("{text:?} is not a path to an argument"), hint);
             return None;
         }
-        Some(Source { measure, path: parts })
+        let absent = fields.optional(ABSENT).map(|node| self.absent(node, measure));
+        Some(Source { measure, path: parts, absent: absent.flatten().map(Arc::new) })
+    }
+
+    /// What the server takes for an argument that is left out.
+    fn absent(&mut self, node: &Node, measure: Measure) -> Option<Json> {
+        let kind = match measure {
+            Measure::Flag => "true or false",
+            Measure::Number => "a number",
+            Measure::Text | Measure::Path => "text",
+            Measure::Count | Measure::Domains => {
+                let what = format!(
+                    "a fact that is a {} has no value where its argument is left out",
+                    measure.as_str()
+                );
+                self.reader.problem(node, what, Some("remove `absent`; such a call cannot be judged".into()));
+                return None;
+            }
+        };
+        match (measure, &node.value) {
+            (Measure::Flag, Value::Bool(is)) => Some(Json::Bool(*is)),
+            (Measure::Number, Value::Number(number)) => Some(Json::Number(number.clone())),
+            (Measure::Text | Measure::Path, Value::Text(text)) => Some(Json::String(text.clone())),
+            (_, other) => {
+                let what =
+                    format!("absent must be {kind} for a {}, this is {}", measure.as_str(), other.kind());
+                self.reader.problem(node, what, None);
+                None
+            }
+        }
     }
 }
 

@@ -129,8 +129,12 @@ fn times_and_sources_come_with_the_question() {
     );
     let decide = |tool, moment: Option<&str>, client: Option<&Client>| {
         let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
-        let around =
-            Circumstances { moment: moment.map(|moment| moment.parse().unwrap()), client, user: None };
+        let around = Circumstances {
+            moment: moment.map(|moment| moment.parse().unwrap()),
+            client,
+            user: None,
+            risk: None,
+        };
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {
             agent: &agent,

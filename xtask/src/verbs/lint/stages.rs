@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "types",
     "config",
     "privilege",
@@ -19,6 +19,7 @@ const ORDER: [&str; 24] = [
     "http",
     "rpc",
     "identity",
+    "risk",
     "policy",
     "rules",
     "velocity",

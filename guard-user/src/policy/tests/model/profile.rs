@@ -115,6 +115,9 @@ impl Profile {
             let means =
                 |intent: &usize| model.intents[*intent].iter().any(|matcher| matcher.takes_in(target));
             let intents: Vec<_> = (0..INTENTS.len()).filter(means).collect();
+            let (always, sometimes): (Vec<_>, Vec<_>) = intents.iter().copied().partition(|intent| {
+                model.intents[*intent].iter().all(|m| !m.takes_in(target) || m.when().is_empty())
+            });
             let is_listed = (self.tools.is_none() && self.resources.is_none())
                 || match target {
                     Matcher::Tool { tool, .. } => {
@@ -128,7 +131,8 @@ impl Profile {
                 };
             intents.iter().any(|intent| may_pass(*intent))
                 && is_listed
-                && self.admits_intents(server, &intents)
+                && self.admits_intents(server, &always)
+                && (!always.is_empty() || sometimes.iter().any(|one| self.admits_intents(server, &[*one])))
         })
     }
 }
@@ -161,8 +165,8 @@ impl Model {
             return answer;
         }
         let Some(profile) = self.profiles.get(index) else { return denied };
-        let intents: Vec<_> =
-            (0..INTENTS.len()).filter(|i| self.intents[*i].iter().any(|m| m.covers(call))).collect();
+        let mut intents = self.targeted(call);
+        intents.retain(|intent| self.means(*intent, call) == Some(true));
         let is_needed = matches!(call.target, Called::Method(method) if METHODS[method] == "ping");
         let is_left = if intents.is_empty() || is_needed {
             profile.leaves(self, call.agent, call.server)
