@@ -7,6 +7,7 @@
 //! accept    who connected, to which server   → Accepted
 //! tls       ends TLS, or says 426            → Secured
 //! http      one bounded request              → Exchange
+//! inspect   what an answer holds that is nobody's business
 //! rpc       strict JSON-RPC and MCP reading  → Message
 //! identity  which agent this is              → Caller
 //! risk      how risky a call is               → Score
@@ -36,6 +37,7 @@ pub mod connection;
 pub mod discover;
 pub mod http;
 pub mod identity;
+pub mod inspect;
 pub mod kernel;
 pub mod pipeline;
 pub mod policy;

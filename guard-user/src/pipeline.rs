@@ -256,6 +256,7 @@ impl Pipeline {
                 client: Some(case.connection.client()),
                 user: caller.user(),
                 risk: None,
+                read: None,
             },
         };
         let is_first = claim.round().is_none();

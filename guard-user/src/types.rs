@@ -102,6 +102,10 @@ name!(
     IssuerName
 );
 name!(
+    /// How confidential data is, such as `confidential`.
+    LabelName
+);
+name!(
     /// The meaning of a call, such as `financial.refund.process`.
     IntentName
 );

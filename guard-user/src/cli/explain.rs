@@ -15,7 +15,7 @@ use crate::config::yaml::FILE_BYTES_MAX;
 use crate::config::{Config, Overrides, read_bounded};
 use crate::policy::{Asked, What, Written};
 use crate::rpc::{Json, json};
-use crate::types::{AgentName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName};
 use report::Report;
 
 /// A file has a mistake, or a name is not in the files.
@@ -51,6 +51,10 @@ pub struct Args {
     /// For whom the agent works, as its token would say; not set here: for nobody
     #[arg(long, value_name = "NAME", value_parser = UserName::parse)]
     user: Option<UserName>,
+    /// The label of what the agent has read before, such as confidential, for flow rules and conditions on the mark; not set here: the
+    /// lowest
+    #[arg(long, value_name = "LABEL", value_parser = LabelName::parse)]
+    mark: Option<LabelName>,
     /// Print one JSON object, also on an error
     #[arg(long)]
     pub(super) json: bool,
@@ -83,6 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut asked = args.target.asked(&args.agent, args.profile, args.server, arguments)?;
     asked.moment = Some(args.at.unwrap_or_else(Timestamp::now));
     asked.user = args.user;
+    asked.read = args.mark.into_iter().collect();
     if let Some((_, what, hint)) = written.unknown_name(&asked) {
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         bail!("{what}{hint}");
@@ -122,6 +127,7 @@ impl Target {
                 known: None,
                 risk: None,
                 user: None,
+                read: Vec::new(),
             }),
             Err((what, hint)) => bail!("{what}; {hint}"),
         }

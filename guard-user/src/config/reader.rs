@@ -56,6 +56,11 @@ impl<'f> Reader<'f> {
         });
     }
 
+    /// One that is known by its place.
+    pub fn push(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
     fn expected(&mut self, node: &Node, what: &str, kind: &str) {
         let hint = match (kind, &node.value) {
             ("text", Value::Number(number)) => Some(format!("put it in quotes: \"{number}\"")),

@@ -7,7 +7,7 @@ use super::target::TASK_METHODS;
 use super::{Circumstances, Question};
 use crate::risk::Known;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName};
 
 /// Who asks what of whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Asked {
     pub known: Option<Known>,
     /// Its score, in place of what the policy makes of it.
     pub risk: Option<u8>,
+    /// The labels of what the agent has read before.
+    pub read: Vec<LabelName>,
 }
 
 /// What a call is about.
@@ -121,6 +123,7 @@ impl Asked {
                 client: None,
                 user: self.user.as_ref(),
                 risk: self.risk,
+                read: Some(&self.read),
             },
         }
     }

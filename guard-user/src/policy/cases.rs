@@ -16,7 +16,7 @@ use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::risk::{Known, SCORE_MAX};
 use crate::rpc::Json;
-use crate::types::{AgentName, IntentName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, IntentName, LabelName, ProfileName, ServerName, UserName};
 
 /// Where cases are looked for, below the policy directory.
 pub const CASES_DIR: &str = "tests";
@@ -46,7 +46,7 @@ pub struct Expected {
     pub is_listed: Option<bool>,
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "agent",
     "profile",
@@ -61,6 +61,7 @@ const KEYS: [&str; 20] = [
     "user",
     "history",
     "risk",
+    "mark",
     "expect",
     "code",
     "rule",
@@ -69,8 +70,9 @@ const KEYS: [&str; 20] = [
     "listed",
 ];
 
-const CODES: [(&str, DenyCode); 6] = [
+const CODES: [(&str, DenyCode); 7] = [
     ("denied_by_rule", DenyCode::DeniedByRule),
+    ("flow", DenyCode::Flow),
     ("condition_failed", DenyCode::ConditionFailed),
     ("default_deny", DenyCode::DefaultDeny),
     ("profile_denies", DenyCode::ProfileDenies),
@@ -181,6 +183,10 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         Some(node) => Some(risk(reader, node)?),
         None => None,
     };
+    let read = match fields.optional("mark") {
+        Some(node) => vec![reader.name(node, "mark", LabelName::parse)?],
+        None => Vec::new(),
+    };
     Some(Asked {
         agent: agent?,
         profile,
@@ -191,6 +197,7 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         known: Some(known),
         risk,
         user,
+        read,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
 
 mod condition;
+mod flow;
 mod offered;
 mod profile;
 mod velocity;
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use condition::bind;
+use flow::Flows;
 use offered::{Facts, Meaning, Offered, meant};
 use velocity::{Limits, check_meters};
 
@@ -35,7 +37,8 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
     checked.or(())?;
     let offered = Offered::of(&document.intents);
     let profiles = Profiles::new(&document.profiles);
-    let rules = RulesOf::new(document, &profiles);
+    let flows = Flows::of(document);
+    let rules = RulesOf::new(document, &profiles, &flows);
     let agents: HashMap<_, _> = document
         .agents
         .iter()
@@ -65,9 +68,10 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         velocity: rules.limits(),
         profiles,
         scoring: scoring(document),
-        protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new() }),
+        protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new(), label: None }),
+        labels: Arc::clone(&flows.labels),
         digest,
-        rules: document.policies.len() + document.velocity.len(),
+        rules: document.policies.len() + document.velocity.len() + document.flow.len(),
     })
 }
 
@@ -76,10 +80,11 @@ struct RulesOf<'d> {
     policies: HashMap<(&'d AgentName, &'d IntentName), Vec<&'d PolicyRule>>,
     velocity: Vec<Limits<'d>>,
     profiles: &'d Profiles,
+    flows: &'d Flows<'d>,
 }
 
 impl<'d> RulesOf<'d> {
-    fn new(document: &'d Document, profiles: &'d Profiles) -> Self {
+    fn new(document: &'d Document, profiles: &'d Profiles, flows: &'d Flows<'d>) -> Self {
         let mut policies: HashMap<_, Vec<_>> = HashMap::new();
         let mut in_order: Vec<_> = document.policies.iter().collect();
         // The order has no meaning, so what is reported must not depend on it either.
@@ -96,7 +101,7 @@ impl<'d> RulesOf<'d> {
         }
         let mut velocity: Vec<_> = document.velocity.iter().map(Limits::of).collect();
         velocity.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
-        Self { policies, velocity, profiles }
+        Self { policies, velocity, profiles, flows }
     }
 
     fn agent(
@@ -140,7 +145,7 @@ impl<'d> RulesOf<'d> {
                 *all |= one;
             }
         }
-        Surface { is_granted, admitted, targets }
+        Surface { is_granted, admitted, targets, inspected: self.flows.of_server(agent, server) }
     }
 
     fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {
@@ -155,6 +160,7 @@ impl<'d> RulesOf<'d> {
             velocity: velocity.into(),
             counting,
             meant,
+            flow: self.flows.set(agent, target, &intents),
             intents: intents.into_iter().cloned().collect(),
             rules,
         }
@@ -169,7 +175,9 @@ impl<'d> RulesOf<'d> {
             shadow: Vec::new(),
         };
         for rule in self.policies.get(&(agent, intent)).into_iter().flatten() {
-            let conditions = || rule.conditions.iter().map(|clause| bind(&clause.value, facts)).collect();
+            let conditions = || {
+                rule.conditions.iter().map(|clause| bind(&clause.value, facts, Some(self.flows))).collect()
+            };
             match rule.decision {
                 _ if rule.is_shadow => {
                     compiled.shadow.push(ShadowRule { name: rule.name.clone(), conditions: conditions() });
@@ -229,6 +237,7 @@ fn check(document: &Document, servers: &[Server]) -> Problems {
     check.profiles(document);
     check.one_risk(document);
     check.rules(document);
+    check.flow(document);
     check.problems
 }
 
@@ -288,7 +297,8 @@ impl<'d> Check<'d> {
     fn rules(&mut self, document: &'d Document) {
         let mut names: HashMap<&RuleName, String> = HashMap::new();
         let policies = document.policies.iter().map(|rule| (&rule.name, &rule.place));
-        for (name, place) in policies.chain(document.velocity.iter().map(|rule| (&rule.name, &rule.place))) {
+        let velocity = document.velocity.iter().map(|rule| (&rule.name, &rule.place));
+        for (name, place) in policies.chain(velocity).chain(document.flow.names()) {
             if let Some(first) = names.insert(name, place.short()) {
                 let hint = Some(format!("see {first}; each rule has a name of its own"));
                 self.problems.push(place.problem(format!("the rule name {name} is used twice"), hint));

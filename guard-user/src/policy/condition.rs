@@ -1,6 +1,7 @@
 //! Conditions of rules: what they ask of a call, and what they say about one.
 
 mod domain;
+mod mark;
 mod origin;
 mod path;
 mod text;
@@ -14,6 +15,7 @@ use super::fact::{Bound, FactTest, Judging, Test};
 use crate::rpc::Json;
 
 pub(super) use domain::Domains;
+pub(super) use mark::{MarkAsked, MarkTest};
 pub(super) use origin::{Origin, Users};
 pub(super) use path::Directories;
 pub(super) use text::Texts;
@@ -27,6 +29,7 @@ pub(super) enum Condition {
     Origin(Arc<Origin>),
     /// On the call's score.
     Risk(Bound, u8),
+    Mark(MarkTest),
 }
 
 /// What a condition says about a call.
@@ -69,6 +72,7 @@ impl Condition {
             Self::Times(times) => times.judge(around.moment),
             Self::Origin(origin) => origin.judge(around, judging),
             Self::Risk(bound, limit) => judge_risk(around.risk, *bound, *limit),
+            Self::Mark(mark) => mark.judge(around.read),
         }
     }
 
@@ -76,7 +80,7 @@ impl Condition {
     pub(super) fn never(&self) -> Option<Verdict> {
         match self {
             Self::Fact(test) => test.never(),
-            Self::Times(_) | Self::Origin(_) | Self::Risk(..) => None,
+            Self::Times(_) | Self::Origin(_) | Self::Risk(..) | Self::Mark(_) => None,
         }
     }
 }
@@ -103,6 +107,7 @@ impl fmt::Display for Condition {
             Self::Times(times) => write!(f, "time: {times}"),
             Self::Origin(origin) => write!(f, "source: {origin}"),
             Self::Risk(bound, limit) => write!(f, "{}risk: {limit}", bound.prefix()),
+            Self::Mark(mark) => write!(f, "{mark}"),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::condition::{Condition, Verdict};
 use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::Judging;
+use super::flow::{self, FlowSet, Inspection};
 use super::meaning::{Counting, Means, Meant, counted, read};
 use super::profile::{Admitted, Narrowing};
 use super::rule::{Meter, RuleName};
@@ -30,6 +31,16 @@ pub(super) struct Surface {
     pub admitted: Admitted,
     /// Every target with a rule for this agent.
     pub targets: Targets<RuleSet>,
+    pub inspected: Inspected,
+}
+
+/// What answers go through that are of no target with rules.
+#[derive(Debug)]
+pub(super) struct Inspected {
+    /// Answers to the protocol's own methods.
+    pub general: Option<Arc<Inspection>>,
+    /// Answers of which nobody knows what they answer.
+    pub whole: Option<Arc<Inspection>>,
 }
 
 /// Everything that the policy says about one agent and one target.
@@ -46,6 +57,7 @@ pub(super) struct RuleSet {
     pub meant: Arc<[Meant]>,
     /// The profiles that admit it, or some of it.
     pub admitted: Admitted,
+    pub flow: FlowSet,
 }
 
 /// The rules for one agent and one intent, with conditions bound to one target's arguments.
@@ -119,7 +131,10 @@ impl Policy {
         let is_needed = question.target == Target::Method && NEEDED_METHODS.contains(&question.method);
         let rules = surface.targets.find(question.target, question.method);
         if let Some(rules) = rules.filter(|_| !(surface.is_granted && is_needed)) {
-            let decision = rules.decide(question.agent, conditions, narrowing);
+            let mut decision = rules.decide(question.agent, conditions, narrowing);
+            if flow::is_judged(question, conditions) {
+                decision = rules.flow.apply(decision, question, &rules.intents);
+            }
             let intents = match &decision {
                 Decision::Deny(_) => return decision,
                 Decision::Allow(allow) => &allow.intents,
@@ -305,7 +320,10 @@ impl RuleSet {
             });
         }
         match allowed {
-            Some(rule) => Decision::Allow(Allow { rule: rule.clone(), intents, velocity, would_deny }),
+            Some(rule) => {
+                let label = self.flow.label.clone();
+                Decision::Allow(Allow { rule: rule.clone(), intents, velocity, would_deny, label })
+            }
             None => self.unmeant(agent, left_out, means.as_deref()),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rule::{Meter, RuleName};
-use crate::types::IntentName;
+use crate::types::{IntentName, LabelName};
 
 /// The policy's answer.
 #[must_use]
@@ -23,6 +23,7 @@ pub struct Allow {
     pub(super) intents: Arc<[IntentName]>,
     pub(super) velocity: Arc<[Meter]>,
     pub(super) would_deny: Vec<RuleName>,
+    pub(super) label: Option<LabelName>,
 }
 
 /// Who must agree to a call, and why.
@@ -54,6 +55,8 @@ pub struct Deny {
 pub enum DenyCode {
     /// A deny rule names one of the call's intents.
     DeniedByRule,
+    /// The agent has read what must not go where this call sends.
+    Flow,
     /// A rule would allow it, but a condition is not met or cannot be judged.
     ConditionFailed,
     /// No rule allows one of the call's intents.
@@ -72,6 +75,7 @@ impl DenyCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeniedByRule => "denied_by_rule",
+            Self::Flow => "flow",
             Self::ConditionFailed => "condition_failed",
             Self::DefaultDeny => "default_deny",
             Self::ProfileDenies => "profile_denies",
@@ -100,6 +104,11 @@ impl Allow {
     /// The rules in shadow that would have refused it, sorted.
     pub fn would_deny(&self) -> &[RuleName] {
         &self.would_deny
+    }
+
+    /// What its answer carries; `None`: the policy does not label it.
+    pub fn label(&self) -> Option<&LabelName> {
+        self.label.as_ref()
     }
 }
 

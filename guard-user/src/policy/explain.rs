@@ -78,6 +78,8 @@ pub struct JudgedRule {
     pub is_shadow: bool,
     /// It is the rule that the decision names.
     pub decides: bool,
+    /// It is about where the call sends, whatever its intents are.
+    pub is_flow: bool,
 }
 
 /// What a rule's conditions say of a call.
@@ -123,6 +125,10 @@ impl Written {
             let hint = suggest(asked.server.as_str(), self.servers.iter().map(ServerName::as_str));
             return Some(("server", format!("guard.yaml has no server {:?}", asked.server), hint));
         }
+        if let Some(name) = asked.read.iter().find(|name| self.policy.label(name.as_str()).is_err()) {
+            let hint = suggest(name.as_str(), self.policy.labels.names());
+            return Some(("mark", format!("there is no label {name:?}"), hint));
+        }
         let profile = asked.profile.as_ref().filter(|profile| !entry.profiles.contains(profile))?;
         let hint = suggest(profile.as_str(), entry.profiles.iter().map(ProfileName::as_str));
         Some(("profile", format!("{} has no profile {profile:?}", asked.agent), hint))
@@ -162,6 +168,7 @@ impl Written {
         // The protocol's own methods that every client needs are open whatever a rule says.
         let Some(set) = set.filter(|_| !is_protocol(decision)) else { return Vec::new() };
         let mut rules: Vec<_> = self.of_set(set, question).collect();
+        rules.extend(self.of_flow(set, question));
         if let Some(at) = deciding(decision, &rules)
             && let Some(rule) = rules.get_mut(at)
         {
@@ -207,12 +214,41 @@ impl Written {
             },
             is_shadow: matches!(says, Says::Shadow),
             conditions: conditions.iter().map(ToString::to_string).collect(),
-            applies: match judge(conditions, how, judging) {
-                Verdict::Met => Applies::Yes,
-                Verdict::NotMet(why) => Applies::No(why),
-                Verdict::Unknown(why) => Applies::Unknown(why),
-            },
+            applies: judge(conditions, how, judging).into(),
             decides: false,
+            is_flow: false,
+        }
+    }
+
+    /// The flow rules about where the target sends.
+    fn of_flow(&self, set: &RuleSet, question: &Question<'_>) -> Vec<JudgedRule> {
+        let Some(intent) = set.intents.first() else { return Vec::new() };
+        let judged = set.flow.rules.iter().map(|rule| {
+            let written = self.document.flow.rules.iter().find(|written| written.name == rule.name);
+            let after = written.map_or_else(String::new, |written| format!("after: {}", written.after.value));
+            JudgedRule {
+                rule: rule.name.clone(),
+                at: written.map(|rule| rule.place.short()),
+                intent: intent.clone(),
+                pattern: None,
+                effect: if rule.denies { Effect::Deny } else { Effect::Escalate },
+                conditions: vec![after, format!("sink: {}", rule.sink.as_str())],
+                applies: set.flow.judge(rule, question.around.read).into(),
+                is_shadow: rule.is_shadow,
+                decides: false,
+                is_flow: true,
+            }
+        });
+        judged.collect()
+    }
+}
+
+impl From<Verdict> for Applies {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Met => Self::Yes,
+            Verdict::NotMet(why) => Self::No(why),
+            Verdict::Unknown(why) => Self::Unknown(why),
         }
     }
 }
@@ -258,7 +294,9 @@ fn deciding(decision: &Decision, rules: &[JudgedRule]) -> Option<usize> {
         Decision::Deny(deny) => (deny.rule.as_ref(), deny.intent.as_ref()),
     };
     let name = name?;
-    rules.iter().position(|rule| rule.rule == *name && intent.is_none_or(|intent| rule.intent == *intent))
+    rules.iter().position(|rule| {
+        rule.rule == *name && (rule.is_flow || intent.is_none_or(|intent| rule.intent == *intent))
+    })
 }
 
 fn is_protocol(decision: &Decision) -> bool {

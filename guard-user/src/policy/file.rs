@@ -1,6 +1,7 @@
 //! The shape of a policy file: what each key means, and where everything stands, for messages.
 
 mod condition;
+mod flow;
 mod intent;
 mod profile;
 mod risk;
@@ -18,7 +19,9 @@ use crate::config::yaml::{self, Node, Value};
 use crate::types::{AgentName, ClientId, ProfileName, ServerName};
 
 pub use condition::CONDITION_ENTRIES_MAX;
-pub(super) use condition::{Asked, Clause};
+pub(super) use condition::{Asked, AskedMark, Clause, MarkClause};
+pub use flow::MIN_HITS_MAX;
+pub(super) use flow::{Carries, Flow, FlowRule, InspectRule};
 pub use intent::RISK_ADDITIONS_MAX;
 pub(super) use intent::{Intent, Matcher};
 pub(super) use profile::Profile;
@@ -74,6 +77,7 @@ pub(super) struct Document {
     pub velocity: Vec<Velocity>,
     /// How calls are scored; there may be one.
     pub risk: Vec<At<Risk>>,
+    pub flow: Flow,
 }
 
 #[derive(Debug)]
@@ -133,7 +137,19 @@ struct File<'f> {
 
 impl File<'_> {
     fn document(&mut self, node: &Node, document: &mut Document) {
-        let keys = ["agents", "intents", "profiles", "policies", "velocity_rules", "risk"];
+        let keys = [
+            "agents",
+            "intents",
+            "profiles",
+            "policies",
+            "velocity_rules",
+            "risk",
+            "labels",
+            "default_label",
+            "default_sink",
+            "flow_rules",
+            "inspect",
+        ];
         let Some(fields) = self.reader.fields(node, "a policy file", &keys) else { return };
         for (key, name, value) in self.section(&fields, "agents") {
             document.agents.extend(self.agent(key, name, value));
@@ -150,7 +166,9 @@ impl File<'_> {
         let (policies, velocity_rules) =
             (self.items(&fields, "policies"), self.items(&fields, "velocity_rules"));
         let mut lines = HashSet::new();
-        let all = policies.iter().chain(velocity_rules).map(|node| node.line);
+        let of_data = [self.items(&fields, "flow_rules"), self.items(&fields, "inspect")];
+        let all = policies.iter().chain(velocity_rules).chain(of_data.into_iter().flatten());
+        let all = all.map(|node| node.line);
         self.crowded = all.filter(|line| !lines.insert(*line)).collect();
         for node in policies {
             document.policies.extend(self.policy(node));
@@ -158,6 +176,7 @@ impl File<'_> {
         for node in velocity_rules {
             document.velocity.extend(self.velocity(node));
         }
+        self.flow(&fields, of_data, document);
     }
 
     fn section<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Vec<(&'n Node, &'n str, &'n Node)> {
@@ -219,15 +238,7 @@ impl File<'_> {
         let reason = self.reason(&fields);
         let conditions = fields.optional("conditions");
         let conditions = conditions.map(|node| self.conditions(node, decision)).unwrap_or_default();
-        let reviewers = match (fields.optional("escalation"), decision) {
-            (Some(node), Some(Choice::Escalate) | None) => self.escalation(node),
-            (Some(node), _) => {
-                let hint = "write `decision: escalate`, or remove `escalation`";
-                self.reader.problem(node, "only an escalate rule has an escalation", Some(hint.into()));
-                None
-            }
-            (None, _) => Some(Vec::new()),
-        };
+        let reviewers = self.reviewers(&fields, decision);
         let is_shadow = fields.optional("shadow").map_or(Some(false), |node| self.shadow(node, decision));
         Some(PolicyRule {
             name: name?,
@@ -240,6 +251,18 @@ impl File<'_> {
             reviewers: reviewers?,
             is_shadow: is_shadow?,
         })
+    }
+
+    fn reviewers(&mut self, fields: &Fields<'_>, decision: Option<Choice>) -> Option<Vec<String>> {
+        match (fields.optional("escalation"), decision) {
+            (Some(node), Some(Choice::Escalate) | None) => self.escalation(node),
+            (Some(node), _) => {
+                let hint = "write `decision: escalate`, or remove `escalation`";
+                self.reader.problem(node, "only an escalate rule has an escalation", Some(hint.into()));
+                None
+            }
+            (None, _) => Some(Vec::new()),
+        }
     }
 
     fn shadow(&mut self, node: &Node, decision: Option<Choice>) -> Option<bool> {

@@ -12,6 +12,8 @@ mod decision;
 mod explain;
 mod fact;
 mod file;
+mod flow;
+mod label;
 mod load;
 mod meaning;
 mod needs;
@@ -36,11 +38,15 @@ pub use explain::{
     Applies, Explanation, JudgedRule, MeantIntent, NEAR_RULES_MAX, NearRule, Nearness, Written,
 };
 pub use file::{
-    CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, RISK_ADDITIONS_MAX, VELOCITY_MAX, VELOCITY_WEIGHT_MAX,
-    WINDOW_SECONDS_MAX,
+    CONDITION_ENTRIES_MAX, DEFAULT_PROFILE, MIN_HITS_MAX, RISK_ADDITIONS_MAX, VELOCITY_MAX,
+    VELOCITY_WEIGHT_MAX, WINDOW_SECONDS_MAX,
 };
+pub use flow::{Inspection, Inspector};
+pub use label::{LABELS, LABELS_MAX};
 pub use needs::{SUBJECT_BYTES_MAX, Token};
-pub use rule::{ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule};
+pub use rule::{
+    Action, ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule,
+};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
@@ -49,7 +55,7 @@ use jiff::Timestamp;
 use crate::identity::{Candidate, Entry, ProcessRule};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ClientId, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, ClientId, LabelName, ProfileName, ServerName, UserName};
 
 /// One version of the policy: loaded whole, checked whole, then never changed.
 #[derive(Debug)]
@@ -70,6 +76,8 @@ pub struct Policy {
     /// Every limit of every velocity rule.
     velocity: Vec<Arc<VelocityRule>>,
     scoring: risk::Scoring,
+    /// Of what is read.
+    labels: Arc<label::Labels>,
     digest: Digest,
     rules: usize,
 }
@@ -149,6 +157,8 @@ pub struct Circumstances<'a> {
     pub user: Option<&'a UserName>,
     /// The score of the call, 0 to 100.
     pub risk: Option<u8>,
+    /// The labels of what its agent has read; `None`: nobody knows.
+    pub read: Option<&'a [LabelName]>,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token

@@ -180,6 +180,18 @@ pub enum ExceededAction {
     Shadow,
 }
 
+/// What an inspection rule does with what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The closing record tells of it.
+    Count,
+    /// Something else goes to the client in its place.
+    Mask,
+    /// Nothing of the answer goes to the client.
+    Refuse,
+}
+
 impl VelocityRule {
     pub fn scope(&self) -> ScopeId {
         let [agent, server] =

@@ -68,7 +68,7 @@ fn denied_in(profile: Option<&ProfileName>, rules: &str, tool: &str) -> Refusal 
         method: "tools/call",
         target: Target::Tool(tool),
         arguments: None,
-        around: Circumstances::default(),
+        around: Circumstances { read: Some(&[]), ..Circumstances::default() },
     });
     match decision {
         Decision::Deny(deny) => Refusal::Denied(deny),
@@ -109,6 +109,8 @@ policies:
     all.push(denied("agents: {a: {client_id: a}}", "open"));
     all.push(denied("", "open"));
     let narrowed = format!("{policy}profiles: {{narrow: {{intents: [few]}}}}");
+    let flow = "flow_rules: [{after: public, sink: external, decision: deny}]";
+    all.push(denied(&format!("{policy}{flow}"), "open"));
     all.push(denied_in(Some(&ProfileName::parse("narrow").unwrap()), &narrowed, "open"));
     all
 }

@@ -142,8 +142,13 @@ impl Now<'_> {
     fn may_ask(&self, method: &str) -> bool {
         let View { agent, profile, user, server, .. } = self.view;
         // Where the client is says nothing about what the server asks.
-        let around =
-            Circumstances { moment: Some(Timestamp::now()), client: None, user: user.as_ref(), risk: None };
+        let around = Circumstances {
+            moment: Some(Timestamp::now()),
+            client: None,
+            user: user.as_ref(),
+            risk: None,
+            read: None,
+        };
         self.rules.policy.may_ask(agent, Some(profile), &server.name, method, around)
     }
 

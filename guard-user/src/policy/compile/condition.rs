@@ -1,6 +1,6 @@
 //! Conditions against the facts that matchers provide.
 
-use super::{Check, Facts};
+use super::{Check, Facts, Flows};
 use crate::config::problem::suggest;
 use crate::policy::condition::{Condition, List};
 use crate::policy::fact::{FactTest, Measure, Test};
@@ -8,12 +8,14 @@ use crate::policy::file::{Asked, At, Clause, Matcher};
 use crate::policy::rule::IntentPattern;
 
 /// A condition for calls of one target, which provides `facts`.
-pub(super) fn bind(clause: &Clause, facts: &Facts<'_>) -> Condition {
+pub(super) fn bind(clause: &Clause, facts: &Facts<'_>, flows: Option<&Flows<'_>>) -> Condition {
     let (fact, asked) = match clause {
         Clause::Fact { fact, asked } => (fact, asked),
         Clause::Times(times) => return Condition::Times(times.clone()),
         Clause::Origin(origin) => return Condition::Origin(origin.clone()),
         Clause::Risk(bound, limit) => return Condition::Risk(*bound, *limit),
+        // Without labels, nobody can be said to have read less.
+        Clause::Mark(mark) => return Condition::Mark(Flows::test(flows, mark)),
     };
     let source = facts.get(&**fact).map(|source| (*source).clone());
     let (test, is_fit) = match asked {

@@ -73,7 +73,7 @@ impl<'d> Offered<'d> {
 pub(super) fn meant(key: &Key, meaning: &Meaning<'_>) -> Arc<[Meant]> {
     let each = meaning.iter().map(|(intent, offer)| {
         let bound = |clauses: &[crate::policy::file::At<crate::policy::file::Clause>]| {
-            clauses.iter().map(|clause| bind(&clause.value, &offer.facts)).collect()
+            clauses.iter().map(|clause| bind(&clause.value, &offer.facts, None)).collect()
         };
         let of_kind = matches!(key, Key::Resource(_) | Key::Prompt(_)).then_some(Class::Read);
         let additions = offer.matcher.into_iter().flat_map(|matcher| &matcher.risk.additions);

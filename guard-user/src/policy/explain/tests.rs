@@ -27,6 +27,7 @@ fn asked(agent: &str, server: &str, kind: &str, name: &str, arguments: &str) -> 
         user: None,
         known: None,
         risk: None,
+        read: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::kernel::Unit;
 use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, Times, Users, Zone};
 use crate::policy::fact::{Bound, Measure};
 use crate::risk::SCORE_MAX;
-use crate::types::UserName;
+use crate::types::{LabelName, UserName};
 
 /// The most entries of a condition's list.
 pub const CONDITION_ENTRIES_MAX: usize = 10_000;
@@ -27,6 +27,23 @@ pub(in crate::policy) enum Clause {
     Origin(Arc<Origin>),
     /// Of the call's score.
     Risk(Bound, u8),
+    Mark(MarkClause),
+}
+
+/// What is asked of how confidential the data was that has been read.
+#[derive(Debug, Clone)]
+pub(in crate::policy) struct MarkClause {
+    pub asked: AskedMark,
+    /// Labels.
+    pub names: Vec<At<LabelName>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::policy) enum AskedMark {
+    Max,
+    Above,
+    In,
+    NotIn,
 }
 
 /// What is asked of a fact.
@@ -53,6 +70,14 @@ const IS: &str = "_is";
 pub(super) const RISK: &str = "risk";
 pub(super) const OF_TIME: [&str; 3] = ["time_of_day", "weekdays", "zone"];
 const SOURCE: &str = "source";
+const OF_MARK: [(&str, AskedMark); 4] = [
+    ("max_mark", AskedMark::Max),
+    ("above_mark", AskedMark::Above),
+    ("mark_in", AskedMark::In),
+    ("mark_not_in", AskedMark::NotIn),
+];
+/// What a fact cannot be called: its conditions would be those of the mark.
+pub(super) const MARK: &str = "mark";
 
 impl Clause {
     /// The condition's key for this fact.
@@ -65,7 +90,14 @@ impl Clause {
             Self::Risk(bound, _) => format!("{}{RISK}", bound.prefix()),
             Self::Times(_) => "time_of_day".into(),
             Self::Origin(_) => SOURCE.into(),
+            Self::Mark(mark) => mark.asked.key().into(),
         }
+    }
+}
+
+impl AskedMark {
+    pub(in crate::policy) fn key(self) -> &'static str {
+        OF_MARK.iter().find(|(_, asked)| *asked == self).map_or("", |(key, _)| key)
     }
 }
 
@@ -120,8 +152,11 @@ impl File<'_> {
             if OF_TIME.contains(name) || but.contains(name) {
                 continue;
             }
+            let of_mark = OF_MARK.iter().find(|(key, _)| key == name);
             let clause = if *name == SOURCE {
                 self.origin(value).map(|origin| Clause::Origin(Arc::new(origin)))
+            } else if let Some((_, asked)) = of_mark {
+                self.mark(key, value, *asked, decision)
             } else {
                 self.fact_condition(key, name, value, decision)
             };
@@ -196,15 +231,16 @@ impl File<'_> {
                 Some(Clause::Fact { fact: fact.into(), asked })
             }
             _ => {
-                let hint = suggest(name, OF_TIME.into_iter().chain([SOURCE]))
-                    .filter(|hint| hint.starts_with("did"))
-                    .unwrap_or_else(|| {
-                        let is_bare = bound.map(|(_, fact)| fact).or(list.map(|(_, fact)| fact)) == Some("");
-                        let fact = if is_bare { "amount" } else { name };
-                        format!(
-                            "write for example `max_{fact}: 10` or `{fact}_in: [a, b]`, with a fact's name"
-                        )
-                    });
+                let hint = suggest(
+                    name,
+                    OF_TIME.into_iter().chain([SOURCE]).chain(OF_MARK.map(|(key, _)| key)),
+                )
+                .filter(|hint| hint.starts_with("did"))
+                .unwrap_or_else(|| {
+                    let is_bare = bound.map(|(_, fact)| fact).or(list.map(|(_, fact)| fact)) == Some("");
+                    let fact = if is_bare { "amount" } else { name };
+                    format!("write for example `max_{fact}: 10` or `{fact}_in: [a, b]`, with a fact's name")
+                });
                 self.reader.problem(key, format!("unknown condition {name:?}"), Some(hint));
                 None
             }
@@ -219,6 +255,37 @@ impl File<'_> {
             self.reader.problem(value, what, None);
         }
         Some(Clause::Risk(bound, limit?))
+    }
+
+    /// `max_mark: internal`, `mark_in: [public, internal]`
+    fn mark(
+        &mut self,
+        key: &Node,
+        value: &Node,
+        asked: AskedMark,
+        decision: Option<Choice>,
+    ) -> Option<Clause> {
+        let name = asked.key();
+        if asked == AskedMark::Max && decision == Some(Choice::Deny) {
+            let hint = "write `above_mark: ...` to deny those who have read more";
+            self.reader.problem(
+                key,
+                "max_mark on a deny rule would deny those who have read less",
+                Some(hint.into()),
+            );
+            return None;
+        }
+        let names = match asked {
+            AskedMark::In | AskedMark::NotIn => {
+                let nodes = self.reader.list(value, name)?.len();
+                Some(self.names(value, name, LabelName::parse)).filter(|names| names.len() == nodes)?
+            }
+            AskedMark::Max | AskedMark::Above => {
+                let label = self.reader.name(value, name, LabelName::parse)?;
+                vec![self.at(value, label)]
+            }
+        };
+        Some(Clause::Mark(MarkClause { asked, names }))
     }
 
     /// `time_of_day: {from: "08:00", to: "18:00"}`, `weekdays: [mon, fri]` and their `zone`.
@@ -371,7 +438,7 @@ impl File<'_> {
     clippy::option_option,
     reason = "the outer one is whether it is there, the inner one whether it was read"
 )]
-fn flat<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn flat<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     match read {
         Some(None) => None,
         Some(Some(value)) => Some(Some(value)),

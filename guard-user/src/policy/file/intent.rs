@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::condition::RISK;
-use super::{Asked, At, Clause, File};
+use super::condition::{MARK, RISK};
+use super::{Asked, At, Carries, Clause, File};
 use crate::config::problem::suggest;
 use crate::config::yaml::{Node, Value};
 use crate::policy::fact::{Bound, Measure, Source};
@@ -30,6 +30,7 @@ pub(in crate::policy) struct Matcher {
     pub when: Vec<At<Clause>>,
     pub class: Option<Class>,
     pub risk: Weights,
+    pub carries: Carries,
 }
 
 impl Matcher {
@@ -82,6 +83,8 @@ impl File<'_> {
             "when",
             "class",
             "risk",
+            "label",
+            "sink",
         ];
         let fields = self.reader.fields(node, "a matcher", &keys)?;
         let server = fields.required("server", &mut self.reader);
@@ -116,6 +119,7 @@ impl File<'_> {
         let when = fields.optional("when").map(|node| self.of_facts(node, "when", &[]));
         let class = fields.optional("class").map(|node| self.reader.choice(node, "class", &Class::ALL));
         let risk = fields.optional("risk").map(|node| self.weights(node));
+        let carries = self.carries(kind, &fields);
         Some(Matcher {
             server: server?,
             key: key?,
@@ -123,6 +127,7 @@ impl File<'_> {
             when: when.unwrap_or_default(),
             class: class.flatten(),
             risk: risk.flatten().unwrap_or_default(),
+            carries: carries?,
         })
     }
 
@@ -293,6 +298,11 @@ impl File<'_> {
                 if name == RISK {
                     let hint = "`min_risk: 70` in the conditions of a rule asks for the call's score; call the fact something else";
                     self.reader.problem(key, "no fact is called risk", Some(hint.into()));
+                    return None;
+                }
+                if name == MARK {
+                    let what = "a fact cannot be called mark: conditions on it are about what was read";
+                    self.reader.problem(key, what, Some("give it another name".into()));
                     return None;
                 }
                 self.source(node).map(|source| (name.into(), source))

@@ -134,6 +134,7 @@ fn times_and_sources_come_with_the_question() {
             client,
             user: None,
             risk: None,
+            read: None,
         };
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {

@@ -118,6 +118,7 @@ fn what_is_explained_tells_which_intents_a_call_means_and_why_not_the_others() {
         what: What::Tool("push".into()),
         arguments: Some(Json::Object(Vec::new())),
         moment: None,
+        read: Vec::new(),
         known: None,
         risk: None,
         user: None,

@@ -1,6 +1,7 @@
 //! Random policies and calls: the compiled policy against an interpreter that reads the rules one by one.
 
 mod condition;
+mod flow;
 mod profile;
 
 use std::fmt::Write;
@@ -32,6 +33,7 @@ struct Model {
     velocity: Vec<(usize, usize)>,
     bounded: Option<usize>,
     profiles: Vec<profile::Profile>,
+    flow: flow::Flow,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +73,8 @@ struct Call {
     moment: Moment,
     /// None, `default`, and those that a policy may define.
     profile: usize,
+    /// What was read before, by the label's number; `None`: nothing.
+    read: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,8 +136,9 @@ fn model() -> impl Strategy<Value = Model> {
         velocity,
         proptest::option::weighted(0.2, 0..2_usize),
         proptest::collection::vec(profile::profile(), 0..3),
+        flow::flow(),
     )
-        .prop_map(|(mut intents, mut rules, mut velocity, bounded, mut profiles)| {
+        .prop_map(|(mut intents, mut rules, mut velocity, bounded, mut profiles, flow)| {
             for matchers in &mut intents {
                 let mut seen: Vec<Matcher> = Vec::new();
                 matchers.retain(|matcher| {
@@ -150,7 +155,7 @@ fn model() -> impl Strategy<Value = Model> {
             for profile in &mut profiles {
                 profile.settle(&intents);
             }
-            Model { intents, rules, velocity, bounded, profiles }
+            Model { intents, rules, velocity, bounded, profiles, flow }
         })
 }
 
@@ -160,14 +165,16 @@ fn call() -> impl Strategy<Value = Call> {
         (0..URIS.len()).prop_map(Called::Uri),
         (0..METHODS.len()).prop_map(Called::Method),
     ];
-    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment(), 0..4_usize).prop_map(
-        |(agent, server, target, arguments, moment, profile)| Call {
+    let read = proptest::option::of(0..flow::LABELS.len());
+    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment(), 0..4_usize, read).prop_map(
+        |(agent, server, target, arguments, moment, profile, read)| Call {
             agent,
             server,
             target,
             arguments,
             moment,
             profile,
+            read,
         },
     )
 }
@@ -290,17 +297,23 @@ impl Model {
                             none if none.is_empty() => none,
                             some => format!(", when: {{{some}}}"),
                         };
+                        let carries = self.flow.yaml_of(matcher);
                         writeln!(
                             text,
-                            "    - {{server: {}, tool: {}{facts}{when}}}",
+                            "    - {{server: {}, tool: {}{facts}{when}{carries}}}",
                             SERVERS[*server], TOOLS[*tool]
                         )
                         .unwrap();
                     }
                     Matcher::Resource { server, resource } => {
                         let resource = RESOURCES[*resource];
-                        writeln!(text, "    - {{server: {}, resource: '{resource}'}}", SERVERS[*server])
-                            .unwrap();
+                        let carries = self.flow.yaml_of(matcher);
+                        writeln!(
+                            text,
+                            "    - {{server: {}, resource: '{resource}'{carries}}}",
+                            SERVERS[*server]
+                        )
+                        .unwrap();
                     }
                     Matcher::Method { server, method } => {
                         let method = METHOD_PATTERNS[*method];
@@ -313,6 +326,7 @@ impl Model {
             text += "profiles:\n";
         }
         text.extend(self.profiles.iter().zip(profile::PROFILES).map(|(profile, name)| profile.yaml(name)));
+        text += &self.flow.yaml();
         // One file per rule, so that order can be changed by names alone.
         let mut files = vec![("base.yaml".to_owned(), text)];
         for rule in &self.rules {
@@ -420,6 +434,7 @@ impl Model {
         };
         let rules = self.rules.iter().zip(1..).filter(|(rule, _)| rule.shadow && would(rule));
         let mut names: Vec<_> = rules.map(|(_, number)| format!("r{number}.yaml:2")).collect();
+        names.extend(self.flow.would_deny(self, call));
         names.sort();
         names
     }
@@ -450,7 +465,7 @@ impl Model {
         let intents: Vec<_> =
             intents.into_iter().filter(|intent| self.means(*intent, call) != Some(false)).collect();
         if intents.is_empty() {
-            return Answer::Deny(DenyCode::NoIntent, false);
+            return self.flow.worse(self, call, Answer::Deny(DenyCode::NoIntent, false));
         }
         let answers = intents.iter().map(|intent| {
             let rules = self.rules_for(call.agent, *intent);
@@ -484,6 +499,7 @@ impl Model {
         });
         // Sorted: denials by code first, then hold, then allow.
         let worst = answers.min().unwrap();
+        let worst = if is_named { self.flow.worse(self, call, worst) } else { worst };
         let counted = |&(agent, pattern): &(usize, usize)| {
             agent == call.agent && intents.iter().any(|intent| matches(pattern, INTENTS[*intent]))
         };
@@ -521,14 +537,18 @@ fn asked(call: &Call) -> Asked {
         user: None,
         known: None,
         risk: None,
+        read: flow::read(call),
     }
 }
 
 /// The decision that follows from what is told of each rule, by the words of docs/policy.md alone.
 fn accounted_for(explained: &Explanation) -> Answer {
     let of = |intent: &IntentName| -> Vec<&JudgedRule> {
-        explained.rules.iter().filter(|rule| rule.intent == *intent && !rule.is_shadow).collect()
+        let own = |rule: &&JudgedRule| rule.intent == *intent && !rule.is_shadow && !rule.is_flow;
+        explained.rules.iter().filter(own).collect()
     };
+    let flows = explained.rules.iter().filter(|rule| rule.is_flow && !rule.is_shadow);
+    let flows: Vec<_> = flows.filter(|rule| rule.applies == Applies::Yes).collect();
     let answers = explained.intents.iter().map(|intent| {
         let rules = of(intent);
         let is_unclear =
@@ -553,8 +573,14 @@ fn accounted_for(explained: &Explanation) -> Answer {
             Answer::Deny(DenyCode::ConditionFailed, false)
         }
     });
-    let none = Answer::Deny(DenyCode::NoIntent, true);
-    answers.min().unwrap_or(none)
+    let none = Answer::Deny(DenyCode::NoIntent, explained.rules.is_empty());
+    match answers.min().unwrap_or(none) {
+        answer if flows.iter().any(|rule| rule.effect == Effect::Deny) => {
+            answer.min(Answer::Deny(DenyCode::Flow, false))
+        }
+        Answer::Allow(_) if !flows.is_empty() => Answer::Hold(0),
+        answer => answer,
+    }
 }
 
 /// Without what velocity counts.
@@ -583,8 +609,14 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
     let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
-    let around =
-        Circumstances { moment: condition::timestamp(call.moment), client: None, user: None, risk: None };
+    let read = flow::read(call);
+    let around = Circumstances {
+        moment: condition::timestamp(call.moment),
+        client: None,
+        user: None,
+        risk: None,
+        read: Some(&read),
+    };
     ask(
         policy,
         &Question {
@@ -619,6 +651,11 @@ proptest! {
             };
             let in_shadow = if rule.is_empty() || rule == "protocol" { vec![] } else { model.would_deny(call) };
             prop_assert_eq!(would_deny.iter().map(ToString::to_string).collect::<Vec<_>>(), in_shadow, "{:?}", call);
+            if let Decision::Allow(allow) = &decision
+                && rule != "protocol"
+            {
+                prop_assert_eq!(allow.label().map(LabelName::as_str), model.flow.label(&model, call), "{:?}", call);
+            }
             // No profile adds anything.
             if let Decision::Deny(_) = put(&policy, &Call { profile: 0, ..call.clone() }, Policy::decide) {
                 prop_assert!(matches!(decision, Decision::Deny(_)), "{:?}", call);
@@ -634,7 +671,7 @@ proptest! {
             match &decision {
                 Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
                 Decision::Deny(deny) => match deny.code() {
-                    DenyCode::ConditionFailed | DenyCode::DeniedByRule => {
+                    DenyCode::ConditionFailed | DenyCode::DeniedByRule | DenyCode::Flow => {
                         prop_assert!(!(is_seen && model.is_shut(call)));
                     }
                     // A call that means something else may be let through.
@@ -659,6 +696,8 @@ proptest! {
                 _ => false,
             });
         }
+        // What was read is nothing that a list looks at.
+        model.flow.clear();
         let policy = model.load(false);
         let tools = TOOLS.map(|name| serde_json::json!({ "name": name }));
         let resources = URIS.map(|uri| serde_json::json!({ "uri": uri }));
@@ -676,7 +715,7 @@ proptest! {
             let with = Arguments::With { n: 0, things: Default::default() };
             let arguments = [Arguments::Absent, Arguments::Without, with];
             let may_pass = |target| arguments.iter().any(|arguments| {
-                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None, profile: 0 };
+                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None, profile: 0, read: None };
                 !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
             });
             let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Called::Tool(*tool))).map(|tool| tools[tool].clone()).collect();

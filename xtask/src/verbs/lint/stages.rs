@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "types",
     "config",
     "privilege",
@@ -20,6 +20,7 @@ const ORDER: [&str; 25] = [
     "rpc",
     "identity",
     "risk",
+    "inspect",
     "policy",
     "rules",
     "velocity",
