@@ -192,3 +192,80 @@ fn a_case_that_does_not_hold_is_told_with_its_place_and_why_and_ends_with_code_o
         said(&wrong)
     );
 }
+
+#[test]
+fn what_is_suggested_from_a_trail_lets_pass_what_passed_and_can_be_put_in_force() {
+    apart(|| {
+        let more = "  - {name: never, intent: demo.other, agents: [tester], decision: allow}\n";
+        let policy = POLICY
+            .replace("policies:\n", "  demo.other: [{server: demo, tool: other}]\npolicies:\n")
+            .replace("velocity_rules:\n", &format!("{more}velocity_rules:\n"));
+        let scene = Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", &policy)).unwrap();
+        let ask = |tool: &str, amount: u64| {
+            let mut message = call(1, tool);
+            message["params"]["arguments"] = json!({ "amount": amount });
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&message).bytes()).unwrap();
+            line
+        };
+        let open = || {
+            let mut line = ask("open", 10);
+            scene.puppet.hear().unwrap().answer(&done(1)).unwrap();
+            assert_eq!(line.answer().unwrap().json(), done(1));
+        };
+        open();
+        for (tool, amount) in [("open", 11), ("vetted", 1)] {
+            let refused = ask(tool, amount).answer().unwrap().json();
+            assert_ne!(refused, done(1));
+        }
+        let suggest = |more: &[&str]| {
+            let told = scene.daemon.json("policy", &[&["suggest"], more].concat()).unwrap();
+            let row =
+                |name: &str| told["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).cloned();
+            (row("open"), row("vetted"), row("other"), told)
+        };
+        let (opened, vetted, other, told) = suggest(&["--from", "1h"]);
+        let counts = |row: &Option<Value>| {
+            let row = row.as_ref().unwrap();
+            (row["allowed"].as_u64(), row["held"].as_u64(), row["refused"].as_u64(), row["standing"].clone())
+        };
+        assert_eq!(counts(&opened), (Some(1), Some(0), Some(1), json!("rare")), "{told}");
+        assert_eq!(counts(&vetted), (Some(0), Some(1), Some(0), json!("rare")), "{told}");
+        assert_eq!(counts(&other), (Some(0), Some(0), Some(0), json!("never_used")), "{told}");
+        assert_eq!(told["trail"]["verified"], true, "{told}");
+        // The trail of a guard that began a moment ago covers no hour.
+        assert!(told["warnings"][0].as_str().unwrap().contains("the trail begins at"), "{told}");
+        assert_eq!((&told["pairs_now"], &told["pairs_proposed"]), (&json!(3), &json!(2)));
+
+        // In the place of the old files, in force.
+        let proposal = told["proposal"].as_str().unwrap();
+        scene.daemon.write_policy("policy.yaml", proposal).unwrap();
+        let checked = scene.daemon.output("check", &[]).unwrap();
+        assert!(checked.status.success(), "{}\n{proposal}", said(&checked));
+        let reloaded = scene.daemon.output("reload", &[]).unwrap();
+        assert!(reloaded.status.success(), "{}", said(&reloaded));
+        open();
+        let refused = ask("open", 11).answer().unwrap().json();
+        assert!(
+            refused["result"]["content"][0]["text"].as_str().unwrap().contains("amount is 11"),
+            "{refused}"
+        );
+        let explain = |tool: &str| {
+            scene.daemon.json("explain", &["--agent", "tester", "--server", "demo", "--tool", tool]).unwrap()
+                ["decision"]
+                .clone()
+        };
+        assert_eq!((explain("vetted"), explain("other")), (json!("escalate"), json!("deny")));
+
+        // To a file, which must be new; and the table.
+        let file = scene.daemon.output("policy", &["suggest", "--output", "/tmp/none-such/p.yaml"]).unwrap();
+        assert_eq!(file.status.code(), Some(2), "{}", said(&file));
+        let words = said(&scene.daemon.output("policy", &["suggest", "--from", "1h"]).unwrap());
+        for part in ["tool open", "never used", "# RARE: tester: ", "decision: allow"] {
+            assert!(words.contains(part), "no {part:?} in {words}");
+        }
+        // Nothing of the period: nothing allowed.
+        let (.., told) = suggest(&["--from", "2h", "--to", "1h"]);
+        assert_eq!(told["pairs_proposed"], 0, "{told}");
+    });
+}

@@ -20,6 +20,7 @@
 //! The format is described in `docs/audit-format.md`. `mcp-guard-verify` reads it with code of its own; nothing
 //! here may be used there.
 
+mod calls;
 mod checkpoint;
 mod counted;
 mod disk;
@@ -45,6 +46,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use calls::{Call, Reading, calls};
 pub use counted::{Since, counted};
 pub use error::{AuditError, OpenError};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};

@@ -53,6 +53,16 @@ type Failure = (Verdict, Fault);
 /// Checks the trail in `dir`, with `key` or else the one that lies beside it. With the file of an older checkpoint, the trail
 /// must go on from that.
 pub fn verify(dir: &Path, key: Option<&VerifierKey>, since: Option<&Path>) -> Report {
+    verify_with(dir, key, since, &mut |_| {})
+}
+
+/// The same, and hands on every line that was found to be the next.
+pub(super) fn verify_with(
+    dir: &Path,
+    key: Option<&VerifierKey>,
+    since: Option<&Path>,
+    each: &mut dyn FnMut(&[u8]),
+) -> Report {
     let mut report = Report {
         verdict: Verdict::Sound,
         fault: None,
@@ -65,7 +75,7 @@ pub fn verify(dir: &Path, key: Option<&VerifierKey>, since: Option<&Path>) -> Re
         since: None,
         key_from_trail: key.is_none(),
     };
-    if let Err((verdict, fault)) = check(dir, key, since, &mut report) {
+    if let Err((verdict, fault)) = check(dir, (key, since), &mut report, each) {
         report.verdict = verdict;
         report.fault = Some(fault);
     }
@@ -74,9 +84,9 @@ pub fn verify(dir: &Path, key: Option<&VerifierKey>, since: Option<&Path>) -> Re
 
 fn check(
     dir: &Path,
-    key: Option<&VerifierKey>,
-    since: Option<&Path>,
+    (key, since): (Option<&VerifierKey>, Option<&Path>),
     report: &mut Report,
+    each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), Failure> {
     let key = key.cloned().map_or_else(|| key_beside(dir), Ok)?;
     report.origin = Some(key.name().to_owned());
@@ -91,7 +101,7 @@ fn check(
     look(&signed, &walk).map_err(|reason| failure(Verdict::Tampered, dir, 0, reason))?;
     let mut end = Ok(());
     for (first, path) in &found {
-        end = segment(*first, path, &key, &signed, &mut walk);
+        end = segment(*first, path, (&key, &signed), &mut walk, each);
         if end.is_err() {
             break;
         }
@@ -122,9 +132,9 @@ fn key_beside(dir: &Path) -> Result<VerifierKey, Failure> {
 fn segment(
     first: u64,
     path: &Path,
-    key: &VerifierKey,
-    signed: &[&Checkpoint],
+    (key, signed): (&VerifierKey, &[&Checkpoint]),
     walk: &mut Walk,
+    each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), Failure> {
     if first != walk.tree.size() {
         let reason = format!("it begins with record {first}, but record {} comes next", walk.tree.size());
@@ -138,6 +148,7 @@ fn segment(
             None => return Ok(()),
             Some(Found::Line(line)) => {
                 walk.line(line, key).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
+                each(line);
             }
             Some(Found::Torn) => {
                 let reason = "the line has no end; if the guard was killed, its next start repairs this";

@@ -104,7 +104,7 @@ impl From<Wanted> for Filter {
 }
 
 /// A span back from now, or a point of time.
-fn since(text: &str) -> Result<Timestamp, String> {
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     let wrong = || format!("{text:?} is neither a span (90s, 15m, 2h, 7d) nor a time (2026-11-21T05:00:00Z)");
     let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600)];
     let span = units.iter().find_map(|(unit, seconds)| {

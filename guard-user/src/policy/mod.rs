@@ -23,6 +23,7 @@ mod risk;
 mod rule;
 pub mod schema;
 mod subjects;
+mod suggest;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use needs::{SUBJECT_BYTES_MAX, Token};
 pub use rule::{
     Action, ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule,
 };
+pub use suggest::{Became, Count, Present, RARE_MAX, Row, Standing, Suggestion, Use, Uses};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 

@@ -1,5 +1,6 @@
 //! The trail as its users see it, on a real directory, with a disk that fails when it is told to.
 
+mod calls;
 mod faults;
 mod recovery;
 mod story;

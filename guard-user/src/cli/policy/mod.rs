@@ -1,6 +1,7 @@
 //! `mcp-guard policy`
 
 mod schema;
+mod suggest;
 mod test;
 
 use std::process::ExitCode;
@@ -28,11 +29,13 @@ pub struct Args {
 enum Command {
     Test(test::Args),
     Schema(schema::Args),
+    Suggest(suggest::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Test(test) => test::run(test, &args.config, args.json),
         Command::Schema(schema) => schema::run(&schema),
+        Command::Suggest(suggest) => suggest::run(suggest, &args.config, args.json),
     }
 }

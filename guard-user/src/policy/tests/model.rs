@@ -3,6 +3,7 @@
 mod condition;
 mod flow;
 mod profile;
+mod suggest;
 
 use std::fmt::Write;
 
