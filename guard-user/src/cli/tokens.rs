@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{self, print};
 use crate::config::problem::suggest;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Reload};
 use crate::identity::{self, Credential, Credentials, Issued, Recipient, Rotated};
 use crate::policy::Policy;
 use crate::types::ProfileName;
@@ -67,7 +67,13 @@ enum Command {
     },
 }
 
-const RELOAD: &str = "A running guard learns of this with `mcp-guard reload`.";
+/// How a running guard learns of what has changed.
+fn learns(config: &Config) -> &'static str {
+    match config.reload {
+        Reload::Signal => "A running guard learns of this with `mcp-guard reload`.",
+        Reload::OnChange => "A running guard learns of this by itself (`reload: on_change`).",
+    }
+}
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
@@ -93,7 +99,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if args.json {
                 print(&serde_json::to_string_pretty(&public(&revoked))?)?;
             } else {
-                print(&format!("Revoked {} of {}. {RELOAD}", revoked.id(), revoked.agent()))?;
+                let learns = learns(&config);
+                print(&format!("Revoked {} of {}. {learns}", revoked.id(), revoked.agent()))?;
             }
         }
     }
@@ -202,7 +209,7 @@ fn print_rotated(config: &Config, policy: &Policy, rotated: &Rotated, as_json: b
     }
     for old in before {
         let expires = old.expires().map(|expires| expires.to_string()).unwrap_or_default();
-        eprintln!("{} stays good until {expires}, once the guard is reloaded.", old.id());
+        eprintln!("{} stays good until {expires}, once the guard has read this.", old.id());
     }
     if before.iter().any(|old| next.credential.expires().is_some_and(|end| old.expires() > Some(end))) {
         eprintln!("Note: that is longer than the new one is good for.");
@@ -228,7 +235,7 @@ fn print_issued(config: &Config, policy: &Policy, issued: &Issued, as_json: bool
     print(&serde_json::to_string_pretty(&client)?)?;
     eprintln!("\nFrom another host, put this host's name in place of localhost.");
     eprintln!("The client must trust the guard's CA: {}.", config.tls_dir().join("ca.pem").display());
-    eprintln!("{RELOAD}");
+    eprintln!("{}", learns(config));
     Ok(())
 }
 

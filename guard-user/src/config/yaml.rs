@@ -97,6 +97,14 @@ fn problem(file: &Path, error: &Error) -> Problem {
         Error::SerdeUnknownField { field, expected, .. } => {
             (format!("unknown key {field:?}"), suggest(field, expected.iter().copied()))
         }
+        // Near by its letters, and the opposite of what is meant.
+        Error::SerdeUnknownVariant { variant, expected, .. }
+            if variant.starts_with("HS") && expected.contains(&"ES256") =>
+        {
+            let what =
+                format!("{variant:?} is symmetric and refused: whoever can check such a token can make one");
+            (what, Some(format!("let the issuer sign with one of {}", expected.join(", "))))
+        }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             (format!("{variant:?} is not one of the choices"), suggest(variant, expected.iter().copied()))
         }

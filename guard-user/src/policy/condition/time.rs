@@ -1,8 +1,9 @@
-//! Hours of the day and days of the week, at a fixed distance from UTC.
+//! Hours of the day and days of the week, at a fixed distance from UTC or as the clocks of a region show them.
 
 use std::fmt::{self, Write as _};
 
 use jiff::Timestamp;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 use super::Verdict;
 
@@ -34,9 +35,14 @@ pub(in crate::policy) struct Clock(u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::policy) struct Days([bool; 7]);
 
-/// Seconds east of UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy) struct Zone(i64);
+/// What clocks show there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::policy) enum Zone {
+    /// Seconds east of UTC.
+    Fixed(i64),
+    /// By its IANA name, with its summer time, from the database in this program: what a host has, or lacks, makes no difference.
+    Named(TimeZone),
+}
 
 impl Times {
     /// Nobody can say without the moment.
@@ -44,7 +50,7 @@ impl Times {
         let Some(moment) = moment else {
             return Verdict::Unknown("the time of the call is not known".into());
         };
-        let local = moment.as_second().saturating_add(self.zone.0);
+        let local = moment.as_second().saturating_add(self.zone.seconds(moment));
         let minute = local.rem_euclid(SECONDS_OF_DAY) / 60;
         // 1970 began on a Thursday.
         let day = (local.div_euclid(SECONDS_OF_DAY) + 3).rem_euclid(7);
@@ -90,10 +96,14 @@ impl Days {
 }
 
 impl Zone {
-    /// `UTC`, or a distance such as `+02:00`.
+    /// `UTC`, a distance such as `+02:00`, or a region's name such as `Europe/Berlin`, in the database's letters.
     pub(in crate::policy) fn parse(text: &str) -> Option<Self> {
         if text == "UTC" {
-            return Some(Self(0));
+            return Some(Self::Fixed(0));
+        }
+        if is_region(text) {
+            let zone = TimeZoneDatabase::bundled().get(text).ok()?;
+            return (zone.iana_name() == Some(text)).then_some(Self::Named(zone));
         }
         let (sign, clock) = text.split_at_checked(1)?;
         let minutes = i32::from(minutes(clock)?);
@@ -102,8 +112,28 @@ impl Zone {
             "-" => -minutes,
             _ => return None,
         };
-        (minutes.abs() <= OFFSET_MINUTES_MAX).then_some(Self(i64::from(minutes) * 60))
+        (minutes.abs() <= OFFSET_MINUTES_MAX).then_some(Self::Fixed(i64::from(minutes) * 60))
     }
+
+    /// Names that could have been meant.
+    pub(in crate::policy) fn known() -> Vec<String> {
+        let zones = TimeZoneDatabase::bundled();
+        let names = zones.available().map(|name| name.as_str().to_owned());
+        names.filter(|name| is_region(name)).collect()
+    }
+
+    /// How far its clocks are east of UTC at this moment.
+    fn seconds(&self, moment: Timestamp) -> i64 {
+        match self {
+            Self::Fixed(seconds) => *seconds,
+            Self::Named(zone) => zone.to_offset(moment).seconds().into(),
+        }
+    }
+}
+
+/// `Etc/GMT+2` is two hours west of UTC, and `EST` has no summer: such names are not what their readers think.
+fn is_region(text: &str) -> bool {
+    text.contains('/') && !text.starts_with("Etc/")
 }
 
 /// Of `hh:mm`, both with two digits.
@@ -125,10 +155,12 @@ impl fmt::Display for Clock {
 
 impl fmt::Display for Zone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            return f.write_str("UTC");
-        }
-        let (sign, minutes) = (if self.0 < 0 { '-' } else { '+' }, self.0.abs() / 60);
+        let seconds = match self {
+            Self::Fixed(0) => return f.write_str("UTC"),
+            Self::Named(zone) => return f.write_str(zone.iana_name().unwrap_or_default()),
+            Self::Fixed(seconds) => *seconds,
+        };
+        let (sign, minutes) = (if seconds < 0 { '-' } else { '+' }, seconds.abs() / 60);
         write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 }
@@ -222,12 +254,73 @@ mod tests {
         for bad in ["8:00", "08:0", "08:60", "24:01", "0800", "08:00:00", "+8:00", "", "\u{0660}8:00"] {
             assert_eq!(Clock::parse(bad), None, "{bad}");
         }
-        for bad in ["", "utc", "Z", "02:00", "+2:00", "+14:01", "Europe/Berlin", "\u{2212}02:00"] {
+        for bad in ["", "utc", "Z", "02:00", "+2:00", "+14:01", "\u{2212}02:00"] {
             assert_eq!(Zone::parse(bad), None, "{bad}");
         }
         let clock = |text| Clock::parse(text).unwrap();
         for (from, to) in [("08:00", "08:00"), ("24:00", "08:00"), ("08:00", "00:00")] {
             assert_eq!(Hours::new(clock(from), clock(to)), None, "{from} {to}");
         }
+    }
+
+    #[test]
+    fn a_region_keeps_its_own_summer_time() {
+        let at = |times: &Times, moment: &str| times.judge(Some(moment.parse().unwrap())) == Verdict::Met;
+        let day = times("08:00", "18:00", &[], "Europe/Berlin");
+        for (moment, is) in [
+            ("2026-01-15T06:59:59Z", false),
+            ("2026-01-15T07:00:00Z", true),
+            ("2026-07-15T06:00:00Z", true),
+            ("2026-07-15T15:59:59Z", true),
+            ("2026-07-15T16:00:00Z", false),
+        ] {
+            assert_eq!(at(&day, moment), is, "{moment}");
+        }
+        // In March the clocks go from 02:00 to 03:00: that hour is not there, and what begins in it begins at 03:00.
+        let gap = times("02:00", "03:00", &[], "Europe/Berlin");
+        for minute in 0..180 {
+            let moment: Timestamp = "2026-03-29T00:00:00Z".parse().unwrap();
+            let moment = moment + jiff::SignedDuration::from_mins(minute);
+            assert_ne!(gap.judge(Some(moment)), Verdict::Met, "{moment}");
+        }
+        let from_the_gap = times("02:30", "04:00", &[], "Europe/Berlin");
+        assert!(!at(&from_the_gap, "2026-03-29T00:59:59Z") && at(&from_the_gap, "2026-03-29T01:00:00Z"));
+        // In October the hour from 02:00 on is there twice, and both are meant.
+        for (moment, is) in [
+            ("2026-10-24T23:59:59Z", false),
+            ("2026-10-25T00:00:00Z", true),
+            ("2026-10-25T00:59:59Z", true),
+            ("2026-10-25T01:00:00Z", true),
+            ("2026-10-25T01:59:59Z", true),
+            ("2026-10-25T02:00:00Z", false),
+        ] {
+            assert_eq!(at(&gap, moment), is, "{moment}");
+        }
+        // The day is the region's; half an hour counts; and the south has its summer in January.
+        let friday = times("00:00", "01:00", &[4], "Asia/Kolkata");
+        assert!(at(&friday, "2026-11-19T18:30:00Z") && !at(&friday, "2026-11-19T18:29:59Z"));
+        let sydney = times("08:00", "09:00", &[], "Australia/Sydney");
+        assert!(at(&sydney, "2026-01-14T21:00:00Z") && at(&sydney, "2026-07-14T22:00:00Z"));
+    }
+
+    #[test]
+    fn a_region_has_one_spelling_and_is_shown_by_it() {
+        for good in ["Europe/Berlin", "America/Argentina/Buenos_Aires", "Asia/Kathmandu"] {
+            assert_eq!(Zone::parse(good).unwrap().to_string(), good);
+        }
+        for bad in [
+            "europe/berlin",
+            "Europe/Berlinn",
+            "Berlin",
+            "EST",
+            "CET",
+            "Etc/GMT+2",
+            "/etc/passwd",
+            "../UTC",
+            "GMT",
+        ] {
+            assert_eq!(Zone::parse(bad), None, "{bad}");
+        }
+        assert!(Zone::known().len() > 300);
     }
 }

@@ -303,7 +303,7 @@ impl File<'_> {
         let zone = if let Some((.., node)) = zone {
             self.zone(node)
         } else {
-            let hint = "add `zone: UTC`, or a distance from it such as `zone: \"+02:00\"`";
+            let hint = "add `zone: UTC`, a region such as `zone: Europe/Berlin`, or a distance from UTC such as `zone: \"+02:00\"`";
             self.reader.problem(key, format!("{name} has no zone"), Some(hint.into()));
             None
         };
@@ -352,8 +352,13 @@ impl File<'_> {
         let text = self.reader.text(node, "zone")?;
         let zone = Zone::parse(text);
         if zone.is_none() {
-            let hint = "write UTC, or the distance from it in quotes, such as \"+02:00\"; names of zones are not known";
-            self.reader.problem(node, format!("zone {text:?} is no distance from UTC"), Some(hint.into()));
+            let known = Zone::known();
+            let meant =
+                suggest(text, known.iter().map(String::as_str)).filter(|hint| hint.starts_with("did"));
+            let hint = meant.unwrap_or_else(|| {
+                "write a region such as Europe/Berlin, UTC, or the distance from it in quotes, such as \"+02:00\"".into()
+            });
+            self.reader.problem(node, format!("zone {text:?} is none that is known"), Some(hint));
         }
         zone
     }
