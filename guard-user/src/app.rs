@@ -33,6 +33,7 @@ use crate::audit::{AuditLog, Event, Occasion, OpenError, Options};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
+use crate::identity::Certificate;
 use crate::kernel::Handover;
 use crate::pipeline::Pipeline;
 use crate::privilege::Privileges;
@@ -43,7 +44,7 @@ use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
 use crate::upstream::{Credentials, Upstream};
-use crate::{http, kernel};
+use crate::{http, kernel, tls};
 use reloads::Reloads;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
@@ -112,7 +113,7 @@ impl App {
         tell_notes(&rules);
         let shown_to_servers = Credentials::open(&config.servers)?;
         let reloads = Reloads::begin();
-        let tls = TlsEnd::open(&config.tls, &config.tls_dir())?;
+        let tls = TlsEnd::open(&config.tls, &config.tls_dir(), rules.clients.verifier())?;
         Sessions::check(&config.state_dir, &config.limits)?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
         // Another guard may still change them; whether they can be read is known now.
@@ -207,7 +208,7 @@ impl App {
                     connections.spawn(self.clone().serve(accepted, draining.clone()));
                 }
                 Some(_ended) = connections.join_next() => {}
-                _ = renewal.tick() => self.renew_certificate(),
+                _ = renewal.tick() => self.renew_certificate().await,
                 wish = signals.next() => match wish {
                     Wish::Reload => drop(self.reload().await),
                     Wish::Stop => break End::Stop,
@@ -271,6 +272,10 @@ impl App {
         // Boxed, so that its room is free again after the handshake.
         let secured = match Box::pin(self.tls.secure(io, patience)).await {
             Ok(secured) => secured,
+            Err(error @ tls::Error::ClientCertificate(_)) => {
+                tracing::warn!(%peer, server = %server.name, %error, "a connection ended before its first request");
+                return;
+            }
             Err(error) => {
                 tracing::info!(%peer, server = %server.name, %error, "a connection ended before its first request");
                 return;
@@ -284,6 +289,7 @@ impl App {
             door,
             origin,
             is_tls: matches!(secured, Secured::Tls(_)),
+            certificate: Certificate::of_chain(secured.client_chain()).map(Arc::new),
             guest,
             process: Process::new(witness),
         });
@@ -322,7 +328,8 @@ impl App {
             )
             .into());
         }
-        let certificate = self.tls.prepare();
+        let clients = rules.as_ref().ok().and_then(|rules| rules.clients.verifier());
+        let certificate = self.tls.prepare(clients);
         let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
         if let Err(error) = &certificate {
             problems.push(self.tls.problem(error));
@@ -333,13 +340,15 @@ impl App {
             Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
         })?;
         tell_notes(&rules);
+        // What is open is looked at by the new rules at once; later handshakes by the same authorities.
         self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
         Ok(digest)
     }
 
-    fn renew_certificate(&self) {
-        if let Err(error) = self.tls.reload() {
+    async fn renew_certificate(&self) {
+        let _alone = self.reloading.lock().await;
+        if let Err(error) = self.tls.reload(self.pipeline.rules.load().clients.verifier()) {
             tracing::error!(%error, "the old certificate stays in use");
         }
     }
@@ -454,6 +463,7 @@ impl App {
             "holders": self.holders(),
             "durability": self.config.audit.durability,
             "ca": self.tls.ca_file(),
+            "client_certificates_refused": self.tls.certificates_refused(),
             "servers": self.config.servers,
             "credentials": self.pipeline.upstream.credentials(),
         })
@@ -493,7 +503,7 @@ const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is 
 
 /// What people should know of the rules that were just read, beside mistakes.
 fn tell_notes(rules: &Rules) {
-    for note in rules.issuers.notes() {
+    for note in rules.issuers.notes().iter().chain(rules.clients.notes()) {
         tracing::warn!("{note}");
     }
 }

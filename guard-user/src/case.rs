@@ -165,6 +165,7 @@ impl<'a> Case<'a> {
         let rule = refusal.and_then(Refusal::rule).or(self.rule.as_ref()).map(RuleName::as_str);
         let rpc_method = self.message.as_ref().map(Message::method).filter(|method| !method.is_empty());
         let caller = self.caller.as_ref();
+        let certificate = self.connection.certificate.as_ref().map(|certificate| certificate.fingerprint());
         let record = CallRecord {
             id: self.asked.decision,
             conn: Some(self.connection.id),
@@ -175,6 +176,7 @@ impl<'a> Case<'a> {
             user: caller.and_then(Caller::user).map(UserName::as_str),
             evidence: caller.map(Caller::evidence),
             credential: caller.and_then(Caller::credential).map(CredentialId::as_str),
+            certificate: certificate.as_deref(),
             peer: Some(self.connection.peer),
             original_dst: Some(self.connection.original_dst),
             local: local(self.connection),

@@ -8,6 +8,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::accept::Origin;
 use crate::attendance::Guest;
 use crate::config::{Plaintext, Server};
+use crate::identity::Certificate;
 use crate::kernel::process::FileDigest;
 use crate::kernel::{Client, Door, Witness};
 
@@ -27,6 +28,8 @@ pub struct Connection {
     pub door: Door,
     pub origin: Origin,
     pub is_tls: bool,
+    /// What its client showed in the TLS handshake.
+    pub certificate: Option<Arc<Certificate>>,
     /// Its place in the counts of connections.
     pub guest: Arc<Guest>,
     pub process: Process,

@@ -7,8 +7,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{Config, Problems};
-use crate::identity::{Addressed, Caller, Credentials, Issuers, Proof, Shown, Unidentified};
+use crate::identity::{
+    Addressed, Caller, Certificate, Clients, Credentials, Issuers, Proof, Shown, Unidentified,
+};
 use crate::policy::Policy;
+use crate::tls::CA_FILE;
 
 /// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
 /// then.
@@ -16,6 +19,8 @@ pub struct Rules {
     pub policy: Policy,
     pub credentials: Credentials,
     pub issuers: Issuers,
+    /// Who vouches for client certificates.
+    pub clients: Clients,
     /// The policy's digest, as each record names it.
     pub digest: String,
 }
@@ -29,13 +34,16 @@ impl Rules {
         let credentials = Credentials::load(&config.policy_dir);
         let credentials = credentials.map_err(|found| problems.append(found)).ok();
         let issuers = Issuers::load(&config.issuers).map_err(|found| problems.append(found)).ok();
+        let own_ca = config.tls_dir().join(CA_FILE);
+        let clients = Clients::load(&config.tls, &own_ca).map_err(|found| problems.append(found)).ok();
         if let Some(policy) = &policy {
             problems.append(policy.check_issuers(&config.issuers));
+            problems.append(policy.check_client_ca(!config.tls.client_ca.is_empty()));
         }
-        match (policy, credentials, issuers) {
-            (Some(policy), Some(credentials), Some(issuers)) => {
+        match (policy, credentials, issuers, clients) {
+            (Some(policy), Some(credentials), Some(issuers), Some(clients)) => {
                 let digest = policy.digest().to_string();
-                problems.or(Self { policy, credentials, issuers, digest })
+                problems.or(Self { policy, credentials, issuers, clients, digest })
             }
             _ => Err(problems),
         }
@@ -56,6 +64,29 @@ impl Rules {
         shown.by_token(voucher, entry)
     }
 
+    /// Which agent's `certificate` it is, where an entry has it; `None`: none has. Nothing else was shown.
+    pub fn by_certificate(
+        &self,
+        shown: &Shown<'_>,
+        certificate: &Arc<Certificate>,
+    ) -> Option<Result<Caller, Unidentified>> {
+        let named = match certificate.names() {
+            Ok(names) => self.policy.by_certificate(names),
+            Err(fault) => return Some(Err(fault.into())),
+        };
+        if named.is_empty() {
+            return None;
+        }
+        if let Err(fault) = self.clients.check(certificate, Timestamp::now()) {
+            return Some(Err(fault.into()));
+        }
+        let alone = named.iter().filter(|(_, needs)| !needs.authorization()).map(|(entry, _)| *entry);
+        if alone.clone().next().is_none() {
+            return Some(Err(Unidentified::NoCredential));
+        }
+        Some(shown.by_certificate(alone, certificate))
+    }
+
     /// Whether `caller`, whom another version let in, would still be let in by what it showed: its entry is there and needs
     /// no more than that, and so is its credential, or the key that signed its token. Its process is another question.
     pub fn still_know(&self, caller: &Caller) -> bool {
@@ -68,19 +99,37 @@ impl Rules {
                 let entry = self.policy.by_subject(&voucher.issuer, &voucher.subject);
                 self.issuers.trust(voucher) && entry.is_some_and(|entry| entry.agent == agent)
             }
+            Proof::Certificate(_) => {
+                let entry = self.policy.agent(agent);
+                entry.is_some_and(|entry| !entry.needs.authorization() && entry.needs.certificate().is_some())
+            }
             Proof::Process => self.policy.known_by_process().any(|known| known.entry.agent == agent),
         };
-        proves && self.policy.has_entry(agent, caller.client(), caller.profile())
+        proves
+            && self.still_certify(caller)
+            && self.policy.has_entry(agent, caller.client(), caller.profile())
+    }
+
+    /// Whether the certificate that it showed, if its entry needs one, is still that of its entry and vouched for.
+    fn still_certify(&self, caller: &Caller) -> bool {
+        let entry = self.policy.agent(caller.agent());
+        let Some(needed) = entry.and_then(|entry| entry.needs.certificate()) else { return true };
+        caller.certificate().is_some_and(|shown| {
+            shown.names().is_ok_and(|names| names.contains(needed))
+                && self.clients.check(shown, Timestamp::now()).is_ok()
+        })
     }
 
     /// From when on what `caller` showed proves nothing; `None`: that is not known beforehand. A rotation gives an end to
     /// what had none.
     pub fn expires(&self, caller: &Caller) -> Option<Timestamp> {
-        match caller.proof() {
+        let proof = match caller.proof() {
             Proof::Secret { credential, .. } => self.credentials.expires(credential),
             Proof::Token(voucher) => Some(voucher.expires),
-            Proof::Process => None,
-        }
+            Proof::Certificate(_) | Proof::Process => None,
+        };
+        let certificate = caller.certificate().map(|shown| self.clients.expires(shown));
+        proof.into_iter().chain(certificate).min()
     }
 }
 

@@ -15,6 +15,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         user: None,
         evidence: Some("secret"),
         credential: None,
+        certificate: None,
         peer: Some(([127, 0, 0, 1], 40712).into()),
         original_dst: Some(([127, 0, 0, 1], 3001).into()),
         local: Local::Unknown,

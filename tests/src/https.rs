@@ -12,6 +12,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 
 use crate::daemon::Credential;
+use crate::mtls::Identity;
 
 /// How long a line waits for bytes. Far more than a busy machine needs; only a failing test waits.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +39,14 @@ impl Https {
         Ok(Self { address, tls: Arc::new(tls) })
     }
 
+    /// Shows this certificate when it is asked for one.
+    pub fn showing(mut self, identity: &Identity) -> anyhow::Result<Self> {
+        let own = identity.certified()?;
+        let tls = Arc::make_mut(&mut self.tls);
+        tls.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(own));
+        Ok(self)
+    }
+
     /// Opens a connection.
     pub fn line(&self) -> anyhow::Result<Line> {
         self.line_over(tcp(self.address)?)
@@ -50,7 +59,8 @@ impl Https {
         stream.conn.complete_io(&mut stream.sock).context("the TLS handshake")?;
         let shown = stream.conn.peer_certificates().and_then(|chain| chain.first());
         let certificate = shown.map(|leaf| leaf.to_vec());
-        Ok(Line { stream: Box::new(stream), unread: Vec::new(), certificate })
+        let is_resumed = stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        Ok(Line { stream: Box::new(stream), unread: Vec::new(), certificate, is_resumed })
     }
 
     /// Sends one request on a connection of its own.
@@ -63,7 +73,7 @@ impl Https {
 
 /// Opens a connection without TLS.
 pub fn plain(address: SocketAddr) -> anyhow::Result<Line> {
-    Ok(Line { stream: Box::new(tcp(address)?), unread: Vec::new(), certificate: None })
+    Ok(Line { stream: Box::new(tcp(address)?), unread: Vec::new(), certificate: None, is_resumed: false })
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
@@ -151,6 +161,8 @@ pub struct Line {
     unread: Vec<u8>,
     /// What the other side showed in the TLS handshake, in DER.
     pub certificate: Option<Vec<u8>>,
+    /// The handshake went on from an earlier one.
+    pub is_resumed: bool,
 }
 
 trait Stream: Read + Write + Send {

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod locked;
 pub mod manager;
 pub mod many;
+pub mod mtls;
 pub mod netns;
 pub mod own_guard;
 pub mod peers;

@@ -150,6 +150,7 @@ impl App {
             user: owner.user.as_ref().map(UserName::as_str),
             evidence: None,
             credential: None,
+            certificate: None,
             peer: None,
             original_dst: None,
             local: Local::Guard,

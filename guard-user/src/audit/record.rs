@@ -43,6 +43,9 @@ pub struct CallRecord<'a> {
     /// Which credential, by its id in the guard's list.
     #[serde(serialize_with = "text::name_opt")]
     pub credential: Option<&'a str>,
+    /// SHA-256 of the certificate that its connection showed, in hex, whether or not it was asked for.
+    #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<&'a str>,
     /// None: the guard's own request.
     pub peer: Option<SocketAddr>,
     pub original_dst: Option<SocketAddr>,
@@ -563,6 +566,7 @@ pub(super) mod tests {
             user: None,
             evidence: Some("secret"),
             credential: Some("c-1"),
+            certificate: None,
             peer: Some("127.0.0.1:4711".parse().unwrap()),
             original_dst: Some("127.0.0.1:3001".parse().unwrap()),
             local: Local::Unknown,
@@ -637,6 +641,7 @@ pub(super) mod tests {
             user: Some(text),
             evidence: Some(text),
             credential: Some(text),
+            certificate: None,
             local,
             era: Some(text),
             session: Some(text),

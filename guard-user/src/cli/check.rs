@@ -1,5 +1,6 @@
 //! `mcp-guard check`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use super::output::{self, print};
 use crate::config::{Config, Overrides, Problem, Problems};
 use crate::policy::{Effect, Grant};
 use crate::rules::Rules;
-use crate::types::ProfileName;
+use crate::types::{AgentName, ProfileName};
 use crate::upstream::Credentials;
 
 /// Check guard.yaml and the policy files, and say what is wrong with them
@@ -36,6 +37,8 @@ struct Report {
     /// SHA-256 of the policy files.
     policy: Option<String>,
     grants: Vec<Grant>,
+    /// What each agent has to show, in the words of records, such as `token+process`.
+    agents: BTreeMap<AgentName, String>,
     #[serde(skip)]
     summary: String,
 }
@@ -47,6 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         print(&serde_json::to_string_pretty(&report)?)?;
     } else if report.ok {
         let mut text = table(&report.grants);
+        text += &known_by(&report.agents);
         for warning in &report.warnings {
             text.extend(["warning: ", warning, "\n"]);
         }
@@ -83,6 +87,7 @@ fn failed(problems: &Problems) -> Report {
         warnings: Vec::new(),
         policy: None,
         grants: Vec::new(),
+        agents: BTreeMap::new(),
         summary: String::new(),
     }
 }
@@ -90,7 +95,7 @@ fn failed(problems: &Problems) -> Report {
 fn good(config: &Config, rules: &Rules, notes: &[String]) -> Report {
     let Rules { policy, credentials, issuers, .. } = rules;
     let now = Timestamp::now();
-    let mut warnings = [issuers.notes(), notes].concat();
+    let mut warnings = [issuers.notes(), rules.clients.notes(), notes].concat();
     for credential in credentials.list() {
         if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
             warnings.push(format!(
@@ -153,12 +158,25 @@ fn good(config: &Config, rules: &Rules, notes: &[String]) -> Report {
         warnings,
         policy: Some(digest),
         grants: policy.grants(),
+        agents: policy.agents().map(|(agent, entry)| (agent.clone(), entry.needs.words())).collect(),
         summary,
     }
 }
 
 fn some(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Whom the guard knows by more or other than a secret; most agents have that alone.
+fn known_by(agents: &BTreeMap<AgentName, String>) -> String {
+    if agents.values().all(|words| words == "client_secret") {
+        return String::new();
+    }
+    let mut table = output::table(["agent", "known by"]);
+    for (agent, words) in agents {
+        table.add_row([agent.to_string(), words.clone()]);
+    }
+    format!("{table}\n")
 }
 
 /// Agents across, tools down.

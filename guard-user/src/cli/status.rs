@@ -128,6 +128,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for path in array(status, "/unwatched") {
         writeln!(out, "NOT WATCHED   {}: there is no such cgroup now", plain(path))?;
     }
+    out.push_str(&turned_away(status));
     out.push_str(&undecided(status));
     for other in array(status, "/kernel/other_ports") {
         let (server, port, done) = (plain(&other["server"]), &other["port"], plain(&other["done"]));
@@ -206,6 +207,14 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     }
     writeln!(out, "{counters}")?;
     Ok(out.trim_end().to_owned())
+}
+
+/// Clients whose certificate ended their handshake.
+fn turned_away(status: &Value) -> String {
+    let refused = status["client_certificates_refused"].as_u64().filter(|refused| *refused > 0);
+    refused.map_or_else(String::new, |refused| {
+        format!("CLIENT CERTIFICATES REFUSED   {refused} since this guard began; the log has each with its cause\n")
+    })
 }
 
 /// What waits for an operator.

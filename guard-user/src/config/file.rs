@@ -158,6 +158,10 @@ pub struct Tls {
     pub names: Vec<String>,
     /// Also accept TLS 1.2.
     pub tls12: bool,
+    /// PEM files with the CAs that vouch for clients; with one, every client is asked for a certificate, and none must have it.
+    pub client_ca: Vec<PathBuf>,
+    /// PEM files with what these CAs, each of them, have revoked.
+    pub client_crl: Vec<PathBuf>,
 }
 
 /// Where the audit trail is and when a record counts as written.

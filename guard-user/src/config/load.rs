@@ -122,7 +122,9 @@ impl Config {
         let keys = self.issuers.iter_mut().flat_map(Issuer::files);
         let credentials =
             self.servers.iter_mut().filter_map(|server| server.credential.as_mut()?.file.as_mut());
-        for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(keys).chain(credentials) {
+        let clients = self.tls.client_ca.iter_mut().chain(&mut self.tls.client_crl);
+        let files = keys.chain(credentials).chain(clients);
+        for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(files) {
             *path = base.join(&*path);
         }
     }
@@ -299,6 +301,10 @@ fn tls(config: &Config, places: &Places<'_>, problems: &mut Problems) {
             problems.push(problem.with_hint("remove it: your certificate has its own names"));
         }
         _ => {}
+    }
+    if config.tls.client_ca.is_empty() && !config.tls.client_crl.is_empty() {
+        let problem = places.problem(&[Key("tls"), Key("client_crl")], "client_crl without client_ca");
+        problems.push(problem.with_hint("add `client_ca:` with the PEM file of the CA whose list it is"));
     }
     for (index, name) in config.tls.names.iter().enumerate() {
         if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {

@@ -16,7 +16,7 @@ use crate::config::yaml;
 use crate::config::{Problem, Problems};
 use crate::types::{AgentName, ClientId, ProfileName};
 
-/// Names a credential in records and commands, or a token in records; it is no secret.
+/// Names a credential in records and commands, or a token or certificate in records; it is no secret.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CredentialId(Arc<str>);
@@ -30,6 +30,11 @@ impl CredentialId {
     pub(super) fn of_token(token: &str) -> Self {
         let digest = hex::encode(Sha256::digest(token));
         Self(format!("t-{}", digest.get(..12).unwrap_or(&digest)).into())
+    }
+
+    /// The beginning of its SHA-256, in hex.
+    pub(super) fn of_certificate(fingerprint: &str) -> Self {
+        Self(format!("x-{}", fingerprint.get(..12).unwrap_or(fingerprint)).into())
     }
 
     pub fn as_str(&self) -> &str {

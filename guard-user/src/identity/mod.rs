@@ -2,10 +2,11 @@
 //!
 //! The evidence is what the agent's entry needs: three headers (`X-Client-ID`, `X-Profile-ID` and `Authorization: Bearer
 //! mcpg_...`), of which a credential works with its own client and profile only; a token that another issuer signed; the
-//! process that the kernel saw connecting; or one of the first two and the third. This module must not know what an agent
-//! may do.
+//! certificate that its client showed in the TLS handshake; the process that the kernel saw connecting; or several of them. This
+//! module must not know what an agent may do.
 
 mod caller;
+mod certificate;
 mod credentials;
 mod process;
 mod secret;
@@ -14,6 +15,10 @@ mod store;
 mod token;
 
 pub use caller::{Caller, Proof};
+pub use certificate::{
+    CLIENT_CA_BYTES_MAX, Certificate, CertificateFault, CertificateName, Clients, NotASubject, NotAnId,
+    SpiffeId, Subject,
+};
 pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
@@ -42,7 +47,7 @@ pub enum Unidentified {
     UnknownCredential,
     #[error(
         "the credential belongs to another client or profile; send the X-Client-ID and X-Profile-ID it was issued with; a token \
-         needs none"
+         or certificate needs none"
     )]
     WrongClientOrProfile,
     #[error("the credential has expired; `mcp-guard tokens rotate` makes the next one before that")]
@@ -61,10 +66,12 @@ pub enum Unidentified {
     UnknownProcess,
     #[error("the credential is known, but {0}")]
     WrongProcess(#[from] WrongProcess),
-    #[error("more than one agent's entry fits this process; send the X-Client-ID of the one that calls")]
+    #[error(
+        "more than one agent's entry fits this process or certificate; send the X-Client-ID of the one that calls"
+    )]
     SeveralAgents,
     #[error(
-        "a process alone does not prove which agent calls when the request has an Origin or Sec-Fetch-Site header, or goes \
+        "a process or certificate alone does not prove which agent calls when the request has an Origin or Sec-Fetch-Site header, or goes \
          without TLS to another name than localhost: any web page that a browser shows could have sent it"
     )]
     WebPage,
@@ -72,6 +79,8 @@ pub enum Unidentified {
     Token(#[from] TokenFault),
     #[error("the token is good, and the policy has no agent with its subject")]
     UnknownSubject,
+    #[error("{0}")]
+    Certificate(#[from] CertificateFault),
 }
 
 impl Unidentified {
@@ -92,6 +101,7 @@ impl Unidentified {
             Self::WebPage => "web_page",
             Self::Token(fault) => fault.as_str(),
             Self::UnknownSubject => "unknown_subject",
+            Self::Certificate(fault) => fault.as_str(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a request shows of its sender, and whom that proves it to be.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
@@ -9,7 +10,10 @@ use jiff::Timestamp;
 
 use super::caller::Proof;
 use super::secret::bearer;
-use super::{Caller, Credentials, ProcessRule, Secret, Unidentified, Voucher, WrongProcess, token};
+use super::{
+    Caller, Certificate, CredentialId, Credentials, ProcessRule, Secret, Unidentified, Voucher, WrongProcess,
+    token,
+};
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
 use crate::types::{AgentName, ClientId, ProfileName};
@@ -97,6 +101,7 @@ impl<'h> Shown<'h> {
             client: entry.client.clone(),
             profile: profile.clone(),
             proof: Proof::Token(voucher),
+            certificate: None,
             is_witnessed: false,
         })
     }
@@ -130,6 +135,33 @@ impl<'h> Shown<'h> {
             client: credential.client().clone(),
             profile: credential.profile().clone(),
             proof: Proof::Secret { credential: credential.id().clone(), expires: credential.expires() },
+            certificate: None,
+            is_witnessed: false,
+        })
+    }
+
+    /// Which of `entries`, whose certificate it is, calls. All of them need no secret and no token.
+    pub fn by_certificate<'p>(
+        &self,
+        entries: impl Iterator<Item = Entry<'p>>,
+        certificate: &Arc<Certificate>,
+    ) -> Result<Caller, Unidentified> {
+        let mut fitting = entries.filter_map(|entry| Some((entry, self.profile_of(&entry)?)));
+        let (found, another) = (fitting.next(), fitting.next());
+        if another.is_some() {
+            return Err(Unidentified::SeveralAgents);
+        }
+        let (found, profile) = found.ok_or(Unidentified::WrongClientOrProfile)?;
+        // A browser shows the certificate that is installed in it for whatever page asks.
+        if self.is_from_page {
+            return Err(Unidentified::WebPage);
+        }
+        Ok(Caller {
+            agent: found.agent.clone(),
+            client: found.client.clone(),
+            profile: profile.clone(),
+            proof: Proof::Certificate(CredentialId::of_certificate(&certificate.fingerprint())),
+            certificate: Some(Arc::clone(certificate)),
             is_witnessed: false,
         })
     }
@@ -176,6 +208,7 @@ impl<'h> Shown<'h> {
             client: found.client.clone(),
             profile: profile.clone(),
             proof: Proof::Process,
+            certificate: None,
             is_witnessed: false,
         })
     }

@@ -1,9 +1,10 @@
 //! Which agent a request is from, by what it shows and by the process at the other end of its connection.
 
 use http::HeaderMap;
+use jiff::Timestamp;
 
 use crate::connection::Connection;
-use crate::identity::{Addressed, Caller, Shown, TokenFault, Unidentified};
+use crate::identity::{Addressed, Caller, CertificateFault, Proof, Shown, TokenFault, Unidentified};
 use crate::rules::Rules;
 
 /// Whose request it is, and whether it came from the process that the agent's entry asks for.
@@ -17,19 +18,31 @@ pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &H
     } else {
         match addressed(rules, &shown) {
             Some(Ok(token)) => rules.by_token(&shown, &token)?,
-            elses => {
-                let caller = by_process(rules, connection, &shown).await;
-                // Its token is not for the guard; who is nobody by its process either may have meant it for the guard.
-                return match (caller, elses) {
-                    (Err(Unidentified::Malformed(_) | Unidentified::UnknownProcess), Some(Err(fault))) => {
-                        Err(fault.into())
-                    }
-                    (caller, _) => Ok((caller?, Ok(()))),
-                };
-            }
+            elses => match (by_connection(rules, connection, &shown).await, elses) {
+                // Its token is not for the guard; who is nobody by its connection either may have meant it for the guard.
+                (
+                    Err(
+                        Unidentified::Malformed(_)
+                        | Unidentified::UnknownProcess
+                        | Unidentified::Certificate(CertificateFault::Unknown),
+                    ),
+                    Some(Err(fault)),
+                ) => return Err(fault.into()),
+                (caller, _) => caller?,
+            },
         }
     };
-    let Some(rule) = rules.policy.agent(caller.agent()).and_then(|entry| entry.needs.process()) else {
+    let Some(needs) = rules.policy.agent(caller.agent()).map(|entry| &entry.needs) else {
+        return Ok((caller, Ok(())));
+    };
+    if let Some(name) = needs.certificate() {
+        let vouched = (&rules.clients, Timestamp::now());
+        let certified = caller.certify(name, connection.certificate.as_ref(), vouched);
+        if certified.is_err() {
+            return Ok((caller, certified));
+        }
+    }
+    let Some(rule) = needs.process().filter(|_| !matches!(caller.proof(), Proof::Process)) else {
         return Ok((caller, Ok(())));
     };
     let digest = if rule.needs_digest() { connection.digest().await } else { None };
@@ -41,6 +54,25 @@ pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &H
 fn addressed<'r>(rules: &'r Rules, shown: &Shown<'r>) -> Option<Result<Addressed<'r>, TokenFault>> {
     let token = shown.token().filter(|_| !rules.issuers.is_empty())?;
     Some(rules.issuers.addressed(token))
+}
+
+/// By what its connection shows where a request shows nothing: its certificate, or its process.
+async fn by_connection(
+    rules: &Rules,
+    connection: &Connection,
+    shown: &Shown<'_>,
+) -> Result<Caller, Unidentified> {
+    let Some(certificate) = &connection.certificate else {
+        return by_process(rules, connection, shown).await;
+    };
+    if let Some(caller) = rules.by_certificate(shown, certificate) {
+        return caller;
+    }
+    let caller = by_process(rules, connection, shown).await;
+    caller.map_err(|error| match error {
+        Unidentified::NoCredential | Unidentified::UnknownProcess => CertificateFault::Unknown.into(),
+        error => error,
+    })
 }
 
 /// The executable is read only if nothing but its digest is missing.

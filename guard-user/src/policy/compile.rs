@@ -20,12 +20,13 @@ use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, Rule
 use super::decision::{Allow, Decision};
 use super::fact::Measure as FactMeasure;
 use super::file::{At, Choice, Clause, Document, Matcher, PolicyRule};
+use super::holders::Holders;
 use super::profile::Profiles;
 use super::risk::Scoring;
 use super::rule::{IntentPattern, Measure, RuleName, VelocityRule};
 use super::subjects::Subjects;
 use super::target::{Key, Targets};
-use super::{AgentEntry, Digest, Needs, Policy};
+use super::{AgentEntry, Digest, Policy};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
@@ -33,7 +34,9 @@ use crate::types::{AgentName, IntentName, ServerName};
 pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -> Result<Policy, Problems> {
     let mut checked = check(document, servers);
     let (subjects, unclear) = Subjects::of(document);
+    let (holders, shared) = Holders::of(document);
     checked.append(unclear);
+    checked.append(shared);
     checked.or(())?;
     let offered = Offered::of(&document.intents);
     let profiles = Profiles::new(&document.profiles);
@@ -56,7 +59,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         };
         (agent.name.value.clone(), entry)
     });
-    let silent = document.agents.iter().filter(|agent| matches!(agent.needs, Needs::Process(_)));
+    let silent = document.agents.iter().filter(|agent| agent.needs.is_process_alone());
     let known_by_process: BTreeSet<_> = silent.map(|agent| agent.name.value.clone()).collect();
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
     Ok(Policy {
@@ -64,6 +67,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         entries: entries.collect(),
         known_by_process: known_by_process.into_iter().collect(),
         subjects,
+        holders,
         intents: offered.targets(),
         velocity: rules.limits(),
         profiles,

@@ -90,6 +90,8 @@ pub(super) struct Agent {
     pub needs: Needs,
     /// Where it names the issuer of its token.
     pub issuer: Option<Place>,
+    /// Where it describes its certificate.
+    pub certificate: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -204,7 +206,7 @@ impl File<'_> {
         let fields = self.reader.fields(
             node,
             "an agent",
-            &["client_id", "profiles", "servers", "needs", "token", "process"],
+            &["client_id", "profiles", "servers", "needs", "token", "certificate", "process"],
         )?;
         let client = fields.required("client_id", &mut self.reader);
         let client = client.and_then(|node| self.reader.name(node, "client_id", ClientId::parse));
@@ -216,9 +218,10 @@ impl File<'_> {
         };
         let servers = fields.optional("servers").map(|node| self.names(node, "servers", ServerName::parse));
         let profiles = profiles.into_iter().map(|profile| profile.value).collect();
-        let (needs, issuer) = needs::read(&mut self.reader, &fields)?;
+        let needs::Read { needs, issuer, certificate } = needs::read(&mut self.reader, &fields)?;
         let issuer = issuer.map(|node| self.place(node));
-        Some(Agent { name: name?, client: client?, profiles, servers, needs, issuer })
+        let certificate = certificate.map(|node| self.place(node));
+        Some(Agent { name: name?, client: client?, profiles, servers, needs, issuer, certificate })
     }
 
     fn policy(&mut self, node: &Node) -> Option<PolicyRule> {

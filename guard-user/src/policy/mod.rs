@@ -13,6 +13,7 @@ mod explain;
 mod fact;
 mod file;
 mod flow;
+mod holders;
 mod label;
 mod load;
 mod meaning;
@@ -44,7 +45,7 @@ pub use file::{
 };
 pub use flow::{Inspection, Inspector};
 pub use label::{LABELS, LABELS_MAX};
-pub use needs::{SUBJECT_BYTES_MAX, Token};
+pub use needs::{Needs, SUBJECT_BYTES_MAX, Token};
 pub use rule::{
     Action, ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule,
 };
@@ -54,7 +55,7 @@ pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
 use jiff::Timestamp;
 
-use crate::identity::{Candidate, Entry, ProcessRule};
+use crate::identity::{Candidate, Entry};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, ClientId, LabelName, ProfileName, ServerName, UserName};
@@ -73,6 +74,8 @@ pub struct Policy {
     profiles: profile::Profiles,
     /// Those that show a token.
     subjects: subjects::Subjects,
+    /// Those whose clients show a certificate.
+    holders: holders::Holders,
     /// The answer for the protocol's own methods.
     protocol: Decision,
     /// Every limit of every velocity rule.
@@ -93,46 +96,9 @@ pub struct AgentEntry {
     pub needs: Needs,
 }
 
-/// What an agent has to show. There is always something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Needs {
-    /// A credential, in any process.
-    Secret,
-    /// A credential, in this process.
-    SecretIn(ProcessRule),
-    /// A token that its issuer signed, in any process.
-    Token(Token),
-    /// The same, in this process.
-    TokenIn(Token, ProcessRule),
-    /// Nothing: it is this process.
-    Process(ProcessRule),
-}
-
 impl AgentEntry {
     fn named<'p>(&'p self, agent: &'p AgentName) -> Entry<'p> {
         Entry { agent, client: &self.client, profiles: &self.profiles }
-    }
-}
-
-impl Needs {
-    /// What its process must be; `None`: any.
-    pub fn process(&self) -> Option<&ProcessRule> {
-        match self {
-            Self::Secret | Self::Token(_) => None,
-            Self::SecretIn(rule) | Self::TokenIn(_, rule) | Self::Process(rule) => Some(rule),
-        }
-    }
-
-    /// What its token must be; `None`: it shows none.
-    pub fn token(&self) -> Option<&Token> {
-        match self {
-            Self::Token(token) | Self::TokenIn(token, _) => Some(token),
-            Self::Secret | Self::SecretIn(_) | Self::Process(_) => None,
-        }
-    }
-
-    pub fn secret(&self) -> bool {
-        matches!(self, Self::Secret | Self::SecretIn(_))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::config::Problems;
 use crate::http::{FramingError as F, Unreadable};
-use crate::identity::{TokenFault, WrongProcess};
+use crate::identity::{CertificateFault, TokenFault, WrongProcess};
 use crate::policy::{Circumstances, Decision, Policy, Question};
 use crate::rpc::json::{JsonError, JsonErrorKind};
 use crate::rpc::{IdError, Target};
@@ -16,11 +16,12 @@ use crate::types::{AgentName, ProfileName, ServerName};
 const PAGE: &str = include_str!("../../../docs/refusals.md");
 
 /// Where reasons are given their words.
-const SOURCES: [(&str, &str); 10] = [
+const SOURCES: [(&str, &str); 11] = [
     (include_str!("../refusal.rs"), "pub fn reason("),
     (include_str!("../http/exchange.rs"), "pub fn reason("),
     (include_str!("../http/framing/error.rs"), "pub fn reason("),
     (include_str!("../identity/mod.rs"), "pub fn as_str("),
+    (include_str!("../identity/certificate.rs"), "pub fn as_str("),
     (include_str!("../identity/token/fault.rs"), "pub fn as_str("),
     (include_str!("../policy/decision.rs"), "pub fn as_str("),
     (include_str!("../rpc/fault.rs"), "pub fn reason("),
@@ -214,6 +215,12 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::Token(TokenFault::Expired).into(),
         Unidentified::Token(TokenFault::NotYet).into(),
         Unidentified::Token(TokenFault::NoUser).into(),
+        Unidentified::Certificate(CertificateFault::Missing).into(),
+        Unidentified::Certificate(CertificateFault::Malformed("it is no X.509")).into(),
+        Unidentified::Certificate(CertificateFault::Unknown).into(),
+        Unidentified::Certificate(CertificateFault::Wrong).into(),
+        Unidentified::Certificate(CertificateFault::Expired).into(),
+        Unidentified::Certificate(CertificateFault::Untrusted).into(),
         NotYours::BadSession(session).into(),
         NotYours::Session(Cause::Unknown).into(),
         NotYours::Event.into(),

@@ -1,14 +1,17 @@
 //! The handshake, and certificates that change while connections go on.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
@@ -27,11 +30,16 @@ pub struct TlsEnd {
     settings: config::Tls,
     dir: PathBuf,
     current: ArcSwap<ServerConfig>,
+    /// Handshakes that failed for the client's certificate.
+    refused: AtomicU64,
 }
 
 /// A certificate that is good to use.
 #[must_use]
 pub struct Fresh(Arc<ServerConfig>);
+
+/// Looks at the certificates of clients; none: clients are not asked for one.
+pub type ClientVerifier = Option<Arc<dyn ClientCertVerifier>>;
 
 /// A connection whose first layer is settled.
 pub enum Secured {
@@ -42,14 +50,14 @@ pub enum Secured {
 
 impl TlsEnd {
     /// Loads the operator's files, or opens (at the first start: makes) the local CA in `dir`.
-    pub fn open(settings: &config::Tls, dir: &Path) -> Result<Self, Error> {
-        let current = ArcSwap::from_pointee(server_config(settings, dir)?);
-        Ok(Self { settings: settings.clone(), dir: dir.to_owned(), current })
+    pub fn open(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<Self, Error> {
+        let current = ArcSwap::from_pointee(server_config(settings, dir, clients)?);
+        Ok(Self { settings: settings.clone(), dir: dir.to_owned(), current, refused: AtomicU64::new(0) })
     }
 
     /// Reads the files again, or issues a fresh certificate. Changes nothing yet.
-    pub fn prepare(&self) -> Result<Fresh, Error> {
-        Ok(Fresh(Arc::new(server_config(&self.settings, &self.dir)?)))
+    pub fn prepare(&self, clients: ClientVerifier) -> Result<Fresh, Error> {
+        Ok(Fresh(Arc::new(server_config(&self.settings, &self.dir, clients)?)))
     }
 
     /// Later handshakes use what [`TlsEnd::prepare`] made.
@@ -58,9 +66,14 @@ impl TlsEnd {
     }
 
     /// Both in one. On an error the old certificate stays in use.
-    pub fn reload(&self) -> Result<(), Error> {
-        self.install(self.prepare()?);
+    pub fn reload(&self, clients: ClientVerifier) -> Result<(), Error> {
+        self.install(self.prepare(clients)?);
         Ok(())
+    }
+
+    /// Handshakes of this guard that failed for the client's certificate.
+    pub fn certificates_refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// `error` as a mistake in the operator's file, or in the local CA's directory.
@@ -82,20 +95,37 @@ impl TlsEnd {
                 return Ok(Secured::Plain(io));
             }
             let acceptor = TlsAcceptor::from(self.current.load_full());
-            acceptor.accept(io).await.map(|tls| Secured::Tls(Box::new(tls))).map_err(Error::Handshake)
+            acceptor.accept(io).await.map(|tls| Secured::Tls(Box::new(tls))).map_err(|error| {
+                let Some(fault) = of_certificate(&error) else { return Error::Handshake(error) };
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Error::ClientCertificate(fault)
+            })
         };
         tokio::time::timeout(patience, handshake).await.unwrap_or(Err(Error::Slow))
     }
 }
 
+/// What is wrong with the client's certificate, if that is why a handshake failed.
+fn of_certificate(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(error, rustls::Error::InvalidCertificate(_)).then(|| error.to_string())
+}
+
 impl Secured {
+    /// What the client showed, its own certificate first; empty: nothing.
+    pub fn client_chain(&self) -> Vec<CertificateDer<'static>> {
+        let Self::Tls(tls) = self else { return Vec::new() };
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        chain.iter().map(|one| one.clone().into_owned()).collect()
+    }
+
     /// The client chose HTTP/2 in the handshake.
     pub fn is_h2(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
     }
 }
 
-fn server_config(settings: &config::Tls, dir: &Path) -> Result<ServerConfig, Error> {
+fn server_config(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<ServerConfig, Error> {
     let (chain, key) = match (&settings.certificate, &settings.key) {
         (Some(certificate), Some(key)) => (read_chain(certificate)?, read_key(key)?),
         (None, None) => Authority::open(dir)?.issue(names::of_this_host(&settings.names))?,
@@ -106,10 +136,16 @@ fn server_config(settings: &config::Tls, dir: &Path) -> Result<ServerConfig, Err
     } else {
         &[&rustls::version::TLS13]
     };
+    let asks = clients.is_some();
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_single_cert(chain, key)?;
+    if asks {
+        // A session that is resumed brings its certificate along without showing it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

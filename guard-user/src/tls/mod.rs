@@ -7,7 +7,7 @@ mod end;
 mod names;
 
 pub use authority::CA_FILE;
-pub use end::{Fresh, Secured, TlsEnd};
+pub use end::{ClientVerifier, Fresh, Secured, TlsEnd};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ pub enum Error {
     Slow,
     #[error("the handshake failed: {0}")]
     Handshake(#[source] io::Error),
+    #[error("the client's certificate is refused: {0}")]
+    ClientCertificate(String),
 }
 
 impl Error {

@@ -31,8 +31,11 @@ const PROFILE_ID: HeaderName = HeaderName::from_static("x-profile-id");
 /// What a server believes of a proxy that it trusts. To the server all calls come from the guard, on loopback, which
 /// many trust unasked (uvicorn does): a client must not speak to it in the guard's name. The method
 /// overrides and URLs at the end would make it answer another request than the one that was judged.
-const PROXY_SAYS: [HeaderName; 11] = [
+const PROXY_SAYS: [HeaderName; 13] = [
     FORWARDED,
+    // What a proxy that ends TLS says of its client's certificate (RFC 9440).
+    HeaderName::from_static("client-cert"),
+    HeaderName::from_static("client-cert-chain"),
     HeaderName::from_static("x-client-ip"),
     HeaderName::from_static("x-forwarded"),
     HeaderName::from_static("x-forwarded-for"),
@@ -44,8 +47,17 @@ const PROXY_SAYS: [HeaderName; 11] = [
     HeaderName::from_static("x-original-url"),
     HeaderName::from_static("x-rewrite-url"),
 ];
-/// `X-Forwarded-Host`, `-Proto`, `-Port`, `-Prefix` and what else frameworks made up.
-const PROXY_SAYS_PREFIX: &str = "x-forwarded-";
+/// `X-Forwarded-Host`, `-Proto`, `-Port`, `-Prefix`, `-Client-Cert`, and what else proxies and frameworks made up, also for
+/// clients' certificates.
+const PROXY_SAYS_PREFIXES: [&str; 7] = [
+    "x-forwarded-",
+    "x-client-cert",
+    "x-client-verify",
+    "x-ssl-",
+    "ssl-client-",
+    "x-amzn-mtls-",
+    "x-tls-client-",
+];
 
 /// The head that the server sees: the client's, less what was meant for this connection or for the guard, and with what the guard
 /// itself shows to the server.
@@ -54,12 +66,8 @@ pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server, shown: O
     head.remove(CLIENT_ID);
     head.remove(PROFILE_ID);
     head.remove(EXPECT);
-    for name in PROXY_SAYS {
-        head.remove(name);
-    }
-    let prefixed: Vec<HeaderName> =
-        head.keys().filter(|name| name.as_str().starts_with(PROXY_SAYS_PREFIX)).cloned().collect();
-    for name in prefixed {
+    let said: Vec<HeaderName> = head.keys().filter(|name| is_of_proxies(name.as_str())).cloned().collect();
+    for name in said {
         head.remove(name);
     }
     // A server must never hold what lets it speak as the agent, whatever its entry says.
@@ -90,6 +98,13 @@ fn remove_all_spellings(head: &mut HeaderMap, name: &HeaderName) {
     for spelling in spellings {
         head.remove(spelling);
     }
+}
+
+/// In whatever spelling.
+fn is_of_proxies(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    PROXY_SAYS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || PROXY_SAYS.iter().any(|said| said.as_str() == name)
 }
 
 /// `head` without the fields that concern one connection only. The length is dropped with them: whoever sends the
@@ -169,6 +184,31 @@ mod tests {
             ("mcp-session-id", "s"),
         ]);
         assert_eq!(end_to_end(&client), head(&[("mcp-session-id", "s")]));
+    }
+
+    #[test]
+    fn what_a_proxy_would_say_of_a_certificate_ends_at_the_guard() {
+        let kept = head(&[("x-client-kind", "a"), ("client-certainty", "a"), ("x-sslx", "b"), ("host", "h")]);
+        let mut client = kept.clone();
+        client.extend(head(&[
+            ("x-forwarded-client-cert", "By=spiffe://corp.example/x"),
+            ("client-cert", ":MIIB:"),
+            ("client-cert-chain", ":MIIB:"),
+            ("x-client-cert", "a"),
+            ("x-client-certificate", "a"),
+            ("x-ssl-client-cert", "a"),
+            ("x-ssl-client-s-dn", "CN=billing"),
+            ("x-ssl-client-verify", "SUCCESS"),
+            ("x_ssl_client_verify", "SUCCESS"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("ssl-client-cert", "a"),
+            ("x-amzn-mtls-clientcert", "a"),
+            ("x-tls-client-subject", "a"),
+            ("x-client-verify", "SUCCESS"),
+        ]));
+        let mut sent = to_server(&client, &Uri::from_static("/mcp"), &server(false), None);
+        sent.remove(ACCEPT_ENCODING);
+        assert_eq!(sent, kept);
     }
 
     #[test]

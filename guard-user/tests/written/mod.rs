@@ -78,6 +78,7 @@ fn call(number: u8) -> CallRecord<'static> {
         user: None,
         evidence: Some("secret"),
         credential: None,
+        certificate: None,
         peer: Some("127.0.0.1:4711".parse().unwrap()),
         original_dst: None,
         local: Local::Unknown,

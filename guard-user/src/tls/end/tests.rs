@@ -28,7 +28,7 @@ fn trusting(ca: &Path, versions: &[&'static rustls::SupportedProtocolVersion]) -
 async fn shake(
     end: &TlsEnd,
     versions: &[&'static rustls::SupportedProtocolVersion],
-) -> (std::io::Result<tokio_rustls::client::TlsStream<TcpStream>>, Result<Secured, Error>) {
+) -> (io::Result<tokio_rustls::client::TlsStream<TcpStream>>, Result<Secured, Error>) {
     let (client, server) = pair().await;
     let connector = trusting(&end.ca_file().unwrap(), versions);
     let name = "localhost".try_into().unwrap();
@@ -38,7 +38,7 @@ async fn shake(
 #[tokio::test]
 async fn a_client_that_trusts_the_local_ca_gets_tls13_with_the_hybrid_key_exchange() {
     let dir = tempfile::tempdir().unwrap();
-    let end = TlsEnd::open(&config::Tls::default(), dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let (client, server) = shake(&end, &[&rustls::version::TLS13]).await;
     let (client, server) = (client.unwrap(), server.unwrap());
     assert!(server.is_h2());
@@ -51,11 +51,11 @@ async fn a_client_that_trusts_the_local_ca_gets_tls13_with_the_hybrid_key_exchan
 #[tokio::test]
 async fn tls12_is_refused_unless_the_operator_asks_for_it() {
     let dir = tempfile::tempdir().unwrap();
-    let end = TlsEnd::open(&config::Tls::default(), dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let (client, server) = shake(&end, &[&rustls::version::TLS12]).await;
     assert!(client.is_err() && server.is_err());
 
-    let end = TlsEnd::open(&config::Tls { tls12: true, ..Default::default() }, dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls { tls12: true, ..Default::default() }, dir.path(), None).unwrap();
     let (client, server) = shake(&end, &[&rustls::version::TLS12]).await;
     assert!(client.is_ok() && server.is_ok());
 }
@@ -63,11 +63,11 @@ async fn tls12_is_refused_unless_the_operator_asks_for_it() {
 #[tokio::test]
 async fn a_failed_reload_keeps_the_certificate_in_use() {
     let dir = tempfile::tempdir().unwrap();
-    let end = TlsEnd::open(&config::Tls::default(), dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let ca = dir.path().join(CA_FILE);
     let good = std::fs::read(&ca).unwrap();
     std::fs::write(&ca, "not a certificate").unwrap();
-    end.reload().unwrap_err();
+    end.reload(None).unwrap_err();
     std::fs::write(&ca, good).unwrap();
     let (client, _server) = shake(&end, &[&rustls::version::TLS13]).await;
     client.unwrap();
@@ -76,7 +76,7 @@ async fn a_failed_reload_keeps_the_certificate_in_use() {
 #[tokio::test]
 async fn plain_http_is_told_apart_without_losing_a_byte() {
     let dir = tempfile::tempdir().unwrap();
-    let end = TlsEnd::open(&config::Tls::default(), dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let (mut client, server) = pair().await;
     client.write_all(b"GET").await.unwrap();
     let Ok(Secured::Plain(mut io)) = end.secure(server, Duration::from_secs(20)).await else {
@@ -90,7 +90,7 @@ async fn plain_http_is_told_apart_without_losing_a_byte() {
 #[tokio::test]
 async fn a_silent_client_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
-    let end = TlsEnd::open(&config::Tls::default(), dir.path()).unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let (_client, server) = pair().await;
     assert!(matches!(end.secure(server, Duration::from_millis(20)).await, Err(Error::Slow)));
 }
@@ -101,7 +101,7 @@ fn operator_files_must_come_as_a_pair_and_in_pem() {
     let file = dir.path().join("x.pem");
     std::fs::write(&file, "nothing").unwrap();
     let half = config::Tls { certificate: Some(file.clone()), ..Default::default() };
-    assert!(matches!(TlsEnd::open(&half, dir.path()), Err(Error::HalfPair)));
+    assert!(matches!(TlsEnd::open(&half, dir.path(), None), Err(Error::HalfPair)));
     let pair = config::Tls { certificate: Some(file.clone()), key: Some(file), ..Default::default() };
-    assert!(matches!(TlsEnd::open(&pair, dir.path()), Err(Error::Pem { .. })));
+    assert!(matches!(TlsEnd::open(&pair, dir.path(), None), Err(Error::Pem { .. })));
 }
