@@ -261,7 +261,7 @@ fn what_is_suggested_from_a_trail_lets_pass_what_passed_and_can_be_put_in_force(
         let file = scene.daemon.output("policy", &["suggest", "--output", "/tmp/none-such/p.yaml"]).unwrap();
         assert_eq!(file.status.code(), Some(2), "{}", said(&file));
         let words = said(&scene.daemon.output("policy", &["suggest", "--from", "1h"]).unwrap());
-        for part in ["tool open", "never used", "# RARE: tester: ", "decision: allow"] {
+        for part in ["tool open", "# RARE: tester: ", "decision: allow", "2 pairs of agent and intent"] {
             assert!(words.contains(part), "no {part:?} in {words}");
         }
         // Nothing of the period: nothing allowed.
