@@ -7,6 +7,7 @@ mod heritage;
 mod listeners;
 mod proof;
 mod reloads;
+mod risk;
 mod sessions;
 mod tools;
 mod upkeep;
@@ -133,6 +134,7 @@ impl App {
             let counting = tokio::task::spawn_blocking(move || velocity::open(&config, &audit));
             manager.wait_for(counting).await??
         };
+        let history = manager.wait_for(risk::open(&config, &audit)).await?;
         // With the trail open, no other guard changes them.
         let tools = Arc::new(Tools::open(&config)?);
         let digest = rules.digest.clone();
@@ -146,6 +148,7 @@ impl App {
             rules: InForce::new(rules),
             velocity,
             clock,
+            history,
             sessions: Arc::new(sessions),
             errands,
             elsewhere: Elsewhere::new(&config.limits),
@@ -241,6 +244,7 @@ impl App {
         self.pipeline.sessions.save();
         self.settle_tools().await;
         self.save_velocity().await;
+        self.save_history().await;
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
         self.bequeath(end).await
@@ -419,6 +423,7 @@ impl App {
                 done.unwrap_or_else(|error| json!({ "error": error }))
             }
             Ask::Velocity { rows, about } => self.fullest(usize::from(rows), about).await,
+            Ask::Known(about) => self.known(&about),
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
                 self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))

@@ -13,6 +13,7 @@ use crate::kernel::Client;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
 use crate::respond::{Asked, Link, View};
+use crate::risk::Score;
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, SessionId};
@@ -48,6 +49,8 @@ pub struct Case<'a> {
     /// The windows that counted it, and the rules in shadow that it exceeds.
     pub counted: Counted,
     pub would_deny: Vec<RuleName>,
+    /// How risky it is.
+    pub risk: Option<Score>,
     /// Held while it is under way; its permit takes them.
     pub leases: Vec<Lease>,
 }
@@ -70,6 +73,7 @@ impl<'a> Case<'a> {
             continues: None,
             counted: Counted::default(),
             would_deny: Vec::new(),
+            risk: None,
             leases: Vec::new(),
         }
     }
@@ -202,6 +206,7 @@ impl<'a> Case<'a> {
             velocity: refusal.and_then(exceeded),
             counted: (!self.counted.is_empty()).then_some(&self.counted),
             would_deny: &self.would_deny,
+            risk: self.risk.as_ref(),
             policy: Some(&self.rules.digest),
             body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
             guest: Some(Arc::clone(&self.connection.guest)),

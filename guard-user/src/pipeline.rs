@@ -4,6 +4,7 @@ mod batch;
 mod identify;
 mod oauth;
 mod post;
+mod risk;
 mod standing;
 
 use std::future;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 
 use batch::Shared;
 use identify::{Identified, identify};
+use risk::higher;
 use standing::Standing;
 
 use crate::audit::{self, AuditLog, Why};
@@ -30,6 +32,7 @@ use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Circumstances, Decision, Measure, Meter, Question, RuleName};
 use crate::refusal::Refusal;
 use crate::respond::{self, Elsewhere, Site};
+use crate::risk::{History, Score};
 use crate::rpc::{self, Era, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, SessionId, Sessions};
@@ -50,6 +53,8 @@ pub struct Pipeline {
     pub velocity: Velocity,
     /// What the velocity windows go by.
     pub clock: Clock,
+    /// What agents did before, for scores.
+    pub history: History,
     /// What servers gave to whom.
     pub sessions: Arc<Sessions>,
     /// What the guard has to ask servers itself.
@@ -233,6 +238,7 @@ impl Pipeline {
         let mut passes = Vec::new();
         let judged = self.judge_all(case, caller, claim, &mut passes);
         case.intent = judged.intent;
+        case.risk = judged.risk;
         let has_room = case.pass(passes);
         let rule = judged.rule?;
         if !has_room {
@@ -263,19 +269,25 @@ impl Pipeline {
         if let Some(made) = claim.made() {
             return judge_task(&case.rules, &question, made);
         }
+        let mut highest = None;
         for target in message.map_or_else(Vec::new, Message::listened) {
             let judged = match target {
                 Target::Task(id) => match claim.task(id) {
                     Ok(made) => judge_task(&case.rules, &question, &made),
-                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()) },
+                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()), risk: None },
                 },
                 _ => self.judge(case, &Question { target, ..question }, is_first, passes),
             };
             if judged.rule.is_err() {
                 return judged;
             }
+            highest = higher(highest, judged.risk);
         }
-        self.judge(case, &question, is_first, passes)
+        let judged = self.judge(case, &question, is_first, passes);
+        if is_first && judged.rule.is_ok() {
+            self.remember(case, &question);
+        }
+        Judged { risk: higher(highest, judged.risk), ..judged }
     }
 
     /// Policy first, then velocity, which counts only what the policy lets through, and a call of several rounds once.
@@ -293,19 +305,22 @@ impl Pipeline {
             Ok(())
         };
         let mut question = *question;
-        question.around.risk = case.rules.policy.risk(&question, None).map(|risk| risk.score);
+        let risk = self.score(case, &question);
+        question.around.risk = risk.as_ref().map(|risk| risk.score);
         let question = &question;
         match case.rules.policy.decide(question) {
             Decision::Allow(allow) => Judged {
                 intent: allow.intents().first().cloned(),
                 rule: admit(allow.velocity(), allow.would_deny()).map(|()| allow.rule().clone()),
+                risk,
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
                 rule: admit(hold.velocity(), hold.would_deny()).and(Err(Refusal::held(&hold))),
+                risk,
             },
             Decision::Deny(deny) => {
-                Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) }
+                Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)), risk }
             }
         }
     }
@@ -367,6 +382,7 @@ impl Pipeline {
             _ => audit::Refusal::Deny,
         };
         let status = response.status().as_u16();
+        self.remember_refused(case.caller.as_ref(), &refusal);
         let written =
             case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
         match written.await {
@@ -439,6 +455,7 @@ fn check_whose(message: Option<&Message>, claim: &Claim) -> Result<(), Refusal> 
 struct Judged {
     intent: Option<IntentName>,
     rule: Result<RuleName, Refusal>,
+    risk: Option<Score>,
 }
 
 /// A task's result: whoever may still make the call may have it. That it needed an approval is over.
@@ -446,10 +463,15 @@ fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made) -> Judged {
     let question = Question { target: Target::Tool(&made.tool), ..*question };
     match rules.policy.decide_assuming_conditions(&question) {
         Decision::Allow(allow) => {
-            Judged { intent: allow.intents().first().cloned(), rule: Ok(allow.rule().clone()) }
+            let intent = allow.intents().first().cloned();
+            Judged { intent, rule: Ok(allow.rule().clone()), risk: None }
         }
-        Decision::Hold(hold) => Judged { intent: Some(hold.intent().clone()), rule: Ok(hold.rule().clone()) },
-        Decision::Deny(deny) => Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)) },
+        Decision::Hold(hold) => {
+            Judged { intent: Some(hold.intent().clone()), rule: Ok(hold.rule().clone()), risk: None }
+        }
+        Decision::Deny(deny) => {
+            Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)), risk: None }
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         velocity: Some(Velocity { rule: "customer reads", count: 3, max: 100 }),
         counted: None,
         would_deny: &[],
+        risk: None,
         policy: Some("6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"),
         body_bytes: 142,
         guest: None,

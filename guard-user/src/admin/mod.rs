@@ -36,6 +36,8 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         about: Option<Counted>,
     },
+    /// What an agent did before a call, for its score.
+    Known(Earlier),
     /// Which listeners in watched cgroups are closed.
     Listeners,
     /// Open them, or keep them closed.
@@ -46,6 +48,16 @@ pub enum Ask {
     ApproveTools(ToolChoice),
     /// Forget tools of a server, so that the next list shows them for the first time.
     ForgetTools { server: String, tools: Vec<String> },
+}
+
+/// A call that may come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    pub agent: String,
+    pub server: String,
+    /// What the policy counts it as, such as `tool:read_customer`.
+    pub what: String,
+    pub tool: Option<String>,
 }
 
 /// What an operator asks the velocity windows about.

@@ -167,6 +167,7 @@ impl App {
             text: None,
             rule: None,
             velocity: None,
+            risk: None,
             counted: None,
             would_deny: &[],
             policy: Some(&rules.digest),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, changes, errands, listeners, proof, velocity};
+use super::{App, changes, errands, listeners, proof, risk, velocity};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Occasion};
 use crate::config::Reload;
@@ -33,6 +33,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(errands::end_sessions_in_time(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(listeners::record(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(risk::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
     if app.config.reload == Reload::OnChange {
         tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());

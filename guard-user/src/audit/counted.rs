@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use memchr::memmem;
@@ -30,10 +30,8 @@ struct Line<'a> {
     counted: Option<Recounted>,
 }
 
-/// Hands each record of `dir` that was counted to `each`, in the order of the trail. The trail was checked when it was opened;
-/// a line that cannot be read is an error all the same. Returns how many records it looked at.
-pub fn counted(dir: &Path, since: Since, mut each: impl FnMut(&AgentName, &Recounted)) -> io::Result<u64> {
-    let segments = segments(dir)?;
+/// Where to begin among the segments of a trail.
+pub(super) fn first_segment(segments: &[(u64, PathBuf)], since: Since) -> usize {
     let mut from = 0;
     for (index, (first, path)) in segments.iter().enumerate() {
         let is_before = match since {
@@ -53,6 +51,14 @@ pub fn counted(dir: &Path, since: Since, mut each: impl FnMut(&AgentName, &Recou
         }
         from = index + 1;
     }
+    from
+}
+
+/// Hands each record of `dir` that was counted to `each`, in the order of the trail. The trail was checked when it was opened;
+/// a line that cannot be read is an error all the same. Returns how many records it looked at.
+pub fn counted(dir: &Path, since: Since, mut each: impl FnMut(&AgentName, &Recounted)) -> io::Result<u64> {
+    let segments = segments(dir)?;
+    let from = first_segment(&segments, since);
     let finder = memmem::Finder::new(br#""counted":"#);
     let mut looked_at = 0;
     for (_, path) in segments.iter().skip(from) {

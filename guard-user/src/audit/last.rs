@@ -148,6 +148,9 @@ impl Summary {
                 if summary.result != "allow" {
                     summary.why = first_of(&[field("text"), field("reason")]);
                 }
+                if let Some(score) = record.pointer("/risk/score").and_then(Value::as_u64) {
+                    summary.result = format!("{} (risk {score})", summary.result);
+                }
             }
             "outcome" => {
                 summary.what = format!("of {}", field("call_seq"));

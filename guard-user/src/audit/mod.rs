@@ -31,6 +31,7 @@ mod last;
 mod log;
 mod merkle;
 mod note;
+mod past;
 mod proof;
 mod prove;
 mod queue;
@@ -53,6 +54,7 @@ pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use last::{Filter, Summary, last};
 pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
+pub use past::{Past, past};
 pub use prove::{Claim, ProveError, prove};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{

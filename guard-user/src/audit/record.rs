@@ -15,6 +15,7 @@ use crate::kernel::Change;
 use crate::kernel::Evidence;
 use crate::kernel::process::FileDigest;
 use crate::policy::RuleName;
+use crate::risk::Score;
 use crate::types::DecisionId;
 use crate::velocity::Counted;
 
@@ -87,6 +88,9 @@ pub struct CallRecord<'a> {
     /// Rules in shadow that would have refused it.
     #[serde(skip_serializing_if = "<[RuleName]>::is_empty")]
     pub would_deny: &'a [RuleName],
+    /// How risky the policy took it for, term by term.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk: Option<&'a Score>,
     /// Digest of the policy version that judged the call.
     #[serde(serialize_with = "text::name_opt")]
     pub policy: Option<&'a str>,
@@ -585,6 +589,7 @@ pub(super) mod tests {
             velocity: Some(Velocity { rule: "reads", count: 1, max: 100 }),
             counted: None,
             would_deny: &[],
+            risk: None,
             policy: Some("abc"),
             body_bytes: 120,
             guest: None,
@@ -657,6 +662,7 @@ pub(super) mod tests {
             rule: Some(text),
             velocity: Some(Velocity { rule: text, count: u64::MAX, max: u64::MAX }),
             counted: Some(&Counted::longest_for_tests()),
+            risk: Some(&Score::longest_for_tests()),
             would_deny: &vec![RuleName::for_tests(&"\u{1f600}".repeat(32)); WOULD_DENY_MAX],
             policy: Some(text),
             ..call(1)

@@ -1,5 +1,6 @@
 //! `mcp-guard explain`
 
+mod known;
 mod report;
 mod windows;
 
@@ -92,9 +93,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         bail!("{what}{hint}");
     }
+    let known_note = known::ask(&config, &written, &mut asked);
     let explanation = written.explain(&asked);
     let windows = windows::of(&config, &written, &asked, &explanation.decision);
-    let report = Report::new(&written, &asked, &explanation, windows);
+    let report = Report::new(&written, &asked, &explanation, windows, known_note);
     if args.json {
         output::print(&serde_json::to_string_pretty(&report)?)?;
     } else {

@@ -156,6 +156,7 @@ mod tests {
         let others = [
             ("status", vec![0, 1, 3, unreadable(&["status"])]),
             ("explain", vec![0, explain::WRONG_INPUT]),
+            ("policy packs", vec![0, policy::WRONG_INPUT]),
             ("policy suggest", vec![0, policy::WRONG_INPUT]),
             ("policy test", vec![0, 1, policy::WRONG_INPUT]),
             ("tools diff", vec![0, 1, tools::HELD]),

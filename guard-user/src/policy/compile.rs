@@ -5,6 +5,7 @@ mod flow;
 mod offered;
 mod profile;
 mod velocity;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use offered::{Facts, Meaning, Offered, meant};
 use velocity::{Limits, check_meters};
 
 pub use velocity::VELOCITY_METERS_MAX;
+pub(super) use words::{clause_in_words, source_in_words};
 
 use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, ShadowRule, Surface};
 use super::decision::{Allow, Decision};

@@ -13,7 +13,7 @@ use super::fact::Judging;
 use super::file::{Choice, Document, PolicyRule};
 use super::meaning::{Means, Meant};
 use super::rule::{IntentPattern, RuleName};
-use super::{Asked, Decision, Effect, Policy, Question, load};
+use super::{Asked, Decision, Effect, Policy, Question, load, packs};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
 use crate::risk::Score;
@@ -95,12 +95,20 @@ pub enum Applies {
 impl Written {
     /// Like [`Policy::load`].
     pub fn load(dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
-        Self::from_texts(&load::files(dir)?, servers)
+        Self::of(&load::files(dir)?, &packs::own(dir)?, servers)
     }
 
     /// The same from texts that are already in memory, each with its file's name.
     pub fn from_texts(files: &[(PathBuf, String)], servers: &[Server]) -> Result<Self, Problems> {
-        let (document, policy) = load::compiled(files, servers)?;
+        Self::of(files, &[], servers)
+    }
+
+    fn of(
+        files: &[(PathBuf, String)],
+        own_packs: &[(PathBuf, String)],
+        servers: &[Server],
+    ) -> Result<Self, Problems> {
+        let (document, policy) = load::compiled(files, own_packs, servers)?;
         Ok(Self { policy, document, servers: servers.iter().map(|server| server.name.clone()).collect() })
     }
 
@@ -132,6 +140,12 @@ impl Written {
         let profile = asked.profile.as_ref().filter(|profile| !entry.profiles.contains(profile))?;
         let hint = suggest(profile.as_str(), entry.profiles.iter().map(ProfileName::as_str));
         Some(("profile", format!("{} has no profile {profile:?}", asked.agent), hint))
+    }
+
+    /// What the policy counts `asked` as, where it scores calls; see [`Policy::counted_as`].
+    pub fn counted_as(&self, asked: &Asked) -> Option<String> {
+        let question = asked.question(self.profile(asked));
+        self.policy.counted_as(&question).filter(|_| self.policy.speaks_of_risk())
     }
 
     /// The decision about `asked` and how it came about.

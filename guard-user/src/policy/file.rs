@@ -3,6 +3,7 @@
 mod condition;
 mod flow;
 mod intent;
+mod pack;
 mod profile;
 mod risk;
 mod velocity;
@@ -24,6 +25,7 @@ pub use flow::MIN_HITS_MAX;
 pub(super) use flow::{Carries, Flow, FlowRule, InspectRule};
 pub use intent::RISK_ADDITIONS_MAX;
 pub(super) use intent::{Intent, Matcher};
+pub(super) use pack::{PackFile, PackUse, read_pack};
 pub(super) use profile::Profile;
 pub(super) use risk::Risk;
 pub(super) use velocity::Velocity;
@@ -78,6 +80,8 @@ pub(super) struct Document {
     /// How calls are scored; there may be one.
     pub risk: Vec<At<Risk>>,
     pub flow: Flow,
+    /// Packs that are bound to servers.
+    pub packs: Vec<PackUse>,
 }
 
 #[derive(Debug)]
@@ -125,7 +129,8 @@ pub(super) fn read(file: &Path, text: &str, document: &mut Document) -> Problems
     if node.value == Value::Null {
         return Problems::default();
     }
-    let mut reader = File { reader: Reader::new(file), path: file.into(), crowded: HashSet::new() };
+    let mut reader =
+        File { reader: Reader::new(file), path: file.into(), crowded: HashSet::new(), no_server: None };
     reader.document(&node, document);
     reader.reader.finish()
 }
@@ -135,6 +140,8 @@ struct File<'f> {
     path: Arc<Path>,
     /// Lines on which several rules begin, so that a line alone names none of them.
     crowded: HashSet<u64>,
+    /// What stands for the server in a pack, whose matchers name none.
+    no_server: Option<ServerName>,
 }
 
 impl File<'_> {
@@ -146,6 +153,7 @@ impl File<'_> {
             "policies",
             "velocity_rules",
             "risk",
+            "packs",
             "labels",
             "default_label",
             "default_sink",
@@ -158,6 +166,9 @@ impl File<'_> {
         }
         for (key, name, value) in self.section(&fields, "intents") {
             document.intents.extend(self.intent(key, name, value));
+        }
+        for node in self.items(&fields, "packs") {
+            document.packs.extend(self.pack_use(node));
         }
         if let Some(node) = fields.optional("risk").filter(|node| node.value != Value::Null) {
             document.risk.extend(self.risk(node));

@@ -1,12 +1,13 @@
 //! Reads a policy directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Policy, compile, file};
+use super::{Digest, Policy, compile, file, packs};
 use crate::config::yaml::FILE_BYTES_MAX;
 use crate::config::{Problem, Problems, Server};
 use crate::identity::CREDENTIALS_FILE;
@@ -15,18 +16,19 @@ impl Policy {
     /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes that can
     /// be seen at once are told at once.
     pub fn load(dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
-        Self::from_texts(&files(dir)?, servers)
+        compiled(&files(dir)?, &packs::own(dir)?, servers).map(|(_, policy)| policy)
     }
 
     /// The same from texts that are already in memory, each with its file's name.
     pub fn from_texts(files: &[(PathBuf, String)], servers: &[Server]) -> Result<Self, Problems> {
-        compiled(files, servers).map(|(_, policy)| policy)
+        compiled(files, &[], servers).map(|(_, policy)| policy)
     }
 }
 
 /// The policy, and what its files say word for word.
 pub(super) fn compiled(
     files: &[(PathBuf, String)],
+    own_packs: &[(PathBuf, String)],
     servers: &[Server],
 ) -> Result<(file::Document, Policy), Problems> {
     let mut files: Vec<_> = files.iter().collect();
@@ -37,13 +39,27 @@ pub(super) fn compiled(
         problems.append(file::read(path, text, &mut document));
     }
     // Names that were not read for another mistake would be told as unknown: one cause, two messages.
+    let (used, found) = packs::bind(&mut document, own_packs);
+    problems.append(found);
     let document = problems.or(document)?;
-    let policy = compile::compile(&document, servers, digest(&files))?;
+    let policy = compile::compile(&document, servers, digest(&files, &used))?;
     Ok((document, policy))
 }
 
 /// Every policy file of `dir`, or everything that keeps one from being read.
 pub(super) fn files(dir: &Path) -> Result<Vec<(PathBuf, String)>, Problems> {
+    let files = files_in(dir)?;
+    if files.is_empty() {
+        let problem = Problem::of_file(dir, "there is no policy file in this directory");
+        return Err(problem
+            .with_hint("add one such as agents.yaml; without any, every call is denied")
+            .into());
+    }
+    Ok(files)
+}
+
+/// The same where there may be none.
+pub(super) fn files_in(dir: &Path) -> Result<Vec<(PathBuf, String)>, Problems> {
     let mut problems = Problems::default();
     let mut files = Vec::new();
     for path in paths(dir)? {
@@ -52,12 +68,7 @@ pub(super) fn files(dir: &Path) -> Result<Vec<(PathBuf, String)>, Problems> {
             Err(problem) => problems.push(problem),
         }
     }
-    if files.is_empty() && problems.is_empty() {
-        let problem = Problem::of_file(dir, "there is no policy file in this directory");
-        return Err(problem
-            .with_hint("add one such as agents.yaml; without any, every call is denied")
-            .into());
-    }
+    files.sort();
     problems.or(files)
 }
 
@@ -98,7 +109,7 @@ pub(super) fn text(path: &Path) -> Result<String, Problem> {
 }
 
 /// Lengths go in before contents, so that no two sets of files have one digest.
-fn digest(files: &[&(PathBuf, String)]) -> Digest {
+fn digest(files: &[&(PathBuf, String)], packs: &BTreeMap<String, &str>) -> Digest {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -106,6 +117,11 @@ fn digest(files: &[&(PathBuf, String)]) -> Digest {
     };
     for (path, text) in files {
         part(path.file_name().unwrap_or_default().as_encoded_bytes());
+        part(text.as_bytes());
+    }
+    // No file's name has a slash.
+    for (name, text) in packs {
+        part(format!("packs/{name}").as_bytes());
         part(text.as_bytes());
     }
     Digest(hash.finalize().into())

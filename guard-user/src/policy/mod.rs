@@ -18,6 +18,7 @@ mod label;
 mod load;
 mod meaning;
 mod needs;
+pub mod packs;
 mod process;
 mod profile;
 mod risk;

@@ -10,9 +10,6 @@ use super::{Policy, Question};
 use crate::risk::{Base, Class, Inputs, Known, Model, Score};
 use crate::rpc::Target;
 
-/// Characters of a reason that records tell.
-const WHY_CHARS_MAX: usize = 120;
-
 /// How the policy scores calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scoring {
@@ -43,6 +40,11 @@ impl Policy {
         });
         // Of equals the first one's, whatever their number.
         scores.reduce(|highest, next| if next.score > highest.score { next } else { highest })
+    }
+
+    /// Whether calls have scores.
+    pub fn speaks_of_risk(&self) -> bool {
+        self.scoring.is_used
     }
 
     /// What counts together when it is asked whether an agent has called this before: a tool, a prompt, or else an intent. `None`: no
@@ -85,7 +87,7 @@ fn additions(meant: &Meant, question: &Question<'_>) -> Vec<(u8, String)> {
                 Verdict::Unknown(_) => words.push(format!("{condition}, as far as can be told")),
             }
         }
-        Some((addition.points, words.join(", ").chars().take(WHY_CHARS_MAX).collect()))
+        Some((addition.points, words.join(", ")))
     };
     meant.weights.additions.iter().filter_map(of).collect()
 }

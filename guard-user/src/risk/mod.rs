@@ -3,12 +3,21 @@
 //! Each term grows with what it looks at and takes nothing off, so that no call becomes less risky by more arguments that weigh, more
 //! calls or more refusals. What cannot be told counts as if it were so.
 
+mod history;
+
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+pub use history::{
+    AGENTS_MAX, CALLS_PER_AGENT_MAX, HISTORY_FILE, History, KNOWN_DAYS, REFUSALS_MAX, Restored,
+};
 
 /// The highest score.
 pub const SCORE_MAX: u8 = 100;
+
+/// Characters of a term's reason. Records have all terms.
+pub const WHY_CHARS_MAX: usize = 100;
 
 /// What a call does, as its matcher says. In the order of risk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -69,7 +78,7 @@ pub enum Base {
 }
 
 /// What is known of an agent and a target before a call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     pub is_new: bool,
     /// Calls of this target today.
@@ -178,6 +187,14 @@ impl Model {
     }
 }
 
+#[cfg(test)]
+impl Score {
+    pub(crate) fn longest_for_tests() -> Self {
+        let term = term("refused_lately", SCORE_MAX, "\"".repeat(WHY_CHARS_MAX));
+        Self { score: SCORE_MAX, terms: vec![term; 13] }
+    }
+}
+
 impl Growth {
     pub fn points(self, count: u64) -> u8 {
         let doublings = count.saturating_add(1).ilog2();
@@ -198,7 +215,9 @@ impl fmt::Display for Score {
 }
 
 fn term(name: &'static str, points: u8, why: String) -> Term {
-    Term { name, points, why: why.into() }
+    // Records have room for plain characters.
+    let plain = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    Term { name, points, why: why.chars().take(WHY_CHARS_MAX).map(plain).collect() }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::canon::{Digest, canonical};
 use super::mirrors::{Mirrors, mirrors};
-use super::pins::{Bounds, Change, NAME_BYTES_MAX, Observed, Pin, Pins, Seen, Standing, Step, Tool};
+use super::pins::{Bounds, By, Change, NAME_BYTES_MAX, Observed, Pin, Pins, Seen, Standing, Step, Tool};
 use super::state::{self, Unreadable};
 use crate::config::{Config, FirstSight, Limits, Server, ToolRules};
 use crate::types::ServerName;
@@ -109,6 +109,8 @@ struct Stand {
     /// Of what is pinned; none if nothing is.
     digest: Option<Digest>,
     mirrors: Mirrors,
+    /// When what is pinned took the place of another, or was approved, in seconds since 1970.
+    changed: Option<i64>,
 }
 
 /// A list that came by, and what of it was held.
@@ -177,6 +179,12 @@ impl Tools {
         let standings = self.servers.get(server).map(|kept| kept.standings.load());
         let stand = standings.as_ref().and_then(|standings| standings.tools.get(tool));
         stand.map_or(Mirrors::Unclear, |stand| stand.mirrors.clone())
+    }
+
+    /// When its definition was approved, or pinned by rule in place of another, in seconds since 1970; `None`: it is what was
+    /// seen first. Costs one look-up.
+    pub fn changed(&self, server: &ServerName, tool: &str) -> Option<i64> {
+        self.servers.get(server)?.standings.load().tools.get(tool)?.changed
     }
 
     /// Takes in a page of a `tools` list: the text of the list, and the name and text of each entry. Gives the names that no
@@ -356,7 +364,9 @@ impl Kept {
             let read = || pinned.and_then(|definition| definition.text.as_deref()).map(mirrors);
             let mirrors =
                 known.map_or_else(|| read().unwrap_or(Mirrors::Unclear), |before| before.mirrors.clone());
-            Stand { standing: tool.standing(), digest, mirrors }
+            let changed = tool.pinned.as_ref().filter(|pin| pin.by != By::FirstSight);
+            let changed = changed.map(|pin| pin.since.parse().map_or(i64::MAX, jiff::Timestamp::as_second));
+            Stand { standing: tool.standing(), digest, mirrors, changed }
         };
         let tools = pins.tools().map(|(name, tool)| (name.clone(), stand(name, tool))).collect();
         self.standings.store(Arc::new(Standings { tools, has_room: pins.has_room(bounds) }));

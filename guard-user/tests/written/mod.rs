@@ -97,6 +97,7 @@ fn call(number: u8) -> CallRecord<'static> {
         velocity: None,
         counted: None,
         would_deny: &[],
+        risk: None,
         policy: Some("abc"),
         body_bytes: 12,
         guest: None,

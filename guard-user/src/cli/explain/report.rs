@@ -7,9 +7,10 @@ use super::windows::{Windows, meters};
 use crate::cli::output::{self, plain, short};
 use crate::cli::top::{key, room};
 use crate::policy::{
-    Applies, Asked, Decision, Deny, DenyCode, Effect, ExceededAction, Explanation, JudgedRule, Measure,
-    Meter, NearRule, Nearness, What, Written,
+    Applies, Asked, Decision, Deny, DenyCode, Effect, ExceededAction, Explanation, JudgedRule, MeantIntent,
+    Measure, Meter, NearRule, Nearness, What, Written,
 };
+use crate::risk::Score;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -33,7 +34,14 @@ pub(super) struct Report {
     hidden: bool,
     /// Whether lists show it to the agent; null: it is in no list.
     listed: Option<bool>,
+    /// All that the call means, or may mean if nobody can tell.
     intents: Vec<String>,
+    /// Each intent of the target that not every call means.
+    meant: Vec<MeantRow>,
+    /// How risky the policy takes it for; null: it does not score such calls.
+    risk: Option<Score>,
+    /// Why the score lacks terms.
+    risk_note: Option<String>,
     rules: Vec<Row>,
     near: Vec<Near>,
     /// Near rules beyond those named here.
@@ -44,6 +52,16 @@ pub(super) struct Report {
     hints: Vec<String>,
     /// SHA-256 of the policy files.
     policy: String,
+}
+
+/// An intent with a `when`.
+#[derive(Debug, Serialize)]
+struct MeantRow {
+    intent: String,
+    when: Vec<String>,
+    /// `yes`, `no` or `unknown`.
+    applies: &'static str,
+    why: Option<String>,
 }
 
 /// A rule that names the agent and one of the intents.
@@ -90,7 +108,13 @@ struct Limit {
 }
 
 impl Report {
-    pub(super) fn new(written: &Written, asked: &Asked, explained: &Explanation, windows: Windows) -> Self {
+    pub(super) fn new(
+        written: &Written,
+        asked: &Asked,
+        explained: &Explanation,
+        windows: Windows,
+        risk_note: Option<String>,
+    ) -> Self {
         let decision = &explained.decision;
         let denied = if let Decision::Deny(deny) = decision { Some(deny) } else { None };
         let (effect, rule, intent, reason) = match decision {
@@ -116,6 +140,9 @@ impl Report {
             hidden: denied.is_some_and(Deny::is_hidden),
             listed: explained.is_listed,
             intents: explained.intents.iter().map(ToString::to_string).collect(),
+            meant: explained.meant.iter().map(MeantRow::from).collect(),
+            risk: explained.risk.clone(),
+            risk_note: risk_note.filter(|_| explained.risk.is_some()),
             rules: explained.rules.iter().map(Row::from).collect(),
             near: explained.near.iter().map(Near::from).collect(),
             near_left_off: explained.near_left_off,
@@ -135,6 +162,16 @@ impl Report {
         line("call", &format!("{}{user} (profile {profile}) at {}: {kind} {name}", self.agent, self.server));
         let intents = if self.intents.is_empty() { "none".into() } else { self.intents.join(", ") };
         line("intents", &intents);
+        for meant in &self.meant {
+            let when = meant.when.join(", ");
+            let why = meant.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            line("meant", &plain(&format!("{} when {when}: {}{why}", meant.intent, meant.applies)));
+        }
+        if let Some(risk) = &self.risk {
+            let terms = risk.terms.iter().map(|term| format!("{} {} ({})", term.name, term.points, term.why));
+            let terms = terms.collect::<Vec<_>>().join(", ");
+            line("risk", &plain(&format!("{}: {terms}", risk.score)));
+        }
         if let Some(answered) = self.answered() {
             line("answered", answered);
         }
@@ -152,7 +189,8 @@ impl Report {
         if self.decision != Effect::Deny {
             out.push(format!("\n{}", self.velocity()));
         }
-        out.extend(self.velocity_note.iter().map(|note| format!("note: {note}")));
+        let notes = self.velocity_note.iter().chain(&self.risk_note);
+        out.extend(notes.map(|note| format!("note: {note}")));
         if !self.hints.is_empty() {
             out.push(String::new());
             out.extend(self.hints.iter().map(|hint| format!("hint: {hint}")));
@@ -307,13 +345,24 @@ fn span(seconds: u64) -> String {
     unit.map_or_else(|| format!("{seconds}s"), |(length, unit)| format!("{}{unit}", seconds / length))
 }
 
+fn applies(applies: &Applies) -> (&'static str, Option<String>) {
+    match applies {
+        Applies::Yes => ("yes", None),
+        Applies::No(why) => ("no", Some(why.clone())),
+        Applies::Unknown(why) => ("unknown", Some(why.clone())),
+    }
+}
+
+impl From<&MeantIntent> for MeantRow {
+    fn from(meant: &MeantIntent) -> Self {
+        let (applies, why) = applies(&meant.applies);
+        Self { intent: meant.intent.to_string(), when: meant.when.clone(), applies, why }
+    }
+}
+
 impl From<&JudgedRule> for Row {
     fn from(judged: &JudgedRule) -> Self {
-        let (applies, why) = match &judged.applies {
-            Applies::Yes => ("yes", None),
-            Applies::No(why) => ("no", Some(why.clone())),
-            Applies::Unknown(why) => ("unknown", Some(why.clone())),
-        };
+        let (applies, why) = applies(&judged.applies);
         Self {
             rule: judged.rule.to_string(),
             at: judged.at.clone(),

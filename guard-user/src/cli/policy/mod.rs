@@ -1,5 +1,6 @@
 //! `mcp-guard policy`
 
+mod packs;
 mod schema;
 mod suggest;
 mod test;
@@ -28,12 +29,14 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Test(test::Args),
+    Packs(packs::Args),
     Schema(schema::Args),
     Suggest(suggest::Args),
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
+        Command::Packs(packs) => packs::run(&packs, &args.config, args.json),
         Command::Test(test) => test::run(test, &args.config, args.json),
         Command::Schema(schema) => schema::run(&schema),
         Command::Suggest(suggest) => suggest::run(suggest, &args.config, args.json),

@@ -86,12 +86,16 @@ impl File<'_> {
             "label",
             "sink",
         ];
-        let fields = self.reader.fields(node, "a matcher", &keys)?;
-        let server = fields.required("server", &mut self.reader);
-        let server = server.and_then(|node| {
-            let name = self.reader.name(node, "server", ServerName::parse)?;
-            Some(self.at(node, name))
-        });
+        // Whoever binds a pack names the server.
+        let keys = if self.no_server.is_some() { keys.get(1..).unwrap_or_default() } else { &keys };
+        let fields = self.reader.fields(node, "a matcher", keys)?;
+        let server = match &self.no_server {
+            Some(nobody) => Some(self.at(node, nobody.clone())),
+            None => fields.required("server", &mut self.reader).and_then(|node| {
+                let name = self.reader.name(node, "server", ServerName::parse)?;
+                Some(self.at(node, name))
+            }),
+        };
         let kinds = ["tool", "resource", "prompt", "method", "server_request"];
         let named: Vec<_> =
             kinds.iter().filter_map(|kind| fields.optional(kind).map(|node| (*kind, node))).collect();
