@@ -17,7 +17,7 @@ pub use history::{
 pub const SCORE_MAX: u8 = 100;
 
 /// Characters of a term's reason. Records have all terms.
-pub const WHY_CHARS_MAX: usize = 100;
+pub const WHY_CHARS_MAX: usize = 60;
 
 /// What a call does, as its matcher says. In the order of risk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -216,7 +216,8 @@ impl fmt::Display for Score {
 
 fn term(name: &'static str, points: u8, why: String) -> Term {
     // Records have room for plain characters.
-    let plain = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    let is_plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\');
+    let plain = |c: char| if is_plain(c) { c } else { '?' };
     Term { name, points, why: why.chars().take(WHY_CHARS_MAX).map(plain).collect() }
 }
 
