@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::file::{Choice, Document, PolicyRule};
 use super::target::{Key, Pattern};
-use super::{Circumstances, Effect, Policy, Question, What, load};
+use super::{Circumstances, Effect, Policy, Question, What, load, packs};
 use crate::config::{Problem, Problems, Server};
 use crate::types::{AgentName, IntentName, ServerName};
 
@@ -28,6 +28,8 @@ pub const RARE_MAX: u64 = 2;
 #[derive(Debug)]
 pub struct Present {
     files: Vec<(PathBuf, String)>,
+    /// Packs beside them.
+    own_packs: Vec<(PathBuf, String)>,
     servers: Vec<Server>,
     document: Document,
     policy: Policy,
@@ -112,13 +114,21 @@ const INSEPARABLE: &str = "its uses need rules that cannot be told apart";
 impl Present {
     /// Reads the files of `dir`.
     pub fn load(dir: &std::path::Path, servers: &[Server]) -> Result<Self, Problems> {
-        Self::from_texts(load::files(dir)?, servers)
+        Self::of(load::files(dir)?, packs::own(dir)?, servers)
     }
 
     /// The same from texts that are already in memory.
     pub fn from_texts(files: Vec<(PathBuf, String)>, servers: &[Server]) -> Result<Self, Problems> {
-        let (document, policy) = load::compiled(&files, servers)?;
-        Ok(Self { files, servers: servers.to_vec(), document, policy })
+        Self::of(files, Vec::new(), servers)
+    }
+
+    fn of(
+        files: Vec<(PathBuf, String)>,
+        own_packs: Vec<(PathBuf, String)>,
+        servers: &[Server],
+    ) -> Result<Self, Problems> {
+        let (document, policy) = load::compiled(&files, &own_packs, servers)?;
+        Ok(Self { files, own_packs, servers: servers.to_vec(), document, policy })
     }
 
     pub fn policy(&self) -> &Policy {
@@ -140,8 +150,8 @@ impl Present {
             let yaml =
                 writing::policy(&self.files, &self.document, &plan, uses, about, |what| self.intents(what))?;
             let text = [("suggested.yaml".into(), yaml.clone())];
-            let missing: BTreeSet<_> = match Policy::from_texts(&text, &self.servers) {
-                Ok(proposal) => self.missing(uses, &proposal).collect(),
+            let missing: BTreeSet<_> = match load::compiled(&text, &self.own_packs, &self.servers) {
+                Ok((_, proposal)) => self.missing(uses, &proposal).collect(),
                 Err(_) if step + 1 < STEPS => {
                     plan.keep_all(self.agents());
                     continue;
