@@ -17,7 +17,7 @@ pub use history::{
 pub const SCORE_MAX: u8 = 100;
 
 /// Characters of a term's reason. Records have all terms.
-pub const WHY_CHARS_MAX: usize = 60;
+pub const WHY_CHARS_MAX: usize = 44;
 
 /// What a call does, as its matcher says. In the order of risk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -171,7 +171,7 @@ impl Model {
 
     fn history(&self, known: &Known, terms: &mut Vec<Term>) {
         if known.is_new {
-            let why = "not called by this agent in the last 31 days".to_owned();
+            let why = "no such call of it in the last 31 days".to_owned();
             terms.push(term("new_tool", self.new_tool, why));
         }
         let today = self.used_today.points(known.today);
