@@ -14,13 +14,13 @@ use crate::types::{AgentName, ServerName};
 
 /// A call as its record tells of it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Past<'a> {
+pub struct Past {
     pub agent: AgentName,
     pub server: ServerName,
     /// Milliseconds since 1970.
     pub at: u64,
     /// What the policy counted it as; `None`: it was refused.
-    pub went_on_as: Option<Cow<'a, str>>,
+    pub went_on_as: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ struct Target<'a> {
 
 /// Hands each call of `dir` that went on with an intent, or was refused, to `each`, in the order of the trail. A line that cannot be read is
 /// an error. Returns how many records it looked at.
-pub fn past(dir: &Path, since: Since, mut each: impl FnMut(&Past<'_>)) -> io::Result<u64> {
+pub fn past(dir: &Path, since: Since, mut each: impl FnMut(&Past)) -> io::Result<u64> {
     let segments = segments(dir)?;
     let from = first_segment(&segments, since);
     let finder = memmem::Finder::new(br#""kind":"call""#);
@@ -76,12 +76,12 @@ pub fn past(dir: &Path, since: Since, mut each: impl FnMut(&Past<'_>)) -> io::Re
     Ok(looked_at)
 }
 
-impl<'a> Line<'a> {
-    fn past(self) -> Option<Past<'a>> {
+impl Line<'_> {
+    fn past(self) -> Option<Past> {
         let is_further = self.continues.is_some();
         let went_on_as = match (self.kind, self.decision?) {
             ("call", "deny") => None,
-            ("call", "allow") if !is_further => Some(counted_as(self.target, self.intent?)),
+            ("call", "allow") if !is_further => Some(counted_as(self.target.as_ref(), &self.intent?)),
             _ => return None,
         };
         let time: Timestamp = self.time.parse().ok()?;
@@ -95,10 +95,10 @@ impl<'a> Line<'a> {
 }
 
 /// In the words of the policy.
-fn counted_as<'a>(target: Option<Target<'a>>, intent: Cow<'a, str>) -> Cow<'a, str> {
+fn counted_as(target: Option<&Target<'_>>, intent: &str) -> String {
     match target {
-        Some(Target { kind: kind @ ("tool" | "prompt"), name }) => format!("{kind}:{name}").into(),
-        _ => format!("intent:{intent}").into(),
+        Some(Target { kind: kind @ ("tool" | "prompt"), name }) => format!("{kind}:{name}"),
+        _ => format!("intent:{intent}"),
     }
 }
 
@@ -127,8 +127,7 @@ mod tests {
         std::fs::write(dir.path().join("00000000000000000000.jsonl"), lines.join("\n") + "\n").unwrap();
         let found = |since| {
             let mut found = Vec::new();
-            past(dir.path(), since, |past| found.push(past.went_on_as.as_ref().map(ToString::to_string)))
-                .unwrap();
+            past(dir.path(), since, |past| found.push(past.went_on_as.clone())).unwrap();
             found
         };
         let words = |word: &str| Some(word.to_owned());

@@ -150,15 +150,15 @@ impl Model {
     pub fn score(&self, inputs: &Inputs) -> Score {
         let mut terms = Vec::with_capacity(4);
         match inputs.base {
-            Base::Class(class) => terms.push(term("class", self.class(class), class.as_str().to_owned())),
-            Base::Points(points) => terms.push(term("base", points, "as its matcher says".to_owned())),
+            Base::Class(class) => terms.push(term("class", self.class(class), class.as_str())),
+            Base::Points(points) => terms.push(term("base", points, "as its matcher says")),
         }
-        terms.extend(inputs.arguments.iter().map(|(points, why)| term("argument", *points, why.clone())));
+        terms.extend(inputs.arguments.iter().map(|(points, why)| term("argument", *points, why)));
         if let Some(known) = &inputs.known {
             self.history(known, &mut terms);
         }
         if let Some(why) = &inputs.off_hours {
-            terms.push(term("off_hours", self.off_hours, why.clone()));
+            terms.push(term("off_hours", self.off_hours, why));
         }
         let sum = terms.iter().fold(0_u8, |sum, term| sum.saturating_add(term.points));
         let mut index = 0;
@@ -171,18 +171,18 @@ impl Model {
 
     fn history(&self, known: &Known, terms: &mut Vec<Term>) {
         if known.is_new {
-            let why = "no such call of it in the last 31 days".to_owned();
-            terms.push(term("new_tool", self.new_tool, why));
+            terms.push(term("new_tool", self.new_tool, "no such call of it in the last 31 days"));
         }
         let today = self.used_today.points(known.today);
-        terms.push(term("used_today", today, format!("{} such calls before it today", known.today)));
+        let why = format!("{} such calls before it today", known.today);
+        terms.push(term("used_today", today, &why));
         let refused = self.refused_lately.points(known.refused);
         let why = format!("{} calls refused in the last hour", known.refused);
-        terms.push(term("refused_lately", refused, why));
+        terms.push(term("refused_lately", refused, &why));
         let hours = known.changed.map(|seconds| seconds / 3600);
         if let Some(hours) = hours.filter(|hours| *hours < u64::from(self.changed_hours)) {
             let why = format!("its definition is in force since {hours} hours");
-            terms.push(term("changed_tool", self.changed_tool, why));
+            terms.push(term("changed_tool", self.changed_tool, &why));
         }
     }
 }
@@ -190,7 +190,7 @@ impl Model {
 #[cfg(test)]
 impl Score {
     pub(crate) fn longest_for_tests() -> Self {
-        let term = term("refused_lately", SCORE_MAX, "\"".repeat(WHY_CHARS_MAX));
+        let term = term("refused_lately", SCORE_MAX, &"\"".repeat(WHY_CHARS_MAX));
         Self { score: SCORE_MAX, terms: vec![term; 13] }
     }
 }
@@ -214,7 +214,7 @@ impl fmt::Display for Score {
     }
 }
 
-fn term(name: &'static str, points: u8, why: String) -> Term {
+fn term(name: &'static str, points: u8, why: &str) -> Term {
     // Records have room for plain characters.
     let is_plain = |c: char| c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\');
     let plain = |c: char| if is_plain(c) { c } else { '?' };
