@@ -4,6 +4,7 @@ mod changes;
 mod errands;
 mod heartbeat;
 mod heritage;
+mod keys;
 mod listeners;
 mod proof;
 mod reloads;
@@ -66,6 +67,7 @@ pub struct App {
     /// Held by the reload under way: one that read older files must not end after, and undo, one that read newer.
     reloading: tokio::sync::Mutex<()>,
     reloads: std::sync::Mutex<Reloads>,
+    asked_issuers: keys::AskedIssuers,
     manager: Manager,
     /// Where another guard's wish for the listeners goes.
     wishes: mpsc::Sender<Heir>,
@@ -114,6 +116,7 @@ impl App {
         tell_notes(&rules);
         let shown_to_servers = Credentials::open(&config.servers)?;
         let reloads = Reloads::begin();
+        let first_keys = keys::begin(&config);
         let tls = TlsEnd::open(&config.tls, &config.tls_dir(), rules.clients.verifier())?;
         Sessions::check(&config.state_dir, &config.limits)?;
         kernel::refuse_downgrade(&config.kernel, allow_downgrade)?;
@@ -146,6 +149,7 @@ impl App {
         let (errands, to_do) = Errands::new(servers, &config.limits);
         let pipeline = Arc::new(Pipeline {
             rules: InForce::new(rules),
+            wanted: keys::wanted(&config),
             velocity,
             clock,
             history,
@@ -177,6 +181,7 @@ impl App {
             recorded: tokio::sync::Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             reloads: std::sync::Mutex::new(reloads),
+            asked_issuers: keys::AskedIssuers::default(),
             manager,
             wishes: ask_heirs,
             wished: std::sync::Mutex::new(Some(heirs)),
@@ -189,6 +194,7 @@ impl App {
         watchers::spawn(&app);
         app.record_approved_tools().await?;
         tools::spawn(&app);
+        app.take_first_keys(first_keys).await;
         Ok((app, acceptor))
     }
 
@@ -338,12 +344,13 @@ impl App {
         if let Err(error) = &certificate {
             problems.push(self.tls.problem(error));
         }
-        let (Ok(rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
+        let (Ok(mut rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
         let digest = rules.digest.clone();
         self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await.map_err(|error| {
             Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
         })?;
         tell_notes(&rules);
+        rules.issuers.keep_asked(&self.pipeline.rules.load().issuers);
         // What is open is looked at by the new rules at once; later handshakes by the same authorities.
         self.pipeline.rules.replace(rules);
         self.tls.install(certificate);
@@ -470,6 +477,7 @@ impl App {
             "ca": self.tls.ca_file(),
             "client_certificates_refused": self.tls.certificates_refused(),
             "servers": self.config.servers,
+            "issuers": self.issuers(),
             "credentials": self.pipeline.upstream.credentials(),
         })
     }

@@ -27,7 +27,7 @@ use crate::case::Case;
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::http::{Body, FramingError, Memory, Unreadable, read};
-use crate::identity::Caller;
+use crate::identity::{Caller, Wanted};
 use crate::kernel::{Blocks, Suspect};
 use crate::policy::{Circumstances, Decision, Measure, Meter, Question, RuleName};
 use crate::refusal::Refusal;
@@ -50,6 +50,8 @@ const ANY_MIRROR: &str = "mcp-param-*";
 /// Everything that a request meets on its way. Shared by all connections; no lock is held across an await.
 pub struct Pipeline {
     pub rules: InForce,
+    /// Keys that issuers are to be asked for.
+    pub wanted: Arc<Wanted>,
     pub velocity: Velocity,
     /// What the velocity windows go by.
     pub clock: Clock,
@@ -81,8 +83,7 @@ impl Pipeline {
         request: Request<Incoming>,
     ) -> Response<Body> {
         connection.look().await;
-        let rules = self.rules.load();
-        let mut caller = identify(&rules, connection, request.headers()).await;
+        let (rules, mut caller) = self.identify_asking(connection, request.headers()).await;
         let known = caller.as_ref().ok().filter(|(_, witnessed)| witnessed.is_ok());
         let agent = known.map(|(caller, _)| caller.agent());
         let (head, body, share) = read(request, &self.limits, &self.memory, agent).await;

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::audit;
 use crate::http::{FramingError, Unreadable};
-use crate::identity::Unidentified;
+use crate::identity::{TokenFault, Unidentified};
 use crate::policy::{Deny, ExceededAction, Hold, RuleName};
 use crate::rpc::{Fault, FrameError};
 use crate::session::NotYours;
@@ -257,7 +257,10 @@ impl Refusal {
             }
             Self::NeedsApproval(_) | Self::Tool(_) => Advice::Approval,
             Self::Body(Unreadable::Busy) | Self::TooManyCalls(_) => Advice::After(Duration::from_secs(1)),
-            Self::Answer(_) | Self::Audit(_) | Self::Upstream(_) => Advice::Mend,
+            Self::Answer(_)
+            | Self::Audit(_)
+            | Self::Identity(Unidentified::Token(TokenFault::KeysUnavailable))
+            | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,
         }
     }

@@ -8,19 +8,20 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Problems};
 use crate::identity::{
-    Addressed, Caller, Certificate, Clients, Credentials, Issuers, Proof, Shown, Unidentified,
+    Addressed, Caller, Certificate, Clients, Credentials, Issuers, KeySet, Proof, Shown, Unidentified,
 };
 use crate::policy::Policy;
 use crate::tls::CA_FILE;
+use crate::types::IssuerName;
 
 /// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
 /// then.
 pub struct Rules {
-    pub policy: Policy,
-    pub credentials: Credentials,
+    pub policy: Arc<Policy>,
+    pub credentials: Arc<Credentials>,
     pub issuers: Issuers,
     /// Who vouches for client certificates.
-    pub clients: Clients,
+    pub clients: Arc<Clients>,
     /// The policy's digest, as each record names it.
     pub digest: String,
 }
@@ -43,9 +44,22 @@ impl Rules {
         match (policy, credentials, issuers, clients) {
             (Some(policy), Some(credentials), Some(issuers), Some(clients)) => {
                 let digest = policy.digest().to_string();
+                let (policy, credentials, clients) = (policy.into(), credentials.into(), clients.into());
                 problems.or(Self { policy, credentials, issuers, clients, digest })
             }
             _ => Err(problems),
+        }
+    }
+
+    /// The same rules with other keys of one issuer that was asked for them.
+    #[must_use]
+    pub fn with_keys(&self, issuer: &IssuerName, keys: Option<&KeySet>) -> Self {
+        Self {
+            policy: Arc::clone(&self.policy),
+            credentials: Arc::clone(&self.credentials),
+            issuers: self.issuers.with_keys(issuer, keys),
+            clients: Arc::clone(&self.clients),
+            digest: self.digest.clone(),
         }
     }
 

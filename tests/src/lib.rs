@@ -15,6 +15,7 @@ pub mod foreign;
 pub mod h2;
 pub mod https;
 pub mod idp;
+pub mod idp_online;
 pub mod journal;
 pub mod ledger;
 pub mod locked;

@@ -35,6 +35,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(risk::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
+    tasks.extend(app.keep_keys());
     if app.config.reload == Reload::OnChange {
         tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());
     }

@@ -228,6 +228,20 @@ pub enum Event<'a> {
         #[serde(serialize_with = "text::name_opt")]
         server: Option<&'a str>,
     },
+    /// What became of the keys of an issuer that is asked for them.
+    IssuerKeys {
+        #[serde(serialize_with = "text::name")]
+        issuer: &'a str,
+        /// `taken` (in force from now on), `unavailable` (those from before stay in force) or `ended` (none are any more).
+        state: &'a str,
+        /// In force.
+        keys: usize,
+        /// SHA-256 over them.
+        #[serde(serialize_with = "text::name_opt")]
+        digest: Option<&'a str>,
+        #[serde(serialize_with = "text::sentence_opt")]
+        text: Option<&'a str>,
+    },
     /// A protected server listens on a port that is not its own.
     OtherPort {
         #[serde(serialize_with = "text::name")]

@@ -158,9 +158,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
             )?;
         }
     }
-    for credential in array(status, "/credentials").iter().filter(|one| !one["problem"].is_null()) {
-        writeln!(out, "NO CREDENTIAL   {}", credential_problem(credential))?;
-    }
+    out.push_str(&of_others(status)?);
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
@@ -227,6 +225,24 @@ fn undecided(status: &Value) -> String {
         format!("TOOLS HELD   {count}, which nobody sees or calls: mcp-guard tools list\n")
     });
     waiting + &held
+}
+
+/// What is wrong with keys and credentials of others.
+fn of_others(status: &Value) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    for issuer in array(status, "/issuers").iter().filter(|one| !one["error"].is_null()) {
+        let (name, source, error) =
+            (plain(&issuer["name"]), plain(&issuer["source"]), plain(&issuer["error"]));
+        if issuer["keys"] == 0 {
+            writeln!(out, "NO KEYS   {name}: its tokens are refused; {source}: {error}")?;
+        } else {
+            writeln!(out, "OLD KEYS   {name}: they are {} s old; {source}: {error}", issuer["age_seconds"])?;
+        }
+    }
+    for credential in array(status, "/credentials").iter().filter(|one| !one["problem"].is_null()) {
+        writeln!(out, "NO CREDENTIAL   {}", credential_problem(credential))?;
+    }
+    Ok(out)
 }
 
 /// Why no call goes to a server.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::JwksUrl;
 use crate::types::IssuerName;
 
 /// Longest difference between the issuer's clock and this host's that an entry may allow for.
@@ -45,12 +46,14 @@ pub enum UserDemand {
     Required,
 }
 
-/// Where an issuer's public keys are. They are read at the start and at a reload.
+/// Where an issuer's public keys are. Files are read at the start and at a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeySource {
     /// A JSON Web Key Set (RFC 7517).
     JwksFile(PathBuf),
+    /// The same, at the issuer: it is asked for them again and again.
+    JwksUrl(JwksUrl),
     /// A file for each key.
     PemFiles(Vec<PemKey>),
 }
@@ -102,6 +105,7 @@ impl Issuer {
     pub(super) fn files(&mut self) -> Vec<&mut PathBuf> {
         match &mut self.keys {
             KeySource::JwksFile(file) => vec![file],
+            KeySource::JwksUrl(jwks) => jwks.ca_file.iter_mut().collect(),
             KeySource::PemFiles(keys) => keys.iter_mut().map(|key| &mut key.file).collect(),
         }
     }

@@ -7,6 +7,7 @@ mod file;
 #[cfg(test)]
 pub(crate) mod golden;
 mod issuer;
+mod jwks_url;
 mod limits;
 mod load;
 mod oauth;
@@ -24,6 +25,7 @@ pub use file::{
     ToolRules, WallMode,
 };
 pub use issuer::{Algorithm, Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey, UserDemand};
+pub use jwks_url::{HttpsUrl, JwksUrl, REFRESH_SECONDS_MIN, STALE_SECONDS_MAX, UrlError};
 pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};

@@ -11,7 +11,9 @@ mod header;
 mod jwks;
 mod keys;
 mod load;
+mod set;
 mod text;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -26,30 +28,34 @@ pub use fault::TokenFault;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
 pub use keys::KeyDigest;
 pub use load::PEM_BYTES_MAX;
+pub use set::KeySet;
 pub use text::TOKEN_BYTES_MAX;
+pub use wanted::Wanted;
 
 use claims::Claims;
-use keys::Keys;
 use text::Parts;
 
 pub(super) use text::bearer;
 
 /// Every issuer whose tokens are believed, with its keys: one version, never changed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Issuers {
     all: Vec<Issuer>,
     /// Keys that were passed over.
     notes: Vec<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Issuer {
     name: IssuerName,
     /// The `iss` of its tokens.
     url: String,
     audience: String,
     leeway: SignedDuration,
-    keys: Keys,
+    /// `None`: they cannot be had.
+    keys: Option<KeySet>,
+    /// They come over the network, and may be others at any time.
+    is_asked: bool,
     /// The claim with the user, and whether it must be there.
     user: Option<(String, UserDemand)>,
 }
@@ -100,16 +106,46 @@ impl Issuers {
 
     /// Whether the key that signed this is still one of its issuer's.
     pub fn trust(&self, voucher: &Voucher) -> bool {
-        self.all.iter().any(|issuer| issuer.name == voucher.issuer && issuer.keys.has(&voucher.key))
+        let has = |issuer: &Issuer| issuer.keys.as_ref().is_some_and(|keys| keys.has(&voucher.key));
+        self.all.iter().any(|issuer| issuer.name == voucher.issuer && has(issuer))
+    }
+
+    /// The same with other keys of one issuer that was asked for them; none: it could not be.
+    #[must_use]
+    pub fn with_keys(&self, issuer: &IssuerName, keys: Option<&KeySet>) -> Self {
+        let mut next = self.clone();
+        for known in next.all.iter_mut().filter(|known| known.is_asked && known.name == *issuer) {
+            known.keys = keys.cloned();
+        }
+        next
+    }
+
+    /// Files say nothing of the keys of issuers that are asked: they stay as they were.
+    pub fn keep_asked(&mut self, before: &Self) {
+        for issuer in self.all.iter_mut().filter(|issuer| issuer.is_asked) {
+            let known = before.all.iter().find(|known| known.is_asked && known.name == issuer.name);
+            issuer.keys = known.and_then(|known| known.keys.clone());
+        }
+    }
+
+    /// The keys of one issuer, as far as they are known.
+    pub fn keys(&self, issuer: &IssuerName) -> Option<&KeySet> {
+        self.all.iter().find(|known| known.name == *issuer)?.keys.as_ref()
     }
 }
 
 impl Addressed<'_> {
+    /// Its issuer, if that can be asked for keys at any time.
+    pub fn asked_issuer(&self) -> Option<&IssuerName> {
+        self.issuer.is_asked.then_some(&self.issuer.name)
+    }
+
     /// What it proves `now`.
     pub fn verify(&self, now: Timestamp) -> Result<Voucher, TokenFault> {
         let header = text::object(self.parts.header)?;
         let (algorithm, kid) = header::read(&header)?;
-        let key = self.issuer.keys.find(kid).ok_or(TokenFault::UnknownKey)?;
+        let keys = self.issuer.keys.as_ref().ok_or(TokenFault::KeysUnavailable)?;
+        let key = keys.find(kid).ok_or(TokenFault::UnknownKey)?;
         if key.algorithm != algorithm {
             return Err(TokenFault::Algorithm);
         }

@@ -1,14 +1,47 @@
 //! Which agent a request is from, by what it shows and by the process at the other end of its connection.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use jiff::Timestamp;
 
+use super::Pipeline;
 use crate::connection::Connection;
 use crate::identity::{Addressed, Caller, CertificateFault, Proof, Shown, TokenFault, Unidentified};
 use crate::rules::Rules;
+use crate::types::IssuerName;
 
 /// Whose request it is, and whether it came from the process that the agent's entry asks for.
 pub(super) type Identified = Result<(Caller, Result<(), Unidentified>), Unidentified>;
+
+impl Pipeline {
+    /// Whose request it is. For a key that is not known, its issuer is asked, as far as it may be: keys change before anybody
+    /// tells the guard.
+    pub(super) async fn identify_asking(
+        &self,
+        connection: &Connection,
+        headers: &HeaderMap,
+    ) -> (Arc<Rules>, Identified) {
+        let rules = self.rules.load();
+        let found = identify(&rules, connection, headers).await;
+        let Some(issuer) = lacks_key(&rules, headers, &found) else { return (rules, found) };
+        if !self.wanted.ask(&issuer).await {
+            return (rules, found);
+        }
+        let rules = self.rules.load();
+        let found = identify(&rules, connection, headers).await;
+        (rules, found)
+    }
+}
+
+/// The issuer without whose key nobody can tell who it is.
+fn lacks_key(rules: &Rules, headers: &HeaderMap, found: &Identified) -> Option<IssuerName> {
+    let Err(Unidentified::Token(TokenFault::UnknownKey | TokenFault::KeysUnavailable)) = found else {
+        return None;
+    };
+    let shown = Shown::read(headers).ok()?;
+    addressed(rules, &shown)?.ok()?.asked_issuer().cloned()
+}
 
 /// A credential that was stolen is not the agent's, but the record must name it.
 pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &HeaderMap) -> Identified {
@@ -36,7 +69,7 @@ pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &H
         return Ok((caller, Ok(())));
     };
     if let Some(name) = needs.certificate() {
-        let vouched = (&rules.clients, Timestamp::now());
+        let vouched = (&*rules.clients, Timestamp::now());
         let certified = caller.certify(name, connection.certificate.as_ref(), vouched);
         if certified.is_err() {
             return Ok((caller, certified));

@@ -211,6 +211,7 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::Token(TokenFault::Audience).into(),
         Unidentified::Token(TokenFault::Algorithm).into(),
         Unidentified::Token(TokenFault::UnknownKey).into(),
+        Unidentified::Token(TokenFault::KeysUnavailable).into(),
         Unidentified::Token(TokenFault::Signature).into(),
         Unidentified::Token(TokenFault::Expired).into(),
         Unidentified::Token(TokenFault::NotYet).into(),

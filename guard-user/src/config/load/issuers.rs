@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Step::{Item, Key};
 use super::{Places, Problems};
 use crate::config::issuer::{Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey, UserDemand};
+use crate::config::{JwksUrl, REFRESH_SECONDS_MIN, STALE_SECONDS_MAX};
 
 /// Claims that say something else than who the user is (RFC 7519). `sub` is the agent.
 const NO_USER: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
@@ -39,8 +40,10 @@ pub(super) fn check(issuers: &[Issuer], places: &Places<'_>, problems: &mut Prob
             problems.push(problem.with_hint("let NTP set this host's clock instead"));
         }
         user((issuer, index), places, problems);
-        if let KeySource::PemFiles(keys) = &issuer.keys {
-            pem_files((issuer, index, keys), places, problems);
+        match &issuer.keys {
+            KeySource::PemFiles(keys) => pem_files((issuer, index, keys), places, problems),
+            KeySource::JwksUrl(jwks) => jwks_url(index, jwks, places, problems),
+            KeySource::JwksFile(_) => {}
         }
     }
 }
@@ -57,6 +60,32 @@ fn user((issuer, index): (&Issuer, usize), places: &Places<'_>, problems: &mut P
             problems.push(problem.with_hint("add `user_claim: email`, or what its tokens have"));
         }
         _ => {}
+    }
+}
+
+fn jwks_url(index: usize, jwks: &JwksUrl, places: &Places<'_>, problems: &mut Problems) {
+    let at = |key| [Key("issuers"), Item(index), Key("keys"), Key("jwks_url"), Key(key)];
+    if jwks.refresh_seconds < REFRESH_SECONDS_MIN {
+        let what = format!("refresh_seconds is less than {REFRESH_SECONDS_MIN}");
+        let problem = places.problem(&at("refresh_seconds"), what);
+        problems.push(
+            problem.with_hint(
+                "a key that is new is asked for when the first token names it, whatever stands here",
+            ),
+        );
+    }
+    if jwks.stale_seconds < jwks.refresh_seconds {
+        let problem = places.problem(&at("stale_seconds"), "stale_seconds is less than refresh_seconds");
+        problems.push(problem.with_hint("keys would end before the issuer is asked for them again"));
+    }
+    if jwks.stale_seconds > STALE_SECONDS_MAX {
+        let what = format!("stale_seconds is more than {STALE_SECONDS_MAX}");
+        let problem = places.problem(&at("stale_seconds"), what);
+        problems.push(
+            problem.with_hint(
+                "so long a key that the issuer has withdrawn would be good while it cannot be asked",
+            ),
+        );
     }
 }
 

@@ -14,9 +14,13 @@ pub enum TokenFault {
     )]
     Algorithm,
     #[error(
-        "no key of its issuer has the token's `kid`; the issuer may have changed its keys since the guard's last reload"
+        "no key of its issuer has the token's `kid`; the issuer may have changed its keys since the guard read them"
     )]
     UnknownKey,
+    #[error(
+        "the keys of the token's issuer cannot be had at the moment, so that nobody can tell whether it is good"
+    )]
+    KeysUnavailable,
     #[error("the token's signature is not that of its issuer")]
     Signature,
     #[error("the token has expired; ask its issuer for the next one")]
@@ -39,6 +43,7 @@ impl TokenFault {
             Self::Audience => "token_audience",
             Self::Algorithm => "token_algorithm",
             Self::UnknownKey => "token_unknown_key",
+            Self::KeysUnavailable => "token_keys_unavailable",
             Self::Signature => "token_signature",
             Self::Expired => "token_expired",
             Self::NotYet => "token_not_yet",

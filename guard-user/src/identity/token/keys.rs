@@ -110,8 +110,18 @@ impl Keys {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.0.iter()
+    }
+
     pub(super) fn has(&self, digest: &KeyDigest) -> bool {
         self.0.iter().any(|key| key.digest == *digest)
+    }
+}
+
+impl KeyDigest {
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

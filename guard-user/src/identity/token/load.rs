@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
 use super::keys::{Keys, PublicKey};
-use super::{Issuer, Issuers, JWKS_BYTES_MAX, jwks};
+use super::{Issuer, Issuers, JWKS_BYTES_MAX, KeySet};
 use crate::config::{self, KeySource, PemKey, Problem, Problems, read_bounded};
 use crate::identity::store::others_may_write;
 
@@ -26,6 +26,7 @@ impl Issuers {
                     url: issuer.issuer.clone(),
                     audience: issuer.audience.clone(),
                     leeway: SignedDuration::from_secs(issuer.leeway_seconds.into()),
+                    is_asked: matches!(issuer.keys, KeySource::JwksUrl(_)),
                     keys,
                     user: issuer.user_claim.clone().map(|claim| (claim, issuer.user)),
                 }),
@@ -36,16 +37,21 @@ impl Issuers {
     }
 }
 
-fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Keys, Problems> {
+fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Option<KeySet>, Problems> {
     match &issuer.keys {
         KeySource::JwksFile(file) => {
             let text = bytes(file, JWKS_BYTES_MAX)?;
-            let set = jwks::read(&text, &issuer.algorithms).and_then(|(keys, passed)| {
+            let set = KeySet::parse(&text, &issuer.algorithms).map(|(keys, passed)| {
                 notes.extend(passed.into_iter().map(|note| format!("{}: {note}", file.display())));
-                Keys::new(keys)
+                keys
             });
             let hint = "write what the issuer publishes as its JWKS, then `mcp-guard reload`";
-            Ok(set.map_err(|what| Problem::of_file(file, what).with_hint(hint))?)
+            Ok(Some(set.map_err(|what| Problem::of_file(file, what).with_hint(hint))?))
+        }
+        // Nobody is asked here: whoever runs the guard does that.
+        KeySource::JwksUrl(jwks) => {
+            jwks.ca_file.as_ref().map(|file| bytes(file, PEM_BYTES_MAX)).transpose()?;
+            Ok(None)
         }
         KeySource::PemFiles(named) => {
             let mut problems = Problems::default();
@@ -59,7 +65,8 @@ fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Keys, Proble
             problems.or(())?;
             // Their names were looked at with guard.yaml.
             let first = named.first().map_or(Path::new(""), |key| &key.file);
-            Ok(Keys::new(keys).map_err(|what| Problem::of_file(first, what))?)
+            let keys = Keys::new(keys).map_err(|what| Problem::of_file(first, what))?;
+            Ok(Some(KeySet::of(keys)))
         }
     }
 }

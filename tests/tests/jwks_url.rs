@@ -1,0 +1,256 @@
+//! Issuers that are asked for their keys over HTTPS.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guard_tests::ca::TestCa;
+use guard_tests::daemon::Daemon;
+use guard_tests::https::{Answer, Https, Request};
+use guard_tests::idp::{AUDIENCE, ISSUER, Idp};
+use guard_tests::idp_online::{IdpOnline, Manner};
+use guard_tests::process::eventually;
+use guard_tests::puppet::Puppet;
+use guard_tests::scene::{ADDRESS, apart, call, done_for, guard};
+use serde_json::{Value, json};
+
+const POLICY: &str = r#"
+agents:
+  billing: {client_id: billing, needs: [token], token: {issuer: corp, subject: "billing@corp"}}
+  desk: {client_id: desk}
+intents:
+  demo.open: [{server: demo, tool: open}]
+policies:
+  - {intent: demo.open, agents: [billing, desk], decision: allow}
+"#;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const IDP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+struct Stage {
+    daemon: Daemon,
+    ca: TestCa,
+}
+
+impl Stage {
+    /// A guard, not yet running, that asks at `url`.
+    fn new(url: &str, more: &Value) -> Self {
+        let ca = TestCa::new().unwrap();
+        let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+        let mut jwks = json!({"url": url, "ca_file": ca.ca()});
+        jwks.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let issuer =
+            json!({"name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "keys": {"jwks_url": jwks}});
+        daemon.config.issuers = serde_json::from_value(json!([issuer])).unwrap();
+        Self { daemon, ca }
+    }
+
+    fn https(&self) -> Https {
+        Https::new(ADDRESS, &self.daemon.ca()).unwrap()
+    }
+
+    fn ask(&self, token: &str) -> Answer {
+        self.https().ask(&request(token)).unwrap()
+    }
+
+    fn issuer(&self) -> Value {
+        self.daemon.status().unwrap()["issuers"][0].clone()
+    }
+
+    /// Waits until `status` says this of the issuer.
+    fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let found = eventually(PATIENCE, || Ok(Some(self.issuer()).filter(|issuer| is(issuer)))).unwrap();
+        found.unwrap_or_else(|| panic!("{what}: {}", self.issuer()))
+    }
+
+    fn events(&self) -> Vec<Value> {
+        self.daemon.ledger().unwrap().of_kind("issuer_keys").cloned().collect()
+    }
+}
+
+fn url() -> String {
+    format!("https://localhost:{}/jwks.json", IDP.port())
+}
+
+fn request(token: &str) -> Request {
+    Request::post(&call(1, "open")).with("Authorization", &format!("Bearer {token}"))
+}
+
+fn served(answer: &Answer) -> bool {
+    answer.status == 200 && answer.text().contains("done")
+}
+
+#[test]
+fn keys_change_without_a_reload_and_one_that_is_withdrawn_ends_what_is_open() {
+    apart(|| {
+        let puppet = Puppet::at(ADDRESS).unwrap();
+        let mut stage = Stage::new(&url(), &json!({"refresh_seconds": 5}));
+        let online = IdpOnline::start(IDP, &stage.ca).unwrap();
+        let (old, new) = (Idp::new("key-1").unwrap(), Idp::new("key-2").unwrap());
+        online.publish(&[&old]);
+        stage.daemon.start().unwrap();
+        assert_eq!(online.asked(), 1);
+        // A stream of the old key's token, which stays open.
+        let old_token = old.token("billing@corp").unwrap();
+        let mut line = stage.https().line().unwrap();
+        line.send(&request(&old_token).bytes()).unwrap();
+        let mut stream = puppet.hear().unwrap();
+        stream.stream().unwrap();
+        stream.event(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "first"}})).unwrap();
+        assert_eq!(line.head().unwrap().status, 200);
+        line.chunks_until("first").unwrap();
+        puppet.answer_all(done_for);
+
+        // The first token of the new key has the issuer asked; nobody reloads.
+        online.publish(&[&old, &new]);
+        assert!(served(&stage.ask(&new.token("billing@corp").unwrap())));
+        assert!(served(&stage.ask(&old_token)), "both are good");
+        online.publish(&[&new]);
+        stage.until("the old key is gone", |issuer| issuer["keys"] == 1);
+        let rest = line.chunks_until("access_withdrawn").unwrap();
+        assert!(rest.contains("no longer let in"), "{rest}");
+        let refused = stage.ask(&old_token);
+        assert!(refused.text().contains("token_unknown_key"), "{refused:?}");
+        assert!(served(&stage.ask(&new.token("billing@corp").unwrap())));
+        stage.daemon.reload().unwrap();
+        assert!(served(&stage.ask(&new.token("billing@corp").unwrap())), "a reload leaves them");
+        let states: Vec<_> =
+            stage.events().iter().map(|event| (event["state"].clone(), event["keys"].clone())).collect();
+        assert_eq!(
+            states,
+            [(json!("taken"), json!(1)), (json!("taken"), json!(2)), (json!("taken"), json!(1))]
+        );
+        assert_eq!(stage.daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_start_without_the_issuer_serves_others_and_its_tokens_as_soon_as_it_answers() {
+    apart(|| {
+        let puppet = Puppet::at(ADDRESS).unwrap();
+        puppet.answer_all(done_for);
+        let mut stage = Stage::new(&url(), &json!({}));
+        let idp = Idp::new("key-1").unwrap();
+        let credential = stage.daemon.issue("desk").unwrap();
+        stage.daemon.start().unwrap();
+        let token = idp.token("billing@corp").unwrap();
+        let refused = stage.ask(&token);
+        assert!(refused.text().contains("token_keys_unavailable"), "{refused:?}");
+        assert!(served(&stage.https().ask(&Request::post(&call(1, "open")).by(&credential)).unwrap()));
+        assert!(
+            stage.issuer()["error"].as_str().unwrap().contains("cannot be reached"),
+            "{}",
+            stage.issuer()
+        );
+        let shown = stage.daemon.output("status", &[]).unwrap();
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("NO KEYS   corp"));
+        let online = IdpOnline::start(IDP, &stage.ca).unwrap();
+        online.publish(&[&idp]);
+        stage.until("it has answered", |issuer| issuer["keys"] == 1);
+        assert!(served(&stage.ask(&token)));
+        let states: Vec<_> = stage.events().iter().map(|event| event["state"].clone()).collect();
+        assert_eq!(states, ["unavailable", "taken"]);
+    });
+}
+
+#[test]
+fn while_it_answers_badly_the_last_keys_stay_and_end_when_they_are_stale() {
+    apart(|| {
+        Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let mut stage = Stage::new(&url(), &json!({"refresh_seconds": 5, "stale_seconds": 25}));
+        let online = IdpOnline::start(IDP, &stage.ca).unwrap();
+        let idp = Idp::new("key-1").unwrap();
+        online.publish(&[&idp]);
+        stage.daemon.start().unwrap();
+        let token = idp.token("billing@corp").unwrap();
+        let bad_key = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string();
+        let elsewhere = format!("https://localhost:{}/other", IDP.port());
+        let begun = Instant::now();
+        for (manner, words) in [
+            (Manner::Document("garbage".into()), "JSON"),
+            (Manner::Document(json!({"keys": []}).to_string()), "no key in it"),
+            (Manner::Document(bad_key), "private key material"),
+            (Manner::Oversized, "more than 262144 bytes"),
+            (Manner::Redirect(elsewhere), "redirect"),
+            (Manner::Status(503), "it answered 503"),
+            (Manner::Closed, "no answer"),
+        ] {
+            online.behave(manner.clone());
+            stage.until(&format!("{manner:?}"), |issuer| {
+                issuer["error"].as_str().is_some_and(|error| error.contains(words))
+            });
+            assert!(served(&stage.ask(&token)), "{manner:?} after {:?}", begun.elapsed());
+            online.publish(&[&idp]);
+            stage.until("it is well again", |issuer| issuer["error"].is_null());
+        }
+        // One byte a second, and then nothing of use for too long.
+        online.behave(Manner::Slow);
+        stage.until("it is slow", |issuer| {
+            issuer["error"].as_str().is_some_and(|error| error.contains("within 10 s"))
+        });
+        assert!(served(&stage.ask(&token)));
+        online.behave(Manner::Status(500));
+        stage.until("its keys are stale", |issuer| issuer["keys"] == 0);
+        let refused = stage.ask(&token);
+        assert!(refused.text().contains("token_keys_unavailable"), "{refused:?}");
+        assert_eq!(stage.events().last().unwrap()["state"], "ended");
+        online.publish(&[&idp]);
+        stage.until("it is well again", |issuer| issuer["keys"] == 1);
+        assert!(served(&stage.ask(&token)));
+    });
+}
+
+#[test]
+fn made_up_names_of_keys_have_the_issuer_asked_once_in_a_while_and_keep_nobody_waiting() {
+    apart(|| {
+        Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let mut stage = Stage::new(&url(), &json!({}));
+        let online = IdpOnline::start(IDP, &stage.ca).unwrap();
+        let idp = Idp::new("key-1").unwrap();
+        online.publish(&[&idp]);
+        stage.daemon.start().unwrap();
+        let forged = Idp::new("made-up").unwrap().token("billing@corp").unwrap();
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        let refused = stage.ask(&forged);
+                        assert!(refused.text().contains("token_unknown_key"), "{refused:?}");
+                    }
+                });
+            }
+        });
+        let elapsed = begun.elapsed();
+        let allowed = 2 + usize::try_from(elapsed.as_secs() / 10).unwrap();
+        assert!((2..=allowed).contains(&online.asked()), "{} in {elapsed:?}", online.asked());
+        println!("200 forged tokens in {elapsed:?}: asked {} times", online.asked());
+        assert!(served(&stage.ask(&idp.token("billing@corp").unwrap())));
+    });
+}
+
+#[test]
+fn nobody_else_speaks_for_the_issuer() {
+    apart(|| {
+        Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let idp = Idp::new("key-1").unwrap();
+        let token = idp.token("billing@corp").unwrap();
+        // A certificate of another CA.
+        let mut stage = Stage::new(&url(), &json!({}));
+        let stranger = TestCa::new().unwrap();
+        let online = IdpOnline::start(IDP, &stranger).unwrap();
+        online.publish(&[&idp]);
+        stage.daemon.start().unwrap();
+        let issuer = stage.until("another CA", |issuer| !issuer["error"].is_null());
+        assert!(issuer["error"].as_str().unwrap().contains("certificate"), "{issuer}");
+        assert!(stage.ask(&token).text().contains("token_keys_unavailable"));
+        assert_eq!(online.asked(), 0, "it was asked nothing");
+        stage.daemon.stop().unwrap();
+        drop(stage);
+        // A protected server, by the guard's own connection.
+        let mut stage = Stage::new(&format!("https://localhost:{}/jwks.json", ADDRESS.port()), &json!({}));
+        stage.daemon.start().unwrap();
+        let issuer = stage.until("a protected server", |issuer| !issuer["error"].is_null());
+        assert!(issuer["error"].as_str().unwrap().contains("port of a protected server"), "{issuer}");
+    });
+}
