@@ -98,6 +98,11 @@ impl<'a> Case<'a> {
         self.connection.server.is_asked_for_oauth(&self.head.method, self.head.uri.path())
     }
 
+    /// Whether it is for the document about its server that the guard has.
+    pub fn is_for_metadata(&self) -> bool {
+        self.connection.server.is_asked_for_metadata(&self.head.method, self.head.uri.path())
+    }
+
     /// Takes in what let it pass. `false`: that is more than a record can tell of.
     pub fn pass(&mut self, passes: Vec<Pass>) -> bool {
         let mut has_room = true;
@@ -192,7 +197,10 @@ impl<'a> Case<'a> {
             http_method: self.head.method.as_str(),
             rpc_method,
             rpc_id: rpc_id.as_deref(),
-            target: if self.is_for_oauth() || matches!(refusal, Some(Refusal::Path(_))) {
+            target: if self.is_for_oauth()
+                || self.is_for_metadata()
+                || matches!(refusal, Some(Refusal::Path(_)))
+            {
                 Some(RecordTarget { kind: "path", name: self.head.uri.path() })
             } else {
                 target(self.target(), rpc_method)

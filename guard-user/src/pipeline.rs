@@ -2,6 +2,7 @@
 
 mod batch;
 mod identify;
+mod metadata;
 mod oauth;
 mod post;
 mod risk;
@@ -133,6 +134,10 @@ impl Pipeline {
         let body = body?;
         case.body_bytes = body.len();
         rpc::head::check(&case.head.headers)?;
+        let server = Arc::clone(&case.connection.server);
+        if let Some(authorize) = server.authorize.as_ref().filter(|_| case.is_for_metadata()) {
+            return self.tell_metadata(case, authorize, caller.ok().map(|(caller, _)| caller)).await;
+        }
         let is_for_oauth = case.is_for_oauth();
         if is_for_oauth {
             rpc::form::check_query(case.head.uri.query().unwrap_or_default().as_bytes())?;
@@ -151,6 +156,7 @@ impl Pipeline {
             return Err(Refusal::Blocked { forwarded: false });
         }
         witnessed?;
+        metadata::check_scopes(case, &caller)?;
         if is_for_oauth {
             let why = Why::default();
             let cut = self.cut(case, &caller, suspect, (future::pending(), &why));
@@ -417,7 +423,7 @@ fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {
     let server = &connection.server;
     let is_posted = server.sse_path.is_some() && case.head.method == Method::POST;
     let path = case.head.uri.path();
-    if case.is_for_oauth() {
+    if case.is_for_oauth() || case.is_for_metadata() {
         return Ok(());
     }
     match case.head.method {

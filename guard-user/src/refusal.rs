@@ -71,6 +71,9 @@ pub enum Refusal {
     /// It names a session, a task or the like that was not given to this agent.
     #[error("{0}")]
     NotYours(#[from] NotYours),
+    /// The token is good, and was not given for what its server wants.
+    #[error("the token lacks the scope {0}; ask its issuer for one with that")]
+    Scope(String),
     /// Its session ended while the request was under way.
     #[error("its session has ended")]
     SessionOver,
@@ -153,6 +156,7 @@ impl Refusal {
             Self::NotYours(NotYours::Event) => "unknown_event",
             Self::NotYours(NotYours::Task(_)) => "unknown_task",
             Self::NotYours(NotYours::State) => "unknown_state",
+            Self::Scope(_) => "insufficient_scope",
             Self::SessionOver => "session_over",
             Self::Path(_) => "unknown_path",
             Self::Plaintext => "plaintext",
@@ -187,7 +191,7 @@ impl Refusal {
             Self::NotYours(NotYours::Session(_) | NotYours::Event) | Self::SessionOver => 40_400,
             Self::HeaderMismatch(_) => HEADER_MISMATCH,
             Self::Identity(_) | Self::Withdrawn => 40_100,
-            Self::Answered | Self::Cancelled | Self::Denied(_) => 40_300,
+            Self::Answered | Self::Cancelled | Self::Denied(_) | Self::Scope(_) => 40_300,
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
             Self::Tool(_) => 40_303,
@@ -215,6 +219,7 @@ impl Refusal {
             | Self::Denied(_)
             | Self::Identity(_)
             | Self::NeedsApproval(_)
+            | Self::Scope(_)
             | Self::Tool(_)
             | Self::Withdrawn => StatusCode::FORBIDDEN,
             Self::TooManyCalls(_) | Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -235,6 +240,7 @@ impl Refusal {
                 | Self::Path(_)
                 | Self::NotYours(NotYours::BadSession(_) | NotYours::Session(_) | NotYours::Event)
                 | Self::Plaintext
+                | Self::Scope(_)
         )
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Egress, OtherPorts};
-use super::{Credential, Issuer, Limits, Place};
+use super::{Authorize, Credential, Issuer, Limits, Place};
 use crate::types::ServerName;
 
 /// `guard.yaml`, complete: what a file leaves out stands here with its default.
@@ -80,6 +80,9 @@ pub struct Server {
     /// Further paths of a server that is its own authorization server, such as `/token`: known agents may GET and POST there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub oauth_paths: Vec<String>,
+    /// The guard is the server's OAuth 2.1 resource server: it tells where tokens are to be had, and takes those for this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorize: Option<Authorize>,
     /// What the guard shows to the server in each request, in place of anything that a client sends there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Credential>,

@@ -1,5 +1,6 @@
 //! Reads `guard.yaml`, puts flags and environment over it, and checks what the types cannot.
 
+mod authorize;
 mod credential;
 mod issuers;
 
@@ -191,6 +192,7 @@ impl<'f> Places<'f> {
 fn check(config: &Config, places: &Places<'_>) -> Problems {
     let mut problems = Problems::default();
     servers(config, places, &mut problems);
+    authorize::check(config, places, &mut problems);
     issuers::check(&config.issuers, places, &mut problems);
     tls(config, places, &mut problems);
     kernel(config, places, &mut problems);

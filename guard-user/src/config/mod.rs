@@ -1,5 +1,6 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
+mod authorize;
 mod credential;
 pub mod decisions;
 mod egress;
@@ -18,6 +19,7 @@ pub mod reader;
 pub(crate) mod recorded;
 pub mod yaml;
 
+pub use authorize::{Authorize, METADATA_PATH, SCOPE_BYTES_MAX, Scope, ScopeError};
 pub use credential::Credential;
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{

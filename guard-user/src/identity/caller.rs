@@ -8,6 +8,7 @@ use super::{
     Certificate, CertificateFault, CertificateName, Clients, CredentialId, ProcessRule, TokenFault,
     Unidentified, Voucher,
 };
+use crate::config::Scope;
 use crate::kernel::Client;
 use crate::kernel::process::FileDigest;
 use crate::types::{AgentName, ClientId, ProfileName, UserName};
@@ -58,6 +59,11 @@ impl Caller {
     /// For whom it works, by the word of its token's issuer.
     pub fn user(&self) -> Option<&UserName> {
         if let Proof::Token(voucher) = &self.proof { voucher.user.as_ref() } else { None }
+    }
+
+    /// What its token may be used for; none if it is not known by a token.
+    pub fn scopes(&self) -> Option<&[Scope]> {
+        if let Proof::Token(voucher) = &self.proof { Some(&voucher.scopes) } else { None }
     }
 
     pub fn is_by_token(&self) -> bool {

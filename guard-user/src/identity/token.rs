@@ -11,6 +11,7 @@ mod header;
 mod jwks;
 mod keys;
 mod load;
+mod scopes;
 mod set;
 mod text;
 mod wanted;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::CredentialId;
-use crate::config::UserDemand;
+use crate::config::{Authorize, Scope, UserDemand};
 use crate::rpc::Json;
 use crate::types::{IssuerName, UserName};
 
@@ -66,6 +67,8 @@ pub struct Addressed<'i> {
     issuer: &'i Issuer,
     parts: Parts<'i>,
     claims: Json,
+    /// They say something at such a server alone.
+    needs_scopes: bool,
 }
 
 /// What a token proves: it was signed by this key of this issuer, for this guard, and it is in time.
@@ -75,6 +78,8 @@ pub struct Voucher {
     pub subject: Arc<str>,
     /// For whom the agent works.
     pub user: Option<UserName>,
+    /// What it may be used for, where the server's entry asks for that.
+    pub scopes: Arc<[Scope]>,
     pub key: KeyDigest,
     /// Names the token in records; nobody can make the token of it.
     pub id: CredentialId,
@@ -94,14 +99,29 @@ impl Issuers {
 
     /// The issuer that `token` names, if the token says that it is for this guard.
     pub fn addressed<'i>(&'i self, token: &'i str) -> Result<Addressed<'i>, TokenFault> {
+        self.addressed_at(token, None)
+    }
+
+    /// The same at a server for which the guard is the resource server: a token must be for that one, not for the guard.
+    pub fn addressed_at<'i>(
+        &'i self,
+        token: &'i str,
+        server: Option<&Authorize>,
+    ) -> Result<Addressed<'i>, TokenFault> {
         let parts = Parts::of(token)?;
         let claims = text::object(parts.claims)?;
         let named = claims.get("iss").and_then(Json::as_str).ok_or(TokenFault::Issuer)?;
         let issuer = self.all.iter().find(|issuer| issuer.url == named).ok_or(TokenFault::Issuer)?;
-        if !claims::is_for(&claims, &issuer.audience) {
+        let is_taken =
+            |server: &Authorize| server.issuers.is_empty() || server.issuers.contains(&issuer.name);
+        if !server.is_none_or(is_taken) {
+            return Err(TokenFault::Issuer);
+        }
+        let resource = server.map(|server| server.resource.to_string());
+        if !claims::is_for(&claims, resource.as_deref().unwrap_or(&issuer.audience)) {
             return Err(TokenFault::Audience);
         }
-        Ok(Addressed { issuer, parts, claims })
+        Ok(Addressed { issuer, parts, claims, needs_scopes: server.is_some() })
     }
 
     /// Whether the key that signed this is still one of its issuer's.
@@ -126,6 +146,12 @@ impl Issuers {
             let known = before.all.iter().find(|known| known.is_asked && known.name == issuer.name);
             issuer.keys = known.and_then(|known| known.keys.clone());
         }
+    }
+
+    /// The URLs of these issuers; of none: of all.
+    pub fn urls(&self, names: &[IssuerName]) -> Vec<&str> {
+        let is_meant = |issuer: &&Issuer| names.is_empty() || names.contains(&issuer.name);
+        self.all.iter().filter(is_meant).map(|issuer| issuer.url.as_str()).collect()
     }
 
     /// The keys of one issuer, as far as they are known.
@@ -153,12 +179,14 @@ impl Addressed<'_> {
         key.verify(self.parts.signed.as_bytes(), &signature)?;
         let claims = Claims::read(&self.claims)?;
         let expires = claims.in_time(now, self.issuer.leeway)?;
+        let scopes = if self.needs_scopes { scopes::read(&self.claims)? } else { Vec::new() };
         let user =
             self.issuer.user.as_ref().map(|(claim, demand)| claims::user(&self.claims, claim, *demand));
         Ok(Voucher {
             issuer: self.issuer.name.clone(),
             subject: claims.subject,
             user: user.transpose()?.flatten(),
+            scopes: scopes.into(),
             key: key.digest,
             id: CredentialId::of_token(self.parts.whole),
             expires,

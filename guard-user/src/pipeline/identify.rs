@@ -24,7 +24,7 @@ impl Pipeline {
     ) -> (Arc<Rules>, Identified) {
         let rules = self.rules.load();
         let found = identify(&rules, connection, headers).await;
-        let Some(issuer) = lacks_key(&rules, headers, &found) else { return (rules, found) };
+        let Some(issuer) = lacks_key(&rules, connection, headers, &found) else { return (rules, found) };
         if !self.wanted.ask(&issuer).await {
             return (rules, found);
         }
@@ -35,12 +35,17 @@ impl Pipeline {
 }
 
 /// The issuer without whose key nobody can tell who it is.
-fn lacks_key(rules: &Rules, headers: &HeaderMap, found: &Identified) -> Option<IssuerName> {
+fn lacks_key(
+    rules: &Rules,
+    connection: &Connection,
+    headers: &HeaderMap,
+    found: &Identified,
+) -> Option<IssuerName> {
     let Err(Unidentified::Token(TokenFault::UnknownKey | TokenFault::KeysUnavailable)) = found else {
         return None;
     };
     let shown = Shown::read(headers).ok()?;
-    addressed(rules, &shown)?.ok()?.asked_issuer().cloned()
+    addressed(rules, connection, &shown)?.ok()?.asked_issuer().cloned()
 }
 
 /// A credential that was stolen is not the agent's, but the record must name it.
@@ -49,7 +54,7 @@ pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &H
     let mut caller = if shown.has_secret() {
         rules.by_secret(&shown)?
     } else {
-        match addressed(rules, &shown) {
+        match addressed(rules, connection, &shown) {
             Some(Ok(token)) => rules.by_token(&shown, &token)?,
             elses => match (by_connection(rules, connection, &shown).await, elses) {
                 // Its token is not for the guard; who is nobody by its connection either may have meant it for the guard.
@@ -84,9 +89,13 @@ pub(super) async fn identify(rules: &Rules, connection: &Connection, headers: &H
 }
 
 /// The token, if one was shown that is for the guard. Where no issuer is known, none is.
-fn addressed<'r>(rules: &'r Rules, shown: &Shown<'r>) -> Option<Result<Addressed<'r>, TokenFault>> {
+fn addressed<'r>(
+    rules: &'r Rules,
+    connection: &Connection,
+    shown: &Shown<'r>,
+) -> Option<Result<Addressed<'r>, TokenFault>> {
     let token = shown.token().filter(|_| !rules.issuers.is_empty())?;
-    Some(rules.issuers.addressed(token))
+    Some(rules.issuers.addressed_at(token, connection.server.authorize.as_ref()))
 }
 
 /// By what its connection shows where a request shows nothing: its certificate, or its process.

@@ -26,6 +26,7 @@ pub(super) fn server(name: &str) -> Server {
         plaintext: crate::config::Plaintext::Refuse,
         forward_authorization: false,
         oauth_paths: Vec::new(),
+        authorize: None,
         credential: None,
         egress: None,
         other_ports: crate::config::OtherPorts::default(),

@@ -227,6 +227,7 @@ fn of_the_rest() -> Vec<Refusal> {
         NotYours::Event.into(),
         NotYours::Task(String::new()).into(),
         NotYours::State.into(),
+        Refusal::Scope(String::new()),
         Refusal::SessionOver,
         Refusal::TooManyCalls(audit::AuditError::Busy(1)),
         Refusal::Withdrawn,

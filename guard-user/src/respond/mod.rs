@@ -1,5 +1,6 @@
 //! The one place where bytes for the client are made: from a server's reply, or from a refusal.
 
+mod challenge;
 mod link;
 mod refuse;
 mod relay;
@@ -8,7 +9,7 @@ mod suspended;
 mod view;
 
 pub use link::{Expected, Link, Links};
-pub use refuse::{Asked, Site, What, http_failure, refuse, refuse_on};
+pub use refuse::{Asked, Site, What, document, http_failure, refuse, refuse_on};
 pub use relay::{accept, pass_on, relay};
 pub use suspended::Suspended;
 pub use view::View;

@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::uri::Authority;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::challenge;
 use super::link::{Link, event};
 use crate::config::Server;
 use crate::http::Body;
@@ -142,6 +144,14 @@ pub fn refuse(
 ) -> Response<Body> {
     if matches!(refusal, Refusal::Plaintext) {
         return upgrade_required(server, site, head);
+    }
+    if let Some(authorize) = &server.authorize
+        && let Some((status, value)) = challenge::of(refusal, authorize)
+    {
+        let mut response = http_error(asked, refusal);
+        *response.status_mut() = status;
+        response.headers_mut().insert(WWW_AUTHENTICATE, value);
+        return response;
     }
     match message(asked, refusal) {
         Some(message) if is(&message, METHOD_NOT_FOUND) => json_body(StatusCode::NOT_FOUND, &message),
@@ -329,6 +339,11 @@ fn upgrade_required(server: &Server, site: &Site, head: &HeaderMap) -> Response<
     fields.insert(UPGRADE, HeaderValue::from_static("TLS/1.3, HTTP/1.1"));
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
     response
+}
+
+/// A document of the guard's own.
+pub fn document(document: &Value) -> Response<Body> {
+    json_body(StatusCode::OK, document)
 }
 
 fn json_body(code: StatusCode, message: &Value) -> Response<Body> {

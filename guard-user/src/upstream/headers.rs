@@ -139,6 +139,7 @@ mod tests {
             plaintext: crate::config::Plaintext::Refuse,
             forward_authorization,
             oauth_paths: Vec::new(),
+            authorize: None,
             credential: None,
             egress: None,
             other_ports: crate::config::OtherPorts::default(),

@@ -1,0 +1,55 @@
+//! The document that says where a token for a server is to be had (RFC 9728). The guard has it; it goes to whoever asks, with a
+//! record, and nothing of it goes to the server.
+
+use std::time::Instant;
+
+use http::Response;
+use serde_json::json;
+
+use super::Pipeline;
+use crate::audit::{Outcome, OutcomeResult};
+use crate::case::Case;
+use crate::config::Authorize;
+use crate::http::Body;
+use crate::identity::Caller;
+use crate::refusal::Refusal;
+use crate::respond;
+
+impl Pipeline {
+    pub(super) async fn tell_metadata(
+        &self,
+        case: &mut Case<'_>,
+        authorize: &Authorize,
+        caller: Option<Caller>,
+    ) -> Result<Response<Body>, Refusal> {
+        let asked_at = Instant::now();
+        case.session = Some(None);
+        case.caller = caller;
+        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let document = json!({
+            "resource": authorize.resource,
+            "authorization_servers": case.rules.issuers.urls(&authorize.issuers),
+            "scopes_supported": authorize.scopes,
+            "bearer_methods_supported": ["header"],
+        });
+        let text = document.to_string();
+        permit.conclude(&Outcome {
+            status: Some(200),
+            result: OutcomeResult::Ok,
+            response_bytes: u64::try_from(text.len()).unwrap_or(u64::MAX),
+            duration: asked_at.elapsed(),
+            ..Outcome::abandoned()
+        });
+        Ok(respond::document(&document))
+    }
+}
+
+/// Whether a token that was shown allows what its server wants.
+pub(super) fn check_scopes(case: &Case<'_>, caller: &Caller) -> Result<(), Refusal> {
+    let (Some(authorize), Some(scopes)) = (&case.connection.server.authorize, caller.scopes()) else {
+        return Ok(());
+    };
+    let missing: Vec<_> =
+        authorize.scopes.iter().filter(|scope| !scopes.contains(scope)).map(ToString::to_string).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Refusal::Scope(missing.join(" "))) }
+}

@@ -1,0 +1,169 @@
+//! The guard as a server's OAuth 2.1 resource server.
+
+use guard_tests::client::{Client, Endpoint, Era, said};
+use guard_tests::daemon::Daemon;
+use guard_tests::https::{Answer, Https, Request};
+use guard_tests::idp::{AUDIENCE, ISSUER, Idp, claims, publish};
+use guard_tests::process::Fixture;
+use guard_tests::puppet::Puppet;
+use guard_tests::scene::{ADDRESS, PORT, apart, call, done_for, guard};
+use serde_json::{Value, json};
+
+const POLICY: &str = r#"
+agents:
+  billing: {client_id: billing, needs: [token], token: {issuer: corp, subject: "billing@corp"}}
+  desk: {client_id: desk}
+intents:
+  demo.open: [{server: demo, tool: open}, {server: demo, tool: read_customer}]
+policies:
+  - {intent: demo.open, agents: [billing, desk], decision: allow}
+"#;
+
+const RESOURCE: &str = "https://localhost:3001/mcp";
+const METADATA: &str = "/.well-known/oauth-protected-resource/mcp";
+
+fn protecting(authorize: bool) -> (Daemon, Idp) {
+    let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    let idp = Idp::new("key-1").unwrap();
+    publish(&daemon.config_file().with_file_name("jwks.json"), &[&idp]).unwrap();
+    let issuer =
+        json!({"name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "keys": {"jwks_file": "jwks.json"}});
+    daemon.config.issuers = serde_json::from_value(json!([issuer])).unwrap();
+    if authorize {
+        let entry = json!({"resource": RESOURCE, "scopes": ["demo:use", "demo:read"]});
+        daemon.config.servers[0].authorize = serde_json::from_value(entry).unwrap();
+    }
+    (daemon, idp)
+}
+
+fn token(idp: &Idp, audience: &Value, scopes: &Value) -> String {
+    let mut claims = claims("billing@corp", 600);
+    claims["aud"] = audience.clone();
+    if !scopes.is_null() {
+        claims["scope"] = scopes.clone();
+    }
+    idp.sign(&claims).unwrap()
+}
+
+fn bearer(token: &str) -> Request {
+    Request::post(&call(1, "open")).with("Authorization", &format!("Bearer {token}"))
+}
+
+fn get(path: &str) -> Request {
+    Request { path: path.into(), ..Request::bare("GET") }
+}
+
+fn last(daemon: &Daemon) -> Value {
+    daemon.ledger().unwrap().of_kind("call").last().expect("a call").clone()
+}
+
+fn challenge(answer: &Answer) -> &str {
+    answer.header("www-authenticate").unwrap_or_else(|| panic!("no challenge: {answer:?}"))
+}
+
+#[test]
+fn who_has_no_token_for_this_server_learns_where_to_get_one() {
+    apart(|| {
+        let puppet = Puppet::at(ADDRESS).unwrap();
+        let (mut daemon, idp) = protecting(true);
+        let credential = daemon.issue("desk").unwrap();
+        daemon.start().unwrap();
+        let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
+        for path in [METADATA, "/.well-known/oauth-protected-resource"] {
+            let answer = https.ask(&get(path)).unwrap();
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let expected = json!({
+                "resource": RESOURCE, "authorization_servers": [ISSUER],
+                "scopes_supported": ["demo:use", "demo:read"], "bearer_methods_supported": ["header"],
+            });
+            assert_eq!(answer.json(), expected);
+            let record = last(&daemon);
+            assert_eq!(
+                (&record["decision"], &record["target"]),
+                (&json!("allow"), &json!({"kind": "path", "name": path}))
+            );
+        }
+        for path in ["/.well-known/oauth-authorization-server", "/.well-known/oauth-protected-resource/other"]
+        {
+            assert_eq!(https.ask(&get(path)).unwrap().status, 404, "{path}");
+        }
+        let where_to = format!("resource_metadata=\"https://localhost:3001{METADATA}\"");
+        let answer = https.ask(&Request::post(&call(1, "open"))).unwrap();
+        assert_eq!((answer.status, last(&daemon)["reason"].clone()), (401, json!("no_credential")));
+        assert!(
+            challenge(&answer).starts_with("Bearer ") && challenge(&answer).contains(&where_to),
+            "{answer:?}"
+        );
+        assert!(!challenge(&answer).contains("error="), "{answer:?}");
+        let all = json!("demo:read demo:use other");
+        for (token, reason) in [
+            (token(&idp, &json!(AUDIENCE), &all), "token_audience"),
+            (token(&idp, &json!("https://localhost:3002/mcp"), &all), "token_audience"),
+            (token(&idp, &json!("https://localhost:3001/mcp/"), &all), "token_audience"),
+            (token(&idp, &json!(RESOURCE), &json!("demo:use  demo:read")), "token_malformed"),
+            (token(&Idp::new("key-1").unwrap(), &json!(RESOURCE), &all), "token_signature"),
+            ("opaque".to_owned(), "malformed_credential"),
+        ] {
+            let answer = https.ask(&bearer(&token)).unwrap();
+            assert_eq!((answer.status, last(&daemon)["reason"].clone()), (401, json!(reason)), "{answer:?}");
+            assert!(
+                challenge(&answer).contains("error=\"invalid_token\"")
+                    && challenge(&answer).contains(&where_to)
+            );
+        }
+        for scopes in [Value::Null, json!(""), json!("demo:use"), json!("demo:use demo:reader DEMO:READ")] {
+            let answer = https.ask(&bearer(&token(&idp, &json!(RESOURCE), &scopes))).unwrap();
+            assert_eq!((answer.status, last(&daemon)["reason"].clone()), (403, json!("insufficient_scope")));
+            let told = challenge(&answer);
+            assert!(
+                told.contains("error=\"insufficient_scope\"")
+                    && told.contains("scope=\"demo:use demo:read\""),
+                "{told}"
+            );
+        }
+        assert!(puppet.heard().is_none(), "nothing of this goes to the server");
+        puppet.answer_all(done_for);
+        let good = token(&idp, &json!(["other", RESOURCE]), &all);
+        assert!(https.ask(&bearer(&good)).unwrap().text().contains("done"));
+        let by_secret = Request::post(&call(1, "open")).by(&credential);
+        assert!(https.ask(&by_secret).unwrap().text().contains("done"), "scopes are of tokens");
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_token_for_one_server_is_worth_nothing_at_another() {
+    apart(|| {
+        let puppet = Puppet::at(ADDRESS).unwrap();
+        let (mut daemon, idp) = protecting(false);
+        daemon.start().unwrap();
+        let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
+        let answer = https.ask(&bearer(&token(&idp, &json!(RESOURCE), &json!("demo:use")))).unwrap();
+        assert!(answer.text().contains("token_audience"), "{answer:?}");
+        assert_eq!((answer.status, answer.header("www-authenticate")), (200, None));
+        assert_eq!(https.ask(&get(METADATA)).unwrap().status, 404);
+        assert!(puppet.heard().is_none());
+    });
+}
+
+#[test]
+fn a_client_with_a_token_for_the_server_works_in_both_eras() {
+    apart(|| {
+        let _server = Fixture::start("customer-ops", None, ADDRESS, &[]).unwrap();
+        let (mut daemon, idp) = protecting(true);
+        daemon.start().unwrap();
+        let good = token(&idp, &json!(RESOURCE), &json!("demo:use demo:read"));
+        let endpoint = Endpoint {
+            headers: vec![("Authorization".into(), format!("Bearer {good}"))],
+            ..Endpoint::plain(format!("https://localhost:{PORT}/mcp")).trusting(&daemon.ca())
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.unwrap().block_on(async {
+            for era in [Era::Legacy, Era::Modern] {
+                let client = Client::connect(&endpoint, era).await.unwrap();
+                let result = client.call("read_customer", json!({"customer_id": "C-1001"})).await.unwrap();
+                assert_ne!(result.is_error, Some(true), "{}", said(&result));
+            }
+        });
+    });
+}
