@@ -102,7 +102,7 @@ fn a_session_of_one_user_is_no_other_users_and_not_the_agents_own() {
         assert_eq!(stage.served(&on(&alice), "")["user"], alice, "another token of the same user");
         let listed = stage.daemon.json("sessions", &["list"]).unwrap();
         assert_eq!(listed["sessions"][0]["user"], alice, "{listed}");
-        let output = stage.daemon.output("audit", &["list", "--user", "alice@corp.example"]).unwrap();
+        let output = stage.daemon.output("audit list", &["--user", "alice@corp.example"]).unwrap();
         let table = String::from_utf8(output.stdout).unwrap();
         assert!(table.contains("desk for") && !table.contains("bob"), "{table}");
     });
