@@ -14,6 +14,7 @@
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
+//! query          finds records by what they say, by an index that is kept beside the trail
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -34,6 +35,7 @@ mod note;
 mod past;
 mod proof;
 mod prove;
+mod query;
 mod queue;
 mod reconcile;
 mod record;
@@ -56,6 +58,7 @@ pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
 pub use past::{Past, past};
 pub use prove::{Claim, ProveError, prove};
+pub use query::{Found, Index, IndexError, Order, Query, search};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
     Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,

@@ -203,6 +203,13 @@ impl Lines {
         Ok(())
     }
 
+    /// Goes on with the line that begins at `bytes`. Line numbers count from there.
+    pub(super) fn start_at(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(bytes))?;
+        self.end = bytes;
+        Ok(())
+    }
+
     pub(super) fn next(&mut self) -> io::Result<Option<Found<'_>>> {
         self.line.clear();
         let most = u64::try_from(LINE_BYTES_MAX + 1).unwrap_or(u64::MAX);

@@ -1,6 +1,8 @@
 //! `mcp-guard audit`
 
 mod prove;
+mod query;
+mod stats;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
         since: Option<PathBuf>,
     },
     Prove(prove::Args),
+    Query(query::Args),
+    Stats(stats::Args),
     /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
     /// unreadable
     ///
@@ -160,6 +164,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }))
         }
         Command::Prove(args) => prove::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Reconcile { dir, config, all, json } => {
             let dir = Place { dir, config, json }.dir()?;
             let balance =
@@ -191,6 +197,8 @@ impl Args {
             Command::Verify { place, .. } | Command::List { place, .. } => place.json,
             Command::Reconcile { json, .. } => *json,
             Command::Prove(args) => args.place.json,
+            Command::Query(args) => args.place.json,
+            Command::Stats(args) => args.place.json,
         }
     }
 
@@ -198,7 +206,7 @@ impl Args {
     pub(super) fn failure(&self) -> u8 {
         match self.command {
             Command::Verify { .. } | Command::Reconcile { .. } => UNREADABLE,
-            Command::List { .. } | Command::Prove(_) => 1,
+            Command::List { .. } | Command::Prove(_) | Command::Query(_) | Command::Stats(_) => 1,
         }
     }
 }

@@ -1,0 +1,173 @@
+//! The blocks of a trail, kept in files beside it. They are derived: what is missing, stale or cut is made anew from the records.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::block::{BLOCK_BYTES, Block, ENCODED_BYTES};
+use crate::audit::LINE_BYTES_MAX;
+use crate::audit::walk::{Found, Lines, segments};
+
+/// The folder in the trail's directory. Not part of the trail.
+const DIR: &str = "index";
+/// Begins each file; the number is that of the form.
+const HEAD: &[u8; 16] = b"mcp-guard index1";
+
+/// Why a trail cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", .path.display())]
+pub struct IndexError {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+/// All blocks of a trail.
+pub struct Index {
+    pub(super) segments: Vec<Segment>,
+}
+
+/// The blocks of one file, which leave nothing out up to the last whole line.
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) blocks: Vec<Block>,
+}
+
+impl Index {
+    /// Of the trail in `dir`. Reads what is kept, then the records behind that, and keeps their full blocks if it may.
+    /// `progress` is told the bytes that were read and those that there are to read.
+    pub fn open(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Self, IndexError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error| IndexError { path, error }
+        };
+        let found = segments(dir).map_err(at(dir))?;
+        let mut known = Vec::new();
+        for (first, path) in found {
+            let kept = Kept::read(dir, &path)
+                .filter(|kept| kept.fits(&path))
+                .unwrap_or_else(|| Kept::none(dir, &path));
+            let bytes = path.metadata().map_err(at(&path))?.len();
+            let from = kept.blocks.last().map_or((0, first), |last| (last.end(), last.first + last.count));
+            known.push((path, kept, from, bytes));
+        }
+        let all = known.iter().map(|(_, _, (from, _), bytes)| bytes.saturating_sub(*from)).sum();
+        let (mut done, mut segments) = (0, Vec::new());
+        for (path, mut kept, from, _) in known {
+            let added = blocks(&path, from, |bytes| {
+                done += bytes;
+                progress(done, all);
+            });
+            let added = added.map_err(at(&path))?;
+            kept.keep(&added);
+            kept.blocks.extend(added);
+            segments.push(Segment { path, blocks: kept.blocks });
+        }
+        Ok(Self { segments })
+    }
+
+    /// Records of all blocks.
+    pub fn records(&self) -> u64 {
+        self.segments.iter().flat_map(|segment| &segment.blocks).map(|block| block.count).sum()
+    }
+}
+
+/// The blocks of a file from a line's beginning on, with its record's number.
+fn blocks(path: &Path, (offset, first): (u64, u64), mut progress: impl FnMut(u64)) -> io::Result<Vec<Block>> {
+    let mut lines = Lines::open(path)?;
+    lines.start_at(offset)?;
+    let (mut blocks, mut block) = (Vec::new(), Block::at(offset, first));
+    while let Some(Found::Line(line)) = lines.next()? {
+        block.add(line);
+        if block.bytes >= BLOCK_BYTES {
+            progress(block.bytes);
+            let next = Block::at(block.end(), block.first + block.count);
+            blocks.push(std::mem::replace(&mut block, next));
+        }
+    }
+    if block.count > 0 {
+        blocks.push(block);
+    }
+    Ok(blocks)
+}
+
+/// What a file beside the trail has of a segment.
+struct Kept {
+    path: PathBuf,
+    blocks: Vec<Block>,
+}
+
+impl Kept {
+    fn none(dir: &Path, segment: &Path) -> Self {
+        let name = segment.file_stem().unwrap_or(segment.as_os_str());
+        Self { path: dir.join(DIR).join(name).with_extension("blocks"), blocks: Vec::new() }
+    }
+
+    /// `None`: there is nothing that could be used.
+    fn read(dir: &Path, segment: &Path) -> Option<Self> {
+        let mut kept = Self::none(dir, segment);
+        let mut bytes = Vec::new();
+        File::open(&kept.path).ok()?.read_to_end(&mut bytes).ok()?;
+        let mut end = 0;
+        for bytes in bytes.strip_prefix(HEAD)?.chunks(ENCODED_BYTES) {
+            // What follows a block that is cut, or does not go on, is not usable either.
+            let Some(block) = Block::decode(bytes).filter(|block| block.offset == end) else { break };
+            end = block.end();
+            kept.blocks.push(block);
+        }
+        Some(kept)
+    }
+
+    /// Whether the segment still has the line that the last block ends with: a disk's error cuts lines off.
+    fn fits(&self, segment: &Path) -> bool {
+        let Some(last) = self.blocks.last() else { return true };
+        let Ok(file) = File::open(segment) else { return false };
+        let start =
+            last.end().saturating_sub(u64::try_from(LINE_BYTES_MAX + 2).unwrap_or(u64::MAX)).max(last.offset);
+        let Ok(length) = usize::try_from(last.end() - start) else { return false };
+        let mut bytes = vec![0; length];
+        if file.read_exact_at(&mut bytes, start).is_err() {
+            return false;
+        }
+        let Some(bytes) = bytes.strip_suffix(b"\n") else { return false };
+        let begin = memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1);
+        bytes.get(begin..).is_some_and(|line| last.ends_with(line))
+    }
+
+    /// Writes the full ones of `added` behind what is there. That this cannot be done is no error: the next one reads more.
+    fn keep(&self, added: &[Block]) {
+        let full: Vec<_> = added.iter().filter(|block| block.bytes >= BLOCK_BYTES).collect();
+        if full.is_empty() {
+            return;
+        }
+        if let Err(error) = self.write(&full) {
+            tracing::debug!(path = %self.path.display(), %error, "the index is not kept");
+        }
+    }
+
+    fn write(&self, added: &[&Block]) -> io::Result<()> {
+        if let Some(dir) = self.path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.path)?;
+        // Two that write at once would write the same; one is enough.
+        let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
+        let mut file = lock.map_err(|(_, error)| io::Error::from(error))?;
+        let kept = u64::try_from(self.blocks.len() * ENCODED_BYTES + HEAD.len()).unwrap_or(u64::MAX);
+        if self.blocks.is_empty() {
+            file.set_len(0)?;
+            file.write_all(HEAD)?;
+        } else {
+            file.set_len(kept)?;
+            io::Seek::seek(&mut *file, io::SeekFrom::Start(kept))?;
+        }
+        let bytes: Vec<u8> = added.iter().flat_map(|block| block.encode()).collect();
+        file.write_all(&bytes)
+    }
+}
