@@ -90,6 +90,12 @@ impl Block {
             .all(|bit| self.terms.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1))
     }
 
+    #[cfg(test)]
+    pub(super) fn without_terms(mut self) -> Self {
+        self.terms.fill(0);
+        self
+    }
+
     fn risk(&self) -> u8 {
         self.mixed.to_le_bytes()[0]
     }

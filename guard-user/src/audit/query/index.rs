@@ -1,9 +1,12 @@
 //! The blocks of a trail, kept in files beside it. They are derived: what is missing, stale or cut is made anew from the records.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::block::{BLOCK_BYTES, Block, ENCODED_BYTES};
 use crate::audit::LINE_BYTES_MAX;
@@ -42,11 +45,12 @@ impl Index {
             move |error| IndexError { path, error }
         };
         let found = segments(dir).map_err(at(dir))?;
+        let shelf = Shelf::open(dir).inspect_err(|error| tracing::debug!(%error, "there is no index"));
+        let shelf = shelf.as_ref().ok();
         let mut known = Vec::new();
         for (first, path) in found {
-            let kept = Kept::read(dir, &path)
-                .filter(|kept| kept.fits(&path))
-                .unwrap_or_else(|| Kept::none(dir, &path));
+            let kept = shelf.and_then(|shelf| Kept::read(shelf, &path)).filter(|kept| kept.fits(&path));
+            let kept = kept.unwrap_or_else(|| Kept::none(&path));
             let bytes = path.metadata().map_err(at(&path))?.len();
             let from = kept.blocks.last().map_or((0, first), |last| (last.end(), last.first + last.count));
             known.push((path, kept, from, bytes));
@@ -59,7 +63,7 @@ impl Index {
                 progress(done, all);
             });
             let added = added.map_err(at(&path))?;
-            kept.keep(&added);
+            kept.keep(shelf, &added);
             kept.blocks.extend(added);
             segments.push(Segment { path, blocks: kept.blocks });
         }
@@ -93,21 +97,21 @@ fn blocks(path: &Path, (offset, first): (u64, u64), mut progress: impl FnMut(u64
 
 /// What a file beside the trail has of a segment.
 struct Kept {
-    path: PathBuf,
+    name: PathBuf,
     blocks: Vec<Block>,
 }
 
 impl Kept {
-    fn none(dir: &Path, segment: &Path) -> Self {
+    fn none(segment: &Path) -> Self {
         let name = segment.file_stem().unwrap_or(segment.as_os_str());
-        Self { path: dir.join(DIR).join(name).with_extension("blocks"), blocks: Vec::new() }
+        Self { name: Path::new(name).with_extension("blocks"), blocks: Vec::new() }
     }
 
     /// `None`: there is nothing that could be used.
-    fn read(dir: &Path, segment: &Path) -> Option<Self> {
-        let mut kept = Self::none(dir, segment);
+    fn read(shelf: &Shelf, segment: &Path) -> Option<Self> {
+        let mut kept = Self::none(segment);
         let mut bytes = Vec::new();
-        File::open(&kept.path).ok()?.read_to_end(&mut bytes).ok()?;
+        shelf.file(&kept.name, OFlags::RDONLY).ok()?.read_to_end(&mut bytes).ok()?;
         let mut end = 0;
         for bytes in bytes.strip_prefix(HEAD)?.chunks(ENCODED_BYTES) {
             // What follows a block that is cut, or does not go on, is not usable either.
@@ -122,8 +126,8 @@ impl Kept {
     fn fits(&self, segment: &Path) -> bool {
         let Some(last) = self.blocks.last() else { return true };
         let Ok(file) = File::open(segment) else { return false };
-        let start =
-            last.end().saturating_sub(u64::try_from(LINE_BYTES_MAX + 2).unwrap_or(u64::MAX)).max(last.offset);
+        let back = u64::try_from(LINE_BYTES_MAX + 2).unwrap_or(u64::MAX);
+        let start = last.end().saturating_sub(back).max(last.offset);
         let Ok(length) = usize::try_from(last.end() - start) else { return false };
         let mut bytes = vec![0; length];
         if file.read_exact_at(&mut bytes, start).is_err() {
@@ -135,27 +139,16 @@ impl Kept {
     }
 
     /// Writes the full ones of `added` behind what is there. That this cannot be done is no error: the next one reads more.
-    fn keep(&self, added: &[Block]) {
+    fn keep(&self, place: Option<&Shelf>, added: &[Block]) {
         let full: Vec<_> = added.iter().filter(|block| block.bytes >= BLOCK_BYTES).collect();
-        if full.is_empty() {
-            return;
-        }
-        if let Err(error) = self.write(&full) {
-            tracing::debug!(path = %self.path.display(), %error, "the index is not kept");
+        let (Some(place), false) = (place, full.is_empty()) else { return };
+        if let Err(error) = self.write(place, &full) {
+            tracing::debug!(file = %self.name.display(), %error, "the index is not kept");
         }
     }
 
-    fn write(&self, added: &[&Block]) -> io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)?;
+    fn write(&self, place: &Shelf, added: &[&Block]) -> io::Result<()> {
+        let file = place.file(&self.name, OFlags::RDWR | OFlags::CREATE)?;
         // Two that write at once would write the same; one is enough.
         let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
         let mut file = lock.map_err(|(_, error)| io::Error::from(error))?;
@@ -169,5 +162,42 @@ impl Kept {
         }
         let bytes: Vec<u8> = added.iter().flat_map(|block| block.encode()).collect();
         file.write_all(&bytes)
+    }
+}
+
+/// The folder with the index. There is none where somebody else could write: what they put there would hide records, or be a
+/// link to a file that is not theirs.
+struct Shelf(OwnedFd);
+
+impl Shelf {
+    fn open(trail: &Path) -> io::Result<Self> {
+        let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let trail = rustix::fs::open(trail, folder & !OFlags::NOFOLLOW, Mode::empty())?;
+        only_own(&trail)?;
+        match rustix::fs::mkdirat(&trail, DIR, Mode::RWXU) {
+            Err(error) if error != rustix::io::Errno::EXIST => return Err(error.into()),
+            _ => {}
+        }
+        let shelf = rustix::fs::openat(&trail, DIR, folder, Mode::empty())?;
+        only_own(&shelf)?;
+        Ok(Self(shelf))
+    }
+
+    fn file(&self, name: &Path, how: OFlags) -> io::Result<File> {
+        let how = how | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.0, name, how, Mode::RUSR | Mode::WUSR)?;
+        only_own(&file)?;
+        Ok(file.into())
+    }
+}
+
+/// An error unless root or this user owns it and nobody else may write to it.
+fn only_own(file: &OwnedFd) -> io::Result<()> {
+    let status = rustix::fs::fstat(file)?;
+    let is_own = status.st_uid == 0 || status.st_uid == rustix::process::geteuid().as_raw();
+    if is_own && status.st_mode & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other("others may write there"))
     }
 }

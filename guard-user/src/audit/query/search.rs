@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use memchr::memmem::Finder;
@@ -60,8 +60,7 @@ pub fn search(
         let read: Vec<_> = thread::scope(|scope| {
             let reading: Vec<_> =
                 some.iter().map(|at| scope.spawn(|| read(&blocks, *at, query, order))).collect();
-            // A reader that panicked has read nothing.
-            reading.into_iter().filter_map(|reading| reading.join().ok()).collect()
+            reading.into_iter().map(|reading| reading.join().unwrap_or_else(|_| Err(failed()))).collect()
         });
         for found in read.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
             if take(found).is_break() {
@@ -70,6 +69,11 @@ pub fn search(
         }
     }
     Ok(())
+}
+
+/// Of a reader that panicked: what it would have found is not left out in silence.
+fn failed() -> IndexError {
+    IndexError { path: PathBuf::new(), error: io::Error::other("a part of the trail could not be read") }
 }
 
 /// What fits in the block `at`, with outcomes.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -245,6 +246,42 @@ fn a_kept_index_is_used_extended_and_made_anew_when_it_does_not_fit() {
     let found: BTreeSet<_> =
         written.found(&Query::default(), Order::Oldest).iter().map(|found| found.seq).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn an_index_that_others_could_have_written_is_neither_believed_nor_made() {
+    let mut written = Written::new();
+    written.add(0, 4_000);
+    let (file, dir) = (written.index_file(0), written.path().join("index"));
+    let rare = Query { agent: Some(AGENTS[3].into()), ..Query::default() };
+    let expected = written.found(&rare, Order::Oldest);
+    assert!(!expected.is_empty());
+
+    // As whoever wants to hide a record would write it: in good form, and without its terms.
+    let blocks: Vec<u8> = fs::read(&file).unwrap().split_off(16);
+    let emptied =
+        blocks.chunks(ENCODED_BYTES).flat_map(|bytes| Block::decode(bytes).unwrap().without_terms().encode());
+    fs::write(&file, [&b"mcp-guard index1"[..], &emptied.collect::<Vec<_>>()].concat()).unwrap();
+    assert!(written.found(&rare, Order::Oldest).is_empty(), "or this test shows nothing");
+    for place in [written.path(), &dir, &file] {
+        let before = fs::metadata(place).unwrap().permissions();
+        fs::set_permissions(place, fs::Permissions::from_mode(before.mode() | 0o020)).unwrap();
+        assert_eq!(written.found(&rare, Order::Oldest), expected, "{place:?}");
+        fs::set_permissions(place, before).unwrap();
+    }
+
+    // Nothing is written through a link.
+    let other = tempfile::tempdir().unwrap();
+    let victim = other.path().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    fs::remove_file(&file).unwrap();
+    symlink(&victim, &file).unwrap();
+    assert_eq!(written.found(&rare, Order::Oldest), expected);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+    fs::remove_dir_all(&dir).unwrap();
+    symlink(other.path(), &dir).unwrap();
+    assert_eq!(written.found(&rare, Order::Oldest), expected);
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -23,6 +23,9 @@ impl Key {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (name, rest) = text.trim().split_once('+').ok_or("not a verifier key (name+id+key)")?;
         let (id, key) = rest.split_once('+').ok_or("not a verifier key (name+id+key)")?;
+        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err("the key's name has a blank or a control character, or is empty".into());
+        }
         let key = base64(key).ok_or("the key is not base64")?;
         let [1, public @ ..] = key.as_slice() else { return Err("not an Ed25519 key".into()) };
         let public: [u8; 32] = public.try_into().map_err(|_why| "an Ed25519 key has 32 bytes")?;
@@ -132,5 +135,11 @@ mod tests {
         let text = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
         assert_eq!(Key::parse(text).ok().map(|key| key.name).as_deref(), Some("example.com/foo"));
         assert!(Key::parse(&text.replace("530d", "530e")).is_err());
+        for name in ["", "a b", "a\nSOUND", "a\u{1b}[2K", "a\u{85}b"] {
+            assert!(
+                Key::parse(&text.replace("example.com/foo", name)).is_err_and(|why| why.contains("name")),
+                "{name:?}"
+            );
+        }
     }
 }
