@@ -112,8 +112,10 @@ impl Pipeline {
         caller: &Identified,
         body: Result<Bytes, Unreadable>,
     ) -> Response<Body> {
-        // A token that was the guard's ends here, whatever the server's entry says.
-        let without = caller.as_ref().is_ok_and(|(caller, _)| caller.is_by_token()).then(|| bare(head));
+        // A token that was the guard's, or is for another of its servers, ends here, whatever the server's entry says.
+        let is_own =
+            caller.as_ref().is_ok_and(|(caller, _)| caller.is_by_token()) || rules.has_token(&head.headers);
+        let without = is_own.then(|| bare(head));
         let head = without.as_ref().unwrap_or(head);
         let mut case = Case::open(DecisionId::random(), connection, Arc::clone(rules), head);
         match self.judge_and_forward(&mut case, caller.clone(), body).await {
@@ -136,7 +138,14 @@ impl Pipeline {
         rpc::head::check(&case.head.headers)?;
         let server = Arc::clone(&case.connection.server);
         if let Some(authorize) = server.authorize.as_ref().filter(|_| case.is_for_metadata()) {
-            return self.tell_metadata(case, authorize, caller.ok().map(|(caller, _)| caller)).await;
+            // A stolen credential names nobody here, and is held like everywhere.
+            let witnessed = caller.ok().and_then(|(caller, witnessed)| witnessed.ok().map(|()| caller));
+            let suspect = |caller: &Caller| self.blocks.suspect(caller.agent(), case.connection.client());
+            if witnessed.as_ref().is_some_and(|caller| self.blocks.hold(&suspect(caller))) {
+                case.caller = witnessed;
+                return Err(Refusal::Blocked { forwarded: false });
+            }
+            return self.tell_metadata(case, authorize, witnessed).await;
         }
         let is_for_oauth = case.is_for_oauth();
         if is_for_oauth {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -20,6 +22,8 @@ pub struct Rules {
     pub policy: Arc<Policy>,
     pub credentials: Arc<Credentials>,
     pub issuers: Issuers,
+    /// What tokens are for that are for one of the servers, where the guard is its resource server.
+    resources: Arc<[String]>,
     /// Who vouches for client certificates.
     pub clients: Arc<Clients>,
     /// The policy's digest, as each record names it.
@@ -45,7 +49,9 @@ impl Rules {
             (Some(policy), Some(credentials), Some(issuers), Some(clients)) => {
                 let digest = policy.digest().to_string();
                 let (policy, credentials, clients) = (policy.into(), credentials.into(), clients.into());
-                problems.or(Self { policy, credentials, issuers, clients, digest })
+                let resources = config.servers.iter().filter_map(|server| server.authorize.as_ref());
+                let resources = resources.map(|authorize| authorize.resource.to_string()).collect();
+                problems.or(Self { policy, credentials, issuers, resources, clients, digest })
             }
             _ => Err(problems),
         }
@@ -58,9 +64,17 @@ impl Rules {
             policy: Arc::clone(&self.policy),
             credentials: Arc::clone(&self.credentials),
             issuers: self.issuers.with_keys(issuer, keys),
+            resources: Arc::clone(&self.resources),
             clients: Arc::clone(&self.clients),
             digest: self.digest.clone(),
         }
+    }
+
+    /// Whether these show a token that is for the guard or for one of its servers: no server gets it.
+    pub fn has_token(&self, headers: &HeaderMap) -> bool {
+        let values = headers.get_all(AUTHORIZATION).iter();
+        !self.issuers.is_empty()
+            && values.into_iter().any(|value| self.issuers.concerns(value.as_bytes(), &self.resources))
     }
 
     /// Which agent's secret was `shown`: it is known, and the policy still has the agent with that client and profile.

@@ -163,13 +163,10 @@ fn while_it_answers_badly_the_last_keys_stay_and_end_when_they_are_stale() {
         online.publish(&[&idp]);
         stage.daemon.start().unwrap();
         let token = idp.token("billing@corp").unwrap();
-        let bad_key = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string();
         let elsewhere = format!("https://localhost:{}/other", IDP.port());
         let begun = Instant::now();
         for (manner, words) in [
             (Manner::Document("garbage".into()), "JSON"),
-            (Manner::Document(json!({"keys": []}).to_string()), "no key in it"),
-            (Manner::Document(bad_key), "private key material"),
             (Manner::Oversized, "more than 262144 bytes"),
             (Manner::Redirect(elsewhere), "redirect"),
             (Manner::Status(503), "it answered 503"),
@@ -197,6 +194,32 @@ fn while_it_answers_badly_the_last_keys_stay_and_end_when_they_are_stale() {
         online.publish(&[&idp]);
         stage.until("it is well again", |issuer| issuer["keys"] == 1);
         assert!(served(&stage.ask(&token)));
+    });
+}
+
+#[test]
+fn a_key_that_is_withdrawn_ends_though_the_rest_of_the_set_displeases() {
+    apart(|| {
+        Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let mut stage = Stage::new(&url(), &json!({"refresh_seconds": 5}));
+        let online = IdpOnline::start(IDP, &stage.ca).unwrap();
+        let (stolen, good) = (Idp::new("key-1").unwrap(), Idp::new("key-2").unwrap());
+        online.publish(&[&stolen, &good]);
+        stage.daemon.start().unwrap();
+        let (theirs, ours) = (stolen.token("billing@corp").unwrap(), good.token("billing@corp").unwrap());
+        assert!(served(&stage.ask(&theirs)) && served(&stage.ask(&ours)));
+        let mut set = json!({"keys": [good.jwk()]});
+        set["keys"].as_array_mut().unwrap().push(json!({"kty": "oct", "k": "c2VjcmV0"}));
+        online.behave(Manner::Document(set.to_string()));
+        stage.until("one is withdrawn", |issuer| issuer["keys"] == 1);
+        assert!(stage.ask(&theirs).text().contains("token_unknown_key"));
+        assert!(served(&stage.ask(&ours)), "what it still names is as good as before");
+        online.behave(Manner::Document(json!({"keys": []}).to_string()));
+        stage.until("all are withdrawn", |issuer| issuer["keys"] == 0);
+        assert!(stage.ask(&ours).text().contains("token_keys_unavailable"));
+        online.publish(&[&good]);
+        stage.until("it is well again", |issuer| issuer["keys"] == 1);
+        assert!(served(&stage.ask(&ours)));
     });
 }
 

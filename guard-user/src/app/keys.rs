@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::{App, lock};
 use crate::audit::Event;
 use crate::config::{Config, Issuer, JwksUrl, KeySource};
-use crate::identity::{KeySet, Wanted};
+use crate::identity::{KeySet, Published, Wanted};
 use crate::types::IssuerName;
 use fetch::Document;
 use schedule::Schedule;
@@ -40,7 +40,14 @@ struct Standing {
 }
 
 /// What came of one question.
-type Attempt = Result<(KeySet, Vec<String>, Option<Duration>), String>;
+type Attempt = Result<(KeySet, Vec<String>, Option<Duration>), Unusable>;
+
+/// Why an answer is of no use.
+struct Unusable {
+    why: String,
+    /// It is a key set all the same: a key that is not in it is withdrawn.
+    published: Option<Published>,
+}
 
 /// The first questions, under way.
 pub(super) struct First {
@@ -74,8 +81,9 @@ pub(super) fn begin(config: &Config) -> First {
             let protected = Arc::clone(&protected);
             asking.spawn(async move {
                 let attempt = attempt(&issuer, &jwks, &protected);
-                let late =
-                    |_late| Err(format!("no answer within {} s of the start", START_PATIENCE.as_secs()));
+                let late = |_late| {
+                    Err(unanswered(format!("no answer within {} s of the start", START_PATIENCE.as_secs())))
+                };
                 let attempt = tokio::time::timeout(START_PATIENCE, attempt).await.unwrap_or_else(late);
                 (issuer, attempt)
             });
@@ -86,9 +94,16 @@ pub(super) fn begin(config: &Config) -> First {
 }
 
 async fn attempt(issuer: &Issuer, jwks: &JwksUrl, protected: &[u16]) -> Attempt {
-    let Document { text, max_age } = fetch::get(jwks, protected).await?;
-    let (keys, notes) = KeySet::parse(&text, &issuer.algorithms)?;
+    let Document { text, max_age } = fetch::get(jwks, protected).await.map_err(unanswered)?;
+    let (keys, notes) = KeySet::parse(&text, &issuer.algorithms).map_err(|why| {
+        let published = Published::read(&text, &issuer.algorithms);
+        Unusable { why, published }
+    })?;
     Ok((keys, notes, max_age))
+}
+
+fn unanswered(why: String) -> Unusable {
+    Unusable { why, published: None }
 }
 
 /// Asks one issuer again and again. Ends with the guard.
@@ -166,7 +181,7 @@ impl App {
     /// Notes what came of a question, and takes the keys in force.
     async fn take_keys(&self, issuer: &Issuer, begun: Instant, attempt: Attempt) {
         let name = &issuer.name;
-        let (keys, is_news) = {
+        let (keys, is_news, published) = {
             let mut all = lock(&self.asked_issuers.0);
             let Some(standing) = all.get_mut(name) else { return };
             match attempt {
@@ -180,15 +195,18 @@ impl App {
                         }
                         standing.notes = notes;
                     }
-                    (Ok(keys), true)
+                    (Ok(keys), true, None)
                 }
-                Err(error) => {
+                Err(Unusable { why, published }) => {
                     standing.schedule.failed(Instant::now());
-                    let before = standing.error.replace(error.clone());
-                    (Err(error), before.is_none())
+                    let before = standing.error.replace(why.clone());
+                    (Err(why), before.is_none(), published)
                 }
             }
         };
+        if let (Err(why), Some(published)) = (&keys, published) {
+            self.withdraw(name, &published, why).await;
+        }
         match keys {
             Ok(keys) => self.put_keys(name, Some(keys), None).await,
             Err(error) if is_news => {
@@ -197,6 +215,16 @@ impl App {
                 self.note_keys(name, "unavailable", (count, None), Some(&error)).await;
             }
             Err(error) => tracing::debug!(issuer = %name, "the issuer's keys cannot be had: {error}"),
+        }
+    }
+
+    /// Ends the keys that the issuer does not name any more, though what it publishes is not to be taken.
+    async fn withdraw(&self, issuer: &IssuerName, published: &Published, why: &str) {
+        let rules = self.pipeline.rules.load();
+        let Some(known) = rules.issuers.keys(issuer) else { return };
+        let left = known.left(published);
+        if left.as_ref() != Some(known) {
+            self.put_keys(issuer, left, Some(why)).await;
         }
     }
 
@@ -251,7 +279,10 @@ impl App {
         let one = |issuer: &Issuer| {
             let source = match &issuer.keys {
                 KeySource::JwksFile(file) => file.display().to_string(),
-                KeySource::JwksUrl(jwks) => jwks.url.to_string(),
+                // What stands behind a `?` may be a secret.
+                KeySource::JwksUrl(jwks) => {
+                    jwks.url.to_string().split('?').next().unwrap_or_default().to_owned()
+                }
                 KeySource::PemFiles(_) => "pem_files".to_owned(),
             };
             let standing = all.get(&issuer.name);

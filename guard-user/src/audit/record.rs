@@ -148,6 +148,8 @@ pub enum Refusal {
     Deny,
     /// It needs an approval.
     Hold,
+    /// The guard itself has what was asked for, and gave it.
+    Tell,
 }
 
 /// How a forwarded call ended.
@@ -442,6 +444,7 @@ pub(super) fn refused(
     let decision = match refusal {
         Refusal::Deny => "deny",
         Refusal::Hold => "hold",
+        Refusal::Tell => "tell",
     };
     text::encode(&Call { decision, http_status: Some(http_status), fields: call })
 }

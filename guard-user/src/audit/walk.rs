@@ -139,7 +139,7 @@ impl Walk {
                 }
                 self.counts.calls += 1;
             }
-            Some("deny" | "hold") => self.counts.refusals += 1,
+            Some("deny" | "hold" | "tell") => self.counts.refusals += 1,
             _ => return Err("a call without a verdict".into()),
         }
         Ok(())

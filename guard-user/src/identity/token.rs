@@ -29,7 +29,7 @@ pub use fault::TokenFault;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
 pub use keys::KeyDigest;
 pub use load::PEM_BYTES_MAX;
-pub use set::KeySet;
+pub use set::{KeySet, Published};
 pub use text::TOKEN_BYTES_MAX;
 pub use wanted::Wanted;
 
@@ -122,6 +122,14 @@ impl Issuers {
             return Err(TokenFault::Audience);
         }
         Ok(Addressed { issuer, parts, claims, needs_scopes: server.is_some() })
+    }
+
+    /// Whether the value of an `Authorization` header holds a token that its issuer made for this guard, or for one of
+    /// `resources`, however it is spelled: it is nobody else's. What it says of that is believed, since that only takes it away.
+    pub fn concerns(&self, value: &[u8], resources: &[String]) -> bool {
+        let audiences = self.all.iter().map(|issuer| &issuer.audience).chain(resources);
+        let audiences: Vec<_> = audiences.map(String::as_str).collect();
+        !audiences.is_empty() && text::is_for_any(value, &audiences)
     }
 
     /// Whether the key that signed this is still one of its issuer's.

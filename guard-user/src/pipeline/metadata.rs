@@ -1,13 +1,11 @@
 //! The document that says where a token for a server is to be had (RFC 9728). The guard has it; it goes to whoever asks, with a
 //! record, and nothing of it goes to the server.
 
-use std::time::Instant;
-
 use http::Response;
 use serde_json::json;
 
 use super::Pipeline;
-use crate::audit::{Outcome, OutcomeResult};
+use crate::audit;
 use crate::case::Case;
 use crate::config::Authorize;
 use crate::http::Body;
@@ -22,24 +20,16 @@ impl Pipeline {
         authorize: &Authorize,
         caller: Option<Caller>,
     ) -> Result<Response<Body>, Refusal> {
-        let asked_at = Instant::now();
         case.session = Some(None);
         case.caller = caller;
-        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let document = json!({
             "resource": authorize.resource,
             "authorization_servers": case.rules.issuers.urls(&authorize.issuers),
             "scopes_supported": authorize.scopes,
             "bearer_methods_supported": ["header"],
         });
-        let text = document.to_string();
-        permit.conclude(&Outcome {
-            status: Some(200),
-            result: OutcomeResult::Ok,
-            response_bytes: u64::try_from(text.len()).unwrap_or(u64::MAX),
-            duration: asked_at.elapsed(),
-            ..Outcome::abandoned()
-        });
+        // Anybody may ask, so it waits with the refusals: a flood of it takes no place of a call's.
+        case.record(None, async |record| self.audit.refuse(record, audit::Refusal::Tell, 200).await).await?;
         Ok(respond::document(&document))
     }
 }

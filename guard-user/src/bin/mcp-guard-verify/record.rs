@@ -108,7 +108,7 @@ fn meaning(fields: Fields<'_>) -> Result<Meaning, String> {
             Meaning::Genesis { origin: fields.origin.map(Cow::into_owned).unwrap_or_default() }
         }
         ("call", Some(id), Some("allow")) => Meaning::Call(id),
-        ("call", Some(_), Some("deny" | "hold")) => Meaning::Refusal,
+        ("call", Some(_), Some("deny" | "hold" | "tell")) => Meaning::Refusal,
         ("call", ..) => return Err("a call without an id or a verdict".into()),
         ("outcome", id, _) => match (id, fields.call_seq) {
             (Some(id), Some(call_seq)) => Meaning::Outcome { id, call_seq },

@@ -49,6 +49,17 @@ pub(super) fn read(text: &[u8], wanted: &[Algorithm]) -> Result<(Vec<PublicKey>,
     Ok((keys, notes))
 }
 
+/// The keys that a set names, whatever else is wrong with it. `None`: it is no set.
+pub(super) fn named(text: &[u8], wanted: &[Algorithm]) -> Option<Vec<PublicKey>> {
+    let set = json::parse(text, DEPTH_MAX).ok()?;
+    let Some(Json::Array(listed)) = set.get("keys") else { return None };
+    let keys = listed.iter().take(JWKS_KEYS_MAX).filter_map(|key| match one(key, wanted) {
+        Ok(Read::Key(key)) => Some(key),
+        _ => None,
+    });
+    Some(keys.collect())
+}
+
 enum Read {
     Key(PublicKey),
     PassedOver(String),
@@ -79,7 +90,7 @@ fn one(key: &Json, wanted: &[Algorithm]) -> Result<Read, String> {
         ("RSA", _) => Algorithm::Rs256,
         _ => {
             return Ok(Read::PassedOver(format!(
-                "{kty} {} is of no kind that the guard takes",
+                "{kty:?} {:?} is of no kind that the guard takes",
                 crv.unwrap_or("")
             )));
         }

@@ -22,7 +22,7 @@ const RSA_BITS_MAX: usize = 8192;
 pub struct KeyDigest([u8; 32]);
 
 /// A key that can check tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PublicKey {
     /// `None`: it is its issuer's only one.
     pub kid: Option<String>,
@@ -112,6 +112,13 @@ impl Keys {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PublicKey> {
         self.0.iter()
+    }
+
+    /// Those of them that are among `others`, too.
+    pub(super) fn among(&self, others: &[PublicKey]) -> Option<Self> {
+        let is_there = |key: &&PublicKey| others.iter().any(|other| other.digest == key.digest);
+        let keys: Vec<_> = self.0.iter().filter(is_there).cloned().collect();
+        (!keys.is_empty()).then_some(Self(keys))
     }
 
     pub(super) fn has(&self, digest: &KeyDigest) -> bool {

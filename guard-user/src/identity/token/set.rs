@@ -15,6 +15,17 @@ pub struct KeySet {
     digest: [u8; 32],
 }
 
+/// The keys that an issuer names in a set that the guard does not take.
+#[derive(Debug)]
+pub struct Published(Vec<PublicKey>);
+
+impl Published {
+    /// `None`: `text` is no key set, and says nothing of any key.
+    pub fn read(text: &[u8], wanted: &[Algorithm]) -> Option<Self> {
+        jwks::named(text, wanted).map(Self)
+    }
+}
+
 impl KeySet {
     /// Of what an issuer publishes; beside it, why which keys of it are of no use.
     pub fn parse(text: &[u8], wanted: &[Algorithm]) -> Result<(Self, Vec<String>), String> {
@@ -34,6 +45,11 @@ impl KeySet {
         }
         let digest = hash.finalize().into();
         Self { keys: Arc::new(keys), digest }
+    }
+
+    /// What is left of these keys where the issuer publishes `published`, a set that is not taken as a whole: those that it still has.
+    pub fn left(&self, published: &Published) -> Option<Self> {
+        self.keys.among(&published.0).map(Self::of)
     }
 
     /// How many keys there are.

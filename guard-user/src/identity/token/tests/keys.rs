@@ -14,8 +14,8 @@ fn keys_of_other_kinds_are_passed_over_with_a_note() {
         (with(jwk_rsa("rsa", &world.rsa), "use", json!("enc")), "key \"rsa\" is not used: it is for \"enc\""),
         (with(jwk_rsa("rsa", &world.rsa), "alg", json!("PS256")), "it is for \"PS256\""),
         (with(jwk_rsa("rsa", &world.rsa), "key_ops", json!(["encrypt"])), "key_ops"),
-        (json!({"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"}), "key 2 is not used: EC P-384"),
-        (json!({"kty": "OKP", "crv": "X25519", "x": "AA"}), "OKP X25519"),
+        (json!({"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"}), "key 2 is not used: \"EC\" \"P-384\""),
+        (json!({"kty": "OKP", "crv": "X25519", "x": "AA"}), "\"OKP\" \"X25519\""),
         (json!({"kty": "AKP", "alg": "ML-DSA-65", "pub": "AA"}), "AKP"),
     ] {
         let issuers = world.load(&json!({"keys": [good, other]})).unwrap();
@@ -25,6 +25,24 @@ fn keys_of_other_kinds_are_passed_over_with_a_note() {
         assert_eq!(check(&issuers, &token), Err(TokenFault::UnknownKey), "{said}");
         check(&issuers, &world.token(Algorithm::EdDsa, &header(Algorithm::EdDsa), &claims())).unwrap();
     }
+}
+
+#[test]
+fn of_a_set_that_displeases_only_what_it_withdraws_is_believed() {
+    let world = world();
+    let (ed, ec) = (jwk_ed("ed", &world.ed), jwk_ec("ec", &world.ec));
+    let (known, _) = KeySet::parse(world.set().to_string().as_bytes(), &Algorithm::ALL).unwrap();
+    let left = |text: &str| {
+        Published::read(text.as_bytes(), &Algorithm::ALL).map(|set| known.left(&set).map(|left| left.count()))
+    };
+    assert_eq!(left("garbage"), None, "it says nothing");
+    assert_eq!(left("{}"), None);
+    assert_eq!(left(&json!({"keys": []}).to_string()), Some(None), "all are withdrawn");
+    let symmetric = json!({"kty": "oct", "k": "c2VjcmV0"});
+    assert_eq!(left(&json!({"keys": [symmetric]}).to_string()), Some(None));
+    assert_eq!(left(&json!({"keys": [ed, symmetric, ec]}).to_string()), Some(Some(2)));
+    let others = json!({"keys": [with(ed.clone(), "kid", json!("x")), with(ed, "kid", json!("x"))]});
+    assert_eq!(left(&others.to_string()), Some(Some(1)), "under whatever name");
 }
 
 #[test]
