@@ -424,7 +424,11 @@ impl App {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
-            Ask::Sessions => json!({ "sessions": self.pipeline.sessions.list() }),
+            Ask::Sessions => self.sessions(),
+            Ask::ClearContexts { agent } => {
+                let done = self.clear_contexts(agent.as_deref(), uid).await;
+                done.unwrap_or_else(|error| json!({ "error": error }))
+            }
             Ask::EndSessions(choice) => {
                 let done = self.end_sessions_for(&choice, uid).await;
                 done.unwrap_or_else(|error| json!({ "error": error }))

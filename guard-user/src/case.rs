@@ -5,20 +5,20 @@ use std::sync::Arc;
 use http::Method;
 use http::request::Parts;
 
-use crate::audit::{CallRecord, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
+use crate::audit::{CallRecord, Found, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::{Caller, CredentialId};
 use crate::kernel::Client;
 use crate::policy::RuleName;
 use crate::refusal::Refusal;
-use crate::respond::{Asked, Link, View};
+use crate::respond::{About, Asked, Link, View};
 use crate::risk::Score;
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, SessionId};
 use crate::tools::Tools;
-use crate::types::{DecisionId, IntentName, UserName};
+use crate::types::{DecisionId, IntentName, LabelName, UserName};
 use crate::velocity::{Counted, Exceeded, Lease, Pass};
 
 /// A request whose answer is a stream, and comes only at its end.
@@ -53,6 +53,11 @@ pub struct Case<'a> {
     pub risk: Option<Score>,
     /// Held while it is under way; its permit takes them.
     pub leases: Vec<Lease>,
+    /// What its answer carries, and the highest label that its agent had read before.
+    pub label: Option<LabelName>,
+    pub mark: Option<LabelName>,
+    /// What is found in its answers.
+    pub found: Found,
 }
 
 impl<'a> Case<'a> {
@@ -75,6 +80,9 @@ impl<'a> Case<'a> {
             would_deny: Vec::new(),
             risk: None,
             leases: Vec::new(),
+            label: None,
+            mark: None,
+            found: Found::default(),
         }
     }
 
@@ -147,7 +155,26 @@ impl<'a> Case<'a> {
             list_bytes_max: limits.list_bytes_max,
             list_ttl_milliseconds_max: limits.list_ttl_milliseconds_max,
             tools: Arc::clone(tools),
+            about: self.about(&claim),
+            asked: self.asked.clone(),
+            found: self.found.clone(),
             claim,
+        }
+    }
+
+    /// What its answers are about.
+    fn about(&self, claim: &Claim) -> About {
+        let Some(message) = &self.message else { return About::Anything };
+        if let Some(made) = claim.made() {
+            return About::Tool(made.tool.clone());
+        }
+        match message.target() {
+            Target::Tool(name) => About::Tool(name.to_owned()),
+            Target::Prompt(name) => About::Prompt(name.to_owned()),
+            Target::Resource(uri) => About::Resource(uri.to_owned()),
+            // On it comes what many resources and tools say.
+            Target::Method if message.method() != LISTEN => About::Method(message.method().to_owned()),
+            _ => About::Anything,
         }
     }
 
@@ -215,6 +242,8 @@ impl<'a> Case<'a> {
             counted: (!self.counted.is_empty()).then_some(&self.counted),
             would_deny: &self.would_deny,
             risk: self.risk.as_ref(),
+            label: self.label.as_ref().map(LabelName::as_str),
+            mark: self.mark.as_ref().map(LabelName::as_str),
             policy: Some(&self.rules.digest),
             body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
             guest: Some(Arc::clone(&self.connection.guest)),

@@ -38,7 +38,7 @@ use crate::rpc::{self, Era, Kind, Message, Target};
 use crate::rules::{InForce, Rules};
 use crate::session::{Cause, Claim, Errands, Made, NotYours, Reason, SessionId, Sessions};
 use crate::tools::{Mirrors, Tools};
-use crate::types::{DecisionId, IntentName, UserName};
+use crate::types::{DecisionId, IntentName, LabelName, UserName};
 use crate::upstream::{Outgoing, Upstream};
 use crate::velocity::{Admission, Call, Clock, Exceeded, Pass, Velocity};
 
@@ -178,6 +178,10 @@ impl Pipeline {
         }
         self.decide(case, &caller, &claim)?;
         check_whose(case.message.as_ref(), &claim)?;
+        // Before anything of the answer can go to the agent, and so before the next call that it could fill in with that.
+        if let Some(label) = &case.label {
+            claim.raise(label).await.map_err(Refusal::Unmarked)?;
+        }
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let why = Why::default();
@@ -194,7 +198,7 @@ impl Pipeline {
         }
         caller.check_expiry(Timestamp::now())?;
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let permit = permit.heeding(&why).keep(std::mem::take(&mut case.leases));
+        let permit = permit.heeding(&why).telling(&case.found).keep(std::mem::take(&mut case.leases));
         claim.spend();
         let answer = async {
             let Connection { server, door, .. } = &**case.connection;
@@ -252,7 +256,10 @@ impl Pipeline {
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.
     fn decide(&self, case: &mut Case<'_>, caller: &Caller, claim: &Claim) -> Result<(), Refusal> {
         let mut passes = Vec::new();
-        let judged = self.judge_all(case, caller, claim, &mut passes);
+        let read = claim.read();
+        let judged = self.judge_all(case, caller, (claim, &read), &mut passes);
+        case.mark = case.rules.policy.mark(&read).filter(|_| !read.is_empty()).cloned();
+        case.label.clone_from(&judged.label);
         case.intent = judged.intent;
         case.risk = judged.risk;
         let has_room = case.pass(passes);
@@ -264,7 +271,13 @@ impl Pipeline {
         Ok(())
     }
 
-    fn judge_all(&self, case: &Case<'_>, caller: &Caller, claim: &Claim, passes: &mut Vec<Pass>) -> Judged {
+    fn judge_all(
+        &self,
+        case: &Case<'_>,
+        caller: &Caller,
+        (claim, read): (&Claim, &[LabelName]),
+        passes: &mut Vec<Pass>,
+    ) -> Judged {
         let message = case.message.as_ref();
         let question = Question {
             agent: caller.agent(),
@@ -278,7 +291,7 @@ impl Pipeline {
                 client: Some(case.connection.client()),
                 user: caller.user(),
                 risk: None,
-                read: None,
+                read: Some(read),
             },
         };
         let is_first = claim.round().is_none();
@@ -286,11 +299,12 @@ impl Pipeline {
             return judge_task(&case.rules, &question, made);
         }
         let mut highest = None;
+        let mut carried: Vec<LabelName> = Vec::new();
         for target in message.map_or_else(Vec::new, Message::listened) {
             let judged = match target {
                 Target::Task(id) => match claim.task(id) {
                     Ok(made) => judge_task(&case.rules, &question, &made),
-                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()), risk: None },
+                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()), risk: None, label: None },
                 },
                 _ => self.judge(case, &Question { target, ..question }, is_first, passes),
             };
@@ -298,11 +312,15 @@ impl Pipeline {
                 return judged;
             }
             highest = higher(highest, judged.risk);
+            carried.extend(judged.label);
         }
-        let judged = self.judge(case, &question, is_first, passes);
+        let mut judged = self.judge(case, &question, is_first, passes);
         if is_first && judged.rule.is_ok() {
             self.remember(case, &question);
         }
+        carried.extend(judged.label.take());
+        // What is listened to carries the highest of all.
+        judged.label = case.rules.policy.mark(&carried).filter(|_| !carried.is_empty()).cloned();
         Judged { risk: higher(highest, judged.risk), ..judged }
     }
 
@@ -329,14 +347,17 @@ impl Pipeline {
                 intent: allow.intents().first().cloned(),
                 rule: admit(allow.velocity(), allow.would_deny()).map(|()| allow.rule().clone()),
                 risk,
+                label: allow.label().cloned(),
             },
             Decision::Hold(hold) => Judged {
                 intent: Some(hold.intent().clone()),
                 rule: admit(hold.velocity(), hold.would_deny()).and(Err(Refusal::held(&hold))),
                 risk,
+                label: None,
             },
             Decision::Deny(deny) => {
-                Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)), risk }
+                let intent = deny.intent().cloned();
+                Judged { intent, rule: Err(Refusal::Denied(deny)), risk, label: None }
             }
         }
     }
@@ -472,6 +493,8 @@ struct Judged {
     intent: Option<IntentName>,
     rule: Result<RuleName, Refusal>,
     risk: Option<Score>,
+    /// What the answer carries.
+    label: Option<LabelName>,
 }
 
 /// A task's result: whoever may still make the call may have it. That it needed an approval is over.
@@ -479,14 +502,16 @@ fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made) -> Judged {
     let question = Question { target: Target::Tool(&made.tool), ..*question };
     match rules.policy.decide_assuming_conditions(&question) {
         Decision::Allow(allow) => {
-            let intent = allow.intents().first().cloned();
-            Judged { intent, rule: Ok(allow.rule().clone()), risk: None }
+            let (intent, label) = (allow.intents().first().cloned(), allow.label().cloned());
+            Judged { intent, rule: Ok(allow.rule().clone()), risk: None, label }
         }
         Decision::Hold(hold) => {
-            Judged { intent: Some(hold.intent().clone()), rule: Ok(hold.rule().clone()), risk: None }
+            let (intent, label) = (Some(hold.intent().clone()), hold.label().cloned());
+            Judged { intent, rule: Ok(hold.rule().clone()), risk: None, label }
         }
         Decision::Deny(deny) => {
-            Judged { intent: deny.intent().cloned(), rule: Err(Refusal::Denied(deny)), risk: None }
+            let intent = deny.intent().cloned();
+            Judged { intent, rule: Err(Refusal::Denied(deny)), risk: None, label: None }
         }
     }
 }

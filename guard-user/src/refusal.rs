@@ -49,6 +49,9 @@ pub enum Refusal {
     Framing(#[from] FramingError),
     #[error("{0}")]
     Identity(#[from] Unidentified),
+    /// The server's answer holds what this rule keeps back.
+    #[error("the answer holds what the rule {0} keeps back")]
+    Inspected(RuleName),
     /// A header that repeats an argument is missing, or says something else.
     #[error(
         "the header {0} does not say what the arguments say; ask for tools/list again and repeat in headers what the tool's \
@@ -82,6 +85,11 @@ pub enum Refusal {
     Tool(tools::Held),
     #[error("{0}")]
     Upstream(#[from] upstream::Error),
+    /// What the answer carries could not be written down.
+    #[error(
+        "what this agent is about to read could not be written down, and after a crash nobody would know"
+    )]
+    Unmarked(std::io::Error),
     /// A new policy no longer lets the agent in. The call was under way.
     #[error("this agent is no longer let in: what it showed has expired, or a new policy says so")]
     Withdrawn,
@@ -149,7 +157,9 @@ impl Refusal {
             Self::Framing(fault) => fault.reason(),
             Self::Identity(error) => error.as_str(),
             Self::HeaderMismatch(_) => "header_mismatch",
+            Self::Inspected(_) => "result_refused",
             Self::Method => "http_method",
+            Self::Unmarked(_) => "mark_unavailable",
             Self::NeedsApproval(_) => "needs_approval",
             Self::NotYours(NotYours::BadSession(_)) => "bad_session_id",
             Self::NotYours(NotYours::Session(_)) => "unknown_session",
@@ -195,10 +205,11 @@ impl Refusal {
             Self::NeedsApproval(_) => 40_301,
             Self::Blocked { .. } => 40_302,
             Self::Tool(_) => 40_303,
+            Self::Inspected(_) => 40_304,
             Self::TooManyCalls(_) | Self::TooOften(_) => 42_900,
             Self::Answer(_) => 50_200,
             Self::Upstream(_) => 50_201,
-            Self::Audit(_) => 50_300,
+            Self::Audit(_) | Self::Unmarked(_) => 50_300,
         }
     }
 
@@ -218,13 +229,14 @@ impl Refusal {
             | Self::Cancelled
             | Self::Denied(_)
             | Self::Identity(_)
+            | Self::Inspected(_)
             | Self::NeedsApproval(_)
             | Self::Scope(_)
             | Self::Tool(_)
             | Self::Withdrawn => StatusCode::FORBIDDEN,
             Self::TooManyCalls(_) | Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Answer(_) | Self::Upstream(_) => StatusCode::BAD_GATEWAY,
-            Self::Audit(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Audit(_) | Self::Unmarked(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -250,6 +262,7 @@ impl Refusal {
             self,
             Self::Answer(_)
                 | Self::Blocked { forwarded: true }
+                | Self::Inspected(_)
                 | Self::SessionOver
                 | Self::Upstream(_)
                 | Self::Withdrawn
@@ -266,6 +279,7 @@ impl Refusal {
             Self::Answer(_)
             | Self::Audit(_)
             | Self::Identity(Unidentified::Token(TokenFault::KeysUnavailable))
+            | Self::Unmarked(_)
             | Self::Upstream(_) => Advice::Mend,
             _ => Advice::Final,
         }
@@ -277,6 +291,7 @@ impl Refusal {
             Self::Denied(deny) => deny.rule(),
             Self::NeedsApproval(approval) => Some(&approval.rule),
             Self::TooOften(exceeded) => Some(&exceeded.rule),
+            Self::Inspected(rule) => Some(rule),
             _ => None,
         }
     }

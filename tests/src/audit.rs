@@ -35,6 +35,8 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         counted: None,
         would_deny: &[],
         risk: None,
+        label: None,
+        mark: None,
         policy: Some("6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"),
         body_bytes: 142,
         guest: None,

@@ -29,6 +29,8 @@ pub enum Ask {
     Sessions,
     /// End some of them, here and at their servers.
     EndSessions(WhichSessions),
+    /// Forget what agents have read, and end their sessions; of this agent, or of all.
+    ClearContexts { agent: Option<String> },
     /// Which velocity counts are nearest to their limits.
     Velocity {
         rows: u16,

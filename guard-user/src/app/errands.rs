@@ -76,7 +76,7 @@ async fn do_one(app: Arc<App>, errand: Errand) {
 
 impl App {
     /// Has sessions that are over here closed at their servers.
-    fn close(&self, ended: Vec<Ended>) {
+    pub(super) fn close(&self, ended: Vec<Ended>) {
         for session in ended {
             tracing::info!(
                 session = session.id.name(), server = %session.server, agent = %session.owner.agent,
@@ -170,6 +170,8 @@ impl App {
             risk: None,
             counted: None,
             would_deny: &[],
+            label: None,
+            mark: None,
             policy: Some(&rules.digest),
             body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
             guest: None,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::App;
 use crate::admin::WhichSessions;
 use crate::audit::{Event, SessionsEnded, UnderWay};
+use crate::session::Whose;
 
 impl App {
     /// Which agents have calls, streams or sessions, and how many.
@@ -41,5 +42,28 @@ impl App {
         let noted = self.pipeline.audit.note(&event).await;
         noted.map_err(|error| format!("{count} ended, but who ended them cannot be recorded: {error}"))?;
         Ok(done)
+    }
+
+    pub(super) fn sessions(&self) -> Value {
+        let sessions = &self.pipeline.sessions;
+        let read = sessions.contexts.list().into_iter().filter(|context| !context.labels.is_empty());
+        json!({ "sessions": sessions.list(), "contexts": read.collect::<Vec<_>>() })
+    }
+
+    /// Clears first: what was under way must not go on with what is forgotten.
+    pub(super) async fn clear_contexts(&self, agent: Option<&str>, uid: u32) -> Result<Value, String> {
+        let is_meant = |whose: &Whose| agent.is_none_or(|agent| agent == whose.agent.as_str());
+        let (cleared, taken) = self.pipeline.sessions.clear(is_meant);
+        let [count, sessions] =
+            [cleared.len(), taken.sessions].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        self.close(taken.to_close);
+        if count > 0 {
+            let event = Event::ContextsCleared { uid, count, sessions, agent };
+            let noted = self.pipeline.audit.note(&event).await;
+            noted.map_err(|error| {
+                format!("{count} cleared, but who cleared them cannot be recorded: {error}")
+            })?;
+        }
+        Ok(json!({ "cleared": count, "sessions": sessions }))
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
+use super::found::Found;
 use super::heartbeat::Heartbeat;
 use super::note::{SigningKey, VerifierKey};
 use super::queue::{Append, Compose, Done};
@@ -92,6 +93,8 @@ pub struct Permit {
     why: Why,
     /// The call is under way as long as this is there.
     leases: Vec<Lease>,
+    /// What was found in its answers.
+    found: Found,
 }
 
 /// Why the guard gives a call up. Told here by whoever decides it, while somebody else holds the call's permit. Cheap to clone.
@@ -274,7 +277,14 @@ impl Drop for Shared {
 
 impl Permit {
     pub(super) fn new(ticket: Ticket, seq: u64) -> Self {
-        Self { id: ticket.id, seq, open: Some(ticket), why: Why::default(), leases: Vec::new() }
+        Self {
+            id: ticket.id,
+            seq,
+            open: Some(ticket),
+            why: Why::default(),
+            leases: Vec::new(),
+            found: Found::default(),
+        }
     }
 
     /// The call is answered by a stream of events.
@@ -297,6 +307,12 @@ impl Permit {
         self
     }
 
+    /// Its closing record tells what is found in its answers.
+    pub fn telling(mut self, found: &Found) -> Self {
+        self.found = found.clone();
+        self
+    }
+
     /// The call's decision id.
     pub fn id(&self) -> DecisionId {
         self.id
@@ -314,7 +330,7 @@ impl Permit {
 
     fn close(&mut self, outcome: &Outcome) {
         let Some(Ticket { slot, shared, .. }) = self.open.take() else { return };
-        match record::closing(self.id, self.seq, outcome) {
+        match record::closing(self.id, self.seq, outcome, self.found.told().as_ref()) {
             Ok(body) => {
                 // A later call finds a free slot, or has this one written along with its own record.
                 let is_last = shared.calls.is_last(&slot);

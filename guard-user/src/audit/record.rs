@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::found::Findings;
 use super::merkle::sha256;
 use super::text;
 use crate::attendance::Guest;
@@ -91,6 +92,11 @@ pub struct CallRecord<'a> {
     /// How risky the policy took it for, term by term.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<&'a Score>,
+    /// What its answer carries, and the highest label that its agent had read before.
+    #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
+    pub label: Option<&'a str>,
+    #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
+    pub mark: Option<&'a str>,
     /// Digest of the policy version that judged the call.
     #[serde(serialize_with = "text::name_opt")]
     pub policy: Option<&'a str>,
@@ -185,6 +191,8 @@ pub enum OutcomeResult {
     Abandoned,
     /// A stream of events ended without an answer to wait for.
     StreamEnded,
+    /// An inspection rule kept the answer back.
+    Refused,
     /// The guard ended the answer: kill switch, a reload, the end of its session.
     CutOff,
 }
@@ -257,6 +265,16 @@ pub enum Event<'a> {
     },
     /// An operator ended sessions.
     SessionsEnded(SessionsEnded<'a>),
+    /// An operator had what agents have read forgotten.
+    ContextsCleared {
+        /// The user who did it.
+        uid: u32,
+        count: u64,
+        /// Sessions that were ended with them.
+        sessions: u64,
+        #[serde(serialize_with = "text::name_opt")]
+        agent: Option<&'a str>,
+    },
     /// What became of a tool's definition.
     Tool(ToolChange<'a>),
     /// A session of HTTP+SSE was ended here. Its stream ends with it, so that its server need not be told.
@@ -418,7 +436,7 @@ struct Call<'a> {
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename = "outcome")]
-struct Closing {
+struct Closing<'a> {
     #[serde(serialize_with = "decision_id")]
     id: DecisionId,
     call_seq: u64,
@@ -430,6 +448,8 @@ struct Closing {
     response_bytes: u64,
     events: u64,
     duration_micros: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inspected: Option<&'a Findings>,
 }
 
 pub(super) fn allowed(call: &CallRecord<'_>) -> Result<Vec<u8>, serde_json::Error> {
@@ -453,6 +473,7 @@ pub(super) fn closing(
     id: DecisionId,
     call_seq: u64,
     outcome: &Outcome,
+    inspected: Option<&Findings>,
 ) -> Result<Vec<u8>, serde_json::Error> {
     text::encode(&Closing {
         id,
@@ -460,10 +481,11 @@ pub(super) fn closing(
         status: outcome.status,
         result: outcome.result,
         error_code: outcome.error_code,
-        reason: outcome.reason,
+        reason: outcome.reason.or((outcome.result == OutcomeResult::Refused).then_some("result_refused")),
         response_bytes: outcome.response_bytes,
         events: outcome.events,
         duration_micros: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
+        inspected,
     })
 }
 
@@ -607,6 +629,8 @@ pub(super) mod tests {
             counted: None,
             would_deny: &[],
             risk: None,
+            label: None,
+            mark: None,
             policy: Some("abc"),
             body_bytes: 120,
             guest: None,
@@ -681,6 +705,8 @@ pub(super) mod tests {
             counted: Some(&Counted::longest_for_tests()),
             risk: Some(&Score::longest_for_tests()),
             would_deny: &vec![RuleName::for_tests(&"\u{1f600}".repeat(32)); WOULD_DENY_MAX],
+            label: None,
+            mark: None,
             policy: Some(text),
             ..call(1)
         };

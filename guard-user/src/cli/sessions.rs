@@ -53,6 +53,19 @@ enum Command {
         #[arg(long, conflicts_with_all = ["session", "agent", "server"])]
         all: bool,
     },
+    /// Forget what agents have read, and end their sessions
+    ///
+    /// Flow rules go by the labels of what an agent has read before. Clear that when the agent itself has forgotten it: it was started anew, or its
+    /// conversation was. What is under way is ended, and the sessions of that agent are closed at their servers. Exit code 1: nothing was
+    /// read.
+    Clear {
+        /// Of this agent
+        #[arg(long, required_unless_present = "all")]
+        agent: Option<String>,
+        /// Of all
+        #[arg(long, conflicts_with = "agent")]
+        all: bool,
+    },
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -61,7 +74,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match command {
         Command::List => {
             let answer = admin::ask(&socket, &Ask::Sessions)?;
-            print(&if json { answer.to_string() } else { table(&answer["sessions"]) })?;
+            let tables = || format!("{}{}", table(&answer["sessions"]), contexts(&answer["contexts"]));
+            print(&if json { answer.to_string() } else { tables() })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Clear { agent, all: _ } => {
+            let answer = admin::ask(&socket, &Ask::ClearContexts { agent })?;
+            let [count, sessions] =
+                ["cleared", "sessions"].map(|what| answer[what].as_u64().unwrap_or_default());
+            if count == 0 {
+                bail!("nothing is marked as read there; `mcp-guard sessions list` shows what is");
+            }
+            let words = format!("{count} cleared, {sessions} sessions ended");
+            print(&if json { answer.to_string() } else { words })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::End { session, agent, server, all } => {
@@ -114,6 +139,28 @@ fn agent(session: &Value) -> String {
         Some(user) => plain(&format!("{agent} for {user}")),
         None => plain(agent),
     }
+}
+
+/// What agents have read; nothing if none has read anything with a label.
+fn contexts(contexts: &Value) -> String {
+    let contexts = contexts.as_array().map_or(&[][..], Vec::as_slice);
+    if contexts.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["AGENT", "USER", "FROM", "HAS READ", "USED"]);
+    for one in contexts {
+        let text = |value: &Value| plain(value.as_str().unwrap_or("-"));
+        let labels = one["labels"].as_array().map_or(&[][..], Vec::as_slice).iter().map(text);
+        let place = if one["from"].is_null() { "elsewhere".into() } else { from(&one["from"]) };
+        table.add_row([
+            text(&one["agent"]),
+            text(&one["user"]),
+            place,
+            labels.collect::<Vec<_>>().join(", "),
+            time(&one["used_at"]),
+        ]);
+    }
+    format!("\n\n{table}")
 }
 
 fn from(origin: &Value) -> String {

@@ -77,6 +77,10 @@ pub struct Limits {
     pub server_namespaces_max: usize,
     /// A session without a request under way; then it is closed at its server. An open stream is a request under way.
     pub session_idle_seconds: u64,
+    /// How long what an agent has read is remembered after its last request.
+    pub context_idle_seconds: u64,
+    /// Contexts of one agent; those beyond share one.
+    pub contexts_per_agent_max: usize,
     /// A session, from its beginning; also how long a task is remembered.
     pub session_seconds_max: u64,
     /// Sessions of one agent at one server; one more, and the one that was not used for longest is closed.
@@ -143,6 +147,8 @@ impl Default for Limits {
             executable_bytes_max: 1024 * 1024 * 1024,
             server_namespaces_max: 16,
             session_idle_seconds: 24 * 60 * 60,
+            context_idle_seconds: 60 * 60,
+            contexts_per_agent_max: 256,
             session_seconds_max: 7 * 24 * 60 * 60,
             sessions_per_agent_max: 1024,
             tasks_per_agent_max: 4096,

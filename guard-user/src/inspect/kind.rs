@@ -38,7 +38,7 @@ impl Kind {
         Self::ALL.iter().position(|kind| *kind == self).unwrap_or_default()
     }
 
-    fn bit(self) -> u8 {
+    const fn bit(self) -> u8 {
         match self {
             Self::Email => 1,
             Self::Phone => 1 << 1,
@@ -52,6 +52,16 @@ impl Kind {
 
 impl Kinds {
     pub const ALL: Self = Self(0b11_1111);
+
+    /// These.
+    pub const fn of(kinds: &[Kind]) -> Self {
+        let (mut all, mut rest) = (0, kinds);
+        while let [first, more @ ..] = rest {
+            all |= first.bit();
+            rest = more;
+        }
+        Self(all)
+    }
 
     pub fn has(self, kind: Kind) -> bool {
         self.0 & kind.bit() != 0

@@ -37,7 +37,7 @@ impl Pipeline {
             _ => None,
         };
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        let permit = permit.keep(std::mem::take(&mut case.leases));
+        let permit = permit.telling(&case.found).keep(std::mem::take(&mut case.leases));
         // Only a request goes on with a call.
         if let Some(expected) = &expected {
             expected.spend();
@@ -59,7 +59,10 @@ impl Pipeline {
         if let Some(id) = case.message.as_ref().and_then(Message::cancelled) {
             link.cancel(&id);
         }
-        respond::accept(reply, expected, &self.limits, self.memory.answer(&server.name)).await
+        let agent = case.caller.as_ref().map(Caller::agent);
+        let hides_body =
+            agent.is_none_or(|agent| case.rules.policy.inspection(agent, &server.name, None).is_some());
+        respond::accept(reply, (expected, hides_body), &self.limits, self.memory.answer(&server.name)).await
     }
 
     /// A refused message is accepted all the same, and refused on the stream.

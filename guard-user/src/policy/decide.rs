@@ -317,6 +317,7 @@ impl RuleSet {
                 reviewers: rule.reviewers.clone(),
                 velocity,
                 would_deny,
+                label: self.flow.label.clone(),
             });
         }
         match allowed {

@@ -36,6 +36,7 @@ pub struct Hold {
     pub(super) reviewers: Arc<[String]>,
     pub(super) velocity: Arc<[Meter]>,
     pub(super) would_deny: Vec<RuleName>,
+    pub(super) label: Option<LabelName>,
 }
 
 /// Why a call may not go on.
@@ -143,6 +144,11 @@ impl Hold {
     /// The rules in shadow that would have refused it, sorted.
     pub fn would_deny(&self) -> &[RuleName] {
         &self.would_deny
+    }
+
+    /// What its answer carries; `None`: the policy does not label it.
+    pub fn label(&self) -> Option<&LabelName> {
+        self.label.as_ref()
     }
 }
 

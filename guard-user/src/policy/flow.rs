@@ -94,6 +94,7 @@ impl FlowSet {
                 reviewers: rule.reviewers.clone(),
                 velocity: allow.velocity,
                 would_deny: allow.would_deny,
+                label: allow.label,
             }),
             decision => decision,
         }

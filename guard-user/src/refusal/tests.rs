@@ -109,6 +109,8 @@ policies:
     all.extend(exceeded.map(Refusal::TooOften));
     all.push(denied("agents: {a: {client_id: a}}", "open"));
     all.push(denied("", "open"));
+    all.push(Refusal::Inspected(RuleName::for_tests("no-keys")));
+    all.push(Refusal::Unmarked(std::io::Error::other("the disk is full")));
     let narrowed = format!("{policy}profiles: {{narrow: {{intents: [few]}}}}");
     let flow = "flow_rules: [{after: public, sink: external, decision: deny}]";
     all.push(denied(&format!("{policy}{flow}"), "open"));

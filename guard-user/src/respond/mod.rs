@@ -1,6 +1,7 @@
 //! The one place where bytes for the client are made: from a server's reply, or from a refusal.
 
 mod challenge;
+mod inspected;
 mod link;
 mod refuse;
 mod relay;
@@ -8,6 +9,7 @@ mod stream;
 mod suspended;
 mod view;
 
+pub use inspected::About;
 pub use link::{Expected, Link, Links};
 pub use refuse::{Asked, Site, What, document, http_failure, refuse, refuse_on};
 pub use relay::{accept, pass_on, relay};

@@ -136,7 +136,7 @@ impl Answering {
 /// nowhere else: what stands here beside the status of an accepted message is for nobody.
 pub async fn accept(
     reply: Reply,
-    expected: Option<Expected>,
+    (expected, hides_body): (Option<Expected>, bool),
     limits: &Limits,
     mut share: Held,
 ) -> Result<Response<Body>, Refusal> {
@@ -163,7 +163,9 @@ pub async fn accept(
     }
     let result = if read.is_ok() { OutcomeResult::HttpError } else { OutcomeResult::UpstreamFailed };
     permit.conclude(&Outcome { reason: read.is_err().then(bad_answer), ..outcome(result) });
-    Ok(respond(&head, Body::holding(read.map_err(Refusal::Answer)?, share)))
+    let read = read.map_err(Refusal::Answer)?;
+    // Nobody looks into this for what inspection rules look for.
+    Ok(respond(&head, if hides_body { Body::empty() } else { Body::holding(read, share) }))
 }
 
 /// Clients differ on what they take for JSON and for events: by its beginning, or by these words anywhere in the type. An
@@ -234,7 +236,7 @@ fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str>
         Ok(passed) => Ok(passed),
         Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
         Err(fault) if !is_harmless(&body, fault) => Err(fault),
-        Err(_not_a_message) => Ok(Passed { data: Some(body), answer: None }),
+        Err(_not_a_message) => Ok(Passed { data: Some(view.inspected_body(body)?), answer: None }),
     }
 }
 

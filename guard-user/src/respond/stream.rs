@@ -265,7 +265,7 @@ impl ReplyStream {
         // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
         // a message.
         if !piece.is_message() {
-            return Ok(Some(piece.raw));
+            return Ok(self.view.may_pass(&piece.raw).then_some(piece.raw));
         }
         self.outcome.events += 1;
         let data = piece.data.clone();

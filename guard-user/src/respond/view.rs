@@ -7,7 +7,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use crate::audit::OutcomeResult;
+use super::inspected::About;
+use super::refuse::Asked;
+use crate::audit::{Found, OutcomeResult};
 use crate::config::Server;
 use crate::policy::Circumstances;
 use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
@@ -38,6 +40,11 @@ pub struct View {
     pub list_ttl_milliseconds_max: u64,
     pub tools: Arc<Tools>,
     pub claim: Claim,
+    /// What was asked, for rules on answers.
+    pub about: About,
+    pub asked: Asked,
+    /// What is found in the answers, for the closing record.
+    pub found: Found,
 }
 
 /// A message that may go to the client.
@@ -67,7 +74,9 @@ impl View {
 
     /// The same for a message that was looked at.
     pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
-        Now { view: self, rules: self.rules.load() }.read(data, reply)
+        let now = Now { view: self, rules: self.rules.load() };
+        let passed = now.read(data, reply)?;
+        Ok(self.inspected(passed, reply, &now.rules))
     }
 }
 
@@ -141,13 +150,14 @@ impl Now<'_> {
 
     fn may_ask(&self, method: &str) -> bool {
         let View { agent, profile, user, server, .. } = self.view;
+        let read = self.view.claim.read();
         // Where the client is says nothing about what the server asks.
         let around = Circumstances {
             moment: Some(Timestamp::now()),
             client: None,
             user: user.as_ref(),
             risk: None,
-            read: None,
+            read: Some(&read),
         };
         self.rules.policy.may_ask(agent, Some(profile), &server.name, method, around)
     }

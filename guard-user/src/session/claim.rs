@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, response};
 
+use super::context::Reading;
 use super::errand::{Errand, Errands, What};
 use super::{
     Adopted, Cause, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId,
@@ -19,7 +20,7 @@ use crate::identity::Caller;
 use crate::kernel::Door;
 use crate::rpc::reply::Outcome;
 use crate::rpc::{Era, Id, Message, Target};
-use crate::types::{DecisionId, ServerName};
+use crate::types::{DecisionId, LabelName, ServerName};
 
 pub const SESSION_HEADER: &str = "mcp-session-id";
 const VERSION_HEADER: &str = "mcp-protocol-version";
@@ -77,6 +78,8 @@ pub struct Claim {
     hides_session: bool,
     session: Option<SessionId>,
     visit: Option<Visit>,
+    /// What its agent has read counts as read in this.
+    reading: Reading,
     /// What its answer does to the session.
     step: Step,
     is_modern: bool,
@@ -128,7 +131,9 @@ impl Claim {
         let server = &connection.server.name;
         let step = step(head, message, connection);
         let is_modern = message.is_some_and(|message| message.era() == Era::Modern);
+        let reading = sessions.contexts.enter(&owner);
         let mut claim = Self {
+            reading,
             sessions: Arc::clone(sessions),
             errands: errands.clone(),
             server: server.clone(),
@@ -241,15 +246,29 @@ impl Claim {
         }
     }
 
-    /// Ends when the session does; never without one.
+    /// Ends when the session does, or when what the agent has read is cleared.
     pub fn until_over(&self) -> impl Future<Output = ()> + Send + 'static {
         let over = self.visit.as_ref().map(Visit::until_over);
+        let cleared = self.reading.until_over();
         async move {
             match over {
-                Some(over) => over.await,
-                None => std::future::pending().await,
+                Some(over) => tokio::select! {
+                    () = over => {}
+                    () = cleared => {}
+                },
+                None => cleared.await,
             }
         }
+    }
+
+    /// The labels of what the agent has read.
+    pub fn read(&self) -> Vec<LabelName> {
+        self.sessions.contexts.read(&self.reading)
+    }
+
+    /// Notes that something with this label may go to the agent. On an error it must not: nobody would know after a crash.
+    pub async fn raise(&self, label: &LabelName) -> std::io::Result<()> {
+        self.sessions.contexts.raise(&self.reading, label).await
     }
 
     /// Takes note of what the head of the answer says about the session.

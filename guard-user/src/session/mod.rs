@@ -6,6 +6,7 @@
 
 mod ages;
 mod claim;
+mod context;
 mod errand;
 mod events;
 mod id;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 pub use claim::{Claim, EVENT_HEADER, Gets, NotYours, SESSION_HEADER, Scope};
+pub use context::{Contexts, SeenContext, Whose};
 pub use errand::{Errand, Errands, LeftOut, ToDo, What};
 pub use events::EVENT_ID_BYTES_MAX;
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};
@@ -53,6 +55,8 @@ pub struct Sessions {
     next_stream: AtomicU64,
     /// Knows which listeners are there.
     dialer: Dialer,
+    /// Who has read what.
+    pub contexts: Arc<Contexts>,
 }
 
 /// What became of a session that a server has opened.
@@ -90,11 +94,13 @@ impl Sessions {
             events_max: limits.resumable_events_max,
             next_stream: AtomicU64::new(1),
             dialer,
+            contexts: Arc::new(Contexts::open(state_dir, limits)?),
         })
     }
 
     /// Whether [`Sessions::open`] could read what a former guard left. Changes nothing.
     pub fn check(state_dir: &Path, limits: &Limits) -> io::Result<()> {
+        Contexts::check(state_dir)?;
         journal::load(state_dir, &mut Table::new(limits), &mut Tasks::default())
     }
 
@@ -186,7 +192,25 @@ impl Sessions {
         journal.keep_up(table, tasks, now);
         let mut ended = std::mem::take(ended);
         ended.extend(over);
+        drop(state);
+        let idle = self.contexts.sweep();
+        ended.extend(self.end_of(&idle).to_close);
         ended
+    }
+
+    /// Forgets what was read in the contexts that `is_meant` means, and ends the sessions of those in which something was.
+    pub fn clear(&self, is_meant: impl Fn(&Whose) -> bool) -> (Vec<Whose>, Taken) {
+        let cleared = self.contexts.clear(is_meant);
+        let taken = self.end_of(&cleared);
+        (cleared, taken)
+    }
+
+    fn end_of(&self, contexts: &[Whose]) -> Taken {
+        if contexts.is_empty() {
+            return Taken { sessions: 0, to_close: Vec::new(), tasks: 0 };
+        }
+        let is_of = |owner: &Owner| contexts.iter().any(|whose| whose.is_of(owner));
+        self.end(|session| is_of(&session.owner), |_, _| false)
     }
 
     /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, and event ids

@@ -98,6 +98,8 @@ fn call(number: u8) -> CallRecord<'static> {
         counted: None,
         would_deny: &[],
         risk: None,
+        label: None,
+        mark: None,
         policy: Some("abc"),
         body_bytes: 12,
         guest: None,

@@ -1,0 +1,238 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn found(text: &Value, kinds: Kinds) -> Vec<(Kind, String)> {
+    let text = text.to_string();
+    look(text.as_bytes(), kinds, false)
+        .into_iter()
+        .map(|place| (place.kind, text.get(place.range).unwrap().to_owned()))
+        .collect()
+}
+
+fn all(text: &str) -> Vec<(Kind, String)> {
+    found(&json!({ "text": text }), Kinds::ALL)
+}
+
+fn masked(text: &str, kinds: Kinds) -> String {
+    let places = look(text.as_bytes(), kinds, false);
+    String::from_utf8(mask(text.as_bytes(), &places, kinds)).unwrap()
+}
+
+#[test]
+fn each_kind_is_found_and_what_only_looks_like_it_is_not() {
+    for (kind, text, hit) in [
+        (
+            Kind::Email,
+            "write to Ada.Lovelace+x@mail.example.co.uk, please",
+            "Ada.Lovelace+x@mail.example.co.uk",
+        ),
+        (Kind::Email, "<ü.b@müller.example>.", "ü.b@müller.example"),
+        (Kind::Phone, "call +49 (0)30 1234-567 today", "+49 (0)30 1234-567"),
+        (Kind::Phone, "0049 30 1234567", "0049 30 1234567"),
+        (Kind::Phone, "ring (555) 234-5678!", "(555) 234-5678"),
+        (Kind::Phone, "555.234.5678", "555.234.5678"),
+        (Kind::Card, "card 4111 1111 1111 1111 exp", "4111 1111 1111 1111"),
+        (Kind::Card, "378282246310005", "378282246310005"),
+        (Kind::Card, "5500-0000-0000-0004", "5500-0000-0000-0004"),
+        (Kind::Iban, "to DE89 3704 0044 0532 0130 00.", "DE89 3704 0044 0532 0130 00"),
+        (Kind::Iban, "GB29NWBK60161331926819", "GB29NWBK60161331926819"),
+        (Kind::Iban, "gb29nwbk60161331926819", "gb29nwbk60161331926819"),
+        (Kind::NationalId, "ssn 078-05-1120", "078-05-1120"),
+        (Kind::NationalId, "86095742719", "86095742719"),
+        (Kind::NationalId, "86 095 742 719", "86 095 742 719"),
+        (Kind::NationalId, "2 55 08 14 168 025 38", "2 55 08 14 168 025 38"),
+        (Kind::NationalId, "AB 12 34 56 C", "AB 12 34 56 C"),
+        (Kind::NationalId, "AB123456C", "AB123456C"),
+        (Kind::NationalId, "12345678Z", "12345678Z"),
+        (Kind::NationalId, "X1234567L", "X1234567L"),
+        (Kind::NationalId, "44051401359", "44051401359"),
+        (Kind::Secret, "key AKIAIOSFODNN7EXAMPLE.", "AKIAIOSFODNN7EXAMPLE"),
+        (
+            Kind::Secret,
+            "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+            "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+        ),
+        (Kind::Secret, "mcpg_abcdefghij0123456789", "mcpg_abcdefghij0123456789"),
+        (
+            Kind::Secret,
+            "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl ok",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+        ),
+    ] {
+        assert_eq!(all(text), [(kind, hit.to_owned())], "{text}");
+    }
+    for text in [
+        "a @ b.example",
+        "@someone said",
+        "user@localhost",
+        "a@b.1",
+        "x@.com",
+        "1.5 @ 2",
+        "4111 1111 1111 1112",
+        "1111 1111 1111 1111",
+        "order 12345678901234567890123456",
+        "1 2 3 4 5 6 7 8 9 10 11 12 13",
+        "DE88370400440532013000",
+        "ZZ89 3704 0044 0532 0130 00",
+        "000-12-3456",
+        "666-12-3456",
+        "12345678A",
+        "GB123456C",
+        "2024-11-22T10:30:00Z",
+        "192.168.100.200",
+        "version 10.20.30.40",
+        "86095742710",
+        "+1 23",
+        "123-456-789",
+        "AKIA is a prefix",
+        "eyJub3QgYSB0b2tlbg",
+        "-----BEGIN CERTIFICATE-----",
+        "github_pat_short",
+        "total 1,234,567.89",
+    ] {
+        assert_eq!(all(text), [], "{text}");
+    }
+    let pem = "-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----";
+    let text = json!({ "k": format!("a {pem} b") }).to_string();
+    assert_eq!(masked(&text, Kinds::ALL), r#"{"k":"a [secret] b"}"#);
+}
+
+#[test]
+fn escapes_hide_nothing_and_the_rest_stays_byte_for_byte() {
+    for (text, expected) in [
+        (r#"{"a":"x \u0061da\u0040mail.example\n","b":1.50e1}"#, r#"{"a":"x [email]\n","b":1.50e1}"#),
+        (r#"{ "a" : "4111\u00201111 1111\u0020111\u0031" }"#, r#"{ "a" : "****1111" }"#),
+        (r#"["\u0041KIAIOSFODNN7EXAMPLE","\/","\ud83d\ude00a@b.example"]"#, r#"["[secret]","\/","[email]"]"#),
+        (r#"{"a@b.example":1,"c@d.example":2}"#, r#"{"[email 1]":1,"[email 2]":2}"#),
+        (
+            r#"{"n":4111111111111111,"m":-4111111111111111,"o":4111111111111111.0}"#,
+            r#"{"n":"****1111","m":-4111111111111111,"o":4111111111111111.0}"#,
+        ),
+        (r#"{"t":"\"a@b.example\\"}"#, r#"{"t":"\"[email]\\"}"#),
+    ] {
+        assert_eq!(masked(text, Kinds::ALL), expected, "{text}");
+        assert!(serde_json::from_str::<Value>(expected).is_ok());
+    }
+}
+
+#[test]
+fn what_frames_a_message_is_the_clients_own() {
+    let text = r#"{"jsonrpc":"2.0","id":"a@b.example","result":{"id":"a@b.example","method":"c@d.example"}}"#;
+    let places = look(text.as_bytes(), Kinds::ALL, true);
+    let out = String::from_utf8(mask(text.as_bytes(), &places, Kinds::ALL)).unwrap();
+    assert_eq!(out, r#"{"jsonrpc":"2.0","id":"a@b.example","result":{"id":"[email]","method":"[email]"}}"#);
+    let number = r#"{"id":4111111111111111,"result":[4111111111111111]}"#;
+    let places = look(number.as_bytes(), Kinds::ALL, true);
+    assert_eq!(places.len(), 1);
+}
+
+#[test]
+fn time_does_not_grow_faster_than_the_text() {
+    for pattern in [
+        "a@",
+        "1",
+        "1 ",
+        "4111 ",
+        "AA11",
+        "+1",
+        "eyJ.",
+        "-----BEGIN ",
+        "\\u0040",
+        "\\\"",
+        "1.1.",
+        "AB12 ",
+        "(((",
+    ] {
+        let time = |count: usize| {
+            let text = format!("\"{}\"", pattern.repeat(count));
+            let begun = std::time::Instant::now();
+            let places = look(text.as_bytes(), Kinds::ALL, false);
+            (begun.elapsed(), places.len())
+        };
+        let (_, _) = time(1000);
+        let (long, _) = time(1_000_000 / pattern.len());
+        // A debug build; what is not linear takes minutes.
+        assert!(long.as_secs() < 20, "{pattern}: {long:?}");
+    }
+}
+
+fn naive_luhn(digits: &str) -> bool {
+    let mut sum = 0;
+    for (at, digit) in digits.chars().rev().enumerate() {
+        let mut value = digit.to_digit(10).unwrap();
+        if at % 2 == 1 {
+            value *= 2;
+            if value >= 10 {
+                value = value / 10 + value % 10;
+            }
+        }
+        sum += value;
+    }
+    sum % 10 == 0
+}
+
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("a@b.example".to_owned()),
+        Just("4111 1111 1111 1111".to_owned()),
+        Just("DE89370400440532013000".to_owned()),
+        Just("078-05-1120".to_owned()),
+        Just("+49 30 1234567".to_owned()),
+        Just("AKIAIOSFODNN7EXAMPLE".to_owned()),
+        "[ -~]{0,12}",
+        "[0-9 .+-]{0,20}",
+        "\\PC{0,6}",
+        Just("\n\"\\".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn cards_are_those_with_the_check_digit(digits in "4[0-9]{15}") {
+        let is_found = all(&digits).iter().any(|(kind, text)| *kind == Kind::Card && *text == digits);
+        prop_assert_eq!(is_found, naive_luhn(&digits));
+    }
+
+    #[test]
+    fn ibans_are_those_with_the_remainder_of_one(body in "[0-9]{18}", check in 0..100_u32) {
+        let iban = format!("DE{check:02}{body}");
+        let number: u128 = format!("{body}1314{check:02}").parse().unwrap();
+        let is_found = all(&iban).iter().any(|(kind, _)| *kind == Kind::Iban);
+        prop_assert_eq!(is_found, number % 97 == 1);
+    }
+
+    #[test]
+    fn masking_changes_nothing_but_the_hits_and_once_is_enough(
+        pieces in proptest::collection::vec(piece(), 0..8), escapes in any::<bool>(), nested in any::<bool>()
+    ) {
+        let content = pieces.join(" ");
+        let value = if nested { json!({"a": [{"b": content}], "c": true}) } else { json!({ "a": content }) };
+        let mut text = value.to_string();
+        if escapes {
+            text = text.replace('@', "\\u0040").replace('1', "\\u0031");
+        }
+        let places = look(text.as_bytes(), Kinds::ALL, false);
+        let once = String::from_utf8(mask(text.as_bytes(), &places, Kinds::ALL)).unwrap();
+        let read: Value = serde_json::from_str(&once).unwrap();
+        // As if the meaning itself had been looked at.
+        let mut plain = Vec::new();
+        find::find(content.as_bytes(), Kinds::ALL, &mut plain);
+        let places: Vec<Place> = look_plain(content.as_bytes(), Kinds::ALL);
+        prop_assert_eq!(plain.len(), places.len());
+        let wanted = String::from_utf8(mask(content.as_bytes(), &places, Kinds::ALL)).unwrap();
+        let wanted = if nested { json!({"a": [{"b": wanted}], "c": true}) } else { json!({ "a": wanted }) };
+        prop_assert_eq!(&read, &wanted);
+        prop_assert_eq!(masked(&once, Kinds::ALL), once);
+    }
+
+    #[test]
+    fn any_bytes_are_looked_at_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        for is_message in [false, true] {
+            for place in look(&bytes, Kinds::ALL, is_message) {
+                prop_assert!(place.range.end <= bytes.len() && place.range.start < place.range.end);
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What answers must not hold: the inspection rules of the policy in force, on one message of a server.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::refuse;
+use super::view::{Answer, Passed, View};
+use crate::audit::OutcomeResult;
+use crate::inspect::{self, Kind, Kinds, Place};
+use crate::policy::{Action, Inspection, RuleName};
+use crate::refusal::Refusal;
+use crate::rpc::Target;
+use crate::rpc::reply::{Reply, ReplyKind};
+use crate::rules::Rules;
+
+/// What a request is about, for the rules that its answers go through.
+#[derive(Debug, Clone)]
+pub enum About {
+    Tool(String),
+    Prompt(String),
+    Resource(String),
+    Method(String),
+    /// Nobody knows what the answers are about: those of a stream of the server's own.
+    Anything,
+}
+
+impl About {
+    fn target(&self) -> Option<(Target<'_>, &str)> {
+        match self {
+            Self::Tool(name) => Some((Target::Tool(name), "tools/call")),
+            Self::Prompt(name) => Some((Target::Prompt(name), "prompts/get")),
+            Self::Resource(uri) => Some((Target::Resource(uri), "resources/read")),
+            Self::Method(method) => Some((Target::Method, method)),
+            Self::Anything => None,
+        }
+    }
+}
+
+/// What becomes of a text.
+enum Done {
+    AsItIs,
+    Masked(Bytes),
+    Refused(RuleName),
+}
+
+impl View {
+    fn inspection<'r>(&self, rules: &'r Rules) -> Option<&'r Inspection> {
+        let inspection = rules.policy.inspection(&self.agent, &self.server.name, self.about.target())?;
+        Some(inspection)
+    }
+
+    /// What goes to the client of a message that may.
+    pub(super) fn inspected(&self, passed: Passed, reply: &Reply, rules: &Rules) -> Passed {
+        let (Some(data), Some(inspection)) = (&passed.data, self.inspection(rules)) else { return passed };
+        let places = inspect::look(data, inspection.kinds, true);
+        match self.judge(inspection, data, &places) {
+            Done::AsItIs => passed,
+            Done::Masked(data) => Passed { data: Some(data), ..passed },
+            Done::Refused(rule) => self.refused(rule, reply, passed.answer),
+        }
+    }
+
+    /// The same of what is no message: a body that goes on as it is. An error if nothing of it may.
+    pub(super) fn inspected_body(&self, body: Bytes) -> Result<Bytes, &'static str> {
+        let rules = self.rules.load();
+        let Some(inspection) = self.inspection(&rules).filter(|_| !body.is_empty()) else { return Ok(body) };
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+        let places = if is_json {
+            inspect::look(&body, inspection.kinds, false)
+        } else {
+            inspect::look_plain(&body, inspection.kinds)
+        };
+        let binds = inspection.rules.iter().any(|rule| rule.action != Action::Count && !rule.is_shadow);
+        if binds && std::str::from_utf8(&body).is_err() {
+            return Err("it is no text, so no inspection rule can look into it");
+        }
+        match self.judge(inspection, &body, &places) {
+            Done::AsItIs => Ok(body),
+            Done::Masked(masked) => Ok(masked),
+            Done::Refused(_rule) => Err("it holds what an inspection rule keeps back"),
+        }
+    }
+
+    /// Whether what stands between the messages of a stream may go on.
+    pub(super) fn may_pass(&self, raw: &Bytes) -> bool {
+        let rules = self.rules.load();
+        let Some(inspection) = self.inspection(&rules) else { return true };
+        let places = inspect::look_plain(raw, inspection.kinds);
+        matches!(self.judge(inspection, raw, &places), Done::AsItIs)
+    }
+
+    /// What its rules say of a text that holds these. `min_hits` counts all that the answers to one request hold.
+    fn judge(&self, inspection: &Inspection, text: &Bytes, places: &[Place]) -> Done {
+        if places.is_empty() {
+            return Done::AsItIs;
+        }
+        for kind in Kind::ALL {
+            let hits = places.iter().filter(|place| place.kind == kind).count();
+            if hits > 0 {
+                self.found.add(kind, u64::try_from(hits).unwrap_or(u64::MAX));
+            }
+        }
+        let here: Kinds = places.iter().map(|place| place.kind).collect();
+        let applies = inspection.rules.iter().filter(|rule| {
+            let hits = rule.kinds.each().map(|kind| self.found.hits(kind));
+            rule.kinds.has_any(here) && hits.fold(0_u64, u64::saturating_add) >= rule.min_hits
+        });
+        let (mut masks, mut refuses) = (Kinds::default(), None);
+        for rule in applies.filter(|rule| rule.action != Action::Count) {
+            self.found.acted(&rule.rule, rule.is_shadow);
+            match rule.action {
+                _ if rule.is_shadow => {}
+                Action::Mask => masks = masks.and(rule.kinds),
+                Action::Refuse => refuses = refuses.or(Some(&rule.rule)),
+                Action::Count => {}
+            }
+        }
+        match refuses {
+            Some(rule) => Done::Refused(rule.clone()),
+            None if masks.has_any(here) => Done::Masked(inspect::mask(text, places, masks).into()),
+            None => Done::AsItIs,
+        }
+    }
+
+    /// Nothing of the message goes on. Whoever waits for it is told.
+    fn refused(&self, rule: RuleName, reply: &Reply, answer: Option<Answer>) -> Passed {
+        tracing::info!(decision = %self.asked.decision, %rule, "an answer was kept back");
+        let refusal = Refusal::Inspected(rule);
+        let data = match (&reply.kind, &reply.id) {
+            (ReplyKind::Request { method }, Some(id)) => {
+                self.claim.refuse(id, method);
+                None
+            }
+            (ReplyKind::Error { .. } | ReplyKind::Result(_), id) => {
+                let error = || {
+                    let error = json!({ "code": refusal.code(), "message": refusal.to_string() });
+                    json!({ "jsonrpc": "2.0", "id": id, "error": error })
+                };
+                let message = refuse::message(&self.asked, &refusal).unwrap_or_else(error);
+                Some(Bytes::from(message.to_string()))
+            }
+            (ReplyKind::Request { .. } | ReplyKind::Notification(_), _) => None,
+        };
+        let answer = answer.map(|answer| Answer { result: OutcomeResult::Refused, ..answer });
+        Passed { data, answer }
+    }
+}

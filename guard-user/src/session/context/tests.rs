@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::{ClientId, ProfileName};
+
+fn owner(agent: &str, uid: u32) -> Owner {
+    Owner {
+        agent: AgentName::parse(agent).unwrap(),
+        client: ClientId::parse("client").unwrap(),
+        profile: ProfileName::parse("default").unwrap(),
+        user: None,
+        from: Origin::Process { uid, cgroup: "/a".into() },
+    }
+}
+
+fn label(name: &str) -> LabelName {
+    LabelName::parse(name).unwrap()
+}
+
+fn limits(per_agent: usize, idle: u64) -> Limits {
+    Limits { contexts_per_agent_max: per_agent, context_idle_seconds: idle, ..Limits::default() }
+}
+
+fn names(labels: &[LabelName]) -> Vec<&str> {
+    labels.iter().map(LabelName::as_str).collect()
+}
+
+#[tokio::test]
+async fn what_was_read_outlives_a_guard_that_is_killed_and_ends_when_it_is_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Arc::new(Contexts::open(dir.path(), &limits(8, 60)).unwrap());
+    let contexts = open();
+    let reading = contexts.enter(&owner("a", 1));
+    contexts.raise(&reading, &label("internal")).await.unwrap();
+    contexts.raise(&reading, &label("confidential")).await.unwrap();
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["internal", "confidential"]);
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 2)))), [""; 0], "another process");
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("b", 1)))), [""; 0], "another agent");
+    // Dropped as it is: nothing is written at its end.
+    let contexts = open();
+    let again = contexts.enter(&owner("a", 1));
+    assert_eq!(names(&contexts.read(&again)), ["internal", "confidential"]);
+    let over = again.until_over();
+    assert_eq!(contexts.clear(|whose| whose.agent.as_str() == "a").len(), 1);
+    over.await;
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), [""; 0]);
+    // What was under way when it was cleared still counts.
+    contexts.raise(&again, &label("restricted")).await.unwrap();
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
+    let contexts = open();
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
+}
+
+#[tokio::test]
+async fn nothing_goes_on_of_which_nobody_would_know_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let contexts = Arc::new(Contexts::open(dir.path(), &limits(8, 60)).unwrap());
+    let reading = contexts.enter(&owner("a", 1));
+    contexts.book.lock().unwrap().break_for_tests();
+    let refused = contexts.raise(&reading, &label("internal")).await;
+    assert!(refused.is_err());
+    assert_eq!(names(&contexts.read(&reading)), ["internal"], "it counts all the same");
+    assert!(contexts.raise(&reading, &label("internal")).await.is_err(), "nor does the next one");
+    let torn = dir.path().join(book::FILE);
+    std::fs::write(&torn, "{\"is\":\"format\",\"format\":1}\n{\"is\":\"read\"\n{\"is\":\"over\",\"id\":1}\n")
+        .unwrap();
+    let error = Contexts::open(dir.path(), &limits(8, 60)).err().unwrap().to_string();
+    assert!(error.contains("nobody can tell who has read what"), "{error}");
+    std::fs::write(&torn, "{\"is\":\"format\",\"format\":1}\n{\"is\":\"rea").unwrap();
+    assert!(Contexts::open(dir.path(), &limits(8, 60)).is_ok(), "a last line that was torn off");
+}
+
+#[test]
+fn a_context_is_idle_only_without_requests() {
+    let mut table = Table::new(&limits(8, 60));
+    let now = unix_milliseconds();
+    let reading = table.enter(Whose::of(&owner("a", 1)), now);
+    table.raise(&reading, &label("internal"), now);
+    assert!(table.sweep(now + 3_600_000).is_empty(), "a request is under way");
+    drop(reading);
+    assert!(table.sweep(unix_milliseconds() + 59_000).is_empty());
+    let later = unix_milliseconds() + 61_000;
+    assert_eq!(table.sweep(later).len(), 1);
+    assert!(table.contexts.is_empty() && table.by_agent.is_empty());
+}
+
+#[test]
+fn those_for_whom_there_is_no_room_share_what_they_read_and_nobody_forgets_it() {
+    let mut table = Table::new(&limits(2, 60));
+    let now = unix_milliseconds();
+    let enter = |table: &mut Table, uid| table.enter(Whose::of(&owner("a", uid)), now);
+    let _one = enter(&mut table, 1);
+    let two = enter(&mut table, 2);
+    let third = enter(&mut table, 3);
+    table.raise(&third, &label("restricted"), now);
+    for uid in 1..6 {
+        let reading = enter(&mut table, uid);
+        assert_eq!(names(&table.read(&reading.whose)), ["restricted"], "{uid}");
+    }
+    assert_eq!(table.contexts.len(), 3);
+    // With room again the third one is not a new one.
+    drop(two);
+    table.clear(|whose| whose.is_of(&owner("a", 2)) && whose.from.is_some());
+    let again = enter(&mut table, 3);
+    assert_eq!(names(&table.read(&again.whose)), ["restricted"]);
+    assert!(
+        table.enter(Whose::of(&owner("b", 1)), now).whose.from.is_some(),
+        "other agents have their own room"
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_mark_never_falls_within_a_context(
+        steps in proptest::collection::vec((0..3_u32, 0..4_usize, 0..6_u8), 1..80)
+    ) {
+        const LABELS: [&str; 4] = ["public", "internal", "confidential", "restricted"];
+        let dir = tempfile::tempdir().unwrap();
+        let mut contexts = Contexts::open(dir.path(), &limits(2, 600)).unwrap();
+        let mut model: HashMap<u32, Vec<usize>> = HashMap::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (uid, read, what) in steps {
+            match what {
+                0 => {
+                    // A guard that was killed.
+                    drop(contexts);
+                    contexts = Contexts::open(dir.path(), &limits(2, 600)).unwrap();
+                }
+                1 => {
+                    contexts.sweep();
+                }
+                _ => {
+                    let shared = Arc::new(contexts);
+                    let reading = shared.enter(&owner("a", uid));
+                    runtime.block_on(shared.raise(&reading, &label(LABELS[read]))).unwrap();
+                    model.entry(uid).or_default().push(read);
+                    drop(reading);
+                    contexts = Arc::into_inner(shared).unwrap();
+                }
+            }
+            for (uid, read) in &model {
+                let reading = contexts.enter(&owner("a", *uid));
+                let labels = contexts.read(&reading);
+                prop_assert!(read.iter().all(|read| labels.contains(&label(LABELS[*read]))), "{uid}: {labels:?}");
+            }
+        }
+    }
+}
