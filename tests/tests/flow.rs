@@ -18,6 +18,7 @@ intents:
   note: [{server: demo, tool: note, label: internal, sink: internal}]
 policies:
   - {intent: '*', agents: [tester, other], decision: allow}
+default_label: public
 flow_rules:
   - {name: stays-here, after: confidential, sink: external, decision: deny, reason: 'It stays in the house'}
 ";
