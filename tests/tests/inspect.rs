@@ -30,8 +30,8 @@ fn told(scene: &Scene, message: &Value, answer: &str) -> String {
     let mut line = scene.https.line().unwrap();
     line.send(&scene.post(message).bytes()).unwrap();
     let mut heard = scene.puppet.hear().unwrap();
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-    heard.write(format!("{head}Content-Length: {}\r\n\r\n{answer}", answer.len())).unwrap();
+    let fields = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    heard.write(format!("{fields}Content-Length: {}\r\n\r\n{answer}", answer.len())).unwrap();
     drop(heard);
     line.answer().unwrap().text()
 }
@@ -97,11 +97,11 @@ fn nothing_of_an_answer_that_a_rule_refuses_goes_on_and_the_agent_is_told_which(
             let mut line = scene.https.line().unwrap();
             line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
             let mut heard = scene.puppet.hear().unwrap();
-            let head = format!(
+            let fields = format!(
                 "HTTP/1.1 500 Oh\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
-            heard.write(head).unwrap();
+            heard.write(fields).unwrap();
             heard.write(body).unwrap();
             drop(heard);
             let text = line.answer().unwrap().text();

@@ -252,16 +252,11 @@ const fn classes() -> [u8; 256] {
 }
 
 const fn keeps() -> [u8; 256] {
+    let kept = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -.()/+";
     let mut table = [0; 256];
     let mut at = 0;
-    while at < 256 {
-        let byte = at as u8;
-        let is_kept = byte.is_ascii_digit()
-            || byte.is_ascii_uppercase()
-            || matches!(byte, b' ' | b'-' | b'.' | b'(' | b')' | b'/' | b'+');
-        if is_kept {
-            table[at] = u8::MAX;
-        }
+    while at < kept.len() {
+        table[kept[at] as usize] = u8::MAX;
         at += 1;
     }
     table

@@ -45,7 +45,7 @@ impl Digits {
     }
 
     /// So many digits, and the bytes that they take, for each end of a group; what follows is no letter.
-    fn each<'d>(&'d self) -> impl DoubleEndedIterator<Item = (&'d [u8], usize)> + 'd {
+    fn each(&self) -> impl DoubleEndedIterator<Item = (&[u8], usize)> {
         let ends = self.ends.get(..self.groups).unwrap_or_default().iter();
         ends.filter_map(|(count, bytes)| Some((self.values.get(..*count)?, *bytes)))
     }
@@ -84,9 +84,8 @@ fn is_issued(digits: &[u8]) -> bool {
         (4, ..) => matches!(length, 13 | 16 | 18 | 19),
         (_, 51..=55, _) | (_, _, 2221..=2720) => length == 16,
         (_, 34 | 37, _) => length == 15,
-        (_, 36 | 38 | 39, _) | (_, 30, _) => (14..=19).contains(&length),
-        (_, 35 | 62 | 64 | 65 | 81, _) | (_, _, 6011) => (16..=19).contains(&length),
-        (_, 50 | 56..=59 | 60 | 61 | 63 | 66..=69, _) => (16..=19).contains(&length),
+        (_, 30 | 36 | 38 | 39, _) => (14..=19).contains(&length),
+        (_, 35 | 50 | 56..=69 | 81, _) => (16..=19).contains(&length),
         _ => false,
     }
 }
@@ -96,7 +95,7 @@ pub(super) fn luhn(digits: &[u8]) -> bool {
     let each = digits.iter().rev().enumerate();
     let sum: u32 =
         each.map(|(at, digit)| u32::from(if at % 2 == 1 { doubled(*digit) } else { *digit })).sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// `+49 (0) 30 1234-567`, from the first digit on: 8 to 15 digits (E.164).
