@@ -85,8 +85,12 @@ fn who_has_read_cannot_send_in_either_era_until_an_operator_clears_it() {
         assert!(text.contains("It stays in the house"), "{text}");
 
         let listed = daemon.json("sessions", &["list"]).unwrap();
-        assert_eq!(listed["contexts"][0]["labels"], json!(["internal", "confidential"]), "{listed}");
-        let nothing = daemon.output("sessions", &["clear", "--agent", "other"]).unwrap();
+        assert_eq!(
+            listed["contexts"][1]["labels"],
+            json!(["public", "internal", "confidential"]),
+            "{listed}"
+        );
+        let nothing = daemon.output("sessions", &["clear", "--agent", "nobody"]).unwrap();
         assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
         let cleared = daemon.output("sessions", &["clear", "--agent", "tester"]).unwrap();
         assert_eq!(cleared.status.code(), Some(0), "{cleared:?}");
