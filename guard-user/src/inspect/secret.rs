@@ -18,6 +18,8 @@ enum Tail {
     Pem,
 }
 
+/// Bytes of the shortest header of a token after its `eyJ`.
+const HEADER_MIN: usize = 7;
 /// Letters and digits are in all of them.
 const URL: &[u8] = b"-_";
 
@@ -60,16 +62,22 @@ pub(super) fn may_hold(text: &[u8]) -> bool {
 
 pub(super) fn find(text: &[u8], mut tell: impl FnMut(Range<usize>)) {
     let Some(known) = BEGINNINGS.as_ref() else { return };
-    let mut free = 0;
+    // Behind the last secret, and where the next token may begin.
+    let (mut free, mut token_free) = (0, 0);
     for found in known.find_iter(text) {
         let (start, end) = (found.start(), found.end());
-        let before = start.checked_sub(1).and_then(|at| text.get(at));
-        if start < free || before.is_some_and(u8::is_ascii_alphanumeric) {
+        let is_letter = |at: usize| text.get(at).is_some_and(u8::is_ascii_alphanumeric);
+        if start < free || (is_letter(start) && start.checked_sub(1).is_some_and(is_letter)) {
             continue;
         }
         let rest = text.get(end..).unwrap_or_default();
         let Some((_, tail)) = KNOWN.get(found.pattern().as_usize()) else { continue };
-        if let Some(length) = tail.length(rest) {
+        let length = match tail {
+            Tail::Jwt if start < token_free => None,
+            Tail::Jwt => token(rest).map_err(|scanned| token_free = end + scanned).ok(),
+            tail => tail.length(rest),
+        };
+        if let Some(length) = length {
             free = end + length;
             tell(start..free);
         }
@@ -86,14 +94,7 @@ impl Tail {
                 let is_whole = rest.len() >= count && !rest.get(count).is_some_and(u8::is_ascii_alphanumeric);
                 (is_one && is_whole).then_some(count)
             }
-            Self::Jwt => {
-                let header = run(rest, URL);
-                let claims = rest.get(header..)?.strip_prefix(b".")?;
-                let length = run(claims, URL);
-                let signature = claims.get(length..)?.strip_prefix(b".")?;
-                let is_one = header >= 7 && claims.starts_with(b"eyJ");
-                is_one.then(|| header + 1 + length + 1 + run(signature, URL))
-            }
+            Self::Jwt => token(rest).ok(),
             Self::Pem => {
                 let label = rest.get(..rest.len().min(64))?;
                 let closed = memchr::memmem::find(label, b"-----")?;
@@ -113,7 +114,79 @@ impl Tail {
     }
 }
 
+/// The bytes of a token that belong to it after its `eyJ`. An error if it is none: so many bytes in which no other one begins, since it
+/// would have the same end.
+fn token(rest: &[u8]) -> Result<usize, usize> {
+    let header = run(rest, URL);
+    let after = |at: usize| rest.get(at..).and_then(|rest| rest.strip_prefix(b"."));
+    let claims = after(header).filter(|claims| header >= HEADER_MIN && claims.starts_with(b"eyJ"));
+    let claims = header + 1 + run(claims.ok_or(header)?, URL);
+    let signature = after(claims).ok_or(claims)?;
+    Ok(claims + 1 + run(signature, URL))
+}
+
 /// How many letters, digits and `more` it begins with.
 fn run(text: &[u8], more: &[u8]) -> usize {
-    text.iter().take_while(|byte| byte.is_ascii_alphanumeric() || more.contains(byte)).count()
+    let length = text.iter().take_while(|byte| byte.is_ascii_alphanumeric() || more.contains(byte)).count();
+    #[cfg(test)]
+    tests::LOOKED_AT.with(|sum| sum.set(sum.get() + length));
+    length
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Bytes of tails, each as often as it was looked at.
+        pub(super) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn found(text: &str) -> Vec<&str> {
+        let mut found = Vec::new();
+        find(text.as_bytes(), |range| found.push(&text[range]));
+        found
+    }
+
+    #[test]
+    fn what_is_almost_a_token_is_not_looked_at_again_and_again() {
+        let least = "a".repeat(20);
+        for pattern in [
+            "eyJ-",
+            "eyJ.",
+            "eyJaaaaaaa-",
+            "eyJaaaaaaa.eyJ-",
+            "eyJaaaaaaa.eyJaaaaaaa-",
+            "eyJaaaaaaa.-eyJ",
+            "glpat-",
+            "glpat--eyJ-",
+            "SG.",
+            &format!("mcpg_{least}."),
+        ] {
+            let text = pattern.repeat((1 << 17) / pattern.len());
+            LOOKED_AT.set(0);
+            find(text.as_bytes(), |_| {});
+            let looked_at = LOOKED_AT.get();
+            assert!(looked_at <= 4 * text.len(), "{pattern}: {looked_at} of {}", text.len());
+        }
+    }
+
+    #[test]
+    fn a_token_and_a_key_are_found_in_what_is_almost_a_token() {
+        let token = "eyJhbGciOiJ.eyJzdWIiOiIxIn0.c2ln";
+        for text in [
+            format!("eyJ-eyJa.{token}"),
+            format!("eyJaaaaaaa.-{token}"),
+            format!("eyJaaaaaaa.eyJ {token}"),
+            format!("eyJa.{token}"),
+        ] {
+            assert!(found(&text).concat().ends_with(token), "{text}: {:?}", found(&text));
+        }
+        let key = "AKIAIOSFODNN7EXAMPLE";
+        assert_eq!(found(&format!("eyJaaaaaaa-{key}-eyJ-")), [key]);
+        let private = "-----BEGIN PRIVATE KEY-----\nMII";
+        assert_eq!(found(&format!("key{private}")), [private]);
+    }
 }
