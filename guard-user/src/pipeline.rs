@@ -304,7 +304,9 @@ impl Pipeline {
             let judged = match target {
                 Target::Task(id) => match claim.task(id) {
                     Ok(made) => judge_task(&case.rules, &question, &made),
-                    Err(refusal) => Judged { intent: None, rule: Err(refusal.into()), risk: None, label: None },
+                    Err(refusal) => {
+                        Judged { intent: None, rule: Err(refusal.into()), risk: None, label: None }
+                    }
                 },
                 _ => self.judge(case, &Question { target, ..question }, is_first, passes),
             };
