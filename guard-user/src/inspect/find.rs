@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::meaning::Meaning;
 use super::number::{self, Digits};
 use super::{Kind, Kinds, secret};
 
@@ -16,53 +17,34 @@ pub(super) const DIGITS_MIN: u8 = 6;
 pub(super) struct Hit {
     pub(super) kind: Kind,
     pub(super) range: Range<usize>,
+    /// Its last digits, as they mean.
+    pub(super) last: [u8; 4],
 }
 
-/// Adds what `text` holds, in its order and without overlaps: what says more about a place wins.
+/// Adds what `text` holds, in its order. Each kind is found as if it alone were looked for, so hits of two kinds may overlap: a rule
+/// that looks for one hides nothing from a rule that looks for another.
 pub(super) fn find(text: &[u8], kinds: Kinds, hits: &mut Vec<Hit>) {
-    let mut found = Vec::new();
+    let meaning = Meaning::of(text);
+    let mut tell = |kind: Kind, range: Range<usize>| {
+        let last = last_digits(meaning.text.get(range.clone()).unwrap_or_default());
+        hits.push(Hit { kind, range: meaning.original(&range), last });
+    };
     if kinds.has(Kind::Email) {
-        emails(text, &mut found);
+        emails(&meaning.text, &mut tell);
     }
     if kinds.has_any(NUMBERS) {
-        numbers(text, kinds, &mut found);
+        numbers(&meaning.text, kinds, &mut tell);
     }
     if kinds.has(Kind::Secret) {
-        secret::find(text, |range| found.push(Hit { kind: Kind::Secret, range }));
+        secret::find(&meaning.text, |range| tell(Kind::Secret, range));
     }
-    if found.len() > 1 {
-        found.sort_by_key(|hit| (hit.range.start, rank(hit.kind), std::cmp::Reverse(hit.range.end)));
-    }
-    for hit in found {
-        match hits.last_mut().filter(|last| last.range.end > hit.range.start) {
-            None => hits.push(hit),
-            // Nothing of either may stay.
-            Some(last) => {
-                let end = last.range.end.max(hit.range.end);
-                if rank(hit.kind) < rank(last.kind) {
-                    last.kind = hit.kind;
-                }
-                last.range.end = end;
-            }
-        }
-    }
+    hits.sort_by_key(|hit| (hit.range.start, hit.kind));
 }
 
 /// Kinds that are found by their digits.
 pub(super) const NUMBERS: Kinds = Kinds::of(&[Kind::Phone, Kind::Card, Kind::Iban, Kind::NationalId]);
 
-fn rank(kind: Kind) -> u8 {
-    match kind {
-        Kind::Secret => 0,
-        Kind::Email => 1,
-        Kind::Iban => 2,
-        Kind::Card => 3,
-        Kind::NationalId => 4,
-        Kind::Phone => 5,
-    }
-}
-
-fn emails(text: &[u8], found: &mut Vec<Hit>) {
+fn emails(text: &[u8], tell: &mut impl FnMut(Kind, Range<usize>)) {
     let mut free = 0;
     for at in memchr::memchr_iter(b'@', text) {
         let is_local = |byte: u8| byte.is_ascii_alphanumeric() || byte >= 0x80 || b"._%+-'".contains(&byte);
@@ -82,8 +64,9 @@ fn emails(text: &[u8], found: &mut Vec<Hit>) {
             || top.starts_with(b"xn--") && top.len() < domain.len();
         if start < at && is_name && !domain.starts_with(b".") {
             let end = at + 1 + length;
-            found.push(Hit { kind: Kind::Email, range: boundary(text, start)..end });
-            free = end;
+            let rest = text.get(end..).unwrap_or_default();
+            free = end + rest.iter().take_while(|byte| (0x80..0xc0).contains(*byte)).count();
+            tell(Kind::Email, boundary(text, start)..free);
         }
     }
 }
@@ -97,58 +80,75 @@ fn boundary(text: &[u8], mut at: usize) -> usize {
 }
 
 /// Everything that has digits. Each group of digits is looked at once as a beginning.
-fn numbers(text: &[u8], kinds: Kinds, found: &mut Vec<Hit>) {
+fn numbers(text: &[u8], kinds: Kinds, tell: &mut impl FnMut(Kind, Range<usize>)) {
     let mut at = 0;
+    // Behind the last one of each kind.
+    let mut free = [0; Kind::ALL.len()];
     while let Some(next) = text.get(at..).and_then(|rest| rest.iter().position(u8::is_ascii_digit)) {
         let start = at + next;
         let digits = text.get(start..).unwrap_or_default();
-        let group = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        at = start + group;
-        let hit = number_at(text, start, kinds);
-        if let Some(hit) = hit {
-            at = at.max(hit.range.end);
-            found.push(hit);
-        }
+        at = start + digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let iban = numbers_at(text, start, |kind, back, length| {
+            let from = start - back.min(start);
+            if let Some(free) = free.get_mut(kind.index()).filter(|free| **free <= from && kinds.has(kind))
+                && let Some(length) = length(text.get(from..).unwrap_or_default())
+            {
+                *free = from + length;
+                tell(kind, from..*free);
+            }
+        });
+        at = at.max(iban.unwrap_or_default());
     }
 }
 
-/// What begins with the group of digits at `start`, or with what stands right before it.
-fn number_at(text: &[u8], start: usize, kinds: Kinds) -> Option<Hit> {
+/// Tries what may begin with the group of digits at `start`, or so many bytes before it. Tells where an account number ends, looked for
+/// or not: its groups are nothing by themselves.
+fn numbers_at(
+    text: &[u8],
+    start: usize,
+    mut try_one: impl FnMut(Kind, usize, &dyn Fn(&[u8]) -> Option<usize>),
+) -> Option<usize> {
     let byte = |back: usize| start.checked_sub(back).and_then(|at| text.get(at)).copied();
     let is_free = |back: usize| byte(back).is_none_or(|byte| !byte.is_ascii_alphanumeric());
     let is_letter = |back: usize| byte(back).is_some_and(|byte| byte.is_ascii_alphabetic());
-    let hit = |kind: Kind, from: usize, length: Option<usize>| {
-        let length = length.filter(|_| kinds.has(kind))?;
-        Some(Hit { kind, range: from..from + length })
-    };
-    let rest = |back: usize| text.get(start - back.min(start)..).unwrap_or_default();
     if is_letter(1) && is_letter(2) && is_free(3) {
-        return hit(Kind::Iban, start - 2, number::iban(rest(2)))
-            .or_else(|| hit(Kind::NationalId, start - 2, number::nino(rest(2))));
+        try_one(Kind::Iban, 2, &number::iban);
+        try_one(Kind::NationalId, 2, &number::nino);
+        let from = start.checked_sub(2)?;
+        return number::iban(text.get(from..)?).map(|length| from + length);
     }
     // `AB 12 34 56 C`
     if byte(1) == Some(b' ') && is_letter(2) && is_letter(3) && is_free(4) {
-        let nino = hit(Kind::NationalId, start.saturating_sub(3), number::nino(rest(3)));
-        if nino.is_some() {
-            return nino;
-        }
+        try_one(Kind::NationalId, 3, &number::nino);
     }
     if is_letter(1) && is_free(2) {
-        return hit(Kind::NationalId, start - 1, number::nie(rest(1)));
-    }
-    let digits = Digits::of(rest(0));
-    if byte(1) == Some(b'+') || (byte(1) == Some(b'(') && byte(2) == Some(b'+')) {
-        let back = if byte(1) == Some(b'+') { 1 } else { 2 };
-        return hit(Kind::Phone, start - back, number::e164(rest(0)).map(|length| length + back));
-    }
-    if !is_free(1) {
+        try_one(Kind::NationalId, 1, &number::nie);
         return None;
     }
-    hit(Kind::Card, start, digits.card())
-        .or_else(|| hit(Kind::NationalId, start, number::national(rest(0), &digits)))
-        .or_else(|| {
-            let bracket = byte(1) == Some(b'(');
-            let length = number::national_phone(rest(0), bracket);
-            hit(Kind::Phone, start - usize::from(bracket), length.map(|n| n + usize::from(bracket)))
-        })
+    let bracket = byte(1) == Some(b'(');
+    if byte(1) == Some(b'+') || (bracket && byte(2) == Some(b'+')) {
+        let back = if bracket { 2 } else { 1 };
+        let phone = |text: &[u8]| number::e164(text.get(back..)?).map(|length| length + back);
+        try_one(Kind::Phone, back, &phone);
+        // A sign before a card makes no phone number of it.
+        let is_more = |text: &[u8], card: usize| number::e164(text).is_none_or(|phone| phone < card);
+        try_one(Kind::Card, 0, &|text| Digits::of(text).card().filter(|card| is_more(text, *card)));
+        return None;
+    }
+    if is_free(1) {
+        try_one(Kind::Card, 0, &|text| Digits::of(text).card());
+        try_one(Kind::NationalId, 0, &|text| number::national(text, &Digits::of(text)));
+        let back = usize::from(bracket);
+        let phone =
+            |text: &[u8]| number::national_phone(text.get(back..)?, bracket).map(|length| length + back);
+        try_one(Kind::Phone, back, &phone);
+    }
+    None
+}
+
+fn last_digits(text: &[u8]) -> [u8; 4] {
+    let mut last = [b'*'; 4];
+    let digits = text.iter().rev().filter(|byte| byte.is_ascii_digit());
+    last.iter_mut().rev().zip(digits).for_each(|(place, digit)| *place = *digit);
+    last
 }

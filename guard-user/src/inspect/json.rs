@@ -127,9 +127,8 @@ impl Walk<'_> {
         if !wanted.is_empty() {
             find(content, wanted, &mut self.hits);
             for hit in self.hits.drain(..) {
-                let last = last_digits(content.get(hit.range.clone()).unwrap_or_default());
                 let range = start + hit.range.start..start + hit.range.end;
-                self.places.push(Place { kind: hit.kind, range, within, last });
+                self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
             }
         }
         at + 1
@@ -163,9 +162,8 @@ impl Walk<'_> {
         find(&decoded, self.kinds, &mut self.hits);
         for hit in self.hits.drain(..) {
             let raw = |at: usize| from.get(at).copied().unwrap_or(start);
-            let last = last_digits(decoded.get(hit.range.clone()).unwrap_or_default());
             let range = raw(hit.range.start)..raw(hit.range.end);
-            self.places.push(Place { kind: hit.kind, range, within, last });
+            self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
         }
         at + 1
     }
@@ -200,8 +198,8 @@ impl Walk<'_> {
             let told = [Kind::Card, Kind::NationalId].into_iter().filter(|kind| self.kinds.has(*kind));
             find(number, told.collect(), &mut self.hits);
             for hit in self.hits.drain(..).filter(|hit| hit.range == (0..length)) {
-                let (range, last) = (start..start + length, last_digits(number));
-                self.places.push(Place { kind: hit.kind, range, within: Within::Number, last });
+                let (range, within) = (start..start + length, Within::Number);
+                self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
             }
         }
         start + length.max(1)
@@ -236,13 +234,6 @@ fn unescape(text: &[u8]) -> (char, usize) {
     }
 }
 
-pub(super) fn last_digits(text: &[u8]) -> [u8; 4] {
-    let mut last = [b'*'; 4];
-    let digits = text.iter().rev().filter(|byte| byte.is_ascii_digit());
-    last.iter_mut().rev().zip(digits).for_each(|(place, digit)| *place = *digit);
-    last
-}
-
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
     table[b'"' as usize] = QUOTE;
@@ -252,7 +243,8 @@ const fn classes() -> [u8; 256] {
 }
 
 const fn keeps() -> [u8; 256] {
-    let kept = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -.()/+";
+    // The last are of other spaces and hyphens.
+    let kept = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -.()/+\t\xc2\xa0\xe2\x80\x87\x89\x90\x91\xaf";
     let mut table = [0; 256];
     let mut at = 0;
     while at < kept.len() {

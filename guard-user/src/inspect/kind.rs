@@ -38,6 +38,18 @@ impl Kind {
         Self::ALL.iter().position(|kind| *kind == self).unwrap_or_default()
     }
 
+    /// What says more about a thing comes first.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Self::Secret => 0,
+            Self::Email => 1,
+            Self::Iban => 2,
+            Self::Card => 3,
+            Self::NationalId => 4,
+            Self::Phone => 5,
+        }
+    }
+
     const fn bit(self) -> u8 {
         match self {
             Self::Email => 1,

@@ -7,6 +7,7 @@
 mod find;
 mod json;
 mod kind;
+mod meaning;
 mod number;
 mod secret;
 #[cfg(test)]
@@ -19,10 +20,8 @@ pub use kind::{Kind, Kinds};
 pub fn look_plain(text: &[u8], kinds: Kinds) -> Vec<Place> {
     let mut hits = Vec::new();
     find::find(text, kinds, &mut hits);
-    let place = |hit: find::Hit| {
-        let last = json::last_digits(text.get(hit.range.clone()).unwrap_or_default());
-        Place { kind: hit.kind, range: hit.range, within: Within::String, last }
-    };
+    let place =
+        |hit: find::Hit| Place { kind: hit.kind, range: hit.range, within: Within::String, last: hit.last };
     hits.into_iter().map(place).collect()
 }
 
@@ -31,7 +30,7 @@ pub fn look_plain(text: &[u8], kinds: Kinds) -> Vec<Place> {
 pub fn mask(text: &[u8], places: &[Place], kinds: Kinds) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let (mut done, mut keys) = (0, 0_usize);
-    for place in places.iter().filter(|place| kinds.has(place.kind)) {
+    for place in apart(places.iter().filter(|place| kinds.has(place.kind))) {
         out.extend_from_slice(text.get(done..place.range.start).unwrap_or_default());
         let mut mask = match place.kind {
             Kind::Card => format!("****{}", String::from_utf8_lossy(&place.last)),
@@ -51,4 +50,20 @@ pub fn mask(text: &[u8], places: &[Place], kinds: Kinds) -> Vec<u8> {
     }
     out.extend_from_slice(text.get(done..).unwrap_or_default());
     out
+}
+
+/// Those that overlap are one: nothing of either may stay.
+fn apart<'p>(places: impl Iterator<Item = &'p Place>) -> Vec<Place> {
+    let mut apart: Vec<Place> = Vec::new();
+    for place in places {
+        match apart.last_mut().filter(|last| last.range.end > place.range.start) {
+            None => apart.push(place.clone()),
+            Some(last) => {
+                let range = last.range.start..last.range.end.max(place.range.end);
+                let first = if place.kind.rank() < last.kind.rank() { place } else { &*last };
+                *last = Place { range, ..first.clone() };
+            }
+        }
+    }
+    apart
 }

@@ -118,6 +118,97 @@ fn escapes_hide_nothing_and_the_rest_stays_byte_for_byte() {
 }
 
 #[test]
+fn json_within_a_string_hides_nothing_and_stays_json() {
+    let wanted = [
+        ("ada@mail.example", "[email]"),
+        ("4111111111111111", "****1111"),
+        ("AKIAIOSFODNN7EXAMPLE", "[secret]"),
+        ("DE89370400440532013000", "[iban]"),
+        ("078-05-1120", "[national_id]"),
+        ("+49 30 1234567", "[phone]"),
+    ];
+    for (hit, mask) in wanted {
+        for end in ["\n", "\t", "\r", "\"", "\u{8}", "\u{c}", " \\ ", " \u{1f600} "] {
+            for depth in 1..4 {
+                let nest = |inner: &str| {
+                    let inner = json!({ "text": format!("{end}{inner}{end}") });
+                    (1..depth).fold(inner, |inner, _| json!({ "text": inner.to_string() })).to_string()
+                };
+                assert_eq!(masked(&nest(hit), Kinds::ALL), nest(mask), "{hit:?} {end:?} {depth}");
+            }
+        }
+    }
+    let key = "-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----";
+    let text =
+        |inner: &str| json!({ "text": json!({ "key": format!("\n{inner}\n") }).to_string() }).to_string();
+    assert_eq!(masked(&text(key), Kinds::ALL), text("[secret]"));
+    // Escapes of the inner JSON, which the outer one writes as it does a backslash.
+    for (inner, expected) in [
+        (r#"{"a":"ada\u0040mail.example"}"#, r#"{"a":"[email]"}"#),
+        (r#"{"a":"\ud83d\ude00@mail.example\u00e4 x"}"#, r#"{"a":"[email] x"}"#),
+        (r#"{"a":"\u002b49 30 1234567"}"#, r#"{"a":"[phone]"}"#),
+        (r#"{"a":"4111\u00a01111\u00a01111\u00a0111\u0031"}"#, r#"{"a":"****1111"}"#),
+    ] {
+        let (text, expected) = (json!([inner]).to_string(), json!([expected]).to_string());
+        assert_eq!(masked(&text, Kinds::ALL), expected);
+        let places = look_plain(inner.as_bytes(), Kinds::ALL);
+        assert_eq!(
+            json!([String::from_utf8(mask(inner.as_bytes(), &places, Kinds::ALL)).unwrap()]).to_string(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn numbers_have_spaces_of_any_kind_within() {
+    for space in [" ", "\t", "\u{a0}", "\u{2007}", "\u{2009}", "\u{202f}", "\u{2011}"] {
+        let card = ["4111", "1111", "1111", "1111"].join(space);
+        assert_eq!(all(&format!("x {card}\u{a0}y")).len(), 1, "{space:?}");
+        // As servers write it that escape nothing beyond ASCII.
+        let text = format!("{{\"a\":\"é {card}\"}}");
+        assert_eq!(masked(&text, Kinds::of(&[Kind::Card])), "{\"a\":\"é ****1111\"}", "{space:?}");
+    }
+    assert_eq!(masked("[\"\u{a0}a@b.example\u{a0}\"]", Kinds::ALL), "[\"\u{a0}[email]\u{a0}\"]");
+}
+
+#[test]
+fn a_sign_makes_no_phone_number_of_a_card() {
+    let cards = Kinds::of(&[Kind::Card]);
+    for text in ["[\"+4111 1111 1111 1111\"]", "[\"+4111111111111111\"]"] {
+        assert_eq!(masked(text, cards), "[\"+****1111\"]");
+        assert!(!masked(text, Kinds::ALL).contains("1111 1111"));
+    }
+    assert_eq!(masked("[\"+49 4111 1111 1111 1111\"]", cards), "[\"+49 ****1111\"]");
+    assert_eq!(
+        masked("[\"+4222 2222 2222 2\"]", cards),
+        "[\"+4222 2222 2222 2\"]",
+        "a phone number as a whole"
+    );
+}
+
+#[test]
+fn what_one_kind_covers_is_hidden_by_another_kinds_rule() {
+    // A key without an end covers all that follows.
+    let text = json!({"a": "-----BEGIN PRIVATE KEY----- x a@b.example 4111 1111 1111 1111 y"}).to_string();
+    let places = look(text.as_bytes(), Kinds::ALL, false);
+    let kinds: Vec<_> = places.iter().map(|place| place.kind).collect();
+    assert_eq!(kinds, [Kind::Secret, Kind::Email, Kind::Card], "each is counted");
+    let mask = |kinds: &[Kind]| String::from_utf8(mask(text.as_bytes(), &places, Kinds::of(kinds))).unwrap();
+    assert_eq!(
+        mask(&[Kind::Email]),
+        r#"{"a":"-----BEGIN PRIVATE KEY----- x [email] 4111 1111 1111 1111 y"}"#
+    );
+    assert_eq!(
+        mask(&[Kind::Email, Kind::Card]),
+        r#"{"a":"-----BEGIN PRIVATE KEY----- x [email] ****1111 y"}"#
+    );
+    assert_eq!(mask(&[Kind::Email, Kind::Secret]), r#"{"a":"[secret]"}"#, "one mask for what overlaps");
+    let text = r#"["4111 1111 1111 1111@b.example"]"#;
+    assert_eq!(masked(text, Kinds::of(&[Kind::Card])), r#"["****1111@b.example"]"#);
+    assert_eq!(masked(text, Kinds::ALL), r#"["[email]"]"#);
+}
+
+#[test]
 fn what_frames_a_message_is_the_clients_own() {
     let text = r#"{"jsonrpc":"2.0","id":"a@b.example","result":{"id":"a@b.example","method":"c@d.example"}}"#;
     let places = look(text.as_bytes(), Kinds::ALL, true);
@@ -141,6 +232,9 @@ fn time_does_not_grow_faster_than_the_text() {
         "-----BEGIN ",
         "\\u0040",
         "\\\"",
+        "\\\\",
+        "\\\\ud83d",
+        "\u{a0}1",
         "1.1.",
         "AB12 ",
         "(((",
@@ -225,6 +319,26 @@ proptest! {
         let wanted = if nested { json!({"a": [{"b": wanted}], "c": true}) } else { json!({ "a": wanted }) };
         prop_assert_eq!(&read, &wanted);
         prop_assert_eq!(masked(&once, Kinds::ALL), once);
+    }
+
+    #[test]
+    fn each_kind_is_found_as_if_it_alone_were_looked_for(
+        pieces in proptest::collection::vec(piece(), 0..8), between in "[ ,@+\\n-]{0,2}"
+    ) {
+        let content = pieces.join(&between);
+        let together = look_plain(content.as_bytes(), Kinds::ALL);
+        for kind in Kind::ALL {
+            let alone = look_plain(content.as_bytes(), Kinds::of(&[kind]));
+            let wanted: Vec<_> = together.iter().filter(|place| place.kind == kind).cloned().collect();
+            prop_assert_eq!(alone, wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_masked_stays_text(content in "(a@|ü|\\.|😀|1){0,400}") {
+        let content = format!("{content}@{content}");
+        let places = look_plain(content.as_bytes(), Kinds::ALL);
+        prop_assert!(String::from_utf8(mask(content.as_bytes(), &places, Kinds::ALL)).is_ok());
     }
 
     #[test]
