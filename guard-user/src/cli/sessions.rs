@@ -147,15 +147,14 @@ fn contexts(contexts: &Value) -> String {
     if contexts.is_empty() {
         return String::new();
     }
-    let mut table = output::table(["AGENT", "USER", "FROM", "HAS READ", "USED"]);
+    let mut table = output::table(["AGENT", "USER", "HAS READ", "USED"]);
     for one in contexts {
         let text = |value: &Value| plain(value.as_str().unwrap_or("-"));
         let labels = one["labels"].as_array().map_or(&[][..], Vec::as_slice).iter().map(text);
-        let place = if one["from"].is_null() { "elsewhere".into() } else { from(&one["from"]) };
+        let user = if one["is_shared"] == true { "(all others)".into() } else { text(&one["user"]) };
         table.add_row([
             text(&one["agent"]),
-            text(&one["user"]),
-            place,
+            user,
             labels.collect::<Vec<_>>().join(", "),
             time(&one["used_at"]),
         ]);

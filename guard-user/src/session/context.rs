@@ -1,7 +1,7 @@
 //! What each agent has read: the labels of what was let through to it, whatever servers and sessions it came by.
 //!
-//! A context is of an agent, the user for whom it works and the place it works from, since all of that shares what was read. It only grows, until it
-//! is over as a whole. Pure but for `book`: time is an argument, in milliseconds since 1970.
+//! A context is of an agent and the user for whom it works, wherever its requests come from: another process, local user or host of the
+//! same agent may know what was read. It only grows, until it is over as a whole. Pure but for `book`: time is an argument, in milliseconds since 1970.
 
 mod book;
 
@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::owner::Origin;
 use super::visit::{Presence, Visit};
 use super::{Owner, unix_milliseconds};
 use crate::config::Limits;
@@ -25,8 +24,9 @@ pub struct Whose {
     pub agent: AgentName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserName>,
-    /// `None`: from all the places for which there was no room.
-    pub from: Option<Origin>,
+    /// Of all the users for whom there was no room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_shared: bool,
 }
 
 /// All contexts, and where they are written down.
@@ -77,17 +77,16 @@ struct Read {
 
 impl Whose {
     pub(super) fn of(owner: &Owner) -> Self {
-        Self { agent: owner.agent.clone(), user: owner.user.clone(), from: Some(owner.from.clone()) }
+        Self { agent: owner.agent.clone(), user: owner.user.clone(), is_shared: false }
     }
 
     fn rest(&self) -> Self {
-        Self { agent: self.agent.clone(), user: None, from: None }
+        Self { agent: self.agent.clone(), user: None, is_shared: true }
     }
 
     /// Whether `owner` is of this context.
     pub(super) fn is_of(&self, owner: &Owner) -> bool {
-        self.agent == owner.agent
-            && self.from.as_ref().is_none_or(|from| *from == owner.from && self.user == owner.user)
+        self.agent == owner.agent && (self.is_shared || self.user == owner.user)
     }
 }
 

@@ -209,8 +209,7 @@ impl Sessions {
         if contexts.is_empty() {
             return Taken { sessions: 0, to_close: Vec::new(), tasks: 0 };
         }
-        let is_of = |owner: &Owner| contexts.iter().any(|whose| whose.is_of(owner));
-        self.end(|session| is_of(&session.owner), |_, _| false)
+        self.lock().end_of(contexts)
     }
 
     /// Takes out every session that `ends` wants gone, likewise, and forgets what else `frees` wants free: tasks, and event ids
@@ -344,6 +343,14 @@ impl State {
         Ok(self.journal.task(server, id, made, now))
     }
 
+    /// Ends the sessions of whoever is of these contexts, and forgets their streams without one: what a server says again on a stream that
+    /// is resumed was read before, and nothing would say so any more.
+    fn end_of(&mut self, contexts: &[Whose]) -> Taken {
+        let is_of = |owner: &Owner| contexts.iter().any(|whose| whose.is_of(owner));
+        self.streams.end(|_, owner| is_of(owner));
+        self.end(|session| is_of(&session.owner), |_, _| false)
+    }
+
     fn end(&mut self, ends: impl Fn(&Seen) -> bool, frees: impl Fn(&ServerName, &Owner) -> bool) -> Taken {
         let Self { table, streams, tasks, journal, .. } = self;
         let (to_close, known) = table.end(unix_milliseconds(), ends);
@@ -373,6 +380,21 @@ mod tests {
     fn next(dir: &Path, before: Option<State>) -> State {
         drop(before);
         State::open(dir, &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn the_end_of_a_context_ends_its_streams_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = ServerName::parse("crm").unwrap();
+        let mut state = next(dir.path(), None);
+        let event = EventId::of(b"5").unwrap();
+        for agent in ["a", "b"] {
+            state.streams.add((&server, &owner(agent)), (1, event), 8, unix_milliseconds());
+            assert!(state.made_task(&server, agent, &made(agent), (2, unix_milliseconds())).is_ok());
+        }
+        state.end_of(&[Whose { agent: AgentName::parse("a").unwrap(), user: None, is_shared: false }]);
+        assert_eq!(["a", "b"].map(|agent| state.streams.has(&server, &owner(agent), event)), [false, true]);
+        assert!(state.tasks.of(&server, "a", &owner("a")).is_some(), "its answer has a label");
     }
 
     #[test]

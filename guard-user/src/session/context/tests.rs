@@ -1,15 +1,16 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::session::owner::Origin;
 use crate::types::{ClientId, ProfileName};
 
-fn owner(agent: &str, uid: u32) -> Owner {
+fn owner(agent: &str, user: u32) -> Owner {
     Owner {
         agent: AgentName::parse(agent).unwrap(),
         client: ClientId::parse("client").unwrap(),
         profile: ProfileName::parse("default").unwrap(),
-        user: None,
-        from: Origin::Process { uid, cgroup: "/a".into() },
+        user: Some(UserName::parse(&format!("user-{user}")).unwrap()),
+        from: Origin::Remote,
     }
 }
 
@@ -34,7 +35,7 @@ async fn what_was_read_outlives_a_guard_that_is_killed_and_ends_when_it_is_clear
     contexts.raise(&reading, &label("internal")).await.unwrap();
     contexts.raise(&reading, &label("confidential")).await.unwrap();
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["internal", "confidential"]);
-    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 2)))), [""; 0], "another process");
+    assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 2)))), [""; 0], "another user");
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("b", 1)))), [""; 0], "another agent");
     // Dropped as it is: nothing is written at its end.
     let contexts = open();
@@ -49,6 +50,20 @@ async fn what_was_read_outlives_a_guard_that_is_killed_and_ends_when_it_is_clear
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
     let contexts = open();
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
+}
+
+#[tokio::test]
+async fn an_agent_has_read_the_same_wherever_its_requests_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let contexts = Arc::new(Contexts::open(dir.path(), &limits(8, 60)).unwrap());
+    let process = |uid, cgroup: &str| Origin::Process { uid, cgroup: cgroup.into() };
+    let at = |from| contexts.enter(&Owner { from, ..owner("a", 1) });
+    contexts.raise(&at(process(1, "/a")), &label("restricted")).await.unwrap();
+    for from in [process(1, "/b"), process(2, "/a"), Origin::Remote, Origin::Unknown] {
+        assert_eq!(names(&contexts.read(&at(from.clone()))), ["restricted"], "{from}");
+    }
+    let other = Owner { user: None, ..owner("a", 1) };
+    assert_eq!(names(&contexts.read(&contexts.enter(&other))), [""; 0], "another user");
 }
 
 #[tokio::test]
@@ -88,25 +103,22 @@ fn a_context_is_idle_only_without_requests() {
 fn those_for_whom_there_is_no_room_share_what_they_read_and_nobody_forgets_it() {
     let mut table = Table::new(&limits(2, 60));
     let now = unix_milliseconds();
-    let enter = |table: &mut Table, uid| table.enter(Whose::of(&owner("a", uid)), now);
+    let enter = |table: &mut Table, user| table.enter(Whose::of(&owner("a", user)), now);
     let _one = enter(&mut table, 1);
     let two = enter(&mut table, 2);
     let third = enter(&mut table, 3);
     table.raise(&third, &label("restricted"), now);
-    for uid in 1..6 {
-        let reading = enter(&mut table, uid);
-        assert_eq!(names(&table.read(&reading.whose)), ["restricted"], "{uid}");
+    for user in 1..6 {
+        let reading = enter(&mut table, user);
+        assert_eq!(names(&table.read(&reading.whose)), ["restricted"], "{user}");
     }
     assert_eq!(table.contexts.len(), 3);
     // With room again the third one is not a new one.
     drop(two);
-    table.clear(|whose| whose.is_of(&owner("a", 2)) && whose.from.is_some());
+    table.clear(|whose| whose.is_of(&owner("a", 2)) && !whose.is_shared);
     let again = enter(&mut table, 3);
     assert_eq!(names(&table.read(&again.whose)), ["restricted"]);
-    assert!(
-        table.enter(Whose::of(&owner("b", 1)), now).whose.from.is_some(),
-        "other agents have their own room"
-    );
+    assert!(!table.enter(Whose::of(&owner("b", 1)), now).whose.is_shared, "other agents have their own room");
 }
 
 proptest! {
@@ -119,7 +131,7 @@ proptest! {
         let mut contexts = Contexts::open(dir.path(), &limits(2, 600)).unwrap();
         let mut model: HashMap<u32, Vec<usize>> = HashMap::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for (uid, read, what) in steps {
+        for (user, read, what) in steps {
             match what {
                 0 => {
                     // A guard that was killed.
@@ -131,17 +143,17 @@ proptest! {
                 }
                 _ => {
                     let shared = Arc::new(contexts);
-                    let reading = shared.enter(&owner("a", uid));
+                    let reading = shared.enter(&owner("a", user));
                     runtime.block_on(shared.raise(&reading, &label(LABELS[read]))).unwrap();
-                    model.entry(uid).or_default().push(read);
+                    model.entry(user).or_default().push(read);
                     drop(reading);
                     contexts = Arc::into_inner(shared).unwrap();
                 }
             }
-            for (uid, read) in &model {
-                let reading = contexts.enter(&owner("a", *uid));
+            for (user, read) in &model {
+                let reading = contexts.enter(&owner("a", *user));
                 let labels = contexts.read(&reading);
-                prop_assert!(read.iter().all(|read| labels.contains(&label(LABELS[*read]))), "{uid}: {labels:?}");
+                prop_assert!(read.iter().all(|read| labels.contains(&label(LABELS[*read]))), "{user}: {labels:?}");
             }
         }
     }
