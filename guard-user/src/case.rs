@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Method;
 use http::request::Parts;
 
-use crate::audit::{CallRecord, Found, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
+use crate::audit::{CallRecord, Inspected, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::{Caller, CredentialId};
@@ -57,7 +57,7 @@ pub struct Case<'a> {
     pub label: Option<LabelName>,
     pub mark: Option<LabelName>,
     /// What is found in its answers.
-    pub found: Found,
+    pub found: Inspected,
 }
 
 impl<'a> Case<'a> {
@@ -82,7 +82,7 @@ impl<'a> Case<'a> {
             leases: Vec::new(),
             label: None,
             mark: None,
-            found: Found::default(),
+            found: Inspected::default(),
         }
     }
 

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, oneshot};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
-use super::found::Found;
 use super::heartbeat::Heartbeat;
+use super::inspected::Inspected;
 use super::note::{SigningKey, VerifierKey};
 use super::queue::{Append, Compose, Done};
 use super::record::{
@@ -94,7 +94,7 @@ pub struct Permit {
     /// The call is under way as long as this is there.
     leases: Vec<Lease>,
     /// What was found in its answers.
-    found: Found,
+    found: Inspected,
 }
 
 /// Why the guard gives a call up. Told here by whoever decides it, while somebody else holds the call's permit. Cheap to clone.
@@ -283,7 +283,7 @@ impl Permit {
             open: Some(ticket),
             why: Why::default(),
             leases: Vec::new(),
-            found: Found::default(),
+            found: Inspected::default(),
         }
     }
 
@@ -308,7 +308,7 @@ impl Permit {
     }
 
     /// Its closing record tells what is found in its answers.
-    pub fn telling(mut self, found: &Found) -> Self {
+    pub fn telling(mut self, found: &Inspected) -> Self {
         self.found = found.clone();
         self
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::found::Findings;
+use super::inspected::Findings;
 use super::merkle::sha256;
 use super::text;
 use crate::attendance::Guest;

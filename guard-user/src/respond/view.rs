@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::inspected::About;
 use super::refuse::Asked;
-use crate::audit::{Found, OutcomeResult};
+use crate::audit::{Inspected, OutcomeResult};
 use crate::config::Server;
 use crate::policy::Circumstances;
 use crate::rpc::list::{self, Filtered, Judge, Kind, ListError};
@@ -44,7 +44,7 @@ pub struct View {
     pub about: About,
     pub asked: Asked,
     /// What is found in the answers, for the closing record.
-    pub found: Found,
+    pub found: Inspected,
 }
 
 /// A message that may go to the client.

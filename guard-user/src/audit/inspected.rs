@@ -10,7 +10,7 @@ use crate::policy::RuleName;
 
 /// Shared by who reads the answers and who writes the record. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Found(Arc<Mutex<Findings>>);
+pub struct Inspected(Arc<Mutex<Findings>>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Findings {
@@ -24,7 +24,7 @@ pub(super) struct Findings {
     would: BTreeSet<RuleName>,
 }
 
-impl Found {
+impl Inspected {
     /// Counts hits, and tells how many there are by now.
     pub fn add(&self, kind: Kind, hits: u64) {
         let mut found = self.lock();
