@@ -43,6 +43,8 @@ pub struct Certificate {
     /// The client's own first.
     chain: Vec<CertificateDer<'static>>,
     fingerprint: [u8; 32],
+    /// Who made each of the chain, in DER.
+    issuers: Vec<Vec<u8>>,
     /// From when on one of the chain is not good any more.
     expires: Timestamp,
     names: Result<Vec<CertificateName>, CertificateFault>,
@@ -93,7 +95,8 @@ impl Certificate {
         let names = names(own);
         // One that cannot be read is good at no time.
         let expires = chain.iter().map(|one| ends(one).unwrap_or(Timestamp::MIN)).min()?;
-        Some(Self { fingerprint, names, expires, checked: AtomicU64::new(0), chain })
+        let issuers = chain.iter().filter_map(issuer).collect();
+        Some(Self { fingerprint, issuers, names, expires, checked: AtomicU64::new(0), chain })
     }
 
     /// SHA-256 of it, in hex.
@@ -132,6 +135,12 @@ impl Eq for Certificate {}
 fn ends(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// Who made it, in DER.
+fn issuer(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.issuer().as_raw().to_vec())
 }
 
 fn names(own: &CertificateDer<'_>) -> Result<Vec<CertificateName>, CertificateFault> {

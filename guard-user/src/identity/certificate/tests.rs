@@ -8,6 +8,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
     SerialNumber,
 };
+use rustls_pki_types::UnixTime;
 use tempfile::TempDir;
 
 use super::*;
@@ -24,9 +25,14 @@ struct Ca {
 }
 
 fn ca() -> Ca {
+    ca_until("Corp clients", SystemTime::now() + 1000 * HOUR)
+}
+
+fn ca_until(name: &str, end: SystemTime) -> Ca {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Corp clients");
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params.not_before, params.not_after) = ((end - 2000 * HOUR).into(), end.into());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let pem = params.self_signed(&key).unwrap().pem();
@@ -58,28 +64,32 @@ impl Ca {
             fs::write(&file, text).unwrap();
             file
         };
-        let list = |(serials, next): (&[u64], SystemTime)| {
-            let revoked = serials.iter().map(|serial| RevokedCertParams {
-                serial_number: SerialNumber::from(*serial),
-                revocation_time: SystemTime::now().into(),
-                reason_code: None,
-                invalidity_date: None,
-            });
-            let params = CertificateRevocationListParams {
-                this_update: (SystemTime::now() - 2 * HOUR).into(),
-                next_update: next.into(),
-                crl_number: SerialNumber::from(1),
-                issuing_distribution_point: None,
-                revoked_certs: revoked.collect(),
-                key_identifier_method: KeyIdMethod::Sha256,
-            };
-            params.signed_by(&self.issuer).unwrap().pem().unwrap()
-        };
         config::Tls {
             client_ca: vec![file("clients.pem", authorities)],
-            client_crl: revoked.map(|revoked| file("crl.pem", &list(revoked))).into_iter().collect(),
+            client_crl: revoked
+                .map(|(serials, next)| file("crl.pem", &self.list(serials, next)))
+                .into_iter()
+                .collect(),
             ..config::Tls::default()
         }
+    }
+
+    fn list(&self, serials: &[u64], next: SystemTime) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: SystemTime::now().into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: (SystemTime::now() - 2 * HOUR).into(),
+            next_update: next.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     fn clients(&self, revoked: Option<(&[u64], SystemTime)>) -> Clients {
@@ -214,6 +224,67 @@ fn a_revoked_certificate_and_a_list_that_is_out_of_date_prove_nothing() {
     let late = corp.clients(Some((&[], SystemTime::now() - HOUR)));
     assert_eq!(late.check(&certificate, now), Err(CertificateFault::Untrusted));
     assert!(late.notes().iter().any(|note| note.contains("out of date")), "{:?}", late.notes());
+}
+
+#[test]
+fn a_second_list_of_one_ca_is_refused_and_hides_no_revocation() {
+    let corp = ca();
+    let own = corp.dir.path().join("own.pem");
+    let soon = SystemTime::now() + HOUR;
+    // What is revoked stands in the newer one only.
+    let mut tls = corp.tls(&corp.pem, Some((&[8], soon)));
+    let newer = corp.dir.path().join("newer.pem");
+    fs::write(&newer, corp.list(&[8, 7], soon)).unwrap();
+    tls.client_crl.push(newer.clone());
+    let told = Clients::load(&tls, &own).unwrap_err().to_string();
+    assert!(told.contains("newer.pem") && told.contains("a second list of the CA CN=Corp clients"), "{told}");
+    // In one file, too.
+    fs::write(&newer, format!("{}{}", corp.list(&[8], soon), corp.list(&[8, 7], soon))).unwrap();
+    tls.client_crl = vec![newer];
+    assert!(Clients::load(&tls, &own).unwrap_err().to_string().contains("a second list"));
+    // Each CA has its own.
+    let other = ca_until("Other clients", SystemTime::now() + 100 * HOUR);
+    let both = format!("{}{}", corp.pem, other.pem);
+    let mut tls = corp.tls(&both, Some((&[7], soon)));
+    let others = corp.dir.path().join("others.pem");
+    fs::write(&others, other.list(&[], soon)).unwrap();
+    tls.client_crl.push(others);
+    let clients = Clients::load(&tls, &own).unwrap();
+    let now = Timestamp::now();
+    assert_eq!(clients.check(&corp.certificate(&params(&[ID])), now), Err(CertificateFault::Untrusted));
+    assert_eq!(clients.check(&other.certificate(&params(&[ID])), now), Ok(()));
+}
+
+#[test]
+fn a_ca_vouches_for_nobody_after_its_own_end() {
+    let gone = ca_until("Old clients", SystemTime::now() - HOUR);
+    let own = gone.dir.path().join("own.pem");
+    let told = Clients::load(&gone.tls(&gone.pem, None), &own).unwrap_err().to_string();
+    assert!(told.contains("clients.pem") && told.contains("no CA of client_ca is valid now"), "{told}");
+
+    let soon = ca_until("Next clients", SystemTime::now() + HOUR);
+    let corp = ca();
+    let all = format!("{}{}{}", gone.pem, soon.pem, corp.pem);
+    let clients = Clients::load(&corp.tls(&all, None), &own).unwrap();
+    let noted = clients.notes().iter().filter(|note| note.contains("CN=Old clients is not valid now"));
+    assert_eq!(noted.count(), 1, "{:?}", clients.notes());
+    let now = Timestamp::now();
+    let certificate = |ca: &Ca| ca.certificate(&params(&[ID]));
+    assert_eq!(clients.check(&certificate(&gone), now), Err(CertificateFault::Untrusted));
+
+    // The certificate itself is good for longer than its CA.
+    let (bound, free) = (certificate(&soon), certificate(&corp));
+    let later = now + jiff::SignedDuration::from_hours(2);
+    assert_eq!((clients.check(&bound, now), clients.check(&free, now)), (Ok(()), Ok(())));
+    assert_eq!(clients.check(&bound, later), Err(CertificateFault::Untrusted), "once good is not for ever");
+    assert_eq!(clients.check(&free, later), Ok(()), "of another CA");
+    assert!(clients.expires(&bound) < later && later < clients.expires(&free));
+    // Nor does a handshake take it.
+    let shakes = |certificate: &Certificate, at: Timestamp| {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at.as_second().try_into().unwrap()));
+        clients.verifier().unwrap().verify_client_cert(&certificate.chain[0], &[], at).is_ok()
+    };
+    assert!(shakes(&bound, now) && !shakes(&bound, later) && shakes(&free, later));
 }
 
 #[test]
