@@ -59,6 +59,33 @@ const PROXY_SAYS_PREFIXES: [&str; 7] = [
     "x-tls-client-",
 ];
 
+/// What proxies that sign users in tell the server behind them of its user.
+const USER_SAYS: [HeaderName; 8] = [
+    HeaderName::from_static("remote-user"),
+    HeaderName::from_static("x-remote-user"),
+    HeaderName::from_static("x-remote-group"),
+    HeaderName::from_static("x-remote-groups"),
+    HeaderName::from_static("remote-groups"),
+    HeaderName::from_static("remote-name"),
+    HeaderName::from_static("remote-email"),
+    HeaderName::from_static("x-arr-clientcert"),
+];
+const USER_SAYS_PREFIXES: [&str; 13] = [
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-aad-",
+    "x-amzn-oidc-",
+    "x-remote-extra-",
+    "x-webauth-",
+    "cf-access-",
+    "cf-client-cert-",
+    "tailscale-user-",
+];
+
 /// The head that the server sees: the client's, less what was meant for this connection or for the guard, and with what the guard
 /// itself shows to the server.
 pub(super) fn to_server(client: &HeaderMap, uri: &Uri, server: &Server, shown: Option<Shown>) -> HeaderMap {
@@ -103,8 +130,8 @@ fn remove_all_spellings(head: &mut HeaderMap, name: &HeaderName) {
 /// In whatever spelling.
 fn is_of_proxies(name: &str) -> bool {
     let name = name.replace('_', "-");
-    PROXY_SAYS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || PROXY_SAYS.iter().any(|said| said.as_str() == name)
+    PROXY_SAYS_PREFIXES.iter().chain(&USER_SAYS_PREFIXES).any(|prefix| name.starts_with(prefix))
+        || PROXY_SAYS.iter().chain(&USER_SAYS).any(|said| said.as_str() == name)
 }
 
 /// `head` without the fields that concern one connection only. The length is dropped with them: whoever sends the
@@ -207,6 +234,44 @@ mod tests {
             ("x-tls-client-subject", "a"),
             ("x-client-verify", "SUCCESS"),
         ]));
+        let mut sent = to_server(&client, &Uri::from_static("/mcp"), &server(false), None);
+        sent.remove(ACCEPT_ENCODING);
+        assert_eq!(sent, kept);
+    }
+
+    #[test]
+    fn what_tells_a_server_who_its_user_is_ends_at_the_guard() {
+        let kept = head(&[("remote-username", "a"), ("x-auth-requests", "a"), ("x-user", "a"), ("host", "h")]);
+        let mut client = kept.clone();
+        for name in [
+            "remote-user",
+            "remote_user",
+            "remote-groups",
+            "x-remote-user",
+            "x-remote-group",
+            "x-remote-extra-scopes",
+            "x-auth-request-user",
+            "x-auth-request-access-token",
+            "x-authenticated-user",
+            "x-authenticated-userid",
+            "x-authentik-username",
+            "x-webauth-user",
+            "x-webauth-role",
+            "x-ms-client-principal",
+            "x-ms-client-principal-id",
+            "x-ms-token-aad-access-token",
+            "x-goog-authenticated-user-email",
+            "x-goog-iap-jwt-assertion",
+            "x-amzn-oidc-identity",
+            "x-amzn-oidc-data",
+            "cf-access-authenticated-user-email",
+            "cf-access-jwt-assertion",
+            "cf-client-cert-sha256",
+            "tailscale-user-login",
+            "x-arr-clientcert",
+        ] {
+            client.insert(HeaderName::from_static(name), HeaderValue::from_static("root"));
+        }
         let mut sent = to_server(&client, &Uri::from_static("/mcp"), &server(false), None);
         sent.remove(ACCEPT_ENCODING);
         assert_eq!(sent, kept);

@@ -1,5 +1,6 @@
 //! What is suggested from a made-up past: never wider than the present policy, and wide enough for the past.
 
+use super::explained::asked;
 use super::*;
 use crate::policy::{Became, Present, Use, Uses};
 
