@@ -394,6 +394,12 @@ fn a_header_that_claims_a_certificate_proves_nothing_and_goes_to_no_server() {
             ("X-SSL-Client-Cert", "a"),
             ("Client-Cert", ":MIIB:"),
             ("X-Client-Cert", "a"),
+            ("X-ARR-ClientCert", "a"),
+            ("Cf-Client-Cert-Sha256", "a"),
+            ("Remote-User", "billing"),
+            ("X-Auth-Request-User", "billing"),
+            ("X-Authenticated-User", "billing"),
+            ("X-MS-Client-Principal-Name", "billing"),
         ];
         let claiming = |request: Request| {
             claims.iter().fold(request, |request, (name, value)| request.with(name, value))

@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn what_tells_a_server_who_its_user_is_ends_at_the_guard() {
-        let kept = head(&[("remote-username", "a"), ("x-auth-requests", "a"), ("x-user", "a"), ("host", "h")]);
+        let kept =
+            head(&[("remote-username", "a"), ("x-auth-requests", "a"), ("x-user", "a"), ("host", "h")]);
         let mut client = kept.clone();
         for name in [
             "remote-user",
