@@ -46,7 +46,7 @@ use crate::session::{Errands, Sessions, ToDo};
 use crate::tls::{Secured, TlsEnd};
 use crate::tools::Tools;
 use crate::upstream::{Credentials, Upstream};
-use crate::{http, kernel, tls};
+use crate::{http, kernel};
 use reloads::Reloads;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
@@ -282,14 +282,7 @@ impl App {
         // Boxed, so that its room is free again after the handshake.
         let secured = match Box::pin(self.tls.secure(io, patience)).await {
             Ok(secured) => secured,
-            Err(error @ tls::Error::ClientCertificate(_)) => {
-                tracing::warn!(%peer, server = %server.name, %error, "a connection ended before its first request");
-                return;
-            }
-            Err(error) => {
-                tracing::info!(%peer, server = %server.name, %error, "a connection ended before its first request");
-                return;
-            }
+            Err(error) => return self.tls.tell(&error, peer, &server.name),
         };
         let connection = Arc::new(Connection {
             id: self.connections.fetch_add(1, Ordering::Relaxed) + 1,

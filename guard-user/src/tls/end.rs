@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +20,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::authority::{Authority, CA_FILE};
+use super::lines::Lines;
 use super::{Error, names};
 use crate::config::{self, Problem};
+use crate::types::ServerName;
 
 /// The first byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
@@ -32,6 +35,8 @@ pub struct TlsEnd {
     current: ArcSwap<ServerConfig>,
     /// Handshakes that failed for the client's certificate.
     refused: AtomicU64,
+    /// The lines about them.
+    lines: Lines,
 }
 
 /// A certificate that is good to use.
@@ -52,7 +57,13 @@ impl TlsEnd {
     /// Loads the operator's files, or opens (at the first start: makes) the local CA in `dir`.
     pub fn open(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<Self, Error> {
         let current = ArcSwap::from_pointee(server_config(settings, dir, clients)?);
-        Ok(Self { settings: settings.clone(), dir: dir.to_owned(), current, refused: AtomicU64::new(0) })
+        Ok(Self {
+            settings: settings.clone(),
+            dir: dir.to_owned(),
+            current,
+            refused: AtomicU64::new(0),
+            lines: Lines::default(),
+        })
     }
 
     /// Reads the files again, or issues a fresh certificate. Changes nothing yet.
@@ -74,6 +85,18 @@ impl TlsEnd {
     /// Handshakes of this guard that failed for the client's certificate.
     pub fn certificates_refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Logs that a connection ended in its handshake. Anybody can show bad certificates, as many as he likes: of those, some only.
+    pub fn tell(&self, error: &Error, peer: SocketAddr, server: &ServerName) {
+        const WHAT: &str = "a connection ended before its first request";
+        if !matches!(error, Error::ClientCertificate(_)) {
+            tracing::info!(%peer, %server, %error, "{WHAT}");
+        } else if let Some(left_out) = self.lines.admit(self.lines.elapsed()) {
+            tracing::warn!(%peer, %server, %error, left_out, "{WHAT}");
+        } else {
+            tracing::debug!(%peer, %server, %error, "{WHAT}");
+        }
     }
 
     /// `error` as a mistake in the operator's file, or in the local CA's directory.

@@ -4,6 +4,7 @@
 
 mod authority;
 mod end;
+mod lines;
 mod names;
 
 pub use authority::CA_FILE;
