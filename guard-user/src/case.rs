@@ -49,6 +49,8 @@ pub struct Case<'a> {
     /// The windows that counted it, and the rules in shadow that it exceeds.
     pub counted: Counted,
     pub would_deny: Vec<RuleName>,
+    /// Allowed, and not a part of a call that was counted before.
+    pub is_new: bool,
     /// How risky it is.
     pub risk: Option<Score>,
     /// Held while it is under way; its permit takes them.
@@ -78,6 +80,7 @@ impl<'a> Case<'a> {
             continues: None,
             counted: Counted::default(),
             would_deny: Vec::new(),
+            is_new: false,
             risk: None,
             leases: Vec::new(),
             label: None,

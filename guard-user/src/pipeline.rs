@@ -197,6 +197,7 @@ impl Pipeline {
             };
         }
         caller.check_expiry(Timestamp::now())?;
+        self.remember(case, &caller);
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let permit = permit.heeding(&why).telling(&case.found).keep(std::mem::take(&mut case.leases));
         claim.spend();
@@ -268,6 +269,8 @@ impl Pipeline {
             return Err(Refusal::exceeded(Exceeded::too_much_at_once(rule)));
         }
         case.rule = Some(rule);
+        // Not the further rounds of a call, nor what asks for a task's result.
+        case.is_new = claim.round().is_none() && claim.made().is_none();
         Ok(())
     }
 
@@ -279,21 +282,9 @@ impl Pipeline {
         passes: &mut Vec<Pass>,
     ) -> Judged {
         let message = case.message.as_ref();
-        let question = Question {
-            agent: caller.agent(),
-            profile: Some(caller.profile()),
-            server: &case.connection.server.name,
-            method: judged_method(message),
-            target: case.target(),
-            arguments: message.and_then(Message::arguments),
-            around: Circumstances {
-                moment: Some(Timestamp::now()),
-                client: Some(case.connection.client()),
-                user: caller.user(),
-                risk: None,
-                read: Some(read),
-            },
-        };
+        let question = question(case, caller);
+        let around = Circumstances { read: Some(read), ..question.around };
+        let question = Question { around, ..question };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
             return judge_task(&case.rules, &question, made);
@@ -317,9 +308,6 @@ impl Pipeline {
             carried.extend(judged.label);
         }
         let mut judged = self.judge(case, &question, is_first, passes);
-        if is_first && judged.rule.is_ok() {
-            self.remember(case, &question);
-        }
         carried.extend(judged.label.take());
         // What is listened to carries the highest of all.
         judged.label = case.rules.policy.mark(&carried).filter(|_| !carried.is_empty()).cloned();
@@ -487,6 +475,25 @@ fn check_whose(message: Option<&Message>, claim: &Claim) -> Result<(), Refusal> 
         Some(message) if message.method() == "notifications/cancelled" => Err(Refusal::Cancelled),
         Some(message) if matches!(message.kind(), Kind::Response { .. }) => Err(Refusal::Answered),
         _ => Ok(()),
+    }
+}
+
+fn question<'q>(case: &'q Case<'_>, caller: &'q Caller) -> Question<'q> {
+    let message = case.message.as_ref();
+    Question {
+        agent: caller.agent(),
+        profile: Some(caller.profile()),
+        server: &case.connection.server.name,
+        method: judged_method(message),
+        target: case.target(),
+        arguments: message.and_then(Message::arguments),
+        around: Circumstances {
+            moment: Some(Timestamp::now()),
+            client: Some(case.connection.client()),
+            user: caller.user(),
+            risk: None,
+            read: None,
+        },
     }
 }
 

@@ -36,6 +36,7 @@ impl Pipeline {
             }
             _ => None,
         };
+        self.remember(case, caller);
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
         let permit = permit.telling(&case.found).keep(std::mem::take(&mut case.leases));
         // Only a request goes on with a call.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Pipeline;
+use super::{Pipeline, question};
 use crate::case::Case;
 use crate::identity::Caller;
 use crate::policy::Question;
@@ -34,8 +34,9 @@ impl Pipeline {
     }
 
     /// Takes in a call that goes on. Comes before its record, so that a snapshot lacks nothing that the trail has before it.
-    pub(super) fn remember(&self, case: &Case<'_>, question: &Question<'_>) {
-        if let Some(what) = case.rules.policy.counted_as(question) {
+    pub(super) fn remember(&self, case: &Case<'_>, caller: &Caller) {
+        let question = question(case, caller);
+        if let Some(what) = case.rules.policy.counted_as(&question).filter(|_| case.is_new) {
             self.history.allowed(milliseconds(), question.agent, question.server, &what);
         }
     }
