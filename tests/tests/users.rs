@@ -65,10 +65,10 @@ impl Stage {
             let https = &self.https;
             let answer = scope.spawn(move || https.ask(request).unwrap());
             let heard = self.puppet.hear().unwrap();
-            let head = heard.head.to_lowercase();
+            let seen = heard.head.to_lowercase();
             let message = serde_json::from_slice(&heard.body).unwrap();
             heard.answer_with(headers, &done_for(&message)).unwrap();
-            (answer.join().unwrap(), head)
+            (answer.join().unwrap(), seen)
         });
         assert_eq!(answer.status, 200, "{answer:?}");
         (self.record(), head)
