@@ -48,6 +48,10 @@ async fn what_was_read_outlives_a_guard_that_is_killed_and_ends_when_it_is_clear
     // What was under way when it was cleared still counts.
     contexts.raise(&again, &label("restricted")).await.unwrap();
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
+    // That it was cleared is written beside what goes on.
+    while !std::fs::read_to_string(dir.path().join(book::FILE)).unwrap().contains(r#""is":"over""#) {
+        tokio::task::yield_now().await;
+    }
     let contexts = open();
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
 }
