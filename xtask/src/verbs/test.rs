@@ -98,7 +98,7 @@ pub(super) fn install_nft() -> anyhow::Result<()> {
 }
 
 fn unit(args: &Args) -> Tool {
-    tests().args(["--lib", "--bins"]).args(&args.filter)
+    tests().args(["--lib", "--bins", "--tests"]).args(&args.filter)
 }
 
 fn doc() -> Tool {
