@@ -80,7 +80,7 @@ fn who_has_no_token_for_this_server_learns_where_to_get_one() {
             let record = last(&daemon);
             assert_eq!(
                 (&record["decision"], &record["target"]),
-                (&json!("allow"), &json!({"kind": "path", "name": path}))
+                (&json!("tell"), &json!({"kind": "path", "name": path}))
             );
         }
         for path in ["/.well-known/oauth-authorization-server", "/.well-known/oauth-protected-resource/other"]

@@ -30,7 +30,7 @@ pub struct Query {
     /// What a call or a record of the kind `tool` is about.
     pub tool: Option<String>,
     pub intent: Option<IntentPattern>,
-    /// `allow`, `deny` or `hold`.
+    /// `allow`, `deny`, `hold` or `tell`.
     pub decision: Option<String>,
     /// The record's word for why.
     pub reason: Option<String>,

@@ -72,7 +72,7 @@ pub(super) struct Wanted {
     #[arg(long, value_name = "PATTERN", value_parser = IntentPattern::parse)]
     intent: Option<IntentPattern>,
     /// What was decided
-    #[arg(long, value_parser = ["allow", "deny", "hold"])]
+    #[arg(long, value_parser = ["allow", "deny", "hold", "tell"])]
     decision: Option<String>,
     /// Those with this reason, such as `default_deny`
     #[arg(long)]

@@ -47,7 +47,7 @@ impl Every {
     }
 }
 
-/// How many calls of each decision.
+/// How many calls there were, and how many of each decision on a call to a server.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 struct Count {
     calls: u64,
@@ -75,7 +75,9 @@ impl Count {
         match decision {
             "allow" => self.allow += 1,
             "deny" => self.deny += 1,
-            _ => self.hold += 1,
+            "hold" => self.hold += 1,
+            // What the guard told by itself is nobody's call to a server.
+            _ => {}
         }
     }
 }
@@ -182,21 +184,23 @@ mod tests {
     #[test]
     fn each_call_counts_once_for_each_of_its_names() {
         let mut stats = Stats::default();
-        for (agent, decision, hour) in [("a", "allow", "14"), ("a", "deny", "14"), ("b", "hold", "15")] {
+        for (agent, decision, hour) in
+            [("a", "allow", "14"), ("a", "deny", "14"), ("b", "hold", "15"), ("b", "tell", "15")]
+        {
             let record = json!({
                 "time": format!("2026-11-21T{hour}:10:00.000000Z"), "agent": agent, "decision": decision, "server": "crm",
                 "target": {"kind": "tool", "name": "get"}, "intent": null, "reason": "x",
             });
             stats.add(&record, Every::Hour);
         }
-        assert_eq!(stats.total, Count { calls: 3, allow: 1, deny: 1, hold: 1 });
+        assert_eq!(stats.total, Count { calls: 4, allow: 1, deny: 1, hold: 1 });
         assert_eq!(stats.agents["a"], Count { calls: 2, allow: 1, deny: 1, hold: 0 });
-        assert_eq!(stats.tools["get"].calls, 3);
+        assert_eq!(stats.tools["get"].calls, 4);
         assert_eq!(stats.times.keys().collect::<Vec<_>>(), ["2026-11-21T14", "2026-11-21T15"]);
         assert!(stats.intents.is_empty());
         let text = stats.show();
         assert!(
-            text.contains("3 calls: 1 allowed, 1 denied, 1 held") && text.contains(&"#".repeat(40)),
+            text.contains("4 calls: 1 allowed, 1 denied, 1 held") && text.contains(&"#".repeat(40)),
             "{text}"
         );
     }
