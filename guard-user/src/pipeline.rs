@@ -113,8 +113,8 @@ impl Pipeline {
         body: Result<Bytes, Unreadable>,
     ) -> Response<Body> {
         // A token that was the guard's, or is for another of its servers, ends here, whatever the server's entry says.
-        let is_own =
-            caller.as_ref().is_ok_and(|(caller, _)| caller.is_by_token()) || rules.has_token(&head.headers);
+        let ends_here = |(caller, _): &(Caller, _)| caller.is_by_token() || rules.has_token(&head.headers);
+        let is_own = caller.as_ref().is_ok_and(ends_here);
         let without = is_own.then(|| bare(head));
         let head = without.as_ref().unwrap_or(head);
         let mut case = Case::open(DecisionId::random(), connection, Arc::clone(rules), head);
