@@ -41,6 +41,7 @@ mod queue;
 mod reconcile;
 mod record;
 mod recover;
+mod reread;
 mod slots;
 mod text;
 mod verify;
@@ -51,7 +52,7 @@ mod writer;
 mod tests;
 
 pub use calls::{Call, Reading, calls};
-pub use counted::{Since, counted};
+pub use counted::counted;
 pub use error::{AuditError, OpenError};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
@@ -60,13 +61,14 @@ pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
 pub use past::{Past, past};
 pub use prove::{Claim, ProveError, prove};
-pub use query::{Found, Index, IndexError, Order, Query, search};
+pub use query::{Found, Index, IndexError, Order, Outcomes, Query, search};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
     Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,
     Velocity, WOULD_DENY_MAX,
 };
 pub use recover::lock;
+pub use reread::Since;
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};

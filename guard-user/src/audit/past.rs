@@ -5,11 +5,9 @@ use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
-use memchr::memmem;
 use serde::Deserialize;
 
-use super::counted::{Since, first_segment};
-use super::walk::{Found, Lines, segments};
+use super::reread::{Since, reread};
 use crate::types::{AgentName, ServerName};
 
 /// A call as its record tells of it.
@@ -25,7 +23,6 @@ pub struct Past {
 
 #[derive(Deserialize)]
 struct Line<'a> {
-    seq: u64,
     kind: &'a str,
     time: &'a str,
     decision: Option<&'a str>,
@@ -48,32 +45,15 @@ struct Target<'a> {
     name: Cow<'a, str>,
 }
 
-/// Hands each call of `dir` that went on with an intent, or was refused, to `each`, in the order of the trail. A line that cannot be read is
-/// an error. Returns how many records it looked at.
+/// Hands each call of `dir` that went on with an intent, or was refused, to `each`, in the order of the trail. Returns how many records it
+/// looked at.
 pub fn past(dir: &Path, since: Since, mut each: impl FnMut(&Past)) -> io::Result<u64> {
-    let segments = segments(dir)?;
-    let from = first_segment(&segments, since);
-    let finder = memmem::Finder::new(br#""kind":"call""#);
-    let mut looked_at = 0;
-    for (_, path) in segments.iter().skip(from) {
-        let mut lines = Lines::open(path)?;
-        while let Some(Found::Line(bytes)) = lines.next()? {
-            looked_at += 1;
-            if finder.find(bytes).is_none() {
-                continue;
-            }
-            let line: Line<'_> = serde_json::from_slice(bytes)
-                .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-            let is_new = match since {
-                Since::Record(seq) => line.seq >= seq,
-                Since::Ago(_) => true,
-            };
-            if let Some(past) = line.past().filter(|_| is_new) {
-                each(&past);
-            }
+    reread(dir, since, r#""kind":"call""#, |bytes| {
+        if let Some(past) = serde_json::from_slice::<Line<'_>>(bytes)?.past() {
+            each(&past);
         }
-    }
-    Ok(looked_at)
+        Ok(())
+    })
 }
 
 impl Line<'_> {

@@ -39,9 +39,12 @@ const DAY: u64 = 24 * HOUR;
 #[derive(Debug, Clone)]
 pub struct History(Arc<Store>);
 
+type Shard = Mutex<HashMap<AgentName, Agent>>;
+
 #[derive(Debug)]
 struct Store {
-    shards: Box<[Mutex<HashMap<AgentName, Agent>>]>,
+    first: Shard,
+    others: [Shard; SHARDS - 1],
     hasher: RandomState,
     /// Moves with each change.
     version: AtomicU64,
@@ -92,7 +95,8 @@ struct SavedAgent {
 impl History {
     pub fn new() -> Self {
         Self(Arc::new(Store {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            first: Shard::default(),
+            others: std::array::from_fn(|_| Shard::default()),
             hasher: RandomState::new(),
             version: AtomicU64::new(0),
         }))
@@ -147,7 +151,7 @@ impl History {
 
     /// Gives back what is over.
     pub fn tidy(&self, now: u64) {
-        for shard in &self.0.shards {
+        for shard in self.0.shards() {
             tidy(&mut lock(shard), now);
         }
     }
@@ -155,7 +159,7 @@ impl History {
     /// Writes everything to `dir`. What comes meanwhile may be in it or not, so `about.next_record` must be from before.
     pub fn save(&self, dir: &Path, about: &Restored) -> io::Result<()> {
         let mut agents = BTreeMap::new();
-        for shard in &self.0.shards {
+        for shard in self.0.shards() {
             for (name, agent) in lock(shard).iter() {
                 let calls = agent.calls.iter().map(|(key, calls)| (key.to_string(), calls.day, calls.count));
                 let saved = SavedAgent {
@@ -198,9 +202,13 @@ impl History {
 
     fn shard(&self, agent: &AgentName) -> MutexGuard<'_, HashMap<AgentName, Agent>> {
         let hash = usize::try_from(self.0.hasher.hash_one(agent) >> 32).unwrap_or_default();
-        // There is one for each number below SHARDS.
-        let shard = self.0.shards.get(hash % SHARDS).or_else(|| self.0.shards.first());
-        lock(shard.unwrap_or_else(|| unreachable!("SHARDS is not 0")))
+        lock(self.0.others.get(hash % SHARDS).unwrap_or(&self.0.first))
+    }
+}
+
+impl Store {
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 }
 
@@ -332,7 +340,7 @@ mod tests {
         history.allowed(later, &agent, &server, "tool:new");
         assert!(!history.known(later, &agent, &server, "tool:new").is_new);
         history.tidy(later + (KNOWN_DAYS + 2) * DAY);
-        assert!(history.0.shards.iter().all(|shard| lock(shard).is_empty()));
+        assert!(history.0.shards().all(|shard| lock(shard).is_empty()));
     }
 
     #[test]
