@@ -69,6 +69,33 @@ async fn an_untouched_trail_is_sound_across_restarts() {
     assert_eq!(verdict(&trail), Says::Sound);
 }
 
+/// Long enough for several blocks, which several cores read.
+#[tokio::test]
+async fn a_long_trail_is_read_in_order_to_its_first_fault() {
+    let trail = Trail::write().await;
+    while trail.segment().len() < 4 << 20 {
+        trail.append(u8::MAX).await;
+    }
+    assert_eq!(verdict(&trail), Says::Sound);
+    assert_eq!(verified(&trail, None).records, trail.lines().len() as u64);
+    let whole = trail.segment();
+    for at in [10, 1 << 20, (1 << 20) + 70_000, 3 << 20, whole.len() - 10] {
+        let mut changed = whole.clone();
+        // A second fault behind it must not be told in its place.
+        for place in [at, whole.len() - 5] {
+            changed[place] ^= 1;
+        }
+        trail.put(SEGMENT, &changed);
+        assert_eq!(verdict(&trail), Says::Tampered, "byte {at}");
+        let line = 1 + memchr::memchr_iter(b'\n', &whole[..at]).count() as u64;
+        assert!(
+            (line..=line + 1).contains(&place(&trail).1),
+            "byte {at} of line {line}: {:?}",
+            place(&trail)
+        );
+    }
+}
+
 #[tokio::test]
 async fn every_flipped_byte_is_noticed_at_its_line_or_the_next() {
     let trail = Trail::write().await;

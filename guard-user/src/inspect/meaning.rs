@@ -100,7 +100,7 @@ fn escape(text: &[u8]) -> (char, usize) {
     }
 }
 
-/// Of `uXXXX`.
+/// Of `u` and four hex digits.
 fn unit(text: &[u8]) -> Option<u32> {
     let hex = text.strip_prefix(b"u")?.get(..4).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))?;
     u32::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()

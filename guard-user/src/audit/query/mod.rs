@@ -15,7 +15,7 @@ mod terms;
 use jiff::Timestamp;
 
 pub use index::{Index, IndexError};
-pub use search::{Found, Order, search};
+pub use search::{Found, Order, Outcomes, search};
 
 use crate::policy::IntentPattern;
 use terms::{Fields, Term};

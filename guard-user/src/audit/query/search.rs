@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use memchr::memmem::Finder;
@@ -24,13 +24,20 @@ pub enum Order {
     Oldest,
 }
 
+/// Whether each call comes with how it ended. To look for that means to read on behind the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcomes {
+    Shown,
+    LeftOut,
+}
+
 /// A record that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub seq: u64,
     /// As it stands in the trail.
     pub line: String,
-    /// Of a forwarded call: how it ended.
+    /// Of a forwarded call: how it ended, if that was asked for and is known.
     pub outcome: Option<String>,
 }
 
@@ -38,7 +45,7 @@ pub struct Found {
 pub fn search(
     index: &Index,
     query: &Query,
-    order: Order,
+    (order, outcomes): (Order, Outcomes),
     mut take: impl FnMut(Found) -> ControlFlow<()>,
 ) -> Result<(), IndexError> {
     let terms = query.terms();
@@ -59,8 +66,13 @@ pub fn search(
     for some in wanted.chunks(cores) {
         let read: Vec<_> = thread::scope(|scope| {
             let reading: Vec<_> =
-                some.iter().map(|at| scope.spawn(|| read(&blocks, *at, query, order))).collect();
-            reading.into_iter().map(|reading| reading.join().unwrap_or_else(|_| Err(failed()))).collect()
+                some.iter().map(|at| scope.spawn(|| read(&blocks, *at, query, (order, outcomes)))).collect();
+            let failed = |at: &usize| Err(failed(blocks.get(*at).map_or(Path::new(""), |(path, _)| path)));
+            reading
+                .into_iter()
+                .zip(some)
+                .map(|(reading, at)| reading.join().unwrap_or_else(|_| failed(at)))
+                .collect()
         });
         for found in read.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
             if take(found).is_break() {
@@ -72,8 +84,9 @@ pub fn search(
 }
 
 /// Of a reader that panicked: what it would have found is not left out in silence.
-fn failed() -> IndexError {
-    IndexError { path: PathBuf::new(), error: io::Error::other("a part of the trail could not be read") }
+fn failed(path: &Path) -> IndexError {
+    let error = io::Error::other("a part of it could not be read; `mcp-guard audit verify` may tell why");
+    IndexError { path: path.to_owned(), error }
 }
 
 /// What fits in the block `at`, with outcomes.
@@ -81,7 +94,7 @@ fn read(
     blocks: &[(&Path, &Block)],
     at: usize,
     query: &Query,
-    order: Order,
+    (order, outcomes): (Order, Outcomes),
 ) -> Result<Vec<Found>, IndexError> {
     let mut found = Vec::new();
     let mut open = HashMap::new();
@@ -91,7 +104,8 @@ fn read(
             return;
         }
         let Some(record) = Fields::of(line).filter(|record| query.takes(record, line)) else { return };
-        if record.decision.as_deref() == Some("allow")
+        if outcomes == Outcomes::Shown
+            && record.decision.as_deref() == Some("allow")
             && let Some(id) = record.id.as_deref()
         {
             open.insert(id.to_owned(), found.len());

@@ -107,7 +107,7 @@ impl Written {
     fn found(&self, query: &Query, order: Order) -> Vec<Found> {
         let index = Index::open(self.path(), |_, _| {}).unwrap();
         let mut all = Vec::new();
-        search(&index, query, order, |found| {
+        search(&index, query, (order, Outcomes::Shown), |found| {
             all.push(found);
             ControlFlow::Continue(())
         })

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
 use super::{Place, table};
-use crate::audit::{Found, Index, Order, Query, search};
+use crate::audit::{Found, Index, Order, Outcomes, Query, search};
 use crate::cli::output;
 use crate::policy::IntentPattern;
 
@@ -110,7 +110,7 @@ impl Wanted {
             decision: self.decision.clone(),
             reason: self.reason.clone(),
             session: self.session.clone(),
-            id: self.id.clone(),
+            id: self.id.as_ref().map(|id| id.to_ascii_lowercase()),
             kind: self.kind.clone(),
             min_risk: self.min_risk,
             from: self.from,
@@ -122,15 +122,14 @@ impl Wanted {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
-    let mut query = args.wanted.query()?;
+    let query = args.wanted.query()?;
     if args.follow {
         return follow(&dir, &query, args.place.json);
     }
     let order = if args.oldest_first { Order::Oldest } else { Order::Newest };
     let limit = if args.all { usize::MAX } else { args.limit };
-    query.id = query.id.map(|id| id.to_ascii_lowercase());
     let (mut shown, mut left_out) = (Vec::new(), false);
-    search(&open(&dir)?, &query, order, |found| {
+    search(&open(&dir)?, &query, (order, Outcomes::Shown), |found| {
         if shown.len() >= limit {
             left_out = true;
             return ControlFlow::Break(());
@@ -181,11 +180,11 @@ fn follow(dir: &Path, query: &Query, json: bool) -> anyhow::Result<ExitCode> {
     loop {
         let mut new = Vec::new();
         let index = Index::open(dir, |_, _| {})?;
-        search(&index, query, Order::Newest, |found| {
+        search(&index, query, (Order::Newest, Outcomes::LeftOut), |found| {
             if found.seq < next {
                 return ControlFlow::Break(());
             }
-            new.push(Found { outcome: None, ..found });
+            new.push(found);
             ControlFlow::Continue(())
         })?;
         new.reverse();

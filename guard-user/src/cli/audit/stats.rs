@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Place;
 use super::query::{Wanted, open};
-use crate::audit::{Order, search};
+use crate::audit::{Order, Outcomes, search};
 use crate::cli::output;
 
 /// Rows of each table; the JSON has all.
@@ -165,7 +165,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut query = args.wanted.query()?;
     query.kind = Some("call".into());
     let mut stats = Stats::default();
-    search(&open(&dir)?, &query, Order::Oldest, |found| {
+    search(&open(&dir)?, &query, (Order::Oldest, Outcomes::LeftOut), |found| {
         if let Ok(record) = serde_json::from_str(&found.line) {
             stats.add(&record, args.every);
         }
