@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Problems};
 use crate::identity::{
-    Addressed, Caller, Certificate, Clients, Credentials, Issuers, KeySet, Proof, Shown, Unidentified,
+    Addressed, Caller, Certificate, Clients, Credentials, Fresh, Issuers, KeySet, Proof, Shown, Unidentified,
 };
 use crate::policy::Policy;
 use crate::tls::CA_FILE;
-use crate::types::IssuerName;
+use crate::types::{IssuerName, Uptime};
 
 /// An immutable version. A request is decided by one; what comes later on its answer's stream is read by the one in force
 /// then.
@@ -87,7 +87,7 @@ impl Rules {
 
     /// Which agent's token was `shown`: it is good `now`, and the policy has an agent with its subject.
     pub fn by_token(&self, shown: &Shown<'_>, token: &Addressed<'_>) -> Result<Caller, Unidentified> {
-        let voucher = token.verify(Timestamp::now())?;
+        let voucher = token.verify(Timestamp::now(), Uptime::now())?;
         let entry = self.policy.by_subject(&voucher.issuer, &voucher.subject);
         shown.by_token(voucher, entry)
     }
@@ -125,7 +125,7 @@ impl Rules {
             }
             Proof::Token(voucher) => {
                 let entry = self.policy.by_subject(&voucher.issuer, &voucher.subject);
-                self.issuers.trust(voucher) && entry.is_some_and(|entry| entry.agent == agent)
+                self.issuers.trust(voucher, Uptime::now()) && entry.is_some_and(|entry| entry.agent == agent)
             }
             Proof::Certificate(_) => {
                 let entry = self.policy.agent(agent);
@@ -146,6 +146,14 @@ impl Rules {
             shown.names().is_ok_and(|names| names.contains(needed))
                 && self.clients.check(shown, Timestamp::now()).is_ok()
         })
+    }
+
+    /// How long the keys are good by which `caller` is known, where they come over the network.
+    pub fn fresh(&self, caller: &Caller) -> Option<&Fresh> {
+        match caller.proof() {
+            Proof::Token(voucher) => self.issuers.fresh(&voucher.issuer),
+            Proof::Secret { .. } | Proof::Certificate(_) | Proof::Process => None,
+        }
     }
 
     /// From when on what `caller` showed proves nothing; `None`: that is not known beforehand. A rotation gives an end to

@@ -4,6 +4,10 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+mod uptime;
+
+pub use uptime::Uptime;
+
 /// Longest configured name (server, agent, profile, intent), in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 

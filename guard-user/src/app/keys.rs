@@ -9,7 +9,7 @@ mod schedule;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
@@ -18,12 +18,15 @@ use super::{App, lock};
 use crate::audit::Event;
 use crate::config::{Config, Issuer, JwksUrl, KeySource};
 use crate::identity::{KeySet, Published, Wanted};
-use crate::types::IssuerName;
+use crate::types::{IssuerName, Uptime};
 use fetch::Document;
 use schedule::Schedule;
 
 /// How long a start waits for issuers. Then it goes on without the keys of those that have not answered.
 const START_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two looks at the host's clock: timers sleep when the host does.
+const CLOCK_LOOK: Duration = Duration::from_secs(5);
 
 /// How each issuer stands that is asked.
 #[derive(Debug, Default)]
@@ -32,7 +35,7 @@ pub(super) struct AskedIssuers(Mutex<BTreeMap<IssuerName, Standing>>);
 #[derive(Debug)]
 struct Standing {
     schedule: Schedule,
-    read_at: Option<Instant>,
+    read_at: Option<Uptime>,
     /// Why the last question had no answer of use.
     error: Option<String>,
     /// Keys that were passed over.
@@ -51,7 +54,7 @@ struct Unusable {
 
 /// The first questions, under way.
 pub(super) struct First {
-    begun: Instant,
+    begun: Uptime,
     asking: JoinHandle<Vec<(Issuer, Attempt)>>,
 }
 
@@ -90,7 +93,7 @@ pub(super) fn begin(config: &Config) -> First {
         }
         asking.join_all().await
     });
-    First { begun: Instant::now(), asking }
+    First { begun: Uptime::now(), asking }
 }
 
 async fn attempt(issuer: &Issuer, jwks: &JwksUrl, protected: &[u16]) -> Attempt {
@@ -112,14 +115,14 @@ async fn keep(app: Arc<App>, issuer: Issuer, jwks: JwksUrl) {
     loop {
         let Some((next, stale)) = app.times(&name) else { return };
         let is_asked = tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => false,
+            () = until(Some(next)) => false,
             () = until(stale) => {
                 app.end_keys(&name).await;
                 continue;
             }
             () = app.pipeline.wanted.until_asked(&name) => true,
         };
-        let begun = Instant::now();
+        let begun = Uptime::now();
         if !is_asked || app.may_ask(&name, begun) {
             let mut asking = std::pin::pin!(attempt(&issuer, &jwks, &protected));
             let attempt = tokio::select! {
@@ -135,17 +138,22 @@ async fn keep(app: Arc<App>, issuer: Issuer, jwks: JwksUrl) {
     }
 }
 
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
+/// Never, without a time.
+async fn until(time: Option<Uptime>) {
+    let Some(time) = time else { return std::future::pending().await };
+    loop {
+        let left = time.since(Uptime::now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(CLOCK_LOOK)).await;
     }
 }
 
 impl App {
     /// Takes what the first questions brought, waiting for it for a while.
     pub(super) async fn take_first_keys(&self, first: First) {
-        let now = Instant::now();
+        let now = Uptime::now();
         for (issuer, jwks) in asked(&self.config) {
             let standing = Standing {
                 schedule: Schedule::new(jwks, now),
@@ -168,18 +176,18 @@ impl App {
         asked(&self.config).map(start).collect()
     }
 
-    fn times(&self, issuer: &IssuerName) -> Option<(Instant, Option<Instant>)> {
+    fn times(&self, issuer: &IssuerName) -> Option<(Uptime, Option<Uptime>)> {
         let all = lock(&self.asked_issuers.0);
         all.get(issuer).map(|standing| (standing.schedule.next(), standing.schedule.stale_at()))
     }
 
-    fn may_ask(&self, issuer: &IssuerName, now: Instant) -> bool {
+    fn may_ask(&self, issuer: &IssuerName, now: Uptime) -> bool {
         let mut all = lock(&self.asked_issuers.0);
         all.get_mut(issuer).is_some_and(|standing| standing.schedule.may_be_asked(now))
     }
 
     /// Notes what came of a question, and takes the keys in force.
-    async fn take_keys(&self, issuer: &Issuer, begun: Instant, attempt: Attempt) {
+    async fn take_keys(&self, issuer: &Issuer, begun: Uptime, attempt: Attempt) {
         let name = &issuer.name;
         let (keys, is_news, published) = {
             let mut all = lock(&self.asked_issuers.0);
@@ -198,7 +206,7 @@ impl App {
                     (Ok(keys), true, None)
                 }
                 Err(Unusable { why, published }) => {
-                    standing.schedule.failed(Instant::now());
+                    standing.schedule.failed(Uptime::now());
                     let before = standing.error.replace(why.clone());
                     (Err(why), before.is_none(), published)
                 }
@@ -208,7 +216,19 @@ impl App {
             self.withdraw(name, &published, why).await;
         }
         match keys {
-            Ok(keys) => self.put_keys(name, Some(keys), None).await,
+            Ok(keys) => {
+                let has_news = self.put_keys(name, Some(keys), None).await;
+                let end = lock(&self.asked_issuers.0).get_mut(name).and_then(|standing| {
+                    if has_news {
+                        standing.schedule.has_news();
+                    }
+                    standing.schedule.stale_at()
+                });
+                // Not before they are in force: what it withdrew must not be good again for a moment.
+                if let (Some(fresh), Some(end)) = (self.pipeline.rules.load().issuers.fresh(name), end) {
+                    fresh.until(end);
+                }
+            }
             Err(error) if is_news => {
                 tracing::error!(issuer = %name, "the issuer's keys cannot be had: {error}");
                 let count = self.pipeline.rules.load().issuers.keys(name).map_or(0, KeySet::count);
@@ -237,16 +257,19 @@ impl App {
             standing.error.clone()
         };
         tracing::error!(%issuer, "the issuer's keys are stale: its tokens are refused until it answers");
+        if let Some(fresh) = self.pipeline.rules.load().issuers.fresh(issuer) {
+            fresh.end();
+        }
         self.put_keys(issuer, None, error.as_deref()).await;
     }
 
-    /// Puts other keys in force. What is open with one that is gone ends.
-    async fn put_keys(&self, issuer: &IssuerName, keys: Option<KeySet>, why: Option<&str>) {
+    /// Puts other keys in force; `false`: they are no others. What is open with one that is gone ends.
+    async fn put_keys(&self, issuer: &IssuerName, keys: Option<KeySet>, why: Option<&str>) -> bool {
         // A reload that is under way has the keys from before.
         let _alone = self.reloading.lock().await;
         let rules = self.pipeline.rules.load();
         if rules.issuers.keys(issuer) == keys.as_ref() {
-            return;
+            return false;
         }
         let digest = keys.as_ref().map(KeySet::digest);
         let (state, count) = match &keys {
@@ -257,6 +280,7 @@ impl App {
         // Whatever the disk says: a key that was withdrawn must not be good for longer, and no call goes on without a record.
         self.note_keys(issuer, state, (count, digest.as_deref()), why).await;
         self.pipeline.rules.replace(rules.with_keys(issuer, keys.as_ref()));
+        true
     }
 
     async fn note_keys(
@@ -275,7 +299,7 @@ impl App {
     /// For `mcp-guard status`.
     pub(super) fn issuers(&self) -> Value {
         let rules = self.pipeline.rules.load();
-        let all = lock(&self.asked_issuers.0);
+        let (all, now) = (lock(&self.asked_issuers.0), Uptime::now());
         let one = |issuer: &Issuer| {
             let source = match &issuer.keys {
                 KeySource::JwksFile(file) => file.display().to_string(),
@@ -286,13 +310,14 @@ impl App {
                 KeySource::PemFiles(_) => "pem_files".to_owned(),
             };
             let standing = all.get(&issuer.name);
-            let keys = rules.issuers.keys(&issuer.name);
+            let is_over = rules.issuers.fresh(&issuer.name).is_some_and(|fresh| fresh.is_over(now));
+            let keys = rules.issuers.keys(&issuer.name).filter(|_| !is_over);
             json!({
                 "name": issuer.name,
                 "source": source,
                 "keys": keys.map_or(0, KeySet::count),
                 "digest": keys.map(KeySet::digest),
-                "age_seconds": standing.and_then(|standing| standing.read_at).map(|at| at.elapsed().as_secs()),
+                "age_seconds": standing.and_then(|standing| standing.read_at).map(|at| now.since(at).as_secs()),
                 "error": standing.and_then(|standing| standing.error.as_deref()),
             })
         };

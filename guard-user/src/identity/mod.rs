@@ -26,8 +26,8 @@ pub use shown::{CLIENT_HEADER, Candidate, Entry, PROFILE_HEADER, Shown};
 pub(crate) use store::who_else_may_write;
 pub use store::{CREDENTIALS_FILE, Issued, Recipient, Rotated, StoreError, issue, revoke, rotate};
 pub use token::{
-    Addressed, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, KeySet, PEM_BYTES_MAX, Published,
-    TOKEN_BYTES_MAX, TokenFault, Voucher, Wanted,
+    Addressed, Fresh, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, KeySet, PEM_BYTES_MAX, Published,
+    TOKEN_BYTES_MAX, TokenFault, Voucher, Wanted, authorities,
 };
 
 /// Why a request is nobody's.

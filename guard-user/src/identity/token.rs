@@ -5,8 +5,10 @@
 //! issuer has signed. There is one key for a token and one algorithm for a key, so what the header says chooses neither
 //! how nor by whom it is checked. The cryptography is aws-lc's.
 
+mod authorities;
 mod claims;
 mod fault;
+mod fresh;
 mod header;
 mod jwks;
 mod keys;
@@ -23,9 +25,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::CredentialId;
 use crate::config::{Authorize, Scope, UserDemand};
 use crate::rpc::Json;
-use crate::types::{IssuerName, UserName};
+use crate::types::{IssuerName, Uptime, UserName};
 
+pub use authorities::authorities;
 pub use fault::TokenFault;
+pub use fresh::Fresh;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
 pub use keys::KeyDigest;
 pub use load::PEM_BYTES_MAX;
@@ -55,8 +59,8 @@ struct Issuer {
     leeway: SignedDuration,
     /// `None`: they cannot be had.
     keys: Option<KeySet>,
-    /// They come over the network, and may be others at any time.
-    is_asked: bool,
+    /// They come over the network, may be others at any time, and are good for as long.
+    asked: Option<Fresh>,
     /// The claim with the user, and whether it must be there.
     user: Option<(String, UserDemand)>,
 }
@@ -132,9 +136,9 @@ impl Issuers {
         !audiences.is_empty() && text::is_for_any(value, &audiences)
     }
 
-    /// Whether the key that signed this is still one of its issuer's.
-    pub fn trust(&self, voucher: &Voucher) -> bool {
-        let has = |issuer: &Issuer| issuer.keys.as_ref().is_some_and(|keys| keys.has(&voucher.key));
+    /// Whether the key that signed this is still one of its issuer's, which was heard of lately enough.
+    pub fn trust(&self, voucher: &Voucher, now: Uptime) -> bool {
+        let has = |issuer: &Issuer| issuer.good_keys(now).is_some_and(|keys| keys.has(&voucher.key));
         self.all.iter().any(|issuer| issuer.name == voucher.issuer && has(issuer))
     }
 
@@ -142,7 +146,7 @@ impl Issuers {
     #[must_use]
     pub fn with_keys(&self, issuer: &IssuerName, keys: Option<&KeySet>) -> Self {
         let mut next = self.clone();
-        for known in next.all.iter_mut().filter(|known| known.is_asked && known.name == *issuer) {
+        for known in next.all.iter_mut().filter(|known| known.asked.is_some() && known.name == *issuer) {
             known.keys = keys.cloned();
         }
         next
@@ -150,9 +154,10 @@ impl Issuers {
 
     /// Files say nothing of the keys of issuers that are asked: they stay as they were.
     pub fn keep_asked(&mut self, before: &Self) {
-        for issuer in self.all.iter_mut().filter(|issuer| issuer.is_asked) {
-            let known = before.all.iter().find(|known| known.is_asked && known.name == issuer.name);
+        for issuer in self.all.iter_mut().filter(|issuer| issuer.asked.is_some()) {
+            let known = before.all.iter().find(|known| known.asked.is_some() && known.name == issuer.name);
             issuer.keys = known.and_then(|known| known.keys.clone());
+            issuer.asked = known.map_or_else(|| Some(Fresh::default()), |known| known.asked.clone());
         }
     }
 
@@ -162,23 +167,36 @@ impl Issuers {
         self.all.iter().filter(is_meant).map(|issuer| issuer.url.as_str()).collect()
     }
 
-    /// The keys of one issuer, as far as they are known.
+    /// How long the keys of an issuer are good that is asked for them.
+    pub fn fresh(&self, issuer: &IssuerName) -> Option<&Fresh> {
+        self.all.iter().find(|known| known.name == *issuer)?.asked.as_ref()
+    }
+
+    /// The keys of one issuer, as far as they are known, good or not.
     pub fn keys(&self, issuer: &IssuerName) -> Option<&KeySet> {
         self.all.iter().find(|known| known.name == *issuer)?.keys.as_ref()
+    }
+}
+
+impl Issuer {
+    /// Its keys, unless they were not heard of for too long.
+    fn good_keys(&self, now: Uptime) -> Option<&KeySet> {
+        let is_good = self.asked.as_ref().is_none_or(|fresh| !fresh.is_over(now));
+        self.keys.as_ref().filter(|_| is_good)
     }
 }
 
 impl Addressed<'_> {
     /// Its issuer, if that can be asked for keys at any time.
     pub fn asked_issuer(&self) -> Option<&IssuerName> {
-        self.issuer.is_asked.then_some(&self.issuer.name)
+        self.issuer.asked.as_ref().map(|_| &self.issuer.name)
     }
 
-    /// What it proves `now`.
-    pub fn verify(&self, now: Timestamp) -> Result<Voucher, TokenFault> {
+    /// What it proves `now`; the clock of the host may be set, `up` goes on.
+    pub fn verify(&self, now: Timestamp, up: Uptime) -> Result<Voucher, TokenFault> {
         let header = text::object(self.parts.header)?;
         let (algorithm, kid) = header::read(&header)?;
-        let keys = self.issuer.keys.as_ref().ok_or(TokenFault::KeysUnavailable)?;
+        let keys = self.issuer.good_keys(up).ok_or(TokenFault::KeysUnavailable)?;
         let key = keys.find(kid).ok_or(TokenFault::UnknownKey)?;
         if key.algorithm != algorithm {
             return Err(TokenFault::Algorithm);

@@ -12,12 +12,13 @@ use jiff::Timestamp;
 use super::judged_method;
 use crate::case::Case;
 use crate::connection::Connection;
-use crate::identity::Caller;
+use crate::identity::{Caller, Fresh};
 use crate::policy::{Circumstances, Decision, Question};
 use crate::rpc::Target;
 use crate::rules::{InForce, Rules};
+use crate::types::Uptime;
 
-/// Between two looks at the host's clock.
+/// Between two looks at the host's clocks.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 /// Of one request that was let in.
@@ -60,19 +61,21 @@ impl Standing {
     }
 }
 
-/// Ends when it may not go on: by a version of the rules, or since what was shown has expired.
+/// Ends when it may not go on: by a version of the rules, since what was shown has expired, or since its issuer was not heard of
+/// for too long.
 pub(super) async fn until_over(standing: Standing, rules: InForce) {
     let mut versions = rules.versions();
     loop {
-        let expires = {
+        let (expires, fresh) = {
             let rules = versions.borrow_and_update();
             if !standing.holds(&rules) {
                 return;
             }
-            rules.expires(&standing.caller)
+            (rules.expires(&standing.caller), rules.fresh(&standing.caller).cloned())
         };
         tokio::select! {
             () = until_expired(expires) => return,
+            () = until_stale(fresh) => return,
             changed = versions.changed() => if changed.is_err() { return },
         }
     }
@@ -85,5 +88,13 @@ async fn until_expired(expires: Option<Timestamp>) {
         && !left.is_zero()
     {
         tokio::time::sleep(left.min(CLOCK_LOOK)).await;
+    }
+}
+
+/// Never, where no keys come over the network. The host may sleep meanwhile, and timers with it.
+async fn until_stale(fresh: Option<Fresh>) {
+    let Some(fresh) = fresh else { return future::pending().await };
+    while !fresh.is_over(Uptime::now()) {
+        tokio::time::sleep(CLOCK_LOOK).await;
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::types::Uptime;
 
 /// A moment on all clocks, for a guard that starts later.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +66,7 @@ fn here() -> Anchor {
 }
 
 fn boot() -> u64 {
-    let since = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(since.tv_sec).unwrap_or_default();
-    seconds * 1000 + u64::try_from(since.tv_nsec).unwrap_or_default() / 1_000_000
+    Uptime::now().as_millis()
 }
 
 #[cfg(test)]

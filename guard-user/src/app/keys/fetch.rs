@@ -13,14 +13,13 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{JwksUrl, read_bounded};
-use crate::identity::{JWKS_BYTES_MAX, PEM_BYTES_MAX};
+use crate::config::JwksUrl;
+use crate::identity::{JWKS_BYTES_MAX, authorities};
 
 /// All of it: names, connection, handshake, answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -112,18 +111,11 @@ fn is_of_this_host(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }
 
-/// Read anew each time: certificates of CAs come and go.
+/// The file is read anew each time, by the rules of a start: certificates of CAs come and go.
 fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
-        Some(file) => {
-            let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-            let text = read_bounded(file, PEM_BYTES_MAX).map_err(|error| unusable(&error))?;
-            for certificate in CertificateDer::pem_slice_iter(&text) {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-        }
+        Some(file) => roots = authorities(file).map_err(|problem| problem.to_string())?,
         // Some of a host's certificates may be of no use; the rest is.
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }

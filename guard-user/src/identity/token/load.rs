@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
 use super::keys::{Keys, PublicKey};
-use super::{Issuer, Issuers, JWKS_BYTES_MAX, KeySet};
+use super::{Fresh, Issuer, Issuers, JWKS_BYTES_MAX, KeySet, authorities};
 use crate::config::{self, KeySource, PemKey, Problem, Problems, read_bounded};
 use crate::identity::store::others_may_write;
 
@@ -26,7 +26,7 @@ impl Issuers {
                     url: issuer.issuer.clone(),
                     audience: issuer.audience.clone(),
                     leeway: SignedDuration::from_secs(issuer.leeway_seconds.into()),
-                    is_asked: matches!(issuer.keys, KeySource::JwksUrl(_)),
+                    asked: matches!(issuer.keys, KeySource::JwksUrl(_)).then(Fresh::default),
                     keys,
                     user: issuer.user_claim.clone().map(|claim| (claim, issuer.user)),
                 }),
@@ -40,7 +40,7 @@ impl Issuers {
 fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Option<KeySet>, Problems> {
     match &issuer.keys {
         KeySource::JwksFile(file) => {
-            let text = bytes(file, JWKS_BYTES_MAX)?;
+            let text = trusted(file, JWKS_BYTES_MAX)?;
             let set = KeySet::parse(&text, &issuer.algorithms).map(|(keys, passed)| {
                 notes.extend(passed.into_iter().map(|note| format!("{}: {note}", file.display())));
                 keys
@@ -50,7 +50,7 @@ fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Option<KeySe
         }
         // Nobody is asked here: whoever runs the guard does that.
         KeySource::JwksUrl(jwks) => {
-            jwks.ca_file.as_ref().map(|file| bytes(file, PEM_BYTES_MAX)).transpose()?;
+            jwks.ca_file.as_deref().map(authorities).transpose()?;
             Ok(None)
         }
         KeySource::PemFiles(named) => {
@@ -73,7 +73,7 @@ fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Option<KeySe
 
 fn pem(named: &PemKey) -> Result<PublicKey, Problem> {
     let file = &named.file;
-    let text = bytes(file, PEM_BYTES_MAX)?;
+    let text = trusted(file, PEM_BYTES_MAX)?;
     let hint = "write the public key alone: `openssl pkey -pubout -in KEY.pem -out FILE`";
     let problem = |what: String| Problem::of_file(file, what).with_hint(hint);
     let sections = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(&text);
@@ -93,7 +93,8 @@ fn pem(named: &PemKey) -> Result<PublicKey, Problem> {
     key.map_err(|fault| problem(fault.to_string()))
 }
 
-fn bytes(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+/// Of a file that says whose tokens are good.
+pub(super) fn trusted(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     let unreadable = |error: std::io::Error| {
         Problem::of_file(file, format!("the issuer's keys cannot be read: {error}"))
             .with_hint("paths count from the directory of guard.yaml")

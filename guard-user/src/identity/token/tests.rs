@@ -1,5 +1,6 @@
 //! What a forger, a thief and a careless issuer might send. Every token here that is signed is signed with a real key.
 
+mod asked;
 mod keys;
 mod user;
 
@@ -170,7 +171,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn check(issuers: &Issuers, token: &str) -> Result<Voucher, TokenFault> {
-    issuers.addressed(token)?.verify(at(NOW))
+    issuers.addressed(token)?.verify(at(NOW), Uptime::ZERO)
 }
 
 #[track_caller]
@@ -188,7 +189,7 @@ fn a_token_of_each_kind_proves_its_subject() {
         let voucher = check(&issuers, &token).unwrap();
         assert_eq!((voucher.issuer.as_str(), &*voucher.subject), ("corp", "billing@corp"));
         assert_eq!(voucher.expires, at(NOW + 600 + LEEWAY));
-        assert!(issuers.trust(&voucher));
+        assert!(issuers.trust(&voucher, Uptime::ZERO));
         let id = voucher.id.as_str();
         assert!(id.starts_with("t-") && id.len() == 14 && !token.contains(&id[2..]), "{id}");
         ids.insert(id.to_owned());

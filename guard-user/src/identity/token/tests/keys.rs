@@ -90,14 +90,14 @@ fn a_key_that_is_gone_is_trusted_no_more() {
     let rotated = World { ed: Ed25519KeyPair::generate().unwrap(), ..self::world() };
     let next = jwk_ed("ed-2", &rotated.ed);
     let both = world.load(&json!({"keys": [jwk_ed("ed", &world.ed), next]})).unwrap();
-    assert!(both.trust(&voucher));
+    assert!(both.trust(&voucher, Uptime::ZERO));
     check(&both, &token).unwrap();
     let after = world.load(&json!({"keys": [next]})).unwrap();
-    assert!(!after.trust(&voucher));
+    assert!(!after.trust(&voucher, Uptime::ZERO));
     assert_eq!(check(&after, &token), Err(TokenFault::UnknownKey));
     // Another key under the old name.
     let renamed = world.load(&json!({"keys": [jwk_ed("ed", &rotated.ed)]})).unwrap();
-    assert!(!renamed.trust(&voucher));
+    assert!(!renamed.trust(&voucher, Uptime::ZERO));
     assert_eq!(check(&renamed, &token), Err(TokenFault::Signature));
 }
 
