@@ -1,6 +1,7 @@
 //! Fixture servers, clients and harnesses of the tests that run whole programs.
 
 pub mod audit;
+pub mod authorization_server;
 pub mod bypass;
 pub mod ca;
 pub mod cgroup;

@@ -1,9 +1,17 @@
 //! The guard as a server's OAuth 2.1 resource server.
 
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use guard_tests::authorization_server::{AuthorizationServer, Wish};
+use guard_tests::ca::TestCa;
 use guard_tests::client::{Client, Endpoint, Era, said};
 use guard_tests::daemon::Daemon;
 use guard_tests::https::{Answer, Https, Request};
 use guard_tests::idp::{AUDIENCE, ISSUER, Idp, claims, publish};
+use guard_tests::peers;
 use guard_tests::process::Fixture;
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, PORT, apart, call, done_for, guard};
@@ -23,7 +31,11 @@ const RESOURCE: &str = "https://localhost:3001/mcp";
 const METADATA: &str = "/.well-known/oauth-protected-resource/mcp";
 
 fn protecting(authorize: bool) -> (Daemon, Idp) {
-    let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+    protecting_with(authorize, POLICY)
+}
+
+fn protecting_with(authorize: bool, policy: &str) -> (Daemon, Idp) {
+    let mut daemon = guard("demo", &[("policy.yaml", policy)]).unwrap();
     let idp = Idp::new("key-1").unwrap();
     publish(&daemon.config_file().with_file_name("jwks.json"), &[&idp]).unwrap();
     let issuer =
@@ -37,12 +49,16 @@ fn protecting(authorize: bool) -> (Daemon, Idp) {
 }
 
 fn token(idp: &Idp, audience: &Value, scopes: &Value) -> String {
+    idp.sign(&with_audience(audience, scopes)).unwrap()
+}
+
+fn with_audience(audience: &Value, scopes: &Value) -> Value {
     let mut claims = claims("billing@corp", 600);
     claims["aud"] = audience.clone();
     if !scopes.is_null() {
         claims["scope"] = scopes.clone();
     }
-    idp.sign(&claims).unwrap()
+    claims
 }
 
 fn bearer(token: &str) -> Request {
@@ -143,6 +159,122 @@ fn a_token_for_one_server_is_worth_nothing_at_another() {
         assert_eq!((answer.status, answer.header("www-authenticate")), (200, None));
         assert_eq!(https.ask(&get(METADATA)).unwrap().status, 404);
         assert!(puppet.heard().is_none());
+    });
+}
+
+#[test]
+fn a_token_for_one_of_two_servers_never_reaches_the_other() {
+    apart(|| {
+        let other: SocketAddr = SocketAddr::new(ADDRESS.ip(), 3002);
+        let (crm, files) = (Puppet::at(ADDRESS).unwrap(), Puppet::at(other).unwrap());
+        let policy = POLICY
+            .replace("  demo.open:", "  files.open: [{server: files, tool: open}]\n  demo.open:")
+            .replace(
+                "policies:\n",
+                "policies:\n  - {intent: files.open, agents: [billing], decision: allow}\n",
+            );
+        let (mut daemon, idp) = protecting_with(true, &policy);
+        let authorize = json!({"resource": "https://localhost:3002/mcp", "scopes": ["files:use"]});
+        let server = json!({"name": "files", "port": 3002, "authorize": authorize});
+        daemon.config.servers.push(serde_json::from_value(server).unwrap());
+        daemon.start().unwrap();
+        let at = |address| Https::new(address, &daemon.ca()).unwrap();
+        let scopes = json!("demo:use demo:read files:use");
+        let token = |audience: &str| token(&idp, &json!(audience), &scopes);
+        let (for_crm, for_files) = (token(RESOURCE), token("https://localhost:3002/mcp"));
+        for (address, token) in [(ADDRESS, &for_files), (other, &for_crm)] {
+            let answer = at(address).ask(&bearer(token)).unwrap();
+            assert_eq!((answer.status, last(&daemon)["reason"].clone()), (401, json!("token_audience")));
+            let port = address.port();
+            let scope = if port == PORT { "demo:use demo:read" } else { "files:use" };
+            let expected = format!(
+                "Bearer error=\"invalid_token\", scope=\"{scope}\", resource_metadata=\"https://localhost:{port}{METADATA}\""
+            );
+            assert_eq!(challenge(&answer), expected);
+        }
+        assert!(crm.heard().is_none() && files.heard().is_none(), "neither reached the other");
+        crm.answer_all(done_for);
+        files.answer_all(done_for);
+        let both =
+            idp.sign(&with_audience(&json!([RESOURCE, "https://localhost:3002/mcp"]), &scopes)).unwrap();
+        for (address, token) in [(ADDRESS, &for_crm), (other, &for_files), (ADDRESS, &both), (other, &both)] {
+            assert!(at(address).ask(&bearer(token)).unwrap().text().contains("done"), "{address}");
+        }
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+/// What the driver `script` says of its calls, each one line.
+fn calls(script: &str, era: &str, ca: &Path, calls: &[Value]) -> Vec<Value> {
+    let mut command = peers::script(script).unwrap();
+    command.arg(format!("https://localhost:{PORT}/mcp")).args(calls.iter().map(Value::to_string));
+    command.env("MCP_ERA", era).env("NODE_EXTRA_CA_CERTS", ca).env("SSL_CERT_FILE", ca);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let (told, complaint) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script} {era}: {told}{complaint}");
+    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_client_of_an_sdk_gets_its_token_by_what_the_guard_tells_and_asks_for_more_when_it_must() {
+    apart(|| {
+        let _server = Fixture::start("customer-ops", None, ADDRESS, &[]).unwrap();
+        let ca = TestCa::new().unwrap();
+        let online = AuthorizationServer::start(SocketAddr::new(ADDRESS.ip(), 8443), &ca).unwrap();
+        let (mut daemon, _idp) = protecting(true);
+        let keys = json!({"jwks_url": {"url": online.jwks_url(), "ca_file": ca.ca()}});
+        let issuer = json!({"name": "corp", "issuer": online.issuer(), "audience": AUDIENCE, "keys": keys});
+        daemon.config.issuers = serde_json::from_value(json!([issuer])).unwrap();
+        daemon.start().unwrap();
+        let trusted = ca.ca().with_file_name("both.pem");
+        let both = [fs::read(daemon.ca()).unwrap(), fs::read(ca.ca()).unwrap()].concat();
+        fs::write(&trusted, both).unwrap();
+        let read = json!({"name": "read_customer", "arguments": {"customer_id": "C-1001"}});
+        println!("\nclient         era     asked for");
+        for script in ["authorized.mjs", "authorized.py"] {
+            for era in ["legacy", "auto"] {
+                let (wishes, asked, recorded) = (
+                    online.wishes().len(),
+                    online.asked().len(),
+                    daemon.ledger().unwrap().of_kind("call").count(),
+                );
+                let told = calls(script, era, &trusted, std::slice::from_ref(&read));
+                assert!(
+                    !told[0]["is_error"].as_bool().unwrap() && told[0]["text"].to_string().contains("C-1001"),
+                    "{told:?}"
+                );
+                let wish = Wish { scope: "demo:use demo:read".into(), resource: RESOURCE.into() };
+                assert_eq!(online.wishes()[wishes..], [wish], "it asked for what the challenge named");
+                let asked = online.asked()[asked..].to_vec();
+                for path in ["/.well-known/oauth-authorization-server", "/register", "/authorize", "/token"] {
+                    assert!(asked.iter().any(|one| one == path), "{path}: {asked:?}");
+                }
+                // The guard told it where, without a token.
+                let ledger = daemon.ledger().unwrap();
+                let records: Vec<_> = ledger.of_kind("call").skip(recorded).collect();
+                assert_eq!(records[0]["reason"], "no_credential", "{records:?}");
+                assert!(records.iter().any(|record| record["target"]["name"] == METADATA), "{records:?}");
+
+                // A user who allows less than was asked for, the first time. The Python SDK answers one challenge a request.
+                if script == "authorized.py" {
+                    println!("{script:<14} {era:<7}");
+                    continue;
+                }
+                let (wishes, recorded) = (online.wishes().len(), ledger.of_kind("call").count());
+                online.narrow_next_token();
+                let told = calls(script, era, &trusted, std::slice::from_ref(&read));
+                assert!(!told[0]["is_error"].as_bool().unwrap(), "{told:?}");
+                let ledger = daemon.ledger().unwrap();
+                let mut records = ledger.of_kind("call").skip(recorded);
+                assert!(records.any(|record| record["reason"] == "insufficient_scope"));
+                let scopes: Vec<_> =
+                    online.wishes()[wishes..].iter().map(|wish| wish.scope.clone()).collect();
+                println!("{script:<14} {era:<7} {scopes:?}");
+                assert_eq!(scopes.len(), 2, "{scopes:?}");
+            }
+        }
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
     });
 }
 
