@@ -18,7 +18,7 @@ const ROUNDS: usize = 7;
 const CALLS: u64 = 200_000;
 
 fn main() {
-    for (agents, intents) in [(2, 5), (100, 100)] {
+    for (agents, intents) in [(2, 5), (10, 100), (100, 100)] {
         let policy = policy(agents, intents);
         let rules = agents * intents;
         let (agent, server) = (AgentName::parse("agent-1").unwrap(), ServerName::parse("s").unwrap());

@@ -15,6 +15,7 @@
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
 //! query          finds records by what they say, by an index that is kept beside the trail
+//! export         the trail in the forms that others read, from a cursor on
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -26,6 +27,7 @@ mod checkpoint;
 mod counted;
 mod disk;
 mod error;
+mod export;
 mod heartbeat;
 mod inspected;
 mod key;
@@ -54,6 +56,7 @@ mod tests;
 pub use calls::{Call, Reading, calls};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};
+pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, frame};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
 pub use last::{Filter, Summary, last};

@@ -1,8 +1,12 @@
 //! `mcp-guard audit`
 
+mod export;
 mod prove;
 mod query;
 mod stats;
+
+#[cfg(test)]
+pub(super) use export::NOT_THE_SAME;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +41,7 @@ enum Command {
         #[arg(long, value_name = "CHECKPOINT")]
         since: Option<PathBuf>,
     },
+    Export(export::Args),
     Prove(prove::Args),
     Query(query::Args),
     Stats(stats::Args),
@@ -163,6 +168,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Verdict::Unreadable => UNREADABLE,
             }))
         }
+        Command::Export(args) => export::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Stats(args) => stats::run(&args),
@@ -196,6 +202,7 @@ impl Args {
         match &self.command {
             Command::Verify { place, .. } | Command::List { place, .. } => place.json,
             Command::Reconcile { json, .. } => *json,
+            Command::Export(args) => args.place.json,
             Command::Prove(args) => args.place.json,
             Command::Query(args) => args.place.json,
             Command::Stats(args) => args.place.json,
@@ -206,7 +213,11 @@ impl Args {
     pub(super) fn failure(&self) -> u8 {
         match self.command {
             Command::Verify { .. } | Command::Reconcile { .. } => UNREADABLE,
-            Command::List { .. } | Command::Prove(_) | Command::Query(_) | Command::Stats(_) => 1,
+            Command::List { .. }
+            | Command::Export(_)
+            | Command::Prove(_)
+            | Command::Query(_)
+            | Command::Stats(_) => 1,
         }
     }
 }

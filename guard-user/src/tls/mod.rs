@@ -3,11 +3,13 @@
 //! Owns certificates and the handshake. Knows nothing of HTTP beyond the ALPN names `h2` and `http/1.1`.
 
 mod authority;
+mod client;
 mod end;
 mod lines;
 mod names;
 
 pub use authority::CA_FILE;
+pub(crate) use client::client_config;
 pub use end::{ClientVerifier, Fresh, Secured, TlsEnd};
 
 use std::io;

@@ -10,8 +10,8 @@ use crate::audit::record::tests::call;
 use crate::audit::{AuditError, Refusal};
 
 #[derive(Default)]
-struct Mood {
-    full: bool,
+pub(super) struct Mood {
+    pub(super) full: bool,
     /// Bytes of the next failing write that still get through.
     torn_bytes: usize,
     sync_fails: bool,
@@ -21,12 +21,12 @@ struct Mood {
 }
 
 #[derive(Clone, Default)]
-struct Faulty {
+pub(super) struct Faulty {
     mood: Arc<(Mutex<Mood>, Condvar)>,
 }
 
 impl Faulty {
-    fn set(&self, change: impl FnOnce(&mut Mood)) {
+    pub(super) fn set(&self, change: impl FnOnce(&mut Mood)) {
         change(&mut self.mood.0.lock().unwrap());
         self.mood.1.notify_all();
     }

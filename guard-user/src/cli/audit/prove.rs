@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn key_beside(dir: &Path) -> anyhow::Result<VerifierKey> {
+pub(super) fn key_beside(dir: &Path) -> anyhow::Result<VerifierKey> {
     let path = dir.join(VERIFIER_KEY_FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     VerifierKey::parse(&text).with_context(|| path.display().to_string())

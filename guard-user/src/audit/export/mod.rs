@@ -1,0 +1,190 @@
+//! The trail in the forms that others read: SIEMs, collectors, spreadsheets. Nothing here holds up a call: the trail is the queue.
+
+mod cef;
+mod csv;
+mod cursor;
+mod entry;
+mod escape;
+mod feed;
+mod ocsf;
+mod otlp;
+mod syslog;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+pub use cursor::{Cursor, CursorError};
+pub use feed::FeedError;
+pub use syslog::frame;
+
+use super::note::VerifierKey;
+use super::text;
+use entry::{Entry, Link};
+use feed::Feed;
+use ocsf::Made;
+
+/// Calls under way that are remembered for the outcome; of others the trail is asked again.
+const CALLS_REMEMBERED_MAX: usize = 65_536;
+/// Records in one batch.
+const BATCH_RECORDS_MAX: u64 = 1_000;
+
+/// What the records become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// The records as they are, one a line
+    Json,
+    /// OCSF 1.9 events: API Activity with `ai_agent` and `record_integrity`, one a line
+    Ocsf,
+    /// Common Event Format
+    Cef,
+    /// Comma-separated values with a header line
+    Csv,
+    /// OpenTelemetry logs: OTLP requests in JSON, one a line
+    Otlp,
+}
+
+/// Turns the records of a trail into lines of a format, in batches.
+pub struct Export {
+    feed: Feed,
+    format: Format,
+    /// In the envelope of RFC 5424.
+    in_syslog: bool,
+    origin: String,
+    authority: String,
+    host: String,
+    last: Option<Link>,
+    made: Option<Made>,
+    /// By their decision's id.
+    calls: HashMap<String, Map<String, Value>>,
+}
+
+/// Some lines, and where to go on when they have arrived.
+#[derive(Debug)]
+pub struct Batch {
+    pub lines: Vec<String>,
+    pub records: u64,
+    pub cursor: Cursor,
+}
+
+impl Export {
+    /// Of the trail in `dir` with this key, behind `cursor`.
+    pub fn open(
+        dir: &Path,
+        key: &VerifierKey,
+        cursor: Option<Cursor>,
+        (format, in_syslog): (Format, bool),
+    ) -> Result<Self, FeedError> {
+        let (last, made) = cursor.map_or((None, None), Cursor::into_parts);
+        let origin = key.name().to_owned();
+        Ok(Self {
+            feed: Feed::open(dir, key.clone(), last)?,
+            format,
+            in_syslog,
+            authority: key.to_string(),
+            host: origin.split('/').next().unwrap_or_default().to_owned(),
+            origin,
+            last,
+            made,
+            calls: HashMap::new(),
+        })
+    }
+
+    /// Records that are signed and not exported yet.
+    pub fn lag(&self) -> Result<u64, FeedError> {
+        Ok(self.feed.signed()?.saturating_sub(self.feed.next_seq()))
+    }
+
+    /// What comes before all lines.
+    pub fn header(&self) -> Option<String> {
+        (self.format == Format::Csv && self.last.is_none()).then(csv::header)
+    }
+
+    /// The next records, as far as they are signed; `None`: there are none yet.
+    pub fn batch(&mut self) -> Result<Option<Batch>, FeedError> {
+        self.batch_of(BATCH_RECORDS_MAX)
+    }
+
+    pub(super) fn batch_of(&mut self, most: u64) -> Result<Option<Batch>, FeedError> {
+        let first = self.feed.next_seq();
+        let end = self.feed.signed()?.min(first.saturating_add(most));
+        if end <= first {
+            return Ok(None);
+        }
+        let mut read = Vec::new();
+        self.feed.read(end, |link, line| read.push((link, line.to_owned())))?;
+        let mut lines = Vec::new();
+        for (link, line) in &read {
+            lines.push(self.encode(line).ok_or(FeedError::NoRecord { seq: link.seq })?);
+            self.last = Some(*link);
+        }
+        if self.format == Format::Otlp {
+            let records: Vec<Value> =
+                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            lines = vec![ascii(&otlp::request(&records, &self.origin, &self.host))];
+        }
+        let cursor = Cursor::new(&self.origin, self.last, self.made.clone());
+        Ok(Some(Batch { lines, records: end - first, cursor }))
+    }
+
+    /// `None`: the line is no record.
+    fn encode(&mut self, line: &str) -> Option<String> {
+        let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
+        let call = self.call_of(&fields);
+        let entry = Entry::new(line, &fields, call.as_ref())?;
+        let encoded = match self.format {
+            Format::Json => line.to_owned(),
+            Format::Ocsf => {
+                let (event, made) = ocsf::event(&entry, &self.origin, &self.authority, self.made.as_ref());
+                self.made = Some(made);
+                ascii(&event)
+            }
+            Format::Cef => cef::line(&entry, &self.origin),
+            Format::Csv => csv::line(&entry),
+            Format::Otlp => ascii(&otlp::record(&entry)),
+        };
+        let encoded = if self.in_syslog { syslog::line(&entry, &self.host, &encoded) } else { encoded };
+        self.remember(&fields);
+        Some(encoded)
+    }
+
+    /// The call that an outcome is about.
+    fn call_of(&mut self, fields: &Map<String, Value>) -> Option<Map<String, Value>> {
+        if fields.get("kind")?.as_str()? != "outcome" {
+            return None;
+        }
+        let id = fields.get("id")?.as_str()?;
+        self.calls.remove(id).or_else(|| {
+            let line = self.feed.line(fields.get("call_seq")?.as_u64()?)?;
+            let call: Map<String, Value> = serde_json::from_str(&line).ok()?;
+            (call.get("id")?.as_str()? == id).then_some(call)
+        })
+    }
+
+    fn remember(&mut self, fields: &Map<String, Value>) {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        match (text("kind"), text("decision"), text("id")) {
+            (Some("call"), Some("allow"), Some(id)) if self.calls.len() < CALLS_REMEMBERED_MAX => {
+                self.calls.insert(id.to_owned(), fields.clone());
+            }
+            // Nothing ends these calls any more.
+            (Some("gap"), ..) if text("reason") == Some("restart") => self.calls.clear(),
+            _ => {}
+        }
+    }
+}
+
+/// One line of printable ASCII.
+fn ascii(value: &Value) -> String {
+    text::encode(value).ok().and_then(|line| String::from_utf8(line).ok()).unwrap_or_default()
+}
+
+/// A peer or a destination of a call.
+fn address(entry: &Entry<'_>, name: &str) -> Option<(IpAddr, u16)> {
+    let address: SocketAddr = entry.of_call(name)?.as_str()?.parse().ok()?;
+    Some((address.ip().to_canonical(), address.port()))
+}

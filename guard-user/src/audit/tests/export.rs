@@ -1,0 +1,162 @@
+//! What an export makes of a real trail, also of one that is not what it was.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::*;
+use crate::audit::record::tests::call;
+use crate::audit::{
+    CHECKPOINT_FILE, Cursor, CursorError, Export, FeedError, Format, VERIFIER_KEY_FILE, VerifierKey,
+};
+
+fn key(dir: &Path) -> VerifierKey {
+    VerifierKey::parse(&fs::read_to_string(dir.join("audit").join(VERIFIER_KEY_FILE)).unwrap()).unwrap()
+}
+
+fn exporting(dir: &Path, cursor: Option<Cursor>, format: Format) -> Result<Export, FeedError> {
+    Export::open(&dir.join("audit"), &key(dir), cursor, (format, false))
+}
+
+/// All that is there now.
+fn exported(
+    dir: &Path,
+    cursor: Option<Cursor>,
+    format: Format,
+) -> Result<(Vec<Value>, Option<Cursor>), FeedError> {
+    let mut export = exporting(dir, cursor.clone(), format)?;
+    let (mut all, mut cursor) = (Vec::new(), cursor);
+    while let Some(batch) = export.batch()? {
+        all.extend(batch.lines.iter().map(|line| serde_json::from_str(line).unwrap()));
+        cursor = Some(batch.cursor);
+    }
+    assert_eq!(export.lag().unwrap(), 0);
+    Ok((all, cursor))
+}
+
+/// `count` calls with their outcomes.
+async fn calls(dir: &Path, count: u8) {
+    let log = open(dir).unwrap();
+    for number in 1..=count {
+        log.intend(&call(number)).await.unwrap().conclude(&ok());
+    }
+    log.close().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to.join("audit")).unwrap();
+    for entry in fs::read_dir(from.join("audit")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, to.join("audit").join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_record_arrives_in_order_wherever_the_export_was_interrupted() {
+    let dir = tempdir();
+    calls(dir.path(), 3).await;
+    let (whole, _) = exported(dir.path(), None, Format::Json).unwrap();
+    assert_eq!(whole, records(dir.path()));
+    // Ended and begun again behind each record, with the cursor as it was on disk.
+    let (mut all, mut at) = (Vec::new(), None);
+    for _ in 0..whole.len() {
+        let mut export = exporting(dir.path(), at.clone(), Format::Ocsf).unwrap();
+        let batch = export.batch_of(1).unwrap().unwrap();
+        let file = dir.path().join("cursor");
+        batch.cursor.write(&file).unwrap();
+        at = Cursor::read(&file, key(dir.path()).name()).unwrap();
+        assert_eq!(at.as_ref(), Some(&batch.cursor));
+        all.extend(batch.lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    let (at_once, _) = exported(dir.path(), None, Format::Ocsf).unwrap();
+    assert_eq!(all, at_once);
+    let (none, _) = exported(dir.path(), at, Format::Ocsf).unwrap();
+    assert!(none.is_empty());
+    // An outcome has no agent of its own: that of its call is found in the trail.
+    let outcome = all.iter().find(|event| event["metadata"]["event_code"] == "outcome:ok").unwrap();
+    assert_eq!(outcome["ai_agent"]["uid"], "support-agent");
+}
+
+#[tokio::test]
+async fn nothing_is_exported_that_is_not_signed() {
+    let dir = tempdir();
+    calls(dir.path(), 1).await;
+    let signed = records(dir.path()).len();
+    let checkpoint = fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
+    calls(dir.path(), 1).await;
+    fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), checkpoint).unwrap();
+    let (all, _) = exported(dir.path(), None, Format::Json).unwrap();
+    assert_eq!(all.len(), signed);
+    assert!(records(dir.path()).len() > signed);
+}
+
+#[tokio::test]
+async fn a_trail_that_was_put_back_is_noticed() {
+    let (dir, older) = (tempdir(), tempdir());
+    calls(dir.path(), 2).await;
+    copy(dir.path(), older.path());
+    calls(dir.path(), 2).await;
+    let (_, at) = exported(dir.path(), None, Format::Json).unwrap();
+
+    let put_back = exported(older.path(), at.clone(), Format::Json);
+    assert!(matches!(put_back, Err(FeedError::Shrunk { .. })), "{put_back:?}");
+    // It goes on beyond where it was, with other records.
+    calls(older.path(), 9).await;
+    let forked = exported(older.path(), at, Format::Json);
+    assert!(matches!(forked, Err(FeedError::Forked { .. })), "{forked:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_is_gone_or_is_none_ends_the_export() {
+    let dir = tempdir();
+    calls(dir.path(), 2).await;
+    let segment = dir.path().join("audit/00000000000000000000.jsonl");
+    let whole = fs::read_to_string(&segment).unwrap();
+    let without_the_last: String = whole.split_inclusive('\n').take(4).collect();
+    fs::write(&segment, &without_the_last).unwrap();
+    assert!(matches!(exported(dir.path(), None, Format::Json), Err(FeedError::Missing { seq: 4 })));
+    fs::write(&segment, whole.replacen(r#""kind":"stop""#, r#""kinds":"stop""#, 1)).unwrap();
+    assert!(matches!(exported(dir.path(), None, Format::Json), Err(FeedError::NoRecord { seq: 5 })));
+}
+
+#[tokio::test]
+async fn a_trail_of_several_files_is_one() {
+    let dir = tempdir();
+    let disk = faults::Faulty::default();
+    let log = open_on(options(dir.path()), disk.clone());
+    for number in 1..=3 {
+        log.intend(&call(number)).await.unwrap().conclude(&ok());
+        disk.set(|mood| mood.full = true);
+        assert!(log.intend(&call(number + 10)).await.is_err());
+        disk.set(|mood| mood.full = false);
+        while log.failure().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    log.close().await;
+    assert!(crate::audit::walk::segments(&dir.path().join("audit")).unwrap().len() > 3);
+    let (all, _) = exported(dir.path(), None, Format::Json).unwrap();
+    assert_eq!(all, records(dir.path()));
+}
+
+#[test]
+fn a_cursor_is_for_one_trail_and_one_export() {
+    let dir = tempdir();
+    let path = dir.path().join("cursor");
+    assert_eq!(Cursor::read(&path, "a").unwrap(), None);
+    for wrong in
+        ["", "{}", r#"{"trail":"a","seq":1,"hash":"zz"}"#, r#"{"trail":"a","seq":1,"hash":"00","more":1}"#]
+    {
+        fs::write(&path, wrong).unwrap();
+        assert!(matches!(Cursor::read(&path, "a"), Err(CursorError::Wrong { .. })), "{wrong}");
+    }
+    fs::write(&path, format!(r#"{{"trail":"b","seq":1,"hash":"{}"}}"#, "00".repeat(32))).unwrap();
+    assert!(matches!(Cursor::read(&path, "a"), Err(CursorError::Other { .. })));
+    assert!(Cursor::read(&path, "b").unwrap().is_some());
+    let held = Cursor::lock(&path).unwrap();
+    assert!(matches!(Cursor::lock(&path), Err(CursorError::Taken { .. })));
+    drop(held);
+    Cursor::lock(&path).unwrap();
+}

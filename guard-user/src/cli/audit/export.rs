@@ -1,0 +1,139 @@
+//! `mcp-guard audit export`
+
+mod otlp;
+mod sink;
+mod stream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::prove::key_beside;
+use super::{Place, read_key};
+use crate::audit::{Batch, Cursor, Export, FeedError, Format};
+use crate::cli::output;
+use sink::{Sink, Undelivered};
+
+/// Exit code where the trail is not the one that was exported before.
+pub(in crate::cli) const NOT_THE_SAME: u8 = 2;
+/// Between two looks for new records.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// Between two attempts to deliver, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// Give the records to a SIEM, a collector or a spreadsheet
+///
+/// Each record that a signed checkpoint covers is given at least once, in order: the cursor moves on when what was before it has arrived. The
+/// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. That the trail still goes on from what
+/// was exported before is checked each time. Exit code 2: it does not.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What the records become
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Put each line into a syslog message (RFC 5424). So does --to tcp:// and tls://
+    #[arg(long)]
+    syslog: bool,
+    /// Where to: `tls://HOST:PORT` (syslog, RFC 5425), `tcp://HOST:PORT` (syslog), `https://HOST/v1/logs` or `http://...` (OTLP) [default:
+    /// standard output]
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+    /// The certificates that vouch for the other side, in PEM [default: those of the host]
+    #[arg(long, value_name = "FILE", requires = "to")]
+    ca_file: Option<PathBuf>,
+    /// Remembers in this file how far it came, and goes on from there
+    #[arg(long, value_name = "FILE")]
+    cursor: Option<PathBuf>,
+    /// Go on with new records as they come, until interrupted. What cannot be delivered is tried again
+    #[arg(long)]
+    follow: bool,
+    /// Export nothing: say how many records are waiting behind the cursor
+    #[arg(long, requires = "cursor", conflicts_with_all = ["follow", "to"])]
+    lag: bool,
+    /// The trail's verifier key, or a file that holds it [default: the one beside the trail]
+    #[arg(long, value_name = "FILE_OR_KEY")]
+    key: Option<String>,
+    #[command(flatten)]
+    pub(super) place: Place,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match export(args) {
+        Err(error) if error.downcast_ref::<FeedError>().is_some_and(FeedError::is_of_the_trail) => {
+            output::print_error(&error, args.place.json);
+            Ok(ExitCode::from(NOT_THE_SAME))
+        }
+        ended => ended,
+    }
+}
+
+fn export(args: &Args) -> anyhow::Result<ExitCode> {
+    let dir = args.place.dir()?;
+    let key = match &args.key {
+        Some(key) => read_key(key)?,
+        None => key_beside(&dir)?,
+    };
+    let mut sink = Sink::parse(args.to.as_deref(), args.ca_file.as_deref())?;
+    let is_otlp = args.format == Format::Otlp;
+    if is_otlp && (args.syslog || sink.is_syslog()) {
+        bail!("--format otlp goes to standard output or to an http(s) URL, not into syslog messages");
+    }
+    if !is_otlp && sink.is_http() {
+        bail!("only --format otlp goes to an http(s) URL");
+    }
+    let is_syslog = args.syslog || sink.is_syslog();
+    if is_syslog && args.format == Format::Csv {
+        bail!("--format csv goes to standard output as it is, not into syslog messages");
+    }
+    let lock = if args.lag { None } else { args.cursor.as_deref().map(Cursor::lock).transpose()? };
+    let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, key.name())).transpose()?.flatten();
+    let mut export = Export::open(&dir, &key, cursor, (args.format, is_syslog))?;
+    if args.lag {
+        let lag = export.lag()?;
+        output::print(&if args.place.json {
+            json!({ "lag": lag }).to_string()
+        } else {
+            format!("{lag} records")
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(header) = export.header() {
+        sink.send(&[header])?;
+    }
+    loop {
+        match export.batch()? {
+            Some(batch) => {
+                deliver(&mut sink, &batch, args.follow)?;
+                if let Some(path) = &args.cursor {
+                    batch.cursor.write(path)?;
+                }
+            }
+            None if args.follow => std::thread::sleep(FOLLOW_EVERY),
+            None => break,
+        }
+    }
+    drop(lock);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when the other side has taken all of it.
+fn deliver(sink: &mut Sink, batch: &Batch, is_patient: bool) -> anyhow::Result<()> {
+    let mut wait = RETRY_FIRST;
+    loop {
+        match sink.send(&batch.lines) {
+            Ok(()) => return Ok(()),
+            Err(Undelivered::Later(error)) if is_patient => {
+                eprintln!("mcp-guard: {error}; next attempt in {} s", wait.as_secs());
+                std::thread::sleep(wait);
+                wait = (wait * 2).min(RETRY_MOST);
+            }
+            Err(error) => {
+                return Err(error).context("nothing is lost: the cursor is behind what arrived before");
+            }
+        }
+    }
+}

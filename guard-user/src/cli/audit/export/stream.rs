@@ -1,0 +1,111 @@
+//! Syslog over TLS (RFC 5425) or TCP (RFC 6587, with lengths).
+
+use std::io::{self, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls_pki_types::ServerName;
+
+use super::sink::Undelivered;
+use crate::audit::frame;
+
+/// To connect, and for each write.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) struct Stream {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    open: Option<Open>,
+}
+
+enum Open {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn new(host: &str, port: u16, tls: Option<ClientConfig>) -> Self {
+        // A URL has brackets around an address of IPv6; nothing else has.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Self { host, port, tls: tls.map(Arc::new), open: None }
+    }
+
+    pub(super) fn send(&mut self, lines: &[String]) -> Result<(), Undelivered> {
+        let sent = self.write(lines);
+        if sent.is_err() {
+            // Part of a message may have gone: only a new connection begins with a whole one.
+            self.open = None;
+        }
+        sent.map_err(|error| Undelivered::Later(format!("{}:{}: {error}", self.host, self.port)))
+    }
+
+    fn write(&mut self, lines: &[String]) -> io::Result<()> {
+        // Syslog has no receipts. At least a connection that the other side has closed is not written to.
+        if self.open.as_mut().is_some_and(Open::is_closed) {
+            self.open = None;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(connect(&self.host, self.port, self.tls.as_ref())?),
+        };
+        let bytes: String = lines.iter().map(|line| frame(line)).collect();
+        match open {
+            Open::Plain(tcp) => tcp.write_all(bytes.as_bytes()).and_then(|()| tcp.flush()),
+            Open::Tls(tls) => tls.write_all(bytes.as_bytes()).and_then(|()| tls.flush()),
+        }
+    }
+}
+
+impl Open {
+    /// Whether the other side has ended it. It has nothing else to say.
+    fn is_closed(&mut self) -> bool {
+        let ended = match self {
+            Self::Plain(tcp) => unblocked(tcp, |tcp| Ok(tcp.peek(&mut [0])? == 0)),
+            Self::Tls(tls) => {
+                let StreamOwned { conn, sock } = &mut **tls;
+                unblocked(sock, |sock| {
+                    let is_end = conn.read_tls(sock)? == 0;
+                    let state = conn.process_new_packets().map_err(io::Error::other)?;
+                    Ok(is_end || state.peer_has_closed())
+                })
+            }
+        };
+        ended.unwrap_or(true)
+    }
+}
+
+/// What `look` finds at once; `false` if it would have to wait.
+fn unblocked(tcp: &mut TcpStream, look: impl FnOnce(&mut TcpStream) -> io::Result<bool>) -> io::Result<bool> {
+    tcp.set_nonblocking(true)?;
+    let found = match look(tcp) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        found => found,
+    };
+    tcp.set_nonblocking(false)?;
+    found
+}
+
+fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> io::Result<Open> {
+    let mut last = io::Error::other("the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(tcp) => {
+                tcp.set_write_timeout(Some(PATIENCE))?;
+                tcp.set_read_timeout(Some(PATIENCE))?;
+                let Some(config) = tls else { return Ok(Open::Plain(tcp)) };
+                let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+                let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+                let mut tls = StreamOwned::new(connection, tcp);
+                while tls.conn.is_handshaking() {
+                    tls.conn.complete_io(&mut tls.sock)?;
+                }
+                return Ok(Open::Tls(Box::new(tls)));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

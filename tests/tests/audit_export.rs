@@ -1,0 +1,265 @@
+//! What reaches a SIEM, a collector and a spreadsheet from the trail of a guard that runs.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Output;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guard_tests::ca::TestCa;
+use guard_tests::scene::{apart, call};
+use guard_tests::tenants::{Tenants, on};
+use rustls::{ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn export(tenants: &Tenants, words: &[&str]) -> Output {
+    tenants.daemon.output("audit export", words).unwrap()
+}
+
+fn lines(tenants: &Tenants, words: &[&str]) -> Vec<String> {
+    let output = export(tenants, words);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// A call that is answered, and signed: a checkpoint follows a record within a second.
+fn served(tenants: &Tenants, tool: &str) {
+    tenants.served(&on("one", &call(2, tool), &tenants.alice), &json!({"content": []})).unwrap();
+    let started = Instant::now();
+    let is_signed =
+        || lines(tenants, &["--format", "csv"]).iter().any(|line| line.contains(&format!(",{tool},")));
+    while !is_signed() {
+        assert!(started.elapsed() < PATIENCE, "the call of {tool} is not exported");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn traffic() -> Tenants {
+    let tenants = Tenants::new(&json!({})).unwrap();
+    tenants.open(&tenants.alice, "one").unwrap();
+    served(&tenants, "open");
+    tenants
+}
+
+/// The record in a syslog message.
+fn record(message: &str) -> Value {
+    let (_, record) = message.split_once("] ").unwrap();
+    serde_json::from_str(record).unwrap_or_else(|error| panic!("{error}: {message}"))
+}
+
+fn numbers(records: &[Value]) -> Vec<u64> {
+    records.iter().map(|record| record["seq"].as_u64().unwrap()).collect()
+}
+
+/// A receiver of syslog over TLS, which hangs up after some messages of its first connection.
+fn receiver(ca: &TestCa, hang_up_after: Option<usize>) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Arc::new(guard_tests::tls::server_config(&ca.certificate(), &ca.key()).unwrap());
+    let (send, messages) = mpsc::channel();
+    thread::spawn(move || {
+        let mut hang_up_after = hang_up_after;
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let most = hang_up_after.take().unwrap_or(usize::MAX);
+            let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
+            let _ended = receive(BufReader::new(tls), most, &send);
+        }
+    });
+    (address, messages)
+}
+
+/// Frames of RFC 5425.
+fn receive(mut from: impl BufRead, most: usize, send: &mpsc::Sender<String>) -> std::io::Result<()> {
+    for _ in 0..most {
+        let mut length = Vec::new();
+        from.read_until(b' ', &mut length)?;
+        let length = String::from_utf8_lossy(&length).trim_end().parse().map_err(std::io::Error::other)?;
+        let mut message = vec![0; length];
+        from.read_exact(&mut message)?;
+        send.send(String::from_utf8(message).unwrap()).map_err(std::io::Error::other)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_siem_gets_every_record_over_tls_also_after_an_interruption() {
+    apart(|| {
+        let (tenants, ca) = (traffic(), TestCa::new().unwrap());
+        let (address, messages) = receiver(&ca, None);
+        let cursor = tenants.daemon.dir().join("cursor");
+        let (to, ca_file, cursor) =
+            (format!("tls://{address}"), ca.ca().display().to_string(), cursor.display().to_string());
+        let words = ["--format", "json", "--to", &to, "--ca-file", &ca_file, "--cursor", &cursor];
+        assert!(export(&tenants, &words).status.success());
+        let mut got: Vec<Value> = std::iter::from_fn(|| messages.recv_timeout(Duration::from_secs(2)).ok())
+            .map(|message| {
+                assert!(message.starts_with("<1") && message.contains(" mcp-guard - "), "{message}");
+                record(&message)
+            })
+            .collect();
+        assert!(got.iter().any(|record| record["target"]["name"] == "open"), "{got:?}");
+
+        served(&tenants, "report");
+        assert!(export(&tenants, &words).status.success());
+        got.extend(
+            std::iter::from_fn(|| messages.recv_timeout(Duration::from_secs(2)).ok()).map(|it| record(&it)),
+        );
+        let numbers = numbers(&got);
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+        assert!(got.iter().any(|record| record["target"]["name"] == "report"));
+        let lag = lines(&tenants, &["--format", "json", "--cursor", &cursor, "--lag", "--json"]);
+        let lag: Value = serde_json::from_str(&lag[0]).unwrap();
+        assert!(lag["lag"].as_u64().unwrap() < 10, "{lag}");
+
+        // Whom no CA vouches for gets nothing.
+        let stranger = TestCa::new().unwrap();
+        let (address, messages) = receiver(&stranger, None);
+        let to = format!("tls://{address}");
+        let output = export(&tenants, &["--format", "cef", "--to", &to, "--ca-file", &ca_file]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(messages.recv_timeout(Duration::from_secs(1)).is_err());
+    });
+}
+
+#[test]
+fn an_export_that_follows_goes_on_when_its_receiver_comes_back() {
+    apart(|| {
+        let (tenants, ca) = (traffic(), TestCa::new().unwrap());
+        let (address, messages) = receiver(&ca, Some(3));
+        let cursor = tenants.daemon.dir().join("cursor").display().to_string();
+        let (to, ca_file) = (format!("tls://{address}"), ca.ca().display().to_string());
+        let mut command = tenants.daemon.command("audit export");
+        let mut follower = command
+            .args(["--format", "json", "--to", &to, "--ca-file", &ca_file, "--cursor", &cursor, "--follow"])
+            .spawn()
+            .unwrap();
+        for _ in 0..3 {
+            messages.recv_timeout(PATIENCE).unwrap();
+        }
+        // Another one with this cursor would give records twice.
+        let output = export(&tenants, &["--format", "json", "--cursor", &cursor]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        // What comes after the receiver has hung up arrives on another connection.
+        let mut last = Value::Null;
+        for _ in 0..50 {
+            served(&tenants, "report");
+            match messages.recv_timeout(Duration::from_secs(2)) {
+                Ok(message) => last = record(&message),
+                Err(_) => continue,
+            }
+            if last["target"]["name"] == "report" {
+                break;
+            }
+        }
+        assert_eq!(last["target"]["name"], "report");
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+    });
+}
+
+/// A collector of OTLP over HTTP, which answers with this status.
+fn collector(status: &Arc<AtomicU16>) -> (SocketAddr, Arc<Mutex<Vec<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (status, requests) = (Arc::clone(status), Arc::clone(&taken));
+    thread::spawn(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let status = status.load(Ordering::Relaxed);
+            if let Some(body) = answer(&tcp, status)
+                && status == 200
+            {
+                requests.lock().unwrap().push(body);
+            }
+        }
+    });
+    (address, taken)
+}
+
+fn answer(tcp: &TcpStream, status: u16) -> Option<Value> {
+    let mut from = BufReader::new(tcp);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        from.read_line(&mut line).ok()?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).ok()?;
+    write!(&mut &*tcp, "HTTP/1.1 {status} X\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}").ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+#[test]
+fn a_collector_gets_every_record_and_an_error_loses_none() {
+    apart(|| {
+        let tenants = traffic();
+        let status = Arc::new(AtomicU16::new(400));
+        let (address, taken) = collector(&status);
+        let cursor = tenants.daemon.dir().join("cursor").display().to_string();
+        let to = format!("http://{address}/v1/logs");
+        let words = ["--format", "otlp", "--to", &to, "--cursor", &cursor];
+        for wrong in [400, 503] {
+            status.store(wrong, Ordering::Relaxed);
+            let output = export(&tenants, &words);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(&wrong.to_string()), "{output:?}");
+        }
+        status.store(200, Ordering::Relaxed);
+        assert!(export(&tenants, &words).status.success());
+        let taken = taken.lock().unwrap();
+        let records: Vec<Value> = taken
+            .iter()
+            .flat_map(|request| request["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap())
+            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap())
+            .collect();
+        let numbers = numbers(&records);
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+        assert!(records.iter().any(|record| record["target"]["name"] == "open"));
+    });
+}
+
+#[test]
+fn a_trail_that_was_put_back_is_not_exported_on() {
+    apart(|| {
+        let tenants = traffic();
+        let trail = tenants.daemon.config.audit_dir();
+        let older = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&trail).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, older.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        served(&tenants, "report");
+        let cursor = older.path().join("cursor").display().to_string();
+        let csv = lines(&tenants, &["--format", "csv", "--cursor", &cursor]);
+        assert!(csv[0].starts_with("seq,time,kind,"), "{}", csv[0]);
+        assert!(csv.iter().any(|line| line.contains(",report,")), "{csv:?}");
+        let older = older.path().display().to_string();
+        let output = export(&tenants, &["--format", "csv", "--cursor", &cursor, "--dir", &older]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("put back"), "{output:?}");
+
+        for wrong in [
+            &["--format", "otlp", "--syslog"][..],
+            &["--format", "json", "--to", "http://127.0.0.1:1/"],
+            &["--format", "json", "--to", "udp://127.0.0.1:1"],
+            &["--format", "json", "--to", "tls://127.0.0.1"],
+            &["--format", "csv", "--syslog"],
+            &["--format", "json", "--lag"],
+        ] {
+            let output = export(&tenants, wrong);
+            assert!(!output.status.success() && !output.stderr.is_empty(), "{wrong:?}: {output:?}");
+        }
+    });
+}
