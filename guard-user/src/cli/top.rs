@@ -69,9 +69,11 @@ fn table(answer: &Value) -> String {
     for row in rows {
         let text = |key: &str| plain(row[key].as_str().unwrap_or("-"));
         let (used, max) = (row["used"].as_u64().unwrap_or_default(), row["max"].as_u64().unwrap_or_default());
+        let profile =
+            row["profile"].as_str().map_or(String::new(), |name| format!(", in profile {}", plain(name)));
         table.add_row([
             text("rule"),
-            key(&row["key"]),
+            format!("{}{profile}", key(&row["key"])),
             text("measure"),
             used.to_string(),
             max.to_string(),

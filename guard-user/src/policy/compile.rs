@@ -218,6 +218,7 @@ fn scoring(document: &Document) -> Scoring {
         model: written.map(|risk| risk.model.clone()).unwrap_or_default(),
         working_hours: written.and_then(|risk| risk.working_hours.clone()),
         is_used: written.is_some()
+            || document.profiles.iter().any(|profile| profile.max_risk.is_some())
             || clauses.any(|clause| matches!(clause.value, Clause::Risk(..)))
             || matchers.any(Matcher::speaks_of_risk),
     }
@@ -326,6 +327,7 @@ impl<'d> Check<'d> {
         for rule in &document.velocity {
             rule.agent.iter().for_each(|agent| self.agent(agent));
             rule.server.iter().for_each(|server| self.server(server));
+            rule.profile.iter().for_each(|profile| self.profile(profile, document));
             if let Some(tool) = rule.tool.as_ref().filter(|tool| !tools.contains(&*tool.value)) {
                 let what =
                     format!("no intent names the tool {:?}, so no call of it is let through", tool.value);

@@ -8,10 +8,10 @@ use super::decision::{Allow, Decision, Deny, DenyCode, Hold};
 use super::fact::Judging;
 use super::flow::{self, FlowSet, Inspection};
 use super::meaning::{Counting, Means, Meant, counted, read};
-use super::profile::{Admitted, Narrowing};
+use super::profile::{Admitted, Narrowing, counted_in, not_admitted};
 use super::rule::{Meter, RuleName};
 use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
-use super::{Circumstances, DEFAULT_PROFILE, Policy, Question};
+use super::{Circumstances, Policy, Question};
 use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
 use crate::types::{AgentName, IntentName, ProfileName, ServerName};
@@ -143,10 +143,14 @@ impl Policy {
             // What it may mean besides was not asked about.
             let is_judged = matches!(conditions, Conditions::Judged(..));
             let is_meant = || intents.iter().all(|intent| !is_judged || narrowing.admits_intent(intent));
-            if narrowing.admits(rules, question) && is_meant() {
-                return decision;
+            if !narrowing.admits(rules, question) || !is_meant() {
+                return not_admitted(question, intents, None);
             }
-            return not_admitted(question, intents);
+            let too_risky = narrowing.too_risky(question.around.risk).filter(|_| is_judged);
+            return match too_risky {
+                Some(why) => not_admitted(question, intents, Some(why)),
+                None => counted_in(decision, question.profile),
+            };
         }
         if !surface.is_granted {
             return not_granted(question);
@@ -157,7 +161,7 @@ impl Policy {
         if narrowing.may_admit(&surface.admitted) {
             self.protocol.clone()
         } else {
-            not_admitted(question, &[])
+            not_admitted(question, &[], None)
         }
     }
 
@@ -479,20 +483,6 @@ pub(super) fn judge(conditions: &[Condition], how: Conditions<'_>, judging: Judg
 fn not_granted(question: &Question<'_>) -> Decision {
     let reason = format!("{} has no grant on the server {}", question.agent, question.server);
     deny(DenyCode::ServerNotGranted, reason)
-}
-
-/// The agent may, and its caller left that out.
-fn not_admitted(question: &Question<'_>, intents: &[IntentName]) -> Decision {
-    let profile = question.profile.map_or(DEFAULT_PROFILE, ProfileName::as_str);
-    let reason = match intents.first() {
-        Some(intent) => format!("the profile {profile} does not admit {intent} here"),
-        None => format!("the profile {profile} admits nothing of the server {}", question.server),
-    };
-    Decision::Deny(Deny {
-        intent: intents.first().cloned(),
-        intents: intents.into(),
-        ..denied(DenyCode::ProfileDenies, reason)
-    })
 }
 
 fn deny(code: DenyCode, reason: String) -> Decision {

@@ -173,16 +173,20 @@ impl File<'_> {
         if let Some(node) = fields.optional("risk").filter(|node| node.value != Value::Null) {
             document.risk.extend(self.risk(node));
         }
-        for (key, name, value) in self.section(&fields, "profiles") {
-            document.profiles.extend(self.profile(key, name, value));
-        }
+        let profiles = self.section(&fields, "profiles");
         let (policies, velocity_rules) =
             (self.items(&fields, "policies"), self.items(&fields, "velocity_rules"));
         let mut lines = HashSet::new();
         let of_data = [self.items(&fields, "flow_rules"), self.items(&fields, "inspect")];
         let all = policies.iter().chain(velocity_rules).chain(of_data.into_iter().flatten());
-        let all = all.map(|node| node.line);
+        let all =
+            all.chain(profiles.iter().flat_map(|(.., node)| profile::limits(node))).map(|node| node.line);
         self.crowded = all.filter(|line| !lines.insert(*line)).collect();
+        for (key, name, node) in profiles {
+            let Some((profile, limits)) = self.profile(key, name, node) else { continue };
+            document.profiles.extend(profile);
+            document.velocity.extend(limits);
+        }
         for node in policies {
             document.policies.extend(self.policy(node));
         }

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::decide::RuleSet;
+use super::decision::{Decision, Deny, DenyCode};
 use super::file;
 use super::meaning::Meant;
-use super::rule::IntentPattern;
+use super::rule::{IntentPattern, Meter};
 use super::target::{Key, Targets};
 use super::{DEFAULT_PROFILE, Question};
 use crate::types::{IntentName, ProfileName, ServerName};
@@ -21,6 +22,8 @@ pub(super) struct Profile {
     servers: Option<HashSet<ServerName>>,
     intents: Option<Vec<IntentPattern>>,
     targets: Option<Listed>,
+    /// The highest score that a call may have.
+    max_risk: Option<u8>,
 }
 
 /// The targets that a profile lists.
@@ -60,6 +63,7 @@ impl Profiles {
                     found: Targets::new(keys.iter().map(|key| (key.clone(), ()))),
                     keys,
                 }),
+                max_risk: profile.max_risk,
             };
             (profile.name.value.clone(), profile_of)
         });
@@ -130,6 +134,16 @@ impl Narrowing<'_> {
         self.may_admit(&rules.admitted) && targets.as_ref().is_none_or(is_listed)
     }
 
+    /// Why it leaves out a call with this score; `None`: it does not. Of a call without a score nobody can tell that it is low.
+    pub(super) fn too_risky(self, risk: Option<u8>) -> Option<String> {
+        let Self::To(Profile { max_risk: Some(max), .. }) = self else { return None };
+        match risk {
+            Some(score) if score <= *max => None,
+            Some(score) => Some(format!("admits a risk of {max} at most, and this call has {score}")),
+            None => Some(format!("admits a risk of {max} at most, and that of this call is not known")),
+        }
+    }
+
     /// Whether it admits some of what `admitted` was worked out for.
     pub(super) fn may_admit(self, admitted: &[bool]) -> bool {
         match self {
@@ -138,4 +152,36 @@ impl Narrowing<'_> {
             Self::All => false,
         }
     }
+}
+
+/// The agent may, and its caller left that out; `why` is the profile's, if it is not what is asked.
+pub(super) fn not_admitted(question: &Question<'_>, intents: &[IntentName], why: Option<String>) -> Decision {
+    let profile = question.profile.map_or(DEFAULT_PROFILE, ProfileName::as_str);
+    let reason = match (why, intents.first()) {
+        (Some(why), _) => format!("the profile {profile} {why}"),
+        (None, Some(intent)) => format!("the profile {profile} does not admit {intent} here"),
+        (None, None) => format!("the profile {profile} admits nothing of the server {}", question.server),
+    };
+    Decision::Deny(Deny {
+        code: DenyCode::ProfileDenies,
+        rule: None,
+        intent: intents.first().cloned(),
+        intents: intents.into(),
+        reason,
+        is_hidden: false,
+    })
+}
+
+/// `decision`, counted by the rules for all callers and for those in this profile.
+pub(super) fn counted_in(mut decision: Decision, profile: Option<&ProfileName>) -> Decision {
+    let meters = match &mut decision {
+        Decision::Allow(allow) => &mut allow.velocity,
+        Decision::Hold(hold) => &mut hold.velocity,
+        Decision::Deny(_) => return decision,
+    };
+    let counts = |meter: &&Meter| meter.rule.counts_in(profile);
+    if !meters.iter().all(|meter| counts(&meter)) {
+        *meters = meters.iter().filter(counts).cloned().collect();
+    }
+    decision
 }

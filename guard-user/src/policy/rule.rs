@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::types::{AgentName, IntentName, NameError, ServerName};
+use crate::types::{AgentName, IntentName, NameError, ProfileName, ServerName};
 
 /// The rule that decided: its `name`, or where it stands (`seed.yaml:14`; `seed.yaml:14:5` if others begin there too).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +112,8 @@ pub struct VelocityRule {
     pub agent: Option<AgentName>,
     pub server: Option<ServerName>,
     pub tool: Option<Box<str>>,
+    /// The profile in which its callers work.
+    pub profile: Option<ProfileName>,
     pub intent: IntentPattern,
     pub per: Per,
     pub measure: Measure,
@@ -193,6 +195,11 @@ pub enum Action {
 }
 
 impl VelocityRule {
+    /// Whether it counts calls of callers in this profile.
+    pub(super) fn counts_in(&self, profile: Option<&ProfileName>) -> bool {
+        self.profile.is_none() || self.profile.as_ref() == profile
+    }
+
     pub fn scope(&self) -> ScopeId {
         let [agent, server] =
             [self.agent.as_ref().map(AgentName::as_str), self.server.as_ref().map(ServerName::as_str)];
@@ -206,6 +213,8 @@ impl VelocityRule {
         text.push_str(self.intent.as_str());
         text.extend(parts.flat_map(|part| ["\n", part]));
         text.extend(["\n", measure, " ", &self.window_milliseconds.to_string()]);
+        // What counts in every profile keeps the name that its windows had before there were such rules.
+        text.extend(self.profile.iter().flat_map(|profile| ["\nprofile ", profile.as_str()]));
         let mut id = [0; 8];
         id.iter_mut().zip(digest(&SHA256, text.as_bytes()).as_ref()).for_each(|(to, from)| *to = *from);
         ScopeId(id)

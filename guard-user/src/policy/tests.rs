@@ -10,6 +10,7 @@ mod conditions;
 mod flow;
 mod meaning;
 mod model;
+mod profiles;
 mod users;
 
 const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");

@@ -14,6 +14,8 @@ use crate::policy::{ExceededAction, Measure, ScopeId, VelocityRule};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fullest {
     pub rule: String,
+    /// It counts the calls made in this profile alone.
+    pub profile: Option<String>,
     pub measure: Measure,
     pub action: ExceededAction,
     /// What is counted apart, and under which name.
@@ -71,6 +73,7 @@ impl Velocity {
                     };
                     let row = Row(Fullest {
                         rule: rule.name.to_string(),
+                        profile: rule.profile.as_ref().map(ToString::to_string),
                         measure: rule.measure,
                         action: rule.action,
                         key,

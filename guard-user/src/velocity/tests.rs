@@ -34,6 +34,7 @@ pub(super) fn plain(intent: &str, window_seconds: u64, max: u64, action: Exceede
         agent: None,
         server: None,
         tool: None,
+        profile: None,
         intent: IntentPattern::parse(intent).unwrap(),
         per: Per::default(),
         measure: if window_seconds == 0 { Measure::Concurrent } else { Measure::Calls },

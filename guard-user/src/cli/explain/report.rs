@@ -94,6 +94,8 @@ struct Near {
 #[derive(Debug, Serialize)]
 struct Limit {
     rule: String,
+    /// It counts the calls made in this profile alone; null: in each.
+    profile: Option<String>,
     measure: Measure,
     /// What is counted apart.
     per: Vec<&'static str>,
@@ -280,8 +282,9 @@ impl Report {
             } else {
                 String::new()
             };
+            let profile = limit.profile.as_ref().map_or(String::new(), |name| format!(" (profile {name})"));
             table.add_row([
-                limit.rule.clone(),
+                format!("{}{profile}", limit.rule),
                 format!("{} {what}{window}{weight}", limit.max),
                 limit.per.join(", "),
                 action(limit.action).to_owned(),
@@ -400,6 +403,7 @@ impl Limit {
         };
         Self {
             rule: rule.name.to_string(),
+            profile: rule.profile.as_ref().map(ToString::to_string),
             measure: rule.measure,
             per: rule.per.parts().map(crate::policy::Part::as_str).collect(),
             max: rule.max,

@@ -44,6 +44,18 @@ impl<'d> Check<'d> {
         }
     }
 
+    /// One that is described, or that an agent has.
+    pub(super) fn profile(&mut self, profile: &At<ProfileName>, document: &Document) {
+        let described = document.profiles.iter().map(|profile| &profile.name.value);
+        let known: Vec<_> =
+            described.chain(document.agents.iter().flat_map(|agent| &agent.profiles)).collect();
+        if !known.contains(&&profile.value) {
+            let what = format!("there is no profile {:?}", profile.value);
+            let hint = suggest(profile.value.as_str(), known.into_iter().map(ProfileName::as_str));
+            self.problems.push(profile.place.problem(what, hint));
+        }
+    }
+
     /// A slip would be an entry that admits nothing.
     fn admitted(&mut self, target: &At<Key>, matchers: &[&Matcher]) {
         let is_meant = |key: &Key| key.covers(&target.value) || target.value.covers(key);

@@ -10,7 +10,7 @@ use crate::policy::file::{Document, Velocity};
 use crate::policy::meaning::Counting;
 use crate::policy::rule::{IntentPattern, Measure, Meter, Part, ScopeId, VelocityRule};
 use crate::policy::target::Key;
-use crate::types::{AgentName, IntentName, ServerName};
+use crate::types::{AgentName, IntentName, ProfileName, ServerName};
 
 /// The most counts that one call can have, over all velocity rules.
 pub const VELOCITY_METERS_MAX: usize = 32;
@@ -31,6 +31,7 @@ impl<'d> Limits<'d> {
                 agent: rule.agent.as_ref().map(|agent| agent.value.clone()),
                 server: rule.server.as_ref().map(|server| server.value.clone()),
                 tool: rule.tool.as_ref().map(|tool| tool.value.clone()),
+                profile: rule.profile.as_ref().map(|profile| profile.value.clone()),
                 intent: intent.clone(),
                 per: rule.per,
                 measure,
@@ -102,12 +103,19 @@ pub(super) fn check_meters(
     document: &Document,
     agents: &HashMap<AgentName, AgentRules>,
 ) -> Result<(), Problems> {
-    let of = |rules: &AgentRules| {
+    // A caller works in one of its agent's profiles.
+    let of = |rules: &AgentRules, profiles: &[ProfileName]| {
         let sets = rules.servers.values().flat_map(|surface| surface.targets.values());
-        sets.map(|set| set.velocity.len()).max().unwrap_or_default()
+        let each = sets.flat_map(|set| profiles.iter().map(|profile| (&set.velocity, profile)));
+        let counts = each.map(|(meters, profile)| {
+            meters.iter().filter(|meter| meter.rule.counts_in(Some(profile))).count()
+        });
+        counts.max().unwrap_or_default()
     };
-    let most =
-        document.agents.iter().filter_map(|agent| Some((&agent.name, of(agents.get(&agent.name.value)?))));
+    let most = document
+        .agents
+        .iter()
+        .filter_map(|agent| Some((&agent.name, of(agents.get(&agent.name.value)?, &agent.profiles))));
     let Some((agent, count)) = most.max_by_key(|(_, count)| *count) else { return Ok(()) };
     if count <= VELOCITY_METERS_MAX {
         return Ok(());

@@ -248,13 +248,17 @@ impl File<'_> {
     }
 
     fn risk_bound(&mut self, value: &Node, name: &str, bound: Bound) -> Option<Clause> {
+        self.score(value, name).map(|limit| Clause::Risk(bound, limit))
+    }
+
+    pub(super) fn score(&mut self, value: &Node, name: &str) -> Option<u8> {
         let number = if let Value::Number(number) = &value.value { number.as_u64() } else { None };
         let limit = number.and_then(|limit| u8::try_from(limit).ok()).filter(|limit| *limit <= SCORE_MAX);
         if limit.is_none() {
             let what = format!("{name} must be a whole number from 0 to {SCORE_MAX}");
             self.reader.problem(value, what, None);
         }
-        Some(Clause::Risk(bound, limit?))
+        limit
     }
 
     /// `max_mark: internal`, `mark_in: [public, internal]`

@@ -6,7 +6,7 @@ use super::{At, File, Place};
 use crate::config::reader::Fields;
 use crate::config::yaml::{Node, Value};
 use crate::policy::rule::{ExceededAction, IntentPattern, Measure, Part, Per, RuleName};
-use crate::types::{AgentName, ServerName};
+use crate::types::{AgentName, ProfileName, ServerName};
 
 /// The longest velocity window: 31 days.
 pub const WINDOW_SECONDS_MAX: u64 = 31 * 24 * 3600;
@@ -23,6 +23,7 @@ pub(in crate::policy) struct Velocity {
     pub agent: Option<At<AgentName>>,
     pub server: Option<At<ServerName>>,
     pub tool: Option<At<Box<str>>>,
+    pub profile: Option<At<ProfileName>>,
     /// `None`: every intent.
     pub intent: Option<At<IntentPattern>>,
     pub per: Per,
@@ -38,31 +39,53 @@ pub(in crate::policy) struct Velocity {
 /// It is there, and what is wrong with it is told.
 struct Unread;
 
+/// Those that a velocity rule and a profile's limit have in common.
+const KEYS: [&str; 12] = [
+    "name",
+    "server",
+    "tool",
+    "intent",
+    "per",
+    "window",
+    "max_calls",
+    "max_cost",
+    "costs",
+    "max_concurrent",
+    "exceeded_action",
+    "reason",
+];
+
 impl File<'_> {
     pub(super) fn velocity(&mut self, node: &Node) -> Option<Velocity> {
-        let keys = [
-            "name",
-            "agent",
-            "server",
-            "tool",
-            "intent",
-            "per",
-            "window",
-            "max_calls",
-            "max_cost",
-            "costs",
-            "max_concurrent",
-            "exceeded_action",
-            "reason",
-        ];
+        let keys: Vec<_> = KEYS.into_iter().chain(["agent", "profile"]).collect();
         let fields = self.reader.fields(node, "a velocity rule", &keys)?;
-        let place = self.place(node);
-        let name = self.rule_name(&fields, &place);
         let agent =
             self.filter(&fields, "agent", |file, node| file.reader.name(node, "agent", AgentName::parse));
+        let profile = self
+            .filter(&fields, "profile", |file, node| file.reader.name(node, "profile", ProfileName::parse));
+        self.counted(node, &fields, agent, profile)
+    }
+
+    /// One of a profile's limits, which is a velocity rule for callers in the profile.
+    pub(super) fn limit_of(&mut self, profile: Option<&At<ProfileName>>, node: &Node) -> Option<Velocity> {
+        let fields = self.reader.fields(node, "a profile's limit", &KEYS)?;
+        // Without its name, the profile has told a mistake already.
+        let profile = profile.map(|profile| Some(profile.clone())).ok_or(Unread);
+        self.counted(node, &fields, Ok(None), profile)
+    }
+
+    fn counted(
+        &mut self,
+        node: &Node,
+        fields: &Fields<'_>,
+        agent: Result<Option<At<AgentName>>, Unread>,
+        profile: Result<Option<At<ProfileName>>, Unread>,
+    ) -> Option<Velocity> {
+        let place = self.place(node);
+        let name = self.rule_name(fields, &place);
         let server =
-            self.filter(&fields, "server", |file, node| file.reader.name(node, "server", ServerName::parse));
-        let tool = self.filter(&fields, "tool", Self::tool);
+            self.filter(fields, "server", |file, node| file.reader.name(node, "server", ServerName::parse));
+        let tool = self.filter(fields, "tool", Self::tool);
         let intent = match fields.optional("intent") {
             Some(node) => self.pattern(node).map(Some).ok_or(Unread),
             None => Ok(None),
@@ -71,9 +94,9 @@ impl File<'_> {
             Some(node) => self.per(node),
             None => Some(Per::default()),
         };
-        let limits = self.limits(node, &fields);
-        let window = self.span(node, &fields, limits.as_deref());
-        let costs = self.costs(&fields, limits.as_deref());
+        let limits = self.limits(node, fields);
+        let window = self.span(node, fields, limits.as_deref());
+        let costs = self.costs(fields, limits.as_deref());
         let action = fields.required("exceeded_action", &mut self.reader).and_then(|node| {
             let choices = [
                 ("deny", ExceededAction::Deny),
@@ -82,13 +105,14 @@ impl File<'_> {
             ];
             self.reader.choice(node, "exceeded_action", &choices)
         });
-        let reason = self.reason(&fields);
+        let reason = self.reason(fields);
         Some(Velocity {
             name: name?,
             place,
             agent: agent.ok()?,
             server: server.ok()?,
             tool: tool.ok()?,
+            profile: profile.ok()?,
             intent: intent.ok()?,
             per: per?,
             window_milliseconds: window.ok()?,

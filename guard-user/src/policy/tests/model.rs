@@ -77,6 +77,7 @@ struct Call {
     profile: usize,
     /// What was read before, by the label's number; `None`: nothing.
     read: Option<usize>,
+    risk: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,9 +168,9 @@ fn call() -> impl Strategy<Value = Call> {
         (0..URIS.len()).prop_map(Called::Uri),
         (0..METHODS.len()).prop_map(Called::Method),
     ];
-    let read = proptest::option::of(0..flow::LABELS.len());
-    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment(), 0..4_usize, read).prop_map(
-        |(agent, server, target, arguments, moment, profile, read)| Call {
+    let before = (proptest::option::of(0..flow::LABELS.len()), proptest::option::weighted(0.9, 0..=100_u8));
+    (0..3_usize, 0..2_usize, target, condition::arguments(), condition::moment(), 0..4_usize, before)
+        .prop_map(|(agent, server, target, arguments, moment, profile, (read, risk))| Call {
             agent,
             server,
             target,
@@ -177,8 +178,8 @@ fn call() -> impl Strategy<Value = Call> {
             moment,
             profile,
             read,
-        },
-    )
+            risk,
+        })
 }
 
 /// Written anew: nothing of the policy's own pattern code is used here.
@@ -522,11 +523,6 @@ fn answer(decision: &Decision) -> Answer {
     }
 }
 
-fn profile_of(call: &Call) -> Option<ProfileName> {
-    let names = [None, Some(DEFAULT_PROFILE), Some(profile::PROFILES[0]), Some(profile::PROFILES[1])];
-    names[call.profile].map(|name| ProfileName::parse(name).unwrap())
-}
-
 fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>) -> T) -> T {
     let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
     let server = ServerName::parse(SERVERS[call.server]).unwrap();
@@ -535,17 +531,16 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         Called::Uri(uri) => ("resources/read", Target::Resource(URIS[uri])),
         Called::Method(method) => (METHODS[method], Target::Method),
     };
-    let profile = profile_of(call);
+    let profile = profile::of(call);
     let arguments = call.arguments.json();
     // Resources and methods have no arguments.
     let arguments = arguments.as_ref().filter(|_| matches!(call.target, Called::Tool(_)));
     let read = flow::read(call);
     let around = Circumstances {
         moment: condition::timestamp(call.moment),
-        client: None,
-        user: None,
-        risk: None,
+        risk: call.risk,
         read: Some(&read),
+        ..Circumstances::default()
     };
     ask(
         policy,
@@ -604,8 +599,8 @@ proptest! {
                     DenyCode::ConditionFailed | DenyCode::DeniedByRule | DenyCode::Flow => {
                         prop_assert!(!(is_seen && model.is_shut(call)));
                     }
-                    // A call that means something else may be let through.
-                    _ => prop_assert!(!is_seen || model.has_when(call)),
+                    // A call that means something else may be let through, and one that is less risky.
+                    _ => prop_assert!(!is_seen || model.has_when(call) || model.is_too_risky(call)),
                 },
             }
         }
@@ -645,7 +640,7 @@ proptest! {
             let with = Arguments::With { n: 0, things: Default::default() };
             let arguments = [Arguments::Absent, Arguments::Without, with];
             let may_pass = |target| arguments.iter().any(|arguments| {
-                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None, profile: 0, read: None };
+                let call = Call { agent, server, target, arguments: arguments.clone(), moment: None, profile: 0, read: None, risk: None };
                 !matches!(put(&policy, &call, Policy::decide), Decision::Deny(_))
             });
             let wanted: Vec<_> = (0..TOOLS.len()).filter(|tool| may_pass(Called::Tool(*tool))).map(|tool| tools[tool].clone()).collect();

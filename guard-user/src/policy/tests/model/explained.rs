@@ -13,14 +13,14 @@ pub(super) fn asked(call: &Call) -> Asked {
     };
     Asked {
         agent: AgentName::parse(AGENT_NAMES[call.agent]).unwrap(),
-        profile: profile_of(call),
+        profile: profile::of(call),
         server: ServerName::parse(SERVERS[call.server]).unwrap(),
         arguments: call.arguments.json().filter(|_| what.has_arguments()),
         what,
         moment: condition::timestamp(call.moment),
         user: None,
         known: None,
-        risk: None,
+        risk: call.risk,
         read: flow::read(call),
     }
 }
@@ -88,6 +88,8 @@ proptest! {
         let files: Vec<_> = files.into_iter().map(|(name, text)| (PathBuf::from(name), text)).collect();
         let written = Written::from_texts(&files, &[server(SERVERS[0]), server(SERVERS[1])]).unwrap();
         for call in &calls {
+            // What is asked of files has a score.
+            let call = &Call { risk: call.risk.or(Some(50)), ..call.clone() };
             let decision = put(&policy, call, Policy::decide);
             let explained = written.explain(&asked(call));
             prop_assert_eq!(&explained.decision, &decision, "{:?}", call);

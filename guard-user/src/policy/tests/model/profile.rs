@@ -13,6 +13,9 @@ pub(super) struct Profile {
     patterns: Option<Vec<usize>>,
     tools: Option<Vec<usize>>,
     resources: Option<Vec<usize>>,
+    max_risk: Option<u8>,
+    /// Patterns of what its velocity rules count.
+    limits: Vec<usize>,
 }
 
 pub(super) fn profile() -> impl Strategy<Value = Profile> {
@@ -27,8 +30,22 @@ pub(super) fn profile() -> impl Strategy<Value = Profile> {
         some(PATTERNS.len()),
         some(TOOLS.len()),
         some(RESOURCES.len()),
+        proptest::option::weighted(0.3, prop_oneof![Just(0), Just(60), Just(100)]),
+        proptest::sample::subsequence((0..PATTERNS.len()).collect::<Vec<_>>(), 0..3),
     )
-        .prop_map(|(server, patterns, tools, resources)| Profile { server, patterns, tools, resources })
+        .prop_map(|(server, patterns, tools, resources, max_risk, limits)| Profile {
+            server,
+            patterns,
+            tools,
+            resources,
+            max_risk,
+            limits,
+        })
+}
+
+pub(super) fn of(call: &Call) -> Option<ProfileName> {
+    let names = [None, Some(DEFAULT_PROFILE), Some(PROFILES[0]), Some(PROFILES[1])];
+    names[call.profile].map(|name| ProfileName::parse(name).unwrap())
 }
 
 fn text_covers(wide: &str, narrow: &str) -> bool {
@@ -59,6 +76,8 @@ impl Profile {
             && self.patterns.is_none()
             && self.tools.is_none()
             && self.resources.is_none()
+            && self.max_risk.is_none()
+            && self.limits.is_empty()
         {
             self.server = Some(0);
         }
@@ -75,8 +94,18 @@ impl Profile {
             list("intents", &PATTERNS, &self.patterns),
             list("tools", &TOOLS, &self.tools),
             list("resources", &RESOURCES, &self.resources),
+            self.max_risk.map(|max| format!("max_risk: {max}")),
+            self.limits(),
         ];
         format!("  {name}: {{{}}}\n", keys.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+
+    fn limits(&self) -> Option<String> {
+        let limit = |pattern: &usize| {
+            format!("{{intent: '{}', window: 1m, max_calls: 5, exceeded_action: deny}}", PATTERNS[*pattern])
+        };
+        let limits: Vec<_> = self.limits.iter().map(limit).collect();
+        (!limits.is_empty()).then(|| format!("limits: [{}]", limits.join(", ")))
     }
 
     fn admits_intents(&self, server: usize, intents: &[usize]) -> bool {
@@ -173,6 +202,23 @@ impl Model {
         } else {
             profile.admits(call, &intents)
         };
-        if is_left { answer } else { denied }
+        let is_judged = !intents.is_empty() && !is_needed;
+        if !is_left || (is_judged && self.is_too_risky(call)) {
+            return denied;
+        }
+        let counts = |pattern: &&usize| intents.iter().any(|intent| matches(**pattern, INTENTS[*intent]));
+        let counted = if is_judged { profile.limits.iter().filter(counts).count() } else { 0 };
+        match answer {
+            Answer::Allow(count) => Answer::Allow(count + counted),
+            Answer::Hold(count) => Answer::Hold(count + counted),
+            deny @ Answer::Deny(..) => deny,
+        }
+    }
+
+    /// Whether it is above the ceiling of its profile, or nobody can tell.
+    pub(super) fn is_too_risky(&self, call: &Call) -> bool {
+        let profile = call.profile.checked_sub(2).and_then(|index| self.profiles.get(index));
+        let max = profile.and_then(|profile| profile.max_risk);
+        max.is_some_and(|max| call.risk.is_none_or(|risk| risk > max))
     }
 }
