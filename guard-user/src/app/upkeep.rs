@@ -1,5 +1,6 @@
 //! What the running guard does beside serving: it tells the service manager how it is, and shows that it lives.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,17 @@ use tokio::time::MissedTickBehavior;
 
 use super::{App, changes, errands, listeners, proof, risk, velocity};
 use crate::accept::Acceptor;
-use crate::audit::{Event, Occasion};
+use crate::audit::{Event, Index, Occasion};
 use crate::config::Reload;
 use crate::kernel::Drift;
 use crate::service::{Pulse, Word};
 
 /// Looks between two signs of life, so that a part that is slow once delays a sign and does not cost it.
 const LOOKS: u32 = 8;
+
+/// Between two looks at what the index of the trail lacks, and how much of it one look reads.
+const INDEX_EVERY: Duration = Duration::from_secs(60);
+const INDEX_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// The tasks; they end with this value.
 pub(super) struct Upkeep(Vec<AbortHandle>);
@@ -35,6 +40,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(risk::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(index(app.config.audit_dir())).abort_handle());
     tasks.extend(app.keep_keys());
     if app.config.reload == Reload::OnChange {
         tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());
@@ -54,6 +60,20 @@ async fn beat(app: Arc<App>) {
     loop {
         tick.tick().await;
         app.heartbeat(Occasion::Interval).await;
+    }
+}
+
+/// Keeps the index of the trail, so that queries find their way at once.
+async fn index(dir: PathBuf) {
+    let mut tick = tokio::time::interval(INDEX_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let dir = dir.clone();
+        let kept = tokio::task::spawn_blocking(move || Index::keep_up(&dir, INDEX_BYTES_MAX)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::debug!(%error, "the index of the trail is not kept; queries read more");
+        }
     }
 }
 

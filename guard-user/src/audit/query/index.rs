@@ -58,16 +58,38 @@ impl Index {
         let all = known.iter().map(|(_, _, (from, _), bytes)| bytes.saturating_sub(*from)).sum();
         let (mut done, mut segments) = (0, Vec::new());
         for (path, mut kept, from, _) in known {
-            let added = blocks(&path, from, |bytes| {
+            let added = blocks(&path, from, u64::MAX, |bytes| {
                 done += bytes;
                 progress(done, all);
             });
             let added = added.map_err(at(&path))?;
-            kept.keep(shelf, &added);
+            kept.keep(shelf, kept.blocks.len(), &added);
             kept.blocks.extend(added);
             segments.push(Segment { path, blocks: kept.blocks });
         }
         Ok(Self { segments })
+    }
+
+    /// Keeps what a query would have to read first, from the last kept block of each segment on: full blocks of about `bytes_max`. For a
+    /// guard that runs, so that its queries are fast. That nothing can be kept here is no error.
+    pub fn keep_up(dir: &Path, bytes_max: u64) -> Result<(), IndexError> {
+        let Ok(shelf) = Shelf::open(dir) else { return Ok(()) };
+        let mut left = bytes_max;
+        let found = segments(dir).map_err(|error| IndexError { path: dir.to_owned(), error })?;
+        for (first, path) in found {
+            let at = |error| IndexError { path: path.clone(), error };
+            let (count, last) = Kept::tail(&shelf, &path).unwrap_or((0, None));
+            let from = last.map_or((0, first), |last| (last.end(), last.first + last.count));
+            if path.metadata().map_err(at)?.len().saturating_sub(from.0) < BLOCK_BYTES {
+                continue;
+            }
+            let added = blocks(&path, from, left, |bytes| left = left.saturating_sub(bytes)).map_err(at)?;
+            Kept::none(&path).keep(Some(&shelf), count, &added);
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Records of all blocks.
@@ -76,8 +98,13 @@ impl Index {
     }
 }
 
-/// The blocks of a file from a line's beginning on, with its record's number.
-fn blocks(path: &Path, (offset, first): (u64, u64), mut progress: impl FnMut(u64)) -> io::Result<Vec<Block>> {
+/// The blocks of a file from a line's beginning on, with its record's number, up to its end or until they have `bytes_max`.
+fn blocks(
+    path: &Path,
+    (offset, first): (u64, u64),
+    bytes_max: u64,
+    mut progress: impl FnMut(u64),
+) -> io::Result<Vec<Block>> {
     let mut lines = Lines::open(path)?;
     lines.start_at(offset)?;
     let (mut blocks, mut block) = (Vec::new(), Block::at(offset, first));
@@ -87,6 +114,9 @@ fn blocks(path: &Path, (offset, first): (u64, u64), mut progress: impl FnMut(u64
             progress(block.bytes);
             let next = Block::at(block.end(), block.first + block.count);
             blocks.push(std::mem::replace(&mut block, next));
+            if block.offset - offset >= bytes_max {
+                return Ok(blocks);
+            }
         }
     }
     if block.count > 0 {
@@ -122,6 +152,21 @@ impl Kept {
         Some(kept)
     }
 
+    /// How many blocks there are, and the last one; `None`: nothing that could be used.
+    fn tail(shelf: &Shelf, segment: &Path) -> Option<(usize, Option<Block>)> {
+        let kept = Self::none(segment);
+        let file = shelf.file(&kept.name, OFlags::RDONLY).ok()?;
+        let bytes = usize::try_from(file.metadata().ok()?.len()).ok()?.checked_sub(HEAD.len())?;
+        let count = bytes / ENCODED_BYTES;
+        let Some(before) = count.checked_sub(1) else { return Some((0, None)) };
+        let mut last = vec![0; ENCODED_BYTES];
+        let at = u64::try_from(HEAD.len() + before * ENCODED_BYTES).ok()?;
+        file.read_exact_at(&mut last, at).ok()?;
+        let last = Block::decode(&last)?;
+        let kept = Self { name: kept.name, blocks: vec![last] };
+        kept.fits(segment).then(|| (count, kept.blocks.into_iter().next()))
+    }
+
     /// Whether the segment still has the line that the last block ends with: a disk's error cuts lines off.
     fn fits(&self, segment: &Path) -> bool {
         let Some(last) = self.blocks.last() else { return true };
@@ -138,22 +183,22 @@ impl Kept {
         bytes.get(begin..).is_some_and(|line| last.ends_with(line))
     }
 
-    /// Writes the full ones of `added` behind what is there. That this cannot be done is no error: the next one reads more.
-    fn keep(&self, place: Option<&Shelf>, added: &[Block]) {
+    /// Writes the full ones of `added` behind the first `count`. That this cannot be done is no error: the next one reads more.
+    fn keep(&self, place: Option<&Shelf>, count: usize, added: &[Block]) {
         let full: Vec<_> = added.iter().filter(|block| block.bytes >= BLOCK_BYTES).collect();
         let (Some(place), false) = (place, full.is_empty()) else { return };
-        if let Err(error) = self.write(place, &full) {
+        if let Err(error) = self.write(place, count, &full) {
             tracing::debug!(file = %self.name.display(), %error, "the index is not kept");
         }
     }
 
-    fn write(&self, place: &Shelf, added: &[&Block]) -> io::Result<()> {
+    fn write(&self, place: &Shelf, count: usize, added: &[&Block]) -> io::Result<()> {
         let file = place.file(&self.name, OFlags::RDWR | OFlags::CREATE)?;
         // Two that write at once would write the same; one is enough.
         let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
         let mut file = lock.map_err(|(_, error)| io::Error::from(error))?;
-        let kept = u64::try_from(self.blocks.len() * ENCODED_BYTES + HEAD.len()).unwrap_or(u64::MAX);
-        if self.blocks.is_empty() {
+        let kept = u64::try_from(count * ENCODED_BYTES + HEAD.len()).unwrap_or(u64::MAX);
+        if count == 0 {
             file.set_len(0)?;
             file.write_all(HEAD)?;
         } else {

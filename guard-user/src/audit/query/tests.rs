@@ -249,6 +249,40 @@ fn a_kept_index_is_used_extended_and_made_anew_when_it_does_not_fit() {
 }
 
 #[test]
+fn a_guard_that_keeps_it_up_leaves_a_query_little_to_read() {
+    let mut written = Written::new();
+    written.add(0, 6_000);
+    let rest = |written: &Written| {
+        let mut rest = 0;
+        Index::open(written.path(), |_, all| rest = all).unwrap();
+        rest
+    };
+    // Bounded in what it reads at once: the others follow the next time.
+    Index::keep_up(written.path(), BLOCK_BYTES).unwrap();
+    assert_eq!(fs::read(written.index_file(0)).unwrap().len(), 16 + ENCODED_BYTES);
+    Index::keep_up(written.path(), u64::MAX).unwrap();
+    assert!(rest(&written) < BLOCK_BYTES);
+    written.add(0, 4_000);
+    let next = written.next;
+    written.add(next, 4_000);
+    Index::keep_up(written.path(), u64::MAX).unwrap();
+    assert!(rest(&written) < 2 * BLOCK_BYTES);
+    let expected = Written::naive(&Query::default(), &written.records());
+    let found: BTreeSet<_> =
+        written.found(&Query::default(), Order::Oldest).iter().map(|found| found.seq).collect();
+    assert_eq!(found, expected);
+
+    // What does not fit the segment is made anew.
+    let file = written.index_file(0);
+    let mut changed = fs::read(&file).unwrap();
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    fs::write(&file, &changed).unwrap();
+    Index::keep_up(written.path(), u64::MAX).unwrap();
+    assert!(rest(&written) < 2 * BLOCK_BYTES);
+}
+
+#[test]
 fn an_index_that_others_could_have_written_is_neither_believed_nor_made() {
     let mut written = Written::new();
     written.add(0, 4_000);
