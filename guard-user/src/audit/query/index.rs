@@ -73,9 +73,13 @@ impl Index {
     /// Keeps what a query would have to read first, from the last kept block of each segment on: full blocks of about `bytes_max`. For a
     /// guard that runs, so that its queries are fast. That nothing can be kept here is no error.
     pub fn keep_up(dir: &Path, bytes_max: u64) -> Result<(), IndexError> {
+        let found = segments(dir).map_err(|error| IndexError { path: dir.to_owned(), error })?;
+        let is_long = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.len() >= BLOCK_BYTES);
+        if !found.iter().any(|(_, path)| is_long(path)) {
+            return Ok(());
+        }
         let Ok(shelf) = Shelf::open(dir) else { return Ok(()) };
         let mut left = bytes_max;
-        let found = segments(dir).map_err(|error| IndexError { path: dir.to_owned(), error })?;
         for (first, path) in found {
             let at = |error| IndexError { path: path.clone(), error };
             let (count, last) = Kept::tail(&shelf, &path).unwrap_or((0, None));
