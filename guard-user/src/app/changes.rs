@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::App;
 use crate::kernel;
+use crate::policy::packs::PACKS_DIR;
 
 /// However often files change, they are read again after this.
 const LATEST: Duration = Duration::from_secs(10);
@@ -28,6 +29,8 @@ const LATEST: Duration = Duration::from_secs(10);
 const STILL_WRITTEN: Duration = Duration::from_secs(30);
 /// Between two attempts to watch a folder that is not there, or cannot be watched.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two looks whether what is watched still stands at its place: nobody tells when a folder far above it is moved.
+const PLACE_LOOK: Duration = Duration::from_secs(2);
 /// Room for the names of many events.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -57,9 +60,11 @@ pub(super) async fn watch(app: Arc<App>) {
 
 /// Until the folder cannot be watched any more.
 async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Duration) -> io::Error {
+    let mut places = tokio::time::interval(PLACE_LOOK);
     loop {
         let due = pending.due(quiet);
         tokio::select! {
+            _ = places.tick() => if let Err(error) = watch.check_place() { return error },
             seen = watch.read() => match seen {
                 Ok(seen) => pending.note_all(seen),
                 Err(error) => return error,
@@ -170,7 +175,14 @@ struct Watch {
     folder: i32,
     /// Where it stands: another one may take its place.
     parent: i32,
+    /// The folder of packs in it, if there is one.
+    packs: Option<i32>,
+    /// Device and number of what the first two were found as.
+    found: Found,
 }
+
+/// Of the folder, and of its packs.
+type Found = ((u64, u64), Option<(u64, u64)>);
 
 impl Watch {
     fn open(dir: &Path) -> io::Result<Self> {
@@ -178,8 +190,21 @@ impl Watch {
         // First the parent, so that no change of the folder itself falls between the two.
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let parent = add(&inotify, parent, places())?;
+        let found = found(dir)?;
         let folder = add(&inotify, dir, files())?;
-        Ok(Self { inotify: kernel::readable(inotify)?, dir: dir.to_owned(), folder, parent })
+        let packs = add_packs(&inotify, dir)?;
+        let watch =
+            Self { inotify: kernel::readable(inotify)?, dir: dir.to_owned(), folder, parent, packs, found };
+        watch.check_place()?;
+        Ok(watch)
+    }
+
+    /// An error if something else stands there now than what is watched.
+    fn check_place(&self) -> io::Result<()> {
+        if found(&self.dir)? == self.found {
+            return Ok(());
+        }
+        Err(io::Error::other("another folder has taken its place, or that of a folder that it stands in"))
     }
 
     /// What has happened, once something has.
@@ -198,7 +223,7 @@ impl Watch {
     /// What has happened until now.
     fn look(&mut self) -> io::Result<Vec<Seen>> {
         let mut seen = Vec::new();
-        let mut is_replaced = false;
+        let (mut is_replaced, mut has_other_packs) = (false, false);
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = Reader::new(self.inotify.get_ref().as_fd(), &mut buffer);
         loop {
@@ -215,6 +240,10 @@ impl Watch {
             } else if event.wd() == self.folder {
                 seen.extend(of_folder(&self.dir, event.events(), name));
                 is_replaced |= event.events().intersects(is_gone);
+                has_other_packs |= name == Some(OsStr::new(PACKS_DIR));
+            } else if Some(event.wd()) == self.packs {
+                seen.extend(of_folder(&self.dir.join(PACKS_DIR), event.events(), name).map(in_packs));
+                has_other_packs |= event.events().intersects(is_gone);
             } else if event.wd() == self.parent {
                 if event.events().intersects(is_gone) {
                     return Err(io::Error::other("the folder that it stands in was moved or removed"));
@@ -222,28 +251,65 @@ impl Watch {
                 is_replaced |= name == self.dir.file_name();
             }
         }
-        if is_replaced {
+        if is_replaced || has_other_packs {
             self.renew()?;
             seen.push(Seen::Changed(None));
         }
         Ok(seen)
     }
 
-    /// Watches what stands at the folder's place now.
+    /// Watches what stands at the places of the folder and of its packs now.
     fn renew(&mut self) -> io::Result<()> {
         let inotify = self.inotify.get_ref();
+        self.found = found(&self.dir)?;
         let folder = add(inotify, &self.dir, files())?;
         if folder != self.folder {
             // The old one may be gone with its watch.
             let _gone = inotify::remove_watch(inotify, self.folder);
             self.folder = folder;
         }
-        Ok(())
+        let packs = add_packs(inotify, &self.dir)?;
+        if let Some(old) = self.packs.filter(|old| packs != Some(*old)) {
+            let _gone = inotify::remove_watch(inotify, old);
+        }
+        self.packs = packs;
+        self.check_place()
     }
 }
 
 fn add(inotify: &OwnedFd, path: &Path, flags: WatchFlags) -> io::Result<i32> {
     Ok(inotify::add_watch(inotify, path, flags | WatchFlags::ONLYDIR)?)
+}
+
+/// `None`: there is none.
+fn add_packs(inotify: &OwnedFd, dir: &Path) -> io::Result<Option<i32>> {
+    unless_missing(add(inotify, &dir.join(PACKS_DIR), files()))
+}
+
+fn found(dir: &Path) -> io::Result<Found> {
+    let one = |place: &Path| std::fs::metadata(place).map(|folder| (folder.dev(), folder.ino()));
+    let packs = dir.join(PACKS_DIR);
+    let is_folder = packs.is_dir();
+    Ok((one(dir)?, unless_missing(one(&packs))?.filter(|_| is_folder)))
+}
+
+fn unless_missing<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The same of a file in the folder of packs.
+fn in_packs(seen: Seen) -> Seen {
+    let named = |name: Vec<u8>| [PACKS_DIR.as_bytes(), b"/", &name].concat();
+    match seen {
+        Seen::Written(name) => Seen::Written(named(name)),
+        Seen::Changed(name) => Seen::Changed(name.map(named)),
+    }
 }
 
 fn files() -> WatchFlags {
@@ -341,6 +407,51 @@ mod tests {
         assert_eq!(watch.look().unwrap(), [Seen::Changed(Some(b"c.yaml".to_vec()))]);
         std::fs::rename(&place, &elsewhere).unwrap();
         assert!(watch.look().unwrap_err().to_string().contains("moved"));
+    }
+
+    #[tokio::test]
+    async fn packs_that_come_change_and_go_are_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("policies");
+        let packs = dir.join("packs");
+        std::fs::create_dir(&dir).unwrap();
+        let mut watch = Watch::open(&dir).unwrap();
+        std::fs::create_dir(&packs).unwrap();
+        assert_eq!(watch.look().unwrap(), [Seen::Changed(None)], "they come");
+        let name = || b"packs/tickets.yaml".to_vec();
+        let changed = || Some(Seen::Changed(Some(name())));
+        std::fs::write(packs.join("tickets.yaml"), "# one\n").unwrap();
+        let seen = watch.look().unwrap();
+        assert!(seen.contains(&Seen::Written(name())) && seen.last().cloned() == changed(), "{seen:?}");
+        let next = root.path().join("next");
+        std::fs::create_dir(&next).unwrap();
+        std::fs::rename(&packs, root.path().join("old")).unwrap();
+        std::fs::rename(&next, &packs).unwrap();
+        assert_eq!(watch.look().unwrap(), [Seen::Changed(None)], "others take their place");
+        std::fs::write(packs.join("tickets.yaml"), "# two\n").unwrap();
+        assert_eq!(watch.look().unwrap().last().cloned(), changed());
+        std::fs::remove_dir_all(&packs).unwrap();
+        assert_eq!(watch.look().unwrap().last(), Some(&Seen::Changed(None)), "they go");
+        std::fs::write(dir.join("a.yaml"), "# one\n").unwrap();
+        assert_eq!(watch.look().unwrap().last(), Some(&Seen::Changed(Some(b"a.yaml".to_vec()))));
+    }
+
+    #[tokio::test]
+    async fn a_folder_far_above_that_is_replaced_ends_the_watch() {
+        let root = tempfile::tempdir().unwrap();
+        let [above, next] = ["above", "next"].map(|name| root.path().join(name));
+        let dir = above.join("place/policies");
+        for above in [&above, &next] {
+            std::fs::create_dir_all(above.join("place/policies")).unwrap();
+        }
+        let mut watch = Watch::open(&dir).unwrap();
+        watch.check_place().unwrap();
+        std::fs::rename(&above, root.path().join("old")).unwrap();
+        assert!(watch.check_place().is_err(), "it is gone");
+        std::fs::rename(&next, &above).unwrap();
+        assert_eq!(watch.look().unwrap(), [], "nobody tells");
+        assert!(watch.check_place().unwrap_err().to_string().contains("taken its place"));
+        assert!(Watch::open(&dir).unwrap().check_place().is_ok());
     }
 
     #[test]
