@@ -2,19 +2,14 @@
 //!
 //! The guard tells clients where to get a token (RFC 9728), and takes those alone that were made for this server (RFC 8707).
 
-use std::fmt;
-
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{HttpsUrl, Server};
+use super::{HttpsUrl, Scope, Server};
 use crate::types::IssuerName;
 
 /// Below this, clients look for the document about a resource: here, or with the resource's path after it.
 pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
-
-/// Longest name of a scope, in bytes.
-pub const SCOPE_BYTES_MAX: usize = 128;
 
 /// What a token must say to be good at a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,47 +23,6 @@ pub struct Authorize {
     /// What a token must be allowed to do, all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
-}
-
-/// The name of a scope (RFC 6749 3.3).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Scope(String);
-
-/// A text that is no scope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a scope is 1 to {SCOPE_BYTES_MAX} printable ASCII characters without space, quote and backslash")]
-pub struct ScopeError;
-
-impl Scope {
-    pub fn parse(text: &str) -> Result<Self, ScopeError> {
-        let is_of_scope = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        let is_one = (1..=SCOPE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_of_scope);
-        is_one.then(|| Self(text.to_owned())).ok_or(ScopeError)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Scope {
-    type Error = ScopeError;
-    fn try_from(text: String) -> Result<Self, ScopeError> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Scope> for String {
-    fn from(scope: Scope) -> Self {
-        scope.0
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl Authorize {
@@ -91,16 +45,6 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_scope_has_no_character_that_would_end_it() {
-        for good in ["a", "crm:read", "https://a/b.c", "!#[]~"] {
-            assert!(Scope::parse(good).is_ok(), "{good}");
-        }
-        for bad in ["", "a b", "a\"", "a\\", "a\n", "\u{e4}", &"x".repeat(SCOPE_BYTES_MAX + 1)] {
-            assert_eq!(Scope::parse(bad), Err(ScopeError), "{bad}");
-        }
-    }
 
     #[test]
     fn the_document_is_beside_the_resource_and_at_the_root() {

@@ -17,9 +17,10 @@ pub mod problem;
 pub mod reader;
 #[cfg(test)]
 pub(crate) mod recorded;
+mod scope;
 pub mod yaml;
 
-pub use authorize::{Authorize, METADATA_PATH, SCOPE_BYTES_MAX, Scope, ScopeError};
+pub use authorize::{Authorize, METADATA_PATH};
 pub use credential::Credential;
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{
@@ -32,6 +33,7 @@ pub use limits::Limits;
 pub use load::Overrides;
 pub use place::{ContainerId, Place, PlaceError, UnitName};
 pub use problem::{Problem, Problems};
+pub use scope::{SCOPE_BYTES_MAX, Scope, ScopeError};
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -10,6 +10,127 @@ pub mod http {
 }
 #[path = "../../../guard-user/src/rpc/mod.rs"]
 pub mod rpc;
+#[path = "../../../guard-user/src"]
+mod guard {
+    pub mod types;
+}
+pub use guard::types;
+#[path = "../../../guard-user/src/config"]
+pub mod config {
+    mod issuer;
+    mod jwks_url;
+    mod scope;
+
+    pub use issuer::{Algorithm, UserDemand};
+    pub use jwks_url::JwksUrl;
+    pub use scope::{Scope, ScopeError};
+}
+#[path = "../../../guard-user/src/identity"]
+pub mod identity {
+    pub mod secret;
+
+    pub mod certificate {
+        mod fault;
+        mod names;
+        mod spiffe;
+        mod subject;
+
+        pub use fault::CertificateFault;
+        pub use names::CertificateName;
+        pub use spiffe::{NotAnId, SpiffeId};
+        pub use subject::{NotASubject, Subject};
+
+        /// Whom a certificate names, in DER.
+        pub fn names(own: &[u8]) -> Result<Vec<CertificateName>, CertificateFault> {
+            names::read(own)
+        }
+    }
+
+    pub mod token {
+        mod claims;
+        mod fault;
+        mod header;
+        mod jwks;
+        mod keys;
+        mod scopes;
+        mod text;
+
+        use std::sync::Arc;
+
+        pub use fault::TokenFault;
+
+        use crate::config::{Algorithm, Scope, UserDemand};
+        use crate::types::UserName;
+
+        /// What a token says, before anybody looks whether it is signed.
+        #[derive(Debug)]
+        pub struct Said {
+            pub algorithm: Algorithm,
+            pub kid: Option<String>,
+            pub subject: Arc<str>,
+            pub scopes: Vec<Scope>,
+            pub user: Option<UserName>,
+            pub is_for_us: bool,
+        }
+
+        /// Reads a token as the guard does; `audience` is its own.
+        pub fn read(token: &str, audience: &str) -> Result<Said, TokenFault> {
+            let parts = text::Parts::of(token)?;
+            let (head, said) = (text::object(parts.header)?, text::object(parts.claims)?);
+            text::bytes(parts.signature)?;
+            let (algorithm, kid) = header::read(&head)?;
+            Ok(Said {
+                algorithm,
+                kid: kid.map(str::to_owned),
+                subject: claims::Claims::read(&said)?.subject,
+                scopes: scopes::read(&said)?,
+                user: claims::user(&said, "email", UserDemand::Optional)?,
+                is_for_us: claims::is_for(&said, audience),
+            })
+        }
+
+        /// Whom a token is for that cannot be read as a whole, too.
+        pub fn is_for(token: &str, audience: &str) -> bool {
+            let claims = text::Parts::of(token).and_then(|parts| text::object(parts.claims));
+            claims.is_ok_and(|claims| claims::is_for(&claims, audience))
+        }
+
+        /// What looks like a token in a header.
+        pub fn bearer(value: &[u8]) -> Option<&str> {
+            text::bearer(value)
+        }
+
+        /// Whether a header holds a token that goes to no server.
+        pub fn is_for_any(value: &[u8], audiences: &[&str]) -> bool {
+            text::is_for_any(value, audiences)
+        }
+
+        /// The names and digests of the keys of a set, and what is said of the others.
+        pub fn keys(set: &[u8]) -> Result<(Vec<Named>, Vec<String>), String> {
+            let (keys, notes) = jwks::read(set, &Algorithm::ALL)?;
+            Ok((keys.iter().map(name).collect(), notes))
+        }
+
+        /// The same of every key that a set names, whatever else is wrong with it.
+        pub fn named(set: &[u8]) -> Option<Vec<Named>> {
+            Some(jwks::named(set, &Algorithm::ALL)?.iter().map(name).collect())
+        }
+
+        pub type Named = (Option<String>, Algorithm, [u8; 32]);
+
+        fn name(key: &keys::PublicKey) -> Named {
+            (key.kid.clone(), key.algorithm, *key.digest.bytes())
+        }
+
+        pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
+        pub use text::TOKEN_BYTES_MAX;
+    }
+
+    /// The guard's secret in a header: whether it has the form of one. `None`: there is none.
+    pub fn secret_of(value: &[u8]) -> Option<bool> {
+        secret::bearer(value).map(|secret| secret.is_ok())
+    }
+}
 
 /// The bytes in pieces whose lengths the first byte of the input makes.
 pub fn pieces(bytes: &[u8], seed: u8) -> Vec<&[u8]> {

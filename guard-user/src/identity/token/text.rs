@@ -44,7 +44,7 @@ impl<'t> Parts<'t> {
 }
 
 /// What looks like a token in the value of an `Authorization` header, to be read or refused; `None`: something else.
-pub(in crate::identity) fn bearer(value: &[u8]) -> Option<&str> {
+pub(in super::super) fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     let is_token = token.trim_start().starts_with(BEGINNING) && token.contains('.');
     (scheme.eq_ignore_ascii_case("bearer") && is_token).then_some(token)
