@@ -95,6 +95,10 @@ impl Subject {
                 _ => return Err(NotASubject::NotText),
             };
             let text = text.map_err(|_no_text| NotASubject::NotText)?;
+            // No entry can name it.
+            if text.is_empty() {
+                return Err(NotASubject::Blank);
+            }
             attributes.push((attribute.attr_type().to_id_string().into(), text.into()));
             if attributes.len() > ATTRIBUTES_MAX {
                 return Err(NotASubject::TooMany);
@@ -279,6 +283,8 @@ mod tests {
     fn no_two_attributes_stand_for_one() {
         let nothing = certificate(&[]);
         assert_eq!(of_der(&nothing), Err(NotASubject::Empty));
+        let blank = certificate(&[(DnType::OrganizationName, "Corp"), (DnType::CommonName, "")]);
+        assert_eq!(of_der(&blank), Err(NotASubject::Blank), "no entry could name it");
     }
 
     proptest! {
