@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::identity::{Caller, CredentialId};
 use crate::kernel::Client;
 use crate::policy::RuleName;
-use crate::refusal::Refusal;
+use crate::refusal::{Approval, Refusal};
 use crate::respond::{About, Asked, Link, View};
 use crate::risk::Score;
 use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
@@ -256,8 +256,12 @@ impl<'a> Case<'a> {
 }
 
 fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
-    let Refusal::TooOften(Exceeded { rule, count, max, .. }) = refusal else { return None };
-    Some(Velocity { rule: rule.as_str(), count: *count, max: *max })
+    let (rule, count, max) = match refusal {
+        Refusal::TooOften(Exceeded { rule, count, max, .. }) => (rule, *count, *max),
+        Refusal::NeedsApproval(Approval { rule, window: Some((count, max)), .. }) => (rule, *count, *max),
+        _ => return None,
+    };
+    Some(Velocity { rule: rule.as_str(), count, max })
 }
 
 fn local(connection: &Connection) -> Local<'_> {

@@ -107,6 +107,8 @@ pub struct Approval {
     pub reason: Arc<str>,
     /// Such as `role:support-lead`; empty: anyone who may approve.
     pub reviewers: Arc<[String]>,
+    /// How full the window is, and how full it may be, of a velocity rule.
+    pub window: Option<(u64, u64)>,
 }
 
 /// What the one who asked can do about a refusal.
@@ -128,6 +130,7 @@ impl Refusal {
             rule: hold.rule().clone(),
             reason: hold.reason().into(),
             reviewers: hold.reviewers().into(),
+            window: None,
         })
     }
 
@@ -139,6 +142,7 @@ impl Refusal {
                 rule: exceeded.rule,
                 reason: exceeded.reason,
                 reviewers: Arc::default(),
+                window: Some((exceeded.count, exceeded.max)),
             }),
         }
     }

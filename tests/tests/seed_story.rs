@@ -23,13 +23,18 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
+        Self::with(|_, text| text)
+    }
+
+    /// With policy files that `change` has changed.
+    fn with(change: impl Fn(&str, String) -> String) -> Self {
         let journal = tempfile::tempdir().unwrap();
         let file = journal.path().join("calls");
         let arguments = ["--journal", file.to_str().unwrap()];
         let server = Fixture::start("customer-ops", None, ADDRESS, &arguments).unwrap();
         let policies =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/examples/customer-ops/policies");
-        let text = |name: &str| std::fs::read_to_string(policies.join(name)).unwrap();
+        let text = |name: &str| change(name, std::fs::read_to_string(policies.join(name)).unwrap());
         let (agents, seed) = (text("agents.yaml"), text("seed.yaml"));
         let mut daemon = guard("customer-ops", &[("agents.yaml", &agents), ("seed.yaml", &seed)]).unwrap();
         let issue = |agent: &str| daemon.issue(agent).unwrap();
@@ -52,9 +57,13 @@ impl Story {
 
 /// Runs the story in a network of its own.
 fn tell(story: impl AsyncFnOnce(&Story) + Send) {
+    tell_of(Story::new, story);
+}
+
+fn tell_of(new: impl FnOnce() -> Story + Send, story: impl AsyncFnOnce(&Story) + Send) {
     apart(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let told = Story::new();
+        let told = new();
         runtime.unwrap().block_on(story(&told));
         let verified = told.daemon.verify().unwrap();
         assert_eq!((verified.code, &verified.report["verdict"]), (Some(0), &json!("sound")), "{verified:?}");
@@ -178,4 +187,70 @@ fn the_hundred_and_first_read_in_a_minute_is_refused_with_the_rules_reason() {
         assert_eq!(refused[0]["reason"], "velocity_exceeded");
         assert_eq!(refused[0]["velocity"]["max"], 100);
     });
+}
+
+/// The sample policy of an author who lets the support agent pay refunds by itself, and scores them.
+fn trusting(name: &str, text: String) -> String {
+    let changes = match name {
+        "seed.yaml" => vec![(
+            "    decision: escalate\n    escalation:\n      type: single\n      reviewers: [role:support-lead]\n",
+            "    decision: allow\n",
+        )],
+        _ => vec![
+            ("tool: read_customer}", "tool: read_customer, class: read}"),
+            (
+                "      tool: process_refund\n",
+                "      tool: process_refund\n      class: write\n      risk: {add: [{above_amount: 1000, points: 30}]}\n",
+            ),
+        ],
+    };
+    changes.into_iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{name} has no {from:?}");
+        text.replacen(from, to, 1)
+    })
+}
+
+#[test]
+fn the_fifty_first_refund_goes_to_a_person_and_scores_follow_amount_and_count() {
+    tell_of(
+        || Story::with(trusting),
+        async |story| {
+            let support = story.connect(&story.support).await;
+            let refund = |amount: u64| json!({"customer_id": "C-1001", "amount": amount});
+            assert!(!call(&support, "process_refund", refund(10)).await.0);
+            assert!(!call(&support, "process_refund", refund(10)).await.0);
+            assert!(!call(&support, "process_refund", refund(5_000)).await.0);
+            for number in 4..=50 {
+                assert!(!call(&support, "process_refund", refund(10)).await.0, "refund {number}");
+            }
+            let (refused, text) = call(&support, "process_refund", refund(10)).await;
+            assert!(refused && text.contains("before a person has approved it"), "{text}");
+            for number in 1..=500 {
+                let (refused, text) = call(&support, "read_customer", json!({"customer_id": "C-1001"})).await;
+                assert!(!refused, "read {number}: {text}");
+            }
+
+            let ledger = story.daemon.ledger().unwrap();
+            let scores = |tool: &str| -> Vec<u64> {
+                ledger.calls("allow", tool).map(|record| record["risk"]["score"].as_u64().unwrap()).collect()
+            };
+            let (refunds, reads) = (scores("process_refund"), scores("read_customer"));
+            assert_eq!((refunds.len(), reads.len()), (50, 500));
+            assert!(refunds[1] < refunds[2], "10 and 5,000: {refunds:?}");
+            assert!(reads[4] < reads[499], "the 5th and the 500th: {} and {}", reads[4], reads[499]);
+            let held: Vec<_> = ledger.calls("hold", "process_refund").collect();
+            assert_eq!(held.len(), 1);
+            assert_eq!(held[0]["velocity"]["max"], 50, "{}", held[0]);
+
+            // What did the agent do? One query.
+            let asked =
+                ["--agent", "support-agent", "--intent", "financial.refund.*", "--from", "1h", "--to", "0s"];
+            let found = story
+                .daemon
+                .output("audit query", &[&asked[..], &["--kind", "call", "--all", "--json"]].concat());
+            let found = String::from_utf8(found.unwrap().stdout).unwrap();
+            let found: Vec<Value> = found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(found.iter().filter(|record| record["kind"] == "call").count(), 51);
+        },
+    );
 }
