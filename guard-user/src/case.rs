@@ -256,12 +256,12 @@ impl<'a> Case<'a> {
 }
 
 fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
-    let (rule, count, max) = match refusal {
-        Refusal::TooOften(Exceeded { rule, count, max, .. }) => (rule, *count, *max),
-        Refusal::NeedsApproval(Approval { rule, window: Some((count, max)), .. }) => (rule, *count, *max),
-        _ => return None,
+    let (Refusal::TooOften(Exceeded { rule, count, max, .. })
+    | Refusal::NeedsApproval(Approval { rule, window: Some((count, max)), .. })) = refusal
+    else {
+        return None;
     };
-    Some(Velocity { rule: rule.as_str(), count, max })
+    Some(Velocity { rule: rule.as_str(), count: *count, max: *max })
 }
 
 fn local(connection: &Connection) -> Local<'_> {
