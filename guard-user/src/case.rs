@@ -114,6 +114,14 @@ impl<'a> Case<'a> {
         self.connection.server.is_asked_for_metadata(&self.head.method, self.head.uri.path())
     }
 
+    /// Whether it tells its server nothing that its agent could choose, headers aside.
+    pub fn is_bare(&self) -> bool {
+        // The path that a session posts to is the server's own, query and all.
+        let has_query = self.head.uri.query().is_some() && !self.is_posted_to_stream();
+        let is_bare = self.message.as_ref().map_or(self.body_bytes == 0, Message::is_bare);
+        is_bare && !has_query
+    }
+
     /// Takes in what let it pass. `false`: that is more than a record can tell of.
     pub fn pass(&mut self, passes: Vec<Pass>) -> bool {
         let mut has_room = true;
@@ -161,12 +169,13 @@ impl<'a> Case<'a> {
             about: self.about(&claim),
             asked: self.asked.clone(),
             found: self.found.clone(),
+            judged_by: Arc::clone(&self.rules),
             claim,
         }
     }
 
     /// What its answers are about.
-    fn about(&self, claim: &Claim) -> About {
+    pub fn about(&self, claim: &Claim) -> About {
         let Some(message) = &self.message else { return About::Anything };
         if let Some(made) = claim.made() {
             return About::Tool(made.tool.clone());

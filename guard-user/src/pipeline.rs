@@ -168,7 +168,7 @@ impl Pipeline {
         metadata::check_scopes(case, &caller)?;
         if is_for_oauth {
             let why = Why::default();
-            let cut = self.cut(case, &caller, suspect, (future::pending(), &why));
+            let cut = self.cut(case, &caller, (suspect, None), (future::pending(), &why));
             return self.pass_oauth(case, &caller, body, (cut, &why)).await;
         }
         let claim = self.claim(case, &caller)?;
@@ -185,7 +185,7 @@ impl Pipeline {
 
         // Nothing goes on before its record is on disk: only that makes the permit.
         let why = Why::default();
-        let mut cut = Box::pin(self.cut(case, &caller, suspect, (claim.until_over(), &why)));
+        let mut cut = Box::pin(self.cut(case, &caller, (suspect, Some(&claim)), (claim.until_over(), &why)));
         if let Some(link) = case.link.clone() {
             let link = &link;
             caller.check_expiry(Timestamp::now())?;
@@ -227,10 +227,11 @@ impl Pipeline {
         &self,
         case: &Case<'_>,
         caller: &Caller,
-        suspect: Suspect,
+        (suspect, claim): (Suspect, Option<&Claim>),
         (over, why): (O, &Why),
     ) -> impl Future<Output = Refusal> + Send + use<O> {
-        let (blocks, standing) = (self.blocks.clone(), Standing::of(case, caller.clone()));
+        let (blocks, standing) =
+            (self.blocks.clone(), Standing::of(case, caller.clone(), (&self.sessions, claim)));
         let withdrawn = standing::until_over(standing, self.rules.clone());
         let why = why.clone();
         async move {
@@ -493,6 +494,7 @@ fn question<'q>(case: &'q Case<'_>, caller: &'q Caller) -> Question<'q> {
             user: caller.user(),
             risk: None,
             read: None,
+            is_bare: case.is_bare(),
         },
     }
 }

@@ -3,9 +3,11 @@
 use std::thread;
 
 use guard_tests::daemon::{Credential, Daemon};
-use guard_tests::https::{Https, Request};
+use guard_tests::https::{Answer, Https, Line, Request};
+use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done, done_for, guard};
+use mcp_guard::admin::{self, Ask};
 use serde_json::{Value, json};
 
 const POLICY: &str = r"
@@ -106,7 +108,8 @@ fn who_has_read_cannot_send_in_either_era_until_an_operator_clears_it() {
         }
         let read: Vec<_> = ledger.calls("allow", "read").cloned().collect();
         assert_eq!((&read[0]["label"], &read[0]["mark"]), (&json!("confidential"), &json!("internal")));
-        assert_eq!(ledger.of_kind("contexts_cleared").count(), 1);
+        let cleared: Vec<_> = ledger.of_kind("contexts_cleared").collect();
+        assert_eq!((cleared.len(), &cleared[0]["cause"]), (1, &json!("operator")));
         assert_eq!(daemon.verify().unwrap().code, Some(0));
     });
 }
@@ -165,5 +168,213 @@ fn what_was_read_is_forgotten_when_its_agent_was_idle_for_long_enough() {
             thread::sleep(std::time::Duration::from_millis(100));
         }
         assert!(told(&https, &tester, &call(3, "send")).contains("done"));
+        let cleared = eventually(START_LIMIT, || {
+            let ledger = daemon.ledger()?;
+            Ok(ledger.of_kind("contexts_cleared").next().cloned())
+        });
+        let cleared = cleared.unwrap().expect("a record");
+        assert_eq!(
+            (&cleared["cause"], &cleared["agent"], &cleared["count"], &cleared["uid"]),
+            (&json!("idle"), &json!("tester"), &json!(1), &Value::Null),
+            "{cleared}"
+        );
+    });
+}
+
+/// An agent with a session, before a server that may send anything.
+struct Talk {
+    scene: Scene,
+}
+
+impl Talk {
+    fn new(prepare: impl FnOnce(&mut Daemon)) -> Self {
+        let scene = Scene::with(&json!({}), |daemon| {
+            prepare(daemon);
+            daemon.write_policy("policy.yaml", POLICY)
+        });
+        let talk = Self { scene: scene.unwrap() };
+        let answer = talk.passes(&initialize(), "Mcp-Session-Id: s-1\r\n");
+        assert_eq!(answer.header("mcp-session-id"), Some("s-1"));
+        talk
+    }
+
+    fn post(&self, message: &Value) -> Request {
+        let request = self.scene.post(message);
+        if message["method"] == "initialize" { request } else { request.with("Mcp-Session-Id", "s-1") }
+    }
+
+    fn send(&self, request: &Request) -> Line {
+        let mut line = self.scene.https.line().unwrap();
+        line.send(&request.bytes()).unwrap();
+        line
+    }
+
+    /// It reaches the server, which answers.
+    fn passes(&self, message: &Value, fields: &str) -> Answer {
+        let mut line = self.send(&self.post(message));
+        let heard = self.scene.puppet.hear().unwrap();
+        assert_eq!(heard.message(), *message);
+        heard.answer_with(fields, &done_for(message)).unwrap();
+        line.answer().unwrap()
+    }
+
+    /// The flow rule refuses it, and nothing of it reaches the server.
+    fn stays(&self, request: &Request) {
+        let answer = self.send(request).answer().unwrap();
+        // Nobody waits for an answer to a notification or an answer: the record tells of it.
+        let message: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let is_one_way =
+            !message["jsonrpc"].is_null() && (message["method"].is_null() || message["id"].is_null());
+        assert!(
+            if is_one_way { answer.status == 202 } else { answer.text().contains("It stays in the house") },
+            "{request:?}: {answer:?}"
+        );
+        assert!(self.scene.puppet.heard().is_none(), "it reached the server: {request:?}");
+        let record = self.scene.daemon.ledger().unwrap().of_kind("call").last().cloned().unwrap();
+        assert_eq!(
+            (&record["decision"], &record["reason"], &record["rule"], &record["mark"]),
+            (&json!("deny"), &json!("flow"), &json!("stays-here"), &json!("confidential")),
+            "{record}"
+        );
+    }
+
+    fn read(&self) {
+        let text = self.passes(&call(9, "read"), "").text();
+        assert!(text.contains("done"), "{text}");
+    }
+}
+
+fn initialize() -> Value {
+    let client = json!({"name": "t", "version": "1"});
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
+    json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
+}
+
+#[test]
+fn what_answers_a_server_and_what_the_protocol_says_are_ways_out_like_any_other() {
+    apart(|| {
+        let talk = Talk::new(|_daemon| ());
+        let accept = json!({"action": "accept", "content": {"x": "what was read"}});
+        let answer = |id: u64| json!({"jsonrpc": "2.0", "id": id, "result": accept});
+        let request = |method: &str, params: Value| json!({"jsonrpc": "2.0", "id": 5, "method": method, "params": params});
+        let told = [
+            initialize(),
+            request("logging/setLevel", json!({"level": "info"})),
+            request("tools/list", json!({"cursor": "what was read"})),
+            request("ping", json!({"_meta": {"x": "what was read"}})),
+            json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1, "message": "what was read"}}),
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "reason": "what was read"}}),
+            json!({"jsonrpc": "2.0", "id": 41, "error": {"code": -1, "message": "what was read"}}),
+            answer(42),
+        ];
+        for message in &told {
+            talk.passes(message, "");
+        }
+        // The server asks in the course of a call, and the client has the question when its agent reads.
+        let mut asking = talk.send(&talk.post(&call(2, "note")));
+        let mut heard = talk.scene.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        asking.head().unwrap();
+        let ask = |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": {"message": "Which?"}});
+        heard.event(&ask(7)).unwrap();
+        asking.chunks_until("Which?").unwrap();
+        talk.read();
+        talk.stays(&talk.post(&answer(7)));
+        for message in &told {
+            talk.stays(&talk.post(message));
+        }
+        // What could not be answered is not asked any more: the server is told so in the client's place.
+        heard.event(&ask(8)).unwrap();
+        let refusal = talk.scene.puppet.hear().unwrap();
+        assert_eq!(
+            (&refusal.message()["id"], &refusal.message()["error"]["code"]),
+            (&json!(8), &json!(40_300))
+        );
+        refusal.answer(&json!({})).unwrap();
+        // What says nothing of the agent's passes, so that it can go on with what stays in the house.
+        for message in [
+            request("ping", json!({})),
+            json!({"jsonrpc": "2.0", "id": 6, "method": "tools/list"}),
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}}),
+            json!({"jsonrpc": "2.0", "id": 43, "result": {}}),
+            call(10, "note"),
+        ] {
+            talk.passes(&message, "");
+        }
+        // A further round brings what the server asked for, and goes where its call goes.
+        let mut round = modern(11, "send");
+        round["params"]["inputResponses"] = json!({"q": accept});
+        round["params"]["requestState"] = json!("s");
+        let named = talk.scene.post(&round).with("MCP-Protocol-Version", "2026-07-28");
+        talk.stays(&named.with("Mcp-Method", "tools/call").with("Mcp-Name", "send"));
+        let bare = |method| Request::bare(method).by(&talk.scene.credential).with("Mcp-Session-Id", "s-1");
+        let query = bare("DELETE");
+        talk.stays(&Request { path: format!("{}?x=what", query.path), ..query });
+        let mut line = talk.send(&bare("DELETE"));
+        talk.scene.puppet.hear().unwrap().answer(&json!({})).unwrap();
+        line.answer().unwrap();
+        assert_eq!(talk.scene.daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn forms_and_queries_of_oauth_are_ways_out_too() {
+    apart(|| {
+        let talk = Talk::new(|daemon| {
+            daemon.config.servers[0].forward_authorization = true;
+            daemon.config.servers[0].oauth_paths = vec!["/token".into()];
+        });
+        let form = |body: &str| {
+            let post = Request { path: "/token".into(), ..talk.scene.post(&Value::Null) };
+            post.instead("Content-Type", "application/x-www-form-urlencoded").body(body)
+        };
+        let get =
+            |path: &str| Request { path: path.into(), ..Request::bare("GET").by(&talk.scene.credential) };
+        let (plain, asking) =
+            (get("/.well-known/openid-configuration"), get("/.well-known/openid-configuration?x=what"));
+        let serves = |request: &Request| {
+            let mut line = talk.send(request);
+            talk.scene.puppet.hear().unwrap().answer(&json!({"token_type": "Bearer"})).unwrap();
+            assert_eq!(line.answer().unwrap().status, 200);
+        };
+        let token = form("grant_type=refresh_token&refresh_token=what");
+        for request in [&token, &plain, &asking] {
+            serves(request);
+        }
+        talk.read();
+        talk.stays(&token);
+        talk.stays(&asking);
+        serves(&plain);
+    });
+}
+
+#[test]
+fn a_label_that_a_reload_raises_ends_what_is_under_way_before_it_tells_more() {
+    apart(|| {
+        let scene = Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", POLICY)).unwrap();
+        let mut waiting = scene.https.line().unwrap();
+        waiting.send(&scene.post(&call(1, "note")).bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        waiting.head().unwrap();
+        let progress = |message: &str| json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1, "message": message}});
+        heard.event(&progress("before")).unwrap();
+        waiting.chunks_until("before").unwrap();
+        let reload = |policy: &str| {
+            scene.daemon.write_policy("policy.yaml", policy).unwrap();
+            admin::ask(&scene.daemon.config.admin_socket(), &Ask::Reload).unwrap();
+        };
+        // One that says as much as before ends nothing.
+        reload(&POLICY.replace("It stays", "It all stays"));
+        heard.event(&progress("the same")).unwrap();
+        waiting.chunks_until("the same").unwrap();
+        reload(&POLICY.replace("label: internal", "label: confidential"));
+        let _ended =
+            heard.event(&progress("what is confidential by now")).and_then(|()| heard.event(&done(1)));
+        let rest = waiting.chunks_until("access_withdrawn").unwrap();
+        assert!(!rest.contains("by now") && !rest.contains("done"), "{rest}");
+        // It has not gone on, so nothing was read.
+        let listed = scene.daemon.json("sessions", &["list"]).unwrap();
+        assert_eq!(listed["contexts"][0]["labels"], json!(["internal"]), "{listed}");
     });
 }

@@ -31,11 +31,14 @@ const AT_ONCE: usize = 4;
 
 /// Ends every session whose time is over, and tells of what could not be told.
 pub(super) async fn end_sessions_in_time(app: Arc<App>) {
-    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    let (mut tick, mut forgotten) = (tokio::time::interval(SWEEP_INTERVAL), Vec::new());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        app.close(app.pipeline.sessions.sweep());
+        let (ended, idle) = app.pipeline.sessions.sweep();
+        app.close(ended);
+        forgotten.extend(idle);
+        app.record_forgotten(&mut forgotten).await;
         for (server, LeftOut { closes, refusals }) in app.pipeline.errands.left_out() {
             tracing::warn!(
                 %server, closes, refusals,

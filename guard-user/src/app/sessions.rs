@@ -8,6 +8,7 @@ use super::App;
 use crate::admin::WhichSessions;
 use crate::audit::{Event, SessionsEnded, UnderWay};
 use crate::session::Whose;
+use crate::types::UserName;
 
 impl App {
     /// Which agents have calls, streams or sessions, and how many.
@@ -44,6 +45,20 @@ impl App {
         Ok(done)
     }
 
+    /// Tells of what was forgotten since nobody used it. What cannot be recorded now stays for the next time.
+    pub(super) async fn record_forgotten(&self, forgotten: &mut Vec<(Whose, usize)>) {
+        while let Some((whose, sessions)) = forgotten.first() {
+            let sessions = u64::try_from(*sessions).unwrap_or(u64::MAX);
+            let (agent, user) = (Some(whose.agent.as_str()), whose.user.as_ref().map(UserName::as_str));
+            let event = Event::ContextsCleared { cause: "idle", uid: None, count: 1, sessions, agent, user };
+            if let Err(error) = self.pipeline.audit.note(&event).await {
+                tracing::error!(agent, %error, "that it is forgotten what an agent has read is not in the trail yet");
+                return;
+            }
+            forgotten.remove(0);
+        }
+    }
+
     pub(super) fn sessions(&self) -> Value {
         let sessions = &self.pipeline.sessions;
         let read = sessions.contexts.list().into_iter().filter(|context| !context.labels.is_empty());
@@ -58,7 +73,8 @@ impl App {
             [cleared.len(), taken.sessions].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
         self.close(taken.to_close);
         if count > 0 {
-            let event = Event::ContextsCleared { uid, count, sessions, agent };
+            let (cause, user) = ("operator", None);
+            let event = Event::ContextsCleared { cause, uid: Some(uid), count, sessions, agent, user };
             let noted = self.pipeline.audit.note(&event).await;
             noted.map_err(|error| {
                 format!("{count} cleared, but who cleared them cannot be recorded: {error}")

@@ -265,15 +265,21 @@ pub enum Event<'a> {
     },
     /// An operator ended sessions.
     SessionsEnded(SessionsEnded<'a>),
-    /// An operator had what agents have read forgotten.
+    /// What agents have read was forgotten.
     ContextsCleared {
-        /// The user who did it.
-        uid: u32,
+        /// `operator`, or `idle`: it was not used for `limits.context_idle_seconds`.
+        cause: &'a str,
+        /// The operator.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         count: u64,
         /// Sessions that were ended with them.
         sessions: u64,
         #[serde(serialize_with = "text::name_opt")]
         agent: Option<&'a str>,
+        /// For whom the agent worked, if one context is meant.
+        #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
+        user: Option<&'a str>,
     },
     /// What became of a tool's definition.
     Tool(ToolChange<'a>),

@@ -15,7 +15,7 @@ use crate::policy::{Circumstances, Decision, Question};
 use crate::refusal::Refusal;
 use crate::respond;
 use crate::rpc::Target;
-use crate::session::EVENT_HEADER;
+use crate::session::{EVENT_HEADER, Owner};
 use crate::upstream::Outgoing;
 
 impl Pipeline {
@@ -28,6 +28,10 @@ impl Pipeline {
         (cut, why): (impl Future<Output = Refusal>, &Why),
     ) -> Result<Response<Body>, Refusal> {
         case.session = Some(None);
+        // Forms and queries are texts like any other.
+        let reading = self.sessions.contexts.enter(&Owner::of(caller, case.connection.client()));
+        let read = self.sessions.contexts.read(&reading);
+        case.mark = case.rules.policy.mark(&read).filter(|_| !read.is_empty()).cloned();
         let question = Question {
             agent: caller.agent(),
             profile: Some(caller.profile()),
@@ -35,9 +39,9 @@ impl Pipeline {
             method: judged_method(None),
             target: Target::Method,
             arguments: None,
-            around: Circumstances::default(),
+            around: Circumstances { read: Some(&read), is_bare: case.is_bare(), ..Circumstances::default() },
         };
-        case.rule = match case.rules.policy.decide_assuming_conditions(&question) {
+        case.rule = match case.rules.policy.decide(&question) {
             Decision::Allow(allow) => Some(allow.rule().clone()),
             Decision::Hold(hold) => return Err(Refusal::held(&hold)),
             Decision::Deny(deny) => return Err(Refusal::Denied(deny)),

@@ -14,8 +14,10 @@ use crate::case::Case;
 use crate::connection::Connection;
 use crate::identity::{Caller, Fresh};
 use crate::policy::{Circumstances, Decision, Question};
-use crate::rpc::Target;
+use crate::respond::About;
+use crate::rpc::{Message, Target};
 use crate::rules::{InForce, Rules};
+use crate::session::{Claim, Owner, Sessions};
 use crate::types::Uptime;
 
 /// Between two looks at the host's clocks.
@@ -27,13 +29,22 @@ pub(super) struct Standing {
     connection: Arc<Connection>,
     /// What was asked for beside a tool, a resource and the like; none for those.
     method: Option<String>,
+    /// What its answers are about, by which its agent's mark was raised.
+    carried: Vec<About>,
+    sessions: Arc<Sessions>,
 }
 
 impl Standing {
-    pub(super) fn of(case: &Case<'_>, caller: Caller) -> Self {
+    pub(super) fn of(
+        case: &Case<'_>,
+        caller: Caller,
+        (sessions, claim): (&Arc<Sessions>, Option<&Claim>),
+    ) -> Self {
         let is_method = case.target() == Target::Method;
         let method = is_method.then(|| judged_method(case.message.as_ref()).to_owned());
-        Self { caller, connection: Arc::clone(case.connection), method }
+        let carried = claim.map(|claim| carried(case, claim)).unwrap_or_default();
+        let (connection, sessions) = (Arc::clone(case.connection), Arc::clone(sessions));
+        Self { caller, connection, method, carried, sessions }
     }
 
     /// Whether it may go on by these rules. What cannot be told without a look at the client must be asked for anew.
@@ -46,6 +57,7 @@ impl Standing {
         rules.still_know(&self.caller)
             && process.is_none_or(|rule| rule.check(self.connection.client(), digest.as_ref()).is_ok())
             && rules.policy.may_connect(agent, profile, server)
+            && self.is_marked(rules)
             && self.method.as_deref().is_none_or(|method| {
                 let question = Question {
                     agent,
@@ -59,6 +71,27 @@ impl Standing {
                 !matches!(rules.policy.decide_assuming_conditions(&question), Decision::Deny(_))
             })
     }
+}
+
+impl Standing {
+    /// Whether its agent has read, as far as its mark tells, what its answers carry by these rules. A label that a reload raises ends it.
+    fn is_marked(&self, rules: &Rules) -> bool {
+        let owner = Owner::of(&self.caller, self.connection.client());
+        let read = self.sessions.contexts.read_by(&owner);
+        let (agent, server) = (self.caller.agent(), &self.connection.server.name);
+        let mut about = self.carried.iter().filter_map(About::target);
+        about.all(|about| rules.policy.has_read(&read, agent, server, about))
+    }
+}
+
+fn carried(case: &Case<'_>, claim: &Claim) -> Vec<About> {
+    let listened = case.message.as_ref().map(Message::listened).unwrap_or_default();
+    let listened = listened.into_iter().filter_map(|target| match target {
+        Target::Resource(uri) => Some(About::Resource(uri.to_owned())),
+        Target::Task(id) => claim.task(id).ok().map(|made| About::Tool(made.tool)),
+        _ => None,
+    });
+    listened.chain([case.about(claim)]).collect()
 }
 
 /// Ends when it may not go on: by a version of the rules, since what was shown has expired, or since its issuer was not heard of

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::target::TASK_METHODS;
 use super::{Circumstances, Question};
 use crate::risk::Known;
-use crate::rpc::{Json, Target};
+use crate::rpc::{BARE_METHODS, Json, Target};
 use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName};
 
 /// Who asks what of whom.
@@ -124,6 +124,7 @@ impl Asked {
                 user: self.user.as_ref(),
                 risk: self.risk,
                 read: Some(&self.read),
+                is_bare: matches!(&self.what, What::Method(method) if BARE_METHODS.contains(&method.as_str())),
             },
         }
     }

@@ -151,7 +151,8 @@ impl<'d> RulesOf<'d> {
                 *all |= one;
             }
         }
-        Surface { is_granted, admitted, targets, inspected: self.flows.of_server(agent, server) }
+        let inspected = self.flows.of_server(agent, server);
+        Surface { is_granted, admitted, targets, inspected, flow: self.flows.widest(agent, server) }
     }
 
     fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {

@@ -32,6 +32,8 @@ pub(super) struct Surface {
     /// Every target with a rule for this agent.
     pub targets: Targets<RuleSet>,
     pub inspected: Inspected,
+    /// Where the most open of its server's targets send.
+    pub flow: FlowSet,
 }
 
 /// What answers go through that are of no target with rules.
@@ -133,7 +135,8 @@ impl Policy {
         if let Some(rules) = rules.filter(|_| !(surface.is_granted && is_needed)) {
             let mut decision = rules.decide(question.agent, conditions, narrowing);
             if flow::is_judged(question, conditions) {
-                decision = rules.flow.apply(decision, question, &rules.intents);
+                let may_hold = matches!(conditions, Conditions::Judged(..));
+                decision = rules.flow.apply(decision, question, &rules.intents, may_hold);
             }
             let intents = match &decision {
                 Decision::Deny(_) => return decision,
@@ -158,11 +161,9 @@ impl Policy {
         if !is_needed && !self.is_open(question) {
             return self.unruled(question, conditions);
         }
-        if narrowing.may_admit(&surface.admitted) {
-            self.protocol.clone()
-        } else {
-            not_admitted(question, &[], None)
-        }
+        let decision = surface.flows(self.protocol.clone(), question, conditions);
+        let is_admitted = matches!(decision, Decision::Deny(_)) || narrowing.may_admit(&surface.admitted);
+        if is_admitted { decision } else { not_admitted(question, &[], None) }
     }
 
     /// The protocol's own methods, and what a server asks its client, need no rule until an intent names them.
@@ -175,23 +176,6 @@ impl Policy {
         let targets = self.intents.get(question.server);
         let named = targets.and_then(|targets| targets.find(question.target, question.method));
         is_protocol && named.is_none()
-    }
-
-    /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
-    /// for an answer cannot wait for a person.
-    pub fn may_ask(
-        &self,
-        agent: &AgentName,
-        profile: Option<&ProfileName>,
-        server: &ServerName,
-        method: &str,
-        around: Circumstances<'_>,
-    ) -> bool {
-        let target = Target::ServerRequest(method);
-        let mut question = Question { agent, profile, server, method, target, arguments: None, around };
-        // Not the agent's call, so nothing that it did before speaks for or against it.
-        question.around.risk = self.risk(&question, None).map(|risk| risk.score);
-        matches!(self.decide(&question), Decision::Allow(_))
     }
 
     /// Whether a list shows `target` to the agent: some call of it could be allowed or held.

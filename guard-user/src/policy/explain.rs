@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::condition::{Condition, Verdict};
 use super::decide::{Conditions, IntentRules, RuleSet, judge};
+use super::decision::DenyCode;
 use super::fact::Judging;
 use super::file::{Choice, Document, PolicyRule};
+use super::flow::FlowSet;
 use super::meaning::{Means, Meant};
 use super::rule::{IntentPattern, RuleName};
+use super::target::NEEDED_METHODS;
 use super::{Asked, Decision, Effect, Policy, Question, load, packs};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
@@ -67,7 +70,8 @@ pub struct JudgedRule {
     pub rule: RuleName,
     /// Where it stands, such as `seed.yaml:14`.
     pub at: Option<String>,
-    pub intent: IntentName,
+    /// None of a flow rule about a message of which no intent speaks.
+    pub intent: Option<IntentName>,
     /// As the rule writes it.
     pub pattern: Option<IntentPattern>,
     pub effect: Effect,
@@ -179,10 +183,19 @@ impl Written {
         let surface =
             self.policy.agents.get(question.agent).and_then(|agent| agent.servers.get(question.server));
         let set = surface.and_then(|surface| surface.targets.find(question.target, question.method));
-        // The protocol's own methods that every client needs are open whatever a rule says.
-        let Some(set) = set.filter(|_| !is_protocol(decision)) else { return Vec::new() };
-        let mut rules: Vec<_> = self.of_set(set, question).collect();
-        rules.extend(self.of_flow(set, question));
+        let is_needed = question.target == Target::Method && NEEDED_METHODS.contains(&question.method);
+        let is_of_flow = matches!(decision, Decision::Deny(deny) if deny.code == DenyCode::Flow);
+        let mut rules: Vec<_> = match (set, surface) {
+            // The protocol's own methods that every client needs are open whatever a rule says, but for flow rules.
+            (set, Some(surface)) if is_of_flow && (set.is_none() || (is_needed && surface.is_granted)) => {
+                self.of_flow(surface.sends(question), None, question)
+            }
+            (Some(set), _) if !is_protocol(decision) => {
+                let of_flow = self.of_flow(&set.flow, set.intents.first(), question);
+                self.of_set(set, question).chain(of_flow).collect()
+            }
+            _ => return Vec::new(),
+        };
         if let Some(at) = deciding(decision, &rules)
             && let Some(rule) = rules.get_mut(at)
         {
@@ -219,7 +232,7 @@ impl Written {
         JudgedRule {
             rule: name.clone(),
             at: written.map(|rule| rule.place.short()),
-            intent: intent.clone(),
+            intent: Some(intent.clone()),
             pattern: written.map(|rule| rule.intent.value.clone()),
             effect: match says {
                 Says::Effect(effect) => effect,
@@ -235,19 +248,23 @@ impl Written {
     }
 
     /// The flow rules about where the target sends.
-    fn of_flow(&self, set: &RuleSet, question: &Question<'_>) -> Vec<JudgedRule> {
-        let Some(intent) = set.intents.first() else { return Vec::new() };
-        let judged = set.flow.rules.iter().map(|rule| {
+    fn of_flow(
+        &self,
+        flow: &FlowSet,
+        intent: Option<&IntentName>,
+        question: &Question<'_>,
+    ) -> Vec<JudgedRule> {
+        let judged = flow.rules.iter().map(|rule| {
             let written = self.document.flow.rules.iter().find(|written| written.name == rule.name);
             let after = written.map_or_else(String::new, |written| format!("after: {}", written.after.value));
             JudgedRule {
                 rule: rule.name.clone(),
                 at: written.map(|rule| rule.place.short()),
-                intent: intent.clone(),
+                intent: intent.cloned(),
                 pattern: None,
                 effect: if rule.denies { Effect::Deny } else { Effect::Escalate },
                 conditions: vec![after, format!("sink: {}", rule.sink.as_str())],
-                applies: set.flow.judge(rule, question.around.read).into(),
+                applies: flow.judge(rule, question.around.read).into(),
                 is_shadow: rule.is_shadow,
                 decides: false,
                 is_flow: true,
@@ -309,7 +326,8 @@ fn deciding(decision: &Decision, rules: &[JudgedRule]) -> Option<usize> {
     };
     let name = name?;
     rules.iter().position(|rule| {
-        rule.rule == *name && (rule.is_flow || intent.is_none_or(|intent| rule.intent == *intent))
+        rule.rule == *name
+            && (rule.is_flow || intent.is_none_or(|intent| rule.intent.as_ref() == Some(intent)))
     })
 }
 

@@ -7,6 +7,7 @@ use super::decide::Conditions;
 use super::decision::{Decision, Deny, DenyCode, Hold};
 use super::label::{Labels, Level, Sink};
 use super::rule::{Action, RuleName};
+use super::target::TASK_METHODS;
 use super::{Policy, Question};
 use crate::inspect::Kinds;
 use crate::rpc::Target;
@@ -55,12 +56,14 @@ pub struct Inspector {
 }
 
 impl FlowSet {
-    /// What is left of `decision`, which the agent's own rules have made: deny wins.
+    /// What is left of `decision`, which the agent's own rules have made: deny wins. Without `may_hold` nobody can be asked, and what needs
+    /// an approval is denied.
     pub(super) fn apply(
         &self,
         decision: Decision,
         question: &Question<'_>,
         intents: &Arc<[IntentName]>,
+        may_hold: bool,
     ) -> Decision {
         if self.rules.is_empty() {
             return decision;
@@ -79,18 +82,19 @@ impl FlowSet {
             return decision;
         };
         let reason = rule.reason(&self.labels, mark);
-        if rule.denies {
-            return Self::deny(decision, rule, DenyCode::Flow, intents, reason.to_string());
+        let denied = |decision| Self::deny(decision, rule, DenyCode::Flow, intents, reason.to_string());
+        if rule.denies || !may_hold {
+            return denied(decision);
         }
         match decision {
             Decision::Allow(allow) => Decision::Hold(Hold {
                 rule: rule.name.clone(),
                 intent: match allow.intents.first().or(intents.first()) {
                     Some(intent) => intent.clone(),
-                    None => return Decision::Allow(allow),
+                    None => return denied(Decision::Allow(allow)),
                 },
                 intents: allow.intents,
-                reason,
+                reason: reason.clone(),
                 reviewers: rule.reviewers.clone(),
                 velocity: allow.velocity,
                 would_deny: allow.would_deny,
@@ -196,7 +200,8 @@ impl Policy {
     }
 }
 
-/// Where flow rules speak: of a call whose arguments are known. The answer to a task's question is one, too.
+/// Where flow rules speak: of a call whose arguments are known, and of what says more of a task than its id.
 pub(super) fn is_judged(question: &Question<'_>, conditions: Conditions<'_>) -> bool {
-    matches!(conditions, Conditions::Judged(..)) || question.method == "tasks/update"
+    let is_of_task = TASK_METHODS.contains(&question.method);
+    matches!(conditions, Conditions::Judged(..)) || (is_of_task && !question.around.is_bare)
 }

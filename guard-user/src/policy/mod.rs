@@ -24,6 +24,7 @@ mod profile;
 mod risk;
 mod rule;
 pub mod schema;
+mod sent;
 mod subjects;
 mod suggest;
 mod summary;
@@ -128,6 +129,8 @@ pub struct Circumstances<'a> {
     pub risk: Option<u8>,
     /// The labels of what its agent has read; `None`: nobody knows.
     pub read: Option<&'a [LabelName]>,
+    /// Nothing in it is of its sender's choosing, so that it tells its server nothing.
+    pub is_bare: bool,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token

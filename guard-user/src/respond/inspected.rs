@@ -25,7 +25,7 @@ pub enum About {
 }
 
 impl About {
-    fn target(&self) -> Option<(Target<'_>, &str)> {
+    pub fn target(&self) -> Option<(Target<'_>, &str)> {
         match self {
             Self::Tool(name) => Some((Target::Tool(name), "tools/call")),
             Self::Prompt(name) => Some((Target::Prompt(name), "prompts/get")),

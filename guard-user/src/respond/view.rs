@@ -23,6 +23,8 @@ use crate::types::{AgentName, ProfileName, UserName};
 /// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
 const URL_ELICITATION: i64 = -32042;
 const ELICITATION: &str = "elicitation/create";
+const LABELLED_HIGHER: &str =
+    "by a reload of the policy it carries more than its agent's mark tells of; ask again";
 pub(super) const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
 
 /// Reads a server's messages on behalf of one request: each by the rules that are in force when it comes.
@@ -39,6 +41,8 @@ pub struct View {
     pub list_bytes_max: usize,
     pub list_ttl_milliseconds_max: u64,
     pub tools: Arc<Tools>,
+    /// The version by which its agent's mark was raised.
+    pub judged_by: Arc<Rules>,
     pub claim: Claim,
     /// What was asked, for rules on answers.
     pub about: About,
@@ -75,6 +79,9 @@ impl View {
     /// The same for a message that was looked at.
     pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let now = Now { view: self, rules: self.rules.load() };
+        if !now.is_marked() {
+            return Err(LABELLED_HIGHER);
+        }
         let passed = now.read(data, reply)?;
         Ok(self.inspected(passed, reply, &now.rules))
     }
@@ -87,6 +94,17 @@ struct Now<'v> {
 }
 
 impl Now<'_> {
+    /// Whether the agent's mark tells of what such answers carry, also by rules that came into force since it was raised.
+    fn is_marked(&self) -> bool {
+        let is_raised = || self.view.about.target().is_none_or(|about| self.has_read(about));
+        Arc::ptr_eq(&self.rules, &self.view.judged_by) || is_raised()
+    }
+
+    fn has_read(&self, about: (Target<'_>, &str)) -> bool {
+        let View { agent, server, claim, .. } = self.view;
+        self.rules.policy.has_read(&claim.read(), agent, &server.name, about)
+    }
+
     fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let answer = match &reply.kind {
             ReplyKind::Error { code: URL_ELICITATION } if !self.may_ask(ELICITATION) => {
@@ -128,7 +146,8 @@ impl Now<'_> {
 
     /// Whether a notification is about nothing that is hidden from the agent, or another's.
     fn may_know(&self, notice: &Notice) -> bool {
-        let may_see = |uri: &str| self.may_see(Target::Resource(uri));
+        let has_read = |uri: &str| self.has_read((Target::Resource(uri), "resources/read"));
+        let may_see = |uri: &str| self.may_see(Target::Resource(uri)) && has_read(uri);
         let of_resource = notice.method.starts_with("notifications/resources/");
         let of_elicitation = notice.method.starts_with("notifications/elicitation/");
         (!of_resource || notice.uri.as_deref().is_none_or(may_see))
@@ -149,6 +168,11 @@ impl Now<'_> {
     }
 
     fn may_ask(&self, method: &str) -> bool {
+        self.may_ask_about(method, None)
+    }
+
+    /// The answer is a part of the call `about`.
+    fn may_ask_about(&self, method: &str, about: Option<(Target<'_>, &str)>) -> bool {
         let View { agent, profile, user, server, .. } = self.view;
         let read = self.view.claim.read();
         // Where the client is says nothing about what the server asks.
@@ -158,12 +182,14 @@ impl Now<'_> {
             user: user.as_ref(),
             risk: None,
             read: Some(&read),
+            is_bare: false,
         };
-        self.rules.policy.may_ask(agent, Some(profile), &server.name, method, around)
+        self.rules.policy.may_ask((agent, Some(profile)), &server.name, method, around, about)
     }
 
     fn pass_result(&self, data: Bytes, outcome: &Outcome) -> Result<Bytes, &'static str> {
-        if !outcome.asks.iter().all(|method| self.may_ask(method)) {
+        let about = self.view.about.target();
+        if !outcome.asks.iter().all(|method| self.may_ask_about(method, about)) {
             return Err(NOT_TO_ASK);
         }
         self.view.claim.take_result(outcome)?;

@@ -4,6 +4,7 @@
 //! by [`reply`], its event streams are cut by [`sse`], and its lists are cut down by [`list`].
 
 mod agree;
+mod bare;
 pub mod batch;
 mod fault;
 mod fold;
@@ -19,6 +20,7 @@ pub mod reply;
 pub mod sse;
 
 pub use agree::HeaderAgreement;
+pub use bare::{BARE_BYTES_MAX, BARE_ID_BYTES_MAX, BARE_METHODS};
 pub use fault::{Fault, FrameError};
 pub use fold::is_lookalike;
 pub use id::{ID_BYTES_MAX, ID_INTEGER_MAX, Id, IdError};

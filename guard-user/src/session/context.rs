@@ -1,7 +1,8 @@
 //! What each agent has read: the labels of what was let through to it, whatever servers and sessions it came by.
 //!
 //! A context is of an agent and the user for whom it works, wherever its requests come from: another process, local user or host of the
-//! same agent may know what was read. It only grows, until it is over as a whole. Pure but for `book`: time is an argument, in milliseconds since 1970.
+//! same agent may know what was read. It only grows, until it is over as a whole. Pure but for `book`: time is an argument, in milliseconds since the
+//! host's boot, so that no step of the wall clock makes anything old. A guard that starts later gives each its whole time again.
 
 mod book;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::visit::{Presence, Visit};
 use super::{Owner, unix_milliseconds};
 use crate::config::Limits;
-use crate::types::{AgentName, LabelName, UserName};
+use crate::types::{AgentName, LabelName, Uptime, UserName};
 use book::{Book, Line};
 
 /// Whose reading is counted together.
@@ -49,6 +50,7 @@ pub struct SeenContext {
     pub whose: Whose,
     /// What was read, the first first.
     pub labels: Vec<LabelName>,
+    /// In milliseconds since 1970.
     pub used_at: u64,
     pub requests: u32,
 }
@@ -94,7 +96,7 @@ impl Contexts {
     /// What a former guard left. A file that cannot be read is an error: nobody could say who has read what.
     pub(super) fn open(state_dir: &Path, limits: &Limits) -> io::Result<Self> {
         let mut table = Table::new(limits);
-        let now = unix_milliseconds();
+        let now = since_boot();
         book::load(state_dir, |line| table.restore(line, now))?;
         let mut book = Book::new(state_dir);
         if let Err(error) = book.rewrite(table.lines()) {
@@ -108,7 +110,7 @@ impl Contexts {
     }
 
     pub fn enter(&self, owner: &Owner) -> Reading {
-        self.table().enter(Whose::of(owner), unix_milliseconds())
+        self.table().enter(Whose::of(owner), since_boot())
     }
 
     /// The labels of what was read in the context, and in that of all for whom there was no room.
@@ -116,10 +118,15 @@ impl Contexts {
         self.table().read(&reading.whose)
     }
 
+    /// The same for whoever has no request under way.
+    pub fn read_by(&self, owner: &Owner) -> Vec<LabelName> {
+        self.table().read(&Whose::of(owner))
+    }
+
     /// Notes that something with this label is about to go to the context. Ready once that outlives the guard and its host; on an
     /// error it must not go. The mark stands in any case.
     pub async fn raise(self: &Arc<Self>, reading: &Reading, label: &LabelName) -> io::Result<()> {
-        let Some(id) = self.table().raise(reading, label, unix_milliseconds()) else { return Ok(()) };
+        let Some(id) = self.table().raise(reading, label, since_boot()) else { return Ok(()) };
         let line = Line::Read { id, whose: reading.whose.clone(), label: label.clone() };
         let this = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || this.write(&line)).await;
@@ -140,7 +147,7 @@ impl Contexts {
 
     /// Takes out what was idle for too long. Those in which something was read.
     pub(super) fn sweep(&self) -> Vec<Whose> {
-        self.end(|table| table.sweep(unix_milliseconds()))
+        self.end(|table| table.sweep(since_boot()))
     }
 
     /// Takes out what an operator means.
@@ -171,7 +178,11 @@ impl Contexts {
     }
 
     pub fn list(&self) -> Vec<SeenContext> {
-        self.table().list(unix_milliseconds())
+        let (mut all, now, wall) = (self.table().list(since_boot()), since_boot(), unix_milliseconds());
+        for seen in &mut all {
+            seen.used_at = wall.saturating_sub(now.saturating_sub(seen.used_at));
+        }
+        all
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -214,7 +225,7 @@ impl Table {
             *by_agent.entry(whose.agent.clone()).or_default() += 1;
             let id = *next_id;
             *next_id += 1;
-            Context { id, presence: Presence::new(now), read: Vec::new() }
+            Context { id, presence: Presence::by(since_boot, now), read: Vec::new() }
         })
     }
 
@@ -326,6 +337,11 @@ impl Table {
             }
         }
     }
+}
+
+/// In milliseconds.
+fn since_boot() -> u64 {
+    Uptime::now().as_millis()
 }
 
 #[cfg(test)]

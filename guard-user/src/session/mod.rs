@@ -180,7 +180,8 @@ impl Sessions {
     }
 
     /// Takes out every session whose time is over. They are still to be closed at their servers.
-    pub fn sweep(&self) -> Vec<Ended> {
+    /// Beside them: whose reading was forgotten with that, since he was idle, and how many sessions each had.
+    pub fn sweep(&self) -> (Vec<Ended>, Vec<(Whose, usize)>) {
         let now = unix_milliseconds();
         let mut state = self.lock();
         let State { table, streams, tasks, rounds, journal, ended } = &mut *state;
@@ -193,9 +194,13 @@ impl Sessions {
         let mut ended = std::mem::take(ended);
         ended.extend(over);
         drop(state);
-        let idle = self.contexts.sweep();
-        ended.extend(self.end_of(&idle).to_close);
-        ended
+        let mut forgotten = Vec::new();
+        for whose in self.contexts.sweep() {
+            let taken = self.end_of(std::slice::from_ref(&whose));
+            forgotten.push((whose, taken.sessions));
+            ended.extend(taken.to_close);
+        }
+        (ended, forgotten)
     }
 
     /// Forgets what was read in the contexts that `is_meant` means, and ends the sessions of those in which something was.

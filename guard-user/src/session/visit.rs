@@ -11,7 +11,9 @@ use super::unix_milliseconds;
 #[derive(Debug)]
 pub(super) struct Presence {
     visits: AtomicU32,
-    /// When the last visit began or ended, in milliseconds since 1970.
+    /// By this clock, in milliseconds.
+    clock: fn() -> u64,
+    /// When the last visit began or ended.
     used_at: AtomicU64,
     over: watch::Sender<bool>,
     /// Its server has said that there is no such session.
@@ -19,8 +21,14 @@ pub(super) struct Presence {
 }
 
 impl Presence {
+    /// In milliseconds since 1970.
     pub(super) fn new(now: u64) -> Arc<Self> {
+        Self::by(unix_milliseconds, now)
+    }
+
+    pub(super) fn by(clock: fn() -> u64, now: u64) -> Arc<Self> {
         Arc::new(Self {
+            clock,
             visits: AtomicU32::new(0),
             used_at: AtomicU64::new(now),
             over: watch::channel(false).0,
@@ -87,7 +95,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.presence.used_at.fetch_max(unix_milliseconds(), Ordering::Relaxed);
+        self.presence.used_at.fetch_max((self.presence.clock)(), Ordering::Relaxed);
         self.presence.visits.fetch_sub(1, Ordering::Relaxed);
     }
 }

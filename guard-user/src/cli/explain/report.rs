@@ -69,7 +69,7 @@ struct MeantRow {
 struct Row {
     rule: String,
     at: Option<String>,
-    intent: String,
+    intent: Option<String>,
     pattern: Option<String>,
     says: Effect,
     /// It binds nobody; records tell of it.
@@ -231,8 +231,9 @@ impl Report {
                 (None, true) => format!("{}; decides", row.applies),
                 (None, false) => row.applies.to_owned(),
             };
-            let pattern = row.pattern.as_ref().filter(|pattern| **pattern != row.intent);
-            let intent = pattern.map_or(row.intent.clone(), |pattern| format!("{} ({pattern})", row.intent));
+            let intent = row.intent.as_deref().unwrap_or("-");
+            let pattern = row.pattern.as_deref().filter(|pattern| *pattern != intent);
+            let intent = pattern.map_or(intent.to_owned(), |pattern| format!("{intent} ({pattern})"));
             let conditions = if row.conditions.is_empty() { "-".into() } else { row.conditions.join(", ") };
             table.add_row([
                 named(&row.rule, row.at.as_deref()),
@@ -369,7 +370,7 @@ impl From<&JudgedRule> for Row {
         Self {
             rule: judged.rule.to_string(),
             at: judged.at.clone(),
-            intent: judged.intent.to_string(),
+            intent: judged.intent.as_ref().map(ToString::to_string),
             pattern: judged.pattern.as_ref().map(ToString::to_string),
             says: judged.effect,
             shadow: judged.is_shadow,

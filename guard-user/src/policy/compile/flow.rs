@@ -94,10 +94,6 @@ impl<'d> Flows<'d> {
         // A server's request has no answer for the agent.
         let default = self.default_label.filter(|_| !matches!(key, Key::ServerRequest(_)));
         let label = label.or(default).and_then(|level| self.labels.name(level)).cloned();
-        let sink = sink.unwrap_or(self.default_sink);
-        let is_for = |rule: &file::FlowRule| rule.sink == sink && names(rule.agents.as_deref(), agent);
-        let rules: Vec<usize> =
-            self.rules.iter().enumerate().filter(|(_, rule)| is_for(rule)).map(|(at, _)| at).collect();
         let of_intent = |rule: &file::InspectRule| {
             rule.intent
                 .as_ref()
@@ -105,7 +101,7 @@ impl<'d> Flows<'d> {
         };
         FlowSet {
             label,
-            rules: self.made_rules(rules),
+            rules: self.about(agent, sink.unwrap_or(self.default_sink)),
             labels: Arc::clone(&self.labels),
             inspection: self.inspection(agent, server, of_intent),
         }
@@ -119,7 +115,22 @@ impl<'d> Flows<'d> {
         }
     }
 
-    fn made_rules(&self, at: Vec<usize>) -> Arc<[FlowRule]> {
+    /// What is said of the messages of which no intent speaks: they go where the most open of the server's targets send.
+    pub(super) fn widest(&self, agent: &AgentName, server: &ServerName) -> FlowSet {
+        let here = self.carried.iter().filter(|((at, _), _)| *at == server);
+        let sinks = here.map(|(_, said)| said.sink.unwrap_or(self.default_sink));
+        FlowSet {
+            label: None,
+            rules: self.about(agent, sinks.max().unwrap_or(self.default_sink)),
+            labels: Arc::clone(&self.labels),
+            inspection: None,
+        }
+    }
+
+    fn about(&self, agent: &AgentName, sink: Sink) -> Arc<[FlowRule]> {
+        let is_for = |rule: &file::FlowRule| rule.sink == sink && names(rule.agents.as_deref(), agent);
+        let at: Vec<usize> =
+            self.rules.iter().enumerate().filter(|(_, rule)| is_for(rule)).map(|(at, _)| at).collect();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = at.iter().filter_map(|at| self.rules.get(*at)).map(|rule| FlowRule {
             name: rule.name.clone(),

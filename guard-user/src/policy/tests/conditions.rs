@@ -135,6 +135,7 @@ fn times_and_sources_come_with_the_question() {
             user: None,
             risk: None,
             read: None,
+            is_bare: false,
         };
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {

@@ -85,6 +85,91 @@ fn without_knowing_what_was_read_nothing_leaves() {
     assert_eq!(word(&ask("a", Target::Tool("note"), None)), "allow trial");
 }
 
+/// What is said of a message of which no intent speaks.
+fn sent(agent: &str, (server, method): (&str, &str), read: Option<&[&str]>, is_bare: bool) -> String {
+    let policy = policy(&[("rules.yaml", RULES)]).unwrap();
+    let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse(server).unwrap());
+    let read: Option<Vec<LabelName>> =
+        read.map(|read| read.iter().map(|name| LabelName::parse(name).unwrap()).collect());
+    let around = Circumstances { read: read.as_deref(), is_bare, ..Circumstances::default() };
+    let (profile, target, arguments) = (None, Target::Method, None);
+    let (agent, server) = (&agent, &server);
+    word(&policy.decide(&Question { agent, profile, server, method, target, arguments, around }))
+}
+
+#[test]
+fn the_protocols_own_messages_go_where_the_most_open_target_of_their_server_does() {
+    // Beside `initialize`, an answer to the server: the pipeline asks about it as about a ping.
+    for method in ["initialize", "ping", "logging/setLevel", "notifications/progress", "tools/list"] {
+        let told = |agent, read: &[&str], is_bare| sent(agent, ("customer-ops", method), Some(read), is_bare);
+        assert_eq!(told("a", &["internal"], false), "allow", "{method}");
+        assert_eq!(told("a", &["confidential"], false), "flow no-leak", "{method}");
+        assert_eq!(told("a", &["confidential"], true), "allow", "{method} says nothing");
+        assert_eq!(told("b", &["internal"], false), "flow b-asks", "nobody approves {method}");
+        assert_eq!(sent("a", ("customer-ops", method), None, false), "condition_failed no-leak");
+        assert_eq!(sent("a", ("customer-ops", method), None, true), "allow");
+    }
+    // Of its resources one prefix is internal, and what is under another one is so by that.
+    let told = |read: &[&str]| sent("a", ("files", "initialize"), Some(read), false);
+    assert_eq!((told(&[]), told(&["restricted"])), ("allow".into(), "allow trial".into()));
+}
+
+#[test]
+fn a_server_asks_nobody_who_could_not_answer_it() {
+    let policy = policy(&[("rules.yaml", RULES)]).unwrap();
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let may_ask = |method, read: &str, about: Option<&str>| {
+        let read = [LabelName::parse(read).unwrap()];
+        let around = Circumstances { read: Some(&read), ..Circumstances::default() };
+        let about = about.map(|tool| (Target::Tool(tool), "tools/call"));
+        policy.may_ask((&agent, None), &server, method, around, about)
+    };
+    for method in ["roots/list", "elicitation/create"] {
+        assert!(may_ask(method, "internal", None) && !may_ask(method, "confidential", None));
+        assert!(may_ask(method, "confidential", Some("note")), "the call's sink is internal");
+        assert!(!may_ask(method, "confidential", Some("mail")));
+        assert!(!may_ask(method, "confidential", Some("unknown")));
+    }
+    // What an intent names goes where that says.
+    assert!(!may_ask("sampling/createMessage", "confidential", Some("note")));
+    assert!(may_ask("ping", "restricted", None));
+}
+
+#[test]
+fn what_more_than_its_id_is_said_of_a_task_is_sent_like_its_call() {
+    let policy = policy(&[("rules.yaml", RULES)]).unwrap();
+    let server = ServerName::parse("customer-ops").unwrap();
+    let told = |agent: &str, method, is_bare| {
+        let (agent, read) = (AgentName::parse(agent).unwrap(), [LabelName::parse("internal").unwrap()]);
+        let around = Circumstances { read: Some(&read), is_bare, ..Circumstances::default() };
+        let (profile, arguments, target) = (None, None, Target::Tool("mail"));
+        let (agent, server) = (&agent, &server);
+        let question = Question { agent, profile, server, method, target, arguments, around };
+        word(&policy.decide_assuming_conditions(&question))
+    };
+    for method in ["tasks/get", "tasks/update"] {
+        assert_eq!(told("b", method, true), "allow");
+        // The call had its approval, and this has none.
+        assert_eq!(told("b", method, false), "flow b-asks");
+        assert_eq!(told("a", method, false), "allow");
+    }
+}
+
+#[test]
+fn whoever_has_read_less_than_an_answer_carries_by_now_is_known() {
+    let policy = policy(&[("rules.yaml", RULES)]).unwrap();
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let has_read = |read: &[&str], tool| {
+        let read: Vec<_> = read.iter().map(|name| LabelName::parse(name).unwrap()).collect();
+        policy.has_read(&read, &agent, &server, (Target::Tool(tool), "tools/call"))
+    };
+    assert!(!has_read(&[], "read") && !has_read(&["internal"], "read"));
+    assert!(has_read(&["confidential"], "read") && has_read(&["of-an-older-policy"], "read"));
+    assert!(!has_read(&["confidential"], "other"), "not labelled, so the highest");
+    let method = (Target::Method, "tools/list");
+    assert!(policy.has_read(&[], &agent, &server, method), "the protocol carries nothing");
+}
+
 #[test]
 fn an_answer_carries_the_highest_label_that_is_said_of_it_and_an_unlabelled_one_the_highest_of_all() {
     let label = |target| match ask("a", target, Some(&[])) {

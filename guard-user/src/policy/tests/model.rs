@@ -11,6 +11,7 @@ use std::fmt::Write;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rpc::BARE_METHODS;
 use crate::rpc::list::{self, Filtered, Kind};
 use crate::types::IntentName;
 use condition::{Arguments, Condition, Moment};
@@ -452,7 +453,7 @@ impl Model {
         let is_protocol = matches!(call.target, Called::Method(method) if METHODS[method] != "skills/get");
         let is_needed = matches!(call.target, Called::Method(method) if METHODS[method] == "ping");
         if is_protocol && (intents.is_empty() || is_needed) && self.is_granted(call.agent, call.server) {
-            return Answer::Allow(0);
+            return if is_bare(call) { Answer::Allow(0) } else { self.flow.worse_of_protocol(self, call) };
         }
         if self.is_bounded(call.agent, call.server)
             || (!is_named && !self.is_granted(call.agent, call.server))
@@ -523,6 +524,10 @@ fn answer(decision: &Decision) -> Answer {
     }
 }
 
+fn is_bare(call: &Call) -> bool {
+    matches!(call.target, Called::Method(method) if BARE_METHODS.contains(&METHODS[method]))
+}
+
 fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>) -> T) -> T {
     let agent = AgentName::parse(AGENT_NAMES[call.agent]).unwrap();
     let server = ServerName::parse(SERVERS[call.server]).unwrap();
@@ -540,6 +545,7 @@ fn put<T>(policy: &Policy, call: &Call, ask: impl FnOnce(&Policy, &Question<'_>)
         moment: condition::timestamp(call.moment),
         risk: call.risk,
         read: Some(&read),
+        is_bare: is_bare(call),
         ..Circumstances::default()
     };
     ask(
@@ -574,7 +580,12 @@ proptest! {
                 Decision::Hold(hold) => (hold.would_deny(), hold.rule().as_str()),
                 Decision::Deny(_) => (&[][..], ""),
             };
-            let in_shadow = if rule.is_empty() || rule == "protocol" { vec![] } else { model.would_deny(call) };
+            let in_shadow = match rule {
+                "" => vec![],
+                "protocol" if is_bare(call) => vec![],
+                "protocol" => model.flow.would_deny_of_protocol(&model, call),
+                _ => model.would_deny(call),
+            };
             prop_assert_eq!(would_deny.iter().map(ToString::to_string).collect::<Vec<_>>(), in_shadow, "{:?}", call);
             if let Decision::Allow(allow) = &decision
                 && rule != "protocol"

@@ -92,15 +92,28 @@ async fn nothing_goes_on_of_which_nobody_would_know_after_a_crash() {
 #[test]
 fn a_context_is_idle_only_without_requests() {
     let mut table = Table::new(&limits(8, 60));
-    let now = unix_milliseconds();
+    let now = since_boot();
     let reading = table.enter(Whose::of(&owner("a", 1)), now);
     table.raise(&reading, &label("internal"), now);
     assert!(table.sweep(now + 3_600_000).is_empty(), "a request is under way");
     drop(reading);
-    assert!(table.sweep(unix_milliseconds() + 59_000).is_empty());
-    let later = unix_milliseconds() + 61_000;
+    assert!(table.sweep(since_boot() + 59_000).is_empty());
+    let later = since_boot() + 61_000;
     assert_eq!(table.sweep(later).len(), 1);
     assert!(table.contexts.is_empty() && table.by_agent.is_empty());
+}
+
+#[test]
+fn no_step_of_the_wall_clock_makes_a_context_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let contexts = Arc::new(Contexts::open(dir.path(), &limits(8, 60)).unwrap());
+    let before = since_boot();
+    drop(contexts.enter(&owner("a", 1)));
+    let used_at = contexts.table().contexts[&Whose::of(&owner("a", 1))].presence.used_at(0);
+    assert!((before..=since_boot()).contains(&used_at), "it goes by the time since the boot: {used_at}");
+    // Tables show the time of day.
+    let shown = contexts.list()[0].used_at;
+    assert!(unix_milliseconds().abs_diff(shown) < 60_000, "{shown}");
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) fn asked(call: &Call) -> Asked {
 /// The decision that follows from what is told of each rule, by the words of docs/policy.md alone.
 fn accounted_for(explained: &Explanation) -> Answer {
     let of = |intent: &IntentName| -> Vec<&JudgedRule> {
-        let own = |rule: &&JudgedRule| rule.intent == *intent && !rule.is_shadow && !rule.is_flow;
+        let own =
+            |rule: &&JudgedRule| rule.intent.as_ref() == Some(intent) && !rule.is_shadow && !rule.is_flow;
         explained.rules.iter().filter(own).collect()
     };
     let flows = explained.rules.iter().filter(|rule| rule.is_flow && !rule.is_shadow);
@@ -59,6 +60,8 @@ fn accounted_for(explained: &Explanation) -> Answer {
     });
     let none = Answer::Deny(DenyCode::NoIntent, explained.rules.is_empty());
     match answers.min().unwrap_or(none) {
+        // A message of the protocol, which nobody can approve.
+        _ if flows.iter().any(|rule| rule.intent.is_none()) => Answer::Deny(DenyCode::Flow, false),
         answer if flows.iter().any(|rule| rule.effect == Effect::Deny) => {
             answer.min(Answer::Deny(DenyCode::Flow, false))
         }

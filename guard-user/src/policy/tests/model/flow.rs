@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
-use super::{AGENT_NAMES, Answer, Call, Matcher, Model};
+use super::{AGENT_NAMES, Answer, Call, Matcher, Model, RESOURCES};
 use crate::policy::DenyCode;
 use crate::types::LabelName;
 
@@ -117,6 +117,24 @@ impl Flow {
         let said: Vec<bool> = covering.iter().filter_map(|matcher| self.of(matcher).external).collect();
         let external =
             if said.is_empty() { self.default_external.unwrap_or(true) } else { said.contains(&true) };
+        self.met_at(external, call)
+    }
+
+    /// Those about a message of which no intent speaks: it goes where the most open matcher of its server does.
+    fn met_of_protocol<'f>(&'f self, model: &Model, call: &Call) -> Vec<(usize, &'f Rule)> {
+        let default = self.default_external.unwrap_or(true);
+        let matchers: Vec<_> =
+            model.intents.iter().flatten().filter(|m| m.place().0 == call.server).collect();
+        let is_external = |matcher: &&&Matcher| {
+            let covering = matchers.iter().filter(|wider| covers(wider, matcher));
+            let said: Vec<bool> = covering.filter_map(|wider| self.of(wider).external).collect();
+            if said.is_empty() { default } else { said.contains(&true) }
+        };
+        let external = if matchers.is_empty() { default } else { matchers.iter().any(|m| is_external(&m)) };
+        self.met_at(external, call)
+    }
+
+    fn met_at(&self, external: bool, call: &Call) -> Vec<(usize, &Rule)> {
         let mark = call.read.unwrap_or(0).min(TOP);
         let is_met = |rule: &Rule| {
             rule.external == external
@@ -124,6 +142,17 @@ impl Flow {
                 && (rule.agents.is_empty() || rule.agents.contains(&call.agent))
         };
         self.rules.iter().enumerate().filter(|(_, rule)| is_met(rule)).collect()
+    }
+
+    /// Nobody can approve it.
+    pub(super) fn worse_of_protocol(&self, model: &Model, call: &Call) -> Answer {
+        let is_denied = self.met_of_protocol(model, call).iter().any(|(_, rule)| !rule.shadow);
+        if is_denied { Answer::Deny(DenyCode::Flow, false) } else { Answer::Allow(0) }
+    }
+
+    pub(super) fn would_deny_of_protocol(&self, model: &Model, call: &Call) -> Vec<String> {
+        let met = self.met_of_protocol(model, call).into_iter();
+        met.filter(|(_, rule)| rule.shadow).map(|(number, _)| format!("flow-{number}")).collect()
     }
 
     pub(super) fn clear(&mut self) {
@@ -153,6 +182,16 @@ impl Flow {
         let default = self.default_label.or((!self.rules.is_empty()).then_some(TOP));
         said.or(default).map(|label| LABELS[label])
     }
+}
+
+/// Whether whatever one names, the other does.
+fn covers(wider: &Matcher, matcher: &Matcher) -> bool {
+    let ((server, kind, at), (of_server, of_kind, of)) = (wider.place(), matcher.place());
+    let is_prefix = || {
+        let prefix = RESOURCES[at].strip_suffix('*');
+        kind == 1 && prefix.is_some_and(|prefix| RESOURCES[of].trim_end_matches('*').starts_with(prefix))
+    };
+    (server, kind) == (of_server, of_kind) && (at == of || is_prefix())
 }
 
 fn sink(external: bool) -> &'static str {

@@ -1,0 +1,84 @@
+//! Where a message sends of which no intent speaks: one of the protocol's own, a client's answer to its server, what a server asks.
+//!
+//! It goes where the most open of its server's targets send: nobody can tell what the server does with it.
+
+use super::decide::{Conditions, Surface};
+use super::decision::Decision;
+use super::flow::FlowSet;
+use super::target::NEEDED_METHODS;
+use super::{Circumstances, Policy, Question};
+use crate::rpc::Target;
+use crate::types::{AgentName, LabelName, ProfileName, ServerName};
+
+/// By this, the pipeline also asks about what has no method: streams, their ends, and answers. So what an intent says of pings alone must
+/// not speak for it.
+const PING: &str = "ping";
+
+impl Surface {
+    /// Where the message sends. The sink of an intent's matcher for just this method goes before that of its server.
+    pub(super) fn sends(&self, question: &Question<'_>) -> &FlowSet {
+        let named = self.targets.find(question.target, question.method);
+        named.filter(|_| question.method != PING).map_or(&self.flow, |rules| &rules.flow)
+    }
+
+    /// What flow rules leave of `decision`, which lets such a message pass.
+    pub(super) fn flows(
+        &self,
+        decision: Decision,
+        question: &Question<'_>,
+        conditions: Conditions<'_>,
+    ) -> Decision {
+        if question.around.is_bare || !matches!(conditions, Conditions::Judged(..)) {
+            return decision;
+        }
+        self.sends(question).apply(decision, question, &[].into(), false)
+    }
+}
+
+impl Policy {
+    /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
+    /// for an answer cannot wait for a person. The answer sends where the call does in whose course it is asked, `about`; `None`: any call
+    /// there may be.
+    pub fn may_ask(
+        &self,
+        (agent, profile): (&AgentName, Option<&ProfileName>),
+        server: &ServerName,
+        method: &str,
+        around: Circumstances<'_>,
+        about: Option<(Target<'_>, &str)>,
+    ) -> bool {
+        let target = Target::ServerRequest(method);
+        let mut question = Question { agent, profile, server, method, target, arguments: None, around };
+        // Not the agent's call, so nothing that it did before speaks for or against it.
+        question.around.risk = self.risk(&question, None).map(|risk| risk.score);
+        // The answer to a ping is empty.
+        question.around.is_bare = method == PING;
+        let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
+        let call = about.and_then(|(target, method)| surface?.targets.find(target, method));
+        let is_named = surface.is_some_and(|surface| surface.targets.find(target, method).is_some());
+        let Some(call) = call.filter(|_| !is_named && !question.around.is_bare) else {
+            return matches!(self.decide(&question), Decision::Allow(_));
+        };
+        question.around.is_bare = true;
+        let decision = call.flow.apply(self.decide(&question), &question, &[].into(), false);
+        matches!(decision, Decision::Allow(_))
+    }
+
+    /// Whether who has read this has read all that the answers to such a request carry, or something above.
+    pub fn has_read(
+        &self,
+        read: &[LabelName],
+        agent: &AgentName,
+        server: &ServerName,
+        about: (Target<'_>, &str),
+    ) -> bool {
+        // The protocol carries nothing, whatever intents name.
+        if about.0 == Target::Method && NEEDED_METHODS.contains(&about.1) {
+            return true;
+        }
+        let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
+        let label = surface.and_then(|surface| surface.targets.find(about.0, about.1)?.flow.label.as_ref());
+        let level = label.and_then(|label| self.labels.level(label));
+        level.is_none_or(|level| self.labels.mark(read) >= level)
+    }
+}
