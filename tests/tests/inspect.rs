@@ -112,6 +112,54 @@ fn nothing_of_an_answer_that_a_rule_refuses_goes_on_and_the_agent_is_told_which(
 }
 
 #[test]
+fn what_clients_read_otherwise_than_the_guard_does_not_go_on() {
+    apart(|| {
+        let scene = scene();
+        let utf16: Vec<u8> = "{\"a\":\"a@b.example\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let told = |kind: &str, body: &[u8]| {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+            let mut heard = scene.puppet.hear().unwrap();
+            let fields = format!(
+                "HTTP/1.1 500 Oh\r\nContent-Type: {kind}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            heard.write(fields).unwrap();
+            heard.write(body).unwrap();
+            drop(heard);
+            line.answer().unwrap().text()
+        };
+        let marked = [&b"\xef\xbb\xbf"[..], b"{\"a\":\"a@b.example\"}"].concat();
+        for (kind, body) in [
+            ("text/plain", &utf16[..]),
+            ("text/plain", &marked[..]),
+            ("text/plain", b" {\"n\": NaN, \"a\": \"x\"}"),
+            ("application/json", b"NaN"),
+        ] {
+            let text = told(kind, body);
+            assert!(text.contains("no inspection rule can look into it"), "{body:?}: {text}");
+        }
+        for (kind, body) in [("text/plain", &b"<p>{NaN}</p>"[..]), ("application/json", b"{\"n\": 1}")] {
+            assert_eq!(told(kind, body).as_bytes(), body);
+        }
+    });
+}
+
+#[test]
+fn more_than_can_be_masked_is_kept_back_and_counted() {
+    apart(|| {
+        let scene = scene();
+        let text = "a@b.example ".repeat(70_000);
+        let answer =
+            json!({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": text}]}});
+        let text = told(&scene, &call(1, "open"), &answer.to_string());
+        assert!(text.contains("hide") && text.contains("result_refused"), "{}", text.len());
+        assert!(!text.contains("b.example"));
+        assert_eq!(outcomes(&scene, 1)[0]["inspected"]["hits"], json!({"email": 70_000}));
+    });
+}
+
+#[test]
 fn streams_progress_and_resumed_answers_are_no_way_around() {
     apart(|| {
         let scene = scene();

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::found::{Hit, Hits};
 use super::meaning::Meaning;
 use super::number::{self, Digits};
 use super::{Kind, Kinds, secret};
@@ -12,22 +13,13 @@ const DOMAIN_BYTES_MAX: usize = 253;
 /// So many digits, separators between them, are the least that any number has.
 pub(super) const DIGITS_MIN: u8 = 6;
 
-/// A thing in a text, by its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hit {
-    pub(super) kind: Kind,
-    pub(super) range: Range<usize>,
-    /// Its last digits, as they mean.
-    pub(super) last: [u8; 4],
-}
-
 /// Adds what `text` holds, in its order. Each kind is found as if it alone were looked for, so hits of two kinds may overlap: a rule
 /// that looks for one hides nothing from a rule that looks for another.
-pub(super) fn find(text: &[u8], kinds: Kinds, hits: &mut Vec<Hit>) {
+pub(super) fn find(text: &[u8], kinds: Kinds, hits: &mut Hits) {
     let meaning = Meaning::of(text);
     let mut tell = |kind: Kind, range: Range<usize>| {
         let last = last_digits(meaning.text.get(range.clone()).unwrap_or_default());
-        hits.push(Hit { kind, range: meaning.original(&range), last });
+        hits.tell(Hit { kind, range, last });
     };
     if kinds.has(Kind::Email) {
         emails(&meaning.text, &mut tell);
@@ -38,7 +30,8 @@ pub(super) fn find(text: &[u8], kinds: Kinds, hits: &mut Vec<Hit>) {
     if kinds.has(Kind::Secret) {
         secret::find(&meaning.text, |range| tell(Kind::Secret, range));
     }
-    hits.sort_by_key(|hit| (hit.range.start, hit.kind));
+    meaning.put_back(&mut hits.kept);
+    hits.kept.sort_by_key(|hit| (hit.range.start, hit.kind));
 }
 
 /// Kinds that are found by their digits.

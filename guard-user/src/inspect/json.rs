@@ -1,8 +1,7 @@
 //! What the strings and numbers of a JSON text hold: as they mean, however they are escaped.
 
-use std::ops::Range;
-
-use super::find::{DIGITS_MIN, Hit, NUMBERS, find};
+use super::find::{DIGITS_MIN, NUMBERS, find};
+use super::found::{Found, Hits, Origins};
 use super::{Kind, Kinds, secret};
 
 /// Members of a message that say what it is about, not what it says: the client's own id among them.
@@ -17,17 +16,6 @@ static CLASS: [u8; 256] = classes();
 static KEEPS: [u8; 256] = keeps();
 static IS_DIGIT: [u8; 256] = digits();
 
-/// Something in a JSON text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub kind: Kind,
-    /// Its bytes in the text, escapes and all.
-    pub range: Range<usize>,
-    pub within: Within,
-    /// Its last digits, as they mean.
-    pub last: [u8; 4],
-}
-
 /// What it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Within {
@@ -40,26 +28,26 @@ pub enum Within {
 
 /// Tells what a JSON text holds, in its order. The text must be JSON; of one that is none, anything may be told.
 /// `is_message`: what frames a message of JSON-RPC is left alone.
-pub fn look(text: &[u8], kinds: Kinds, is_message: bool) -> Vec<Place> {
+pub fn look(text: &[u8], kinds: Kinds, is_message: bool) -> Found {
     let mut walk = Walk {
         text,
         kinds,
-        places: Vec::new(),
-        hits: Vec::new(),
+        found: Found::default(),
+        hits: Hits::default(),
         has_secret: kinds.has(Kind::Secret) && secret::may_hold(text),
         depth: 0,
         skips: false,
         is_message,
     };
     walk.run();
-    walk.places
+    walk.found
 }
 
 struct Walk<'t> {
     text: &'t [u8],
     kinds: Kinds,
-    places: Vec<Place>,
-    hits: Vec<Hit>,
+    found: Found,
+    hits: Hits,
     /// In a string without escapes.
     has_secret: bool,
     depth: usize,
@@ -126,10 +114,7 @@ impl Walk<'_> {
         }
         if !wanted.is_empty() {
             find(content, wanted, &mut self.hits);
-            for hit in self.hits.drain(..) {
-                let range = start + hit.range.start..start + hit.range.end;
-                self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
-            }
+            self.found.take(&mut self.hits, (start, within));
         }
         at + 1
     }
@@ -137,35 +122,41 @@ impl Walk<'_> {
     /// The same of one with escapes, the first of them at `escape`.
     fn escaped(&mut self, start: usize, escape: usize) -> usize {
         let mut decoded = self.text.get(start..escape).unwrap_or_default().to_vec();
-        // Where each byte of it stands in the text.
-        let mut from: Vec<usize> = (start..escape).collect();
-        let mut at = escape;
-        while let Some(byte) = self.text.get(at).filter(|byte| **byte != b'"') {
-            let before = at;
-            let mut utf8 = [0; 4];
-            let character: &[u8] = if *byte == b'\\' {
-                let (character, length) = unescape(self.text.get(at + 1..).unwrap_or_default());
-                at += 1 + length;
-                character.encode_utf8(&mut utf8).as_bytes()
-            } else {
-                at += 1;
-                std::slice::from_ref(byte)
-            };
-            decoded.extend_from_slice(character);
-            from.resize(decoded.len(), before);
-        }
-        from.push(at);
-        let within = self.within(at + 1);
+        let end = self.decode(escape, |bytes, _at, _is_run| decoded.extend_from_slice(bytes));
+        let within = self.within(end + 1);
         if self.is_frame(&decoded, within) {
-            return at + 1;
+            return end + 1;
         }
         find(&decoded, self.kinds, &mut self.hits);
-        for hit in self.hits.drain(..) {
-            let raw = |at: usize| from.get(at).copied().unwrap_or(start);
-            let range = raw(hit.range.start)..raw(hit.range.end);
-            self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
+        if !self.hits.kept.is_empty() {
+            let mut origins = Origins::of(&self.hits.kept);
+            origins.step(escape - start, start, true);
+            self.decode(escape, |bytes, at, is_run| origins.step(bytes.len(), at, is_run));
+            origins.apply(end, &mut self.hits.kept);
+            self.found.take(&mut self.hits, (0, within));
         }
-        at + 1
+        end + 1
+    }
+
+    /// Tells what a string means from `at` on, piece by piece: its bytes, where they stand, and whether each stands for itself. Gives
+    /// the place of its quote.
+    fn decode(&self, mut at: usize, mut tell: impl FnMut(&[u8], usize, bool)) -> usize {
+        while let Some(rest) = self.text.get(at..).filter(|rest| !rest.is_empty()) {
+            let run = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            if run > 0 {
+                tell(rest.get(..run).unwrap_or_default(), at, true);
+                at += run;
+                continue;
+            }
+            if rest.first() == Some(&b'"') {
+                break;
+            }
+            let mut utf8 = [0; 4];
+            let (character, length) = unescape(rest.get(1..).unwrap_or_default());
+            tell(character.encode_utf8(&mut utf8).as_bytes(), at, false);
+            at += 1 + length;
+        }
+        at
     }
 
     /// What the string is that ends before `after`.
@@ -197,10 +188,8 @@ impl Walk<'_> {
             // Written as a number, only a check digit tells what it is.
             let told = [Kind::Card, Kind::NationalId].into_iter().filter(|kind| self.kinds.has(*kind));
             find(number, told.collect(), &mut self.hits);
-            for hit in self.hits.drain(..).filter(|hit| hit.range == (0..length)) {
-                let (range, within) = (start..start + length, Within::Number);
-                self.places.push(Place { kind: hit.kind, range, within, last: hit.last });
-            }
+            self.hits.retain(|hit| hit.range == (0..length));
+            self.found.take(&mut self.hits, (start, Within::Number));
         }
         start + length.max(1)
     }

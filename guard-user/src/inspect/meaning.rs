@@ -1,13 +1,13 @@
 //! A text as people mean it: JSON that stands in it as text is unescaped, and spaces are spaces.
 
 use std::borrow::Cow;
-use std::ops::Range;
+
+use super::found::{Hit, Origins};
 
 /// A text in which words and groups of digits are told apart by ASCII alone.
 pub(super) struct Meaning<'t> {
     pub(super) text: Cow<'t, [u8]>,
-    /// Where each byte of it begins in the original, and where that ends. Empty: it is the original.
-    from: Vec<usize>,
+    original: &'t [u8],
 }
 
 /// Spaces that stand within numbers (no-break, figure, thin, narrow no-break) and hyphens, in UTF-8.
@@ -21,51 +21,66 @@ const ALIKE: [(&[u8], u8); 6] = [
 ];
 
 impl<'t> Meaning<'t> {
-    pub(super) fn of(text: &'t [u8]) -> Self {
-        let is_plain =
-            memchr::memchr2(b'\\', b'\t', text).is_none() && memchr::memchr2(0xc2, 0xe2, text).is_none();
+    pub(super) fn of(original: &'t [u8]) -> Self {
+        let is_plain = memchr::memchr2(b'\\', b'\t', original).is_none()
+            && memchr::memchr2(0xc2, 0xe2, original).is_none();
         if is_plain {
-            return Self { text: Cow::Borrowed(text), from: Vec::new() };
+            return Self { text: Cow::Borrowed(original), original };
         }
-        let (mut meant, mut from) = (Vec::with_capacity(text.len()), Vec::with_capacity(text.len() + 1));
-        let mut at = 0;
-        while let Some(byte) = text.get(at) {
-            let before = at;
-            let rest = text.get(at..).unwrap_or_default();
-            match byte {
-                b'\\' => {
-                    let mut utf8 = [0; 4];
-                    let (character, length) = escape(rest);
-                    meant.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes());
-                    at += length;
-                }
-                b'\t' => {
-                    meant.push(b' ');
-                    at += 1;
-                }
-                _ => {
-                    meant.push(*byte);
-                    at += 1;
-                }
-            }
-            from.resize(meant.len(), before);
-            let is_wide = meant.last().is_some_and(|byte| *byte >= 0x80);
-            for (alike, plain) in ALIKE.into_iter().filter(|_| is_wide) {
-                if meant.ends_with(alike) {
-                    meant.truncate(meant.len() - alike.len());
-                    meant.push(plain);
-                    from.truncate(meant.len());
-                }
-            }
-        }
-        from.push(text.len());
-        Self { text: Cow::Owned(meant), from }
+        let mut meant = Vec::with_capacity(original.len());
+        walk(original, |bytes, _at, _is_run| meant.extend_from_slice(bytes));
+        Self { text: Cow::Owned(meant), original }
     }
 
-    /// The bytes of the original that mean these.
-    pub(super) fn original(&self, range: &Range<usize>) -> Range<usize> {
-        let at = |at: usize| self.from.get(at).copied().unwrap_or(at);
-        at(range.start)..at(range.end)
+    /// Puts the bytes of the original in the place of those that mean them.
+    pub(super) fn put_back(&self, hits: &mut [Hit]) {
+        if hits.is_empty() || matches!(self.text, Cow::Borrowed(_)) {
+            return;
+        }
+        let mut origins = Origins::of(hits);
+        walk(self.original, |bytes, at, is_run| origins.step(bytes.len(), at, is_run));
+        origins.apply(self.original.len(), hits);
+    }
+}
+
+/// Tells what `text` means, piece by piece: its bytes, where they stand, and whether each stands for itself.
+fn walk(text: &[u8], mut tell: impl FnMut(&[u8], usize, bool)) {
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let run =
+            rest.iter().position(|byte| matches!(byte, b'\\' | b'\t' | 0xc2 | 0xe2)).unwrap_or(rest.len());
+        if run > 0 {
+            tell(rest.get(..run).unwrap_or_default(), at, true);
+            at += run;
+            continue;
+        }
+        match rest.first() {
+            Some(b'\\') => {
+                let mut utf8 = [0; 4];
+                let (character, length) = escape(rest);
+                let bytes = character.encode_utf8(&mut utf8).as_bytes();
+                let plain = ALIKE.iter().find(|(alike, _)| *alike == bytes).map(|(_, plain)| plain);
+                tell(plain.map_or(bytes, std::slice::from_ref), at, false);
+                at += length;
+            }
+            Some(b'\t') => {
+                tell(b" ", at, false);
+                at += 1;
+            }
+            _ => {
+                let alike = ALIKE.iter().find(|(alike, _)| rest.starts_with(alike));
+                match alike {
+                    Some((alike, plain)) => {
+                        tell(std::slice::from_ref(plain), at, false);
+                        at += alike.len();
+                    }
+                    None => {
+                        tell(rest.get(..1).unwrap_or_default(), at, true);
+                        at += 1;
+                    }
+                }
+            }
+        }
     }
 }
 

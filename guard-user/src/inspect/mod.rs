@@ -5,6 +5,7 @@
 //! cut into several strings is not put together.
 
 mod find;
+mod found;
 mod json;
 mod kind;
 mod meaning;
@@ -13,16 +14,16 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-pub use json::{Place, Within, look};
+pub use found::{Found, PLACES_MAX, Place};
+pub use json::{Within, look};
 pub use kind::{Kind, Kinds};
 
 /// The same of a text that is no JSON.
-pub fn look_plain(text: &[u8], kinds: Kinds) -> Vec<Place> {
-    let mut hits = Vec::new();
+pub fn look_plain(text: &[u8], kinds: Kinds) -> Found {
+    let (mut hits, mut found) = (found::Hits::default(), Found::default());
     find::find(text, kinds, &mut hits);
-    let place =
-        |hit: find::Hit| Place { kind: hit.kind, range: hit.range, within: Within::String, last: hit.last };
-    hits.into_iter().map(place).collect()
+    found.take(&mut hits, (0, Within::String));
+    found
 }
 
 /// The text with something else in the place of what is of these kinds: `[email]`, and of a card its last digits. JSON stays JSON, and

@@ -3,6 +3,15 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// The places alone.
+fn look(text: &[u8], kinds: Kinds, is_message: bool) -> Vec<Place> {
+    super::look(text, kinds, is_message).places
+}
+
+fn look_plain(text: &[u8], kinds: Kinds) -> Vec<Place> {
+    super::look_plain(text, kinds).places
+}
+
 fn found(text: &Value, kinds: Kinds) -> Vec<(Kind, String)> {
     let text = text.to_string();
     look(text.as_bytes(), kinds, false)
@@ -252,6 +261,24 @@ fn time_does_not_grow_faster_than_the_text() {
     }
 }
 
+#[test]
+fn all_that_is_found_counts_and_no_more_is_kept_than_the_limit() {
+    let more = PLACES_MAX + 1000;
+    for text in [
+        format!("[{}\"\"]", "\"a@b.example\",".repeat(more)),
+        format!("[\"{}\"]", "a@b.example ".repeat(more)),
+        format!("[\"\\n{}\"]", "a\\u0040b.example ".repeat(more)),
+    ] {
+        let found = super::look(text.as_bytes(), Kinds::ALL, false);
+        assert_eq!((found.places.len(), found.is_cut()), (PLACES_MAX, true));
+        assert_eq!(found.count(Kind::Email), u64::try_from(more).unwrap());
+        assert_eq!(found.count(Kind::Card), 0);
+    }
+    let found = super::look(b"[\"a@b.example\", 4111111111111111]", Kinds::ALL, false);
+    assert!(!found.is_cut());
+    assert_eq!((found.count(Kind::Email), found.count(Kind::Card)), (1, 1));
+}
+
 fn naive_luhn(digits: &str) -> bool {
     let mut sum = 0;
     for (at, digit) in digits.chars().rev().enumerate() {
@@ -311,10 +338,10 @@ proptest! {
         let once = String::from_utf8(mask(text.as_bytes(), &places, Kinds::ALL)).unwrap();
         let read: Value = serde_json::from_str(&once).unwrap();
         // As if the meaning itself had been looked at.
-        let mut plain = Vec::new();
+        let mut plain = found::Hits::default();
         find::find(content.as_bytes(), Kinds::ALL, &mut plain);
         let places: Vec<Place> = look_plain(content.as_bytes(), Kinds::ALL);
-        prop_assert_eq!(plain.len(), places.len());
+        prop_assert_eq!(plain.kept.len(), places.len());
         let wanted = String::from_utf8(mask(content.as_bytes(), &places, Kinds::ALL)).unwrap();
         let wanted = if nested { json!({"a": [{"b": wanted}], "c": true}) } else { json!({ "a": wanted }) };
         prop_assert_eq!(&read, &wanted);

@@ -236,7 +236,7 @@ fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str>
         Ok(passed) => Ok(passed),
         Err(fault) if is_json && head.status.is_success() && !body.is_empty() => Err(fault),
         Err(fault) if !is_harmless(&body, fault) => Err(fault),
-        Err(_not_a_message) => Ok(Passed { data: Some(view.inspected_body(body)?), answer: None }),
+        Err(_not_a_message) => Ok(Passed { data: Some(view.inspected_body(body, is_json)?), answer: None }),
     }
 }
 
