@@ -69,15 +69,12 @@ fn walk(text: &[u8], mut tell: impl FnMut(&[u8], usize, bool)) {
             }
             _ => {
                 let alike = ALIKE.iter().find(|(alike, _)| rest.starts_with(alike));
-                match alike {
-                    Some((alike, plain)) => {
-                        tell(std::slice::from_ref(plain), at, false);
-                        at += alike.len();
-                    }
-                    None => {
-                        tell(rest.get(..1).unwrap_or_default(), at, true);
-                        at += 1;
-                    }
+                if let Some((alike, plain)) = alike {
+                    tell(std::slice::from_ref(plain), at, false);
+                    at += alike.len();
+                } else {
+                    tell(rest.get(..1).unwrap_or_default(), at, true);
+                    at += 1;
                 }
             }
         }

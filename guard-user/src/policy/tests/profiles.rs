@@ -75,8 +75,8 @@ fn a_ceiling_refuses_what_nobody_has_scored_and_what_a_person_would_have_decided
     let careful = ProfileName::parse("careful").unwrap();
     assert!(policy.may_see(&agent, Some(&careful), &server, Target::Tool("pay")));
     // What a server asks has a score, too.
-    let asks =
-        |profile| policy.may_ask(&agent, profile, &server, "elicitation/create", Circumstances::default());
+    let around = Circumstances::default();
+    let asks = |profile| policy.may_ask((&agent, profile), &server, "elicitation/create", around, None);
     assert!(asks(None) && !asks(Some(&careful)));
 }
 
