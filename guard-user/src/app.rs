@@ -470,6 +470,7 @@ impl App {
             "reload": self.reloads(),
             "agents": rules.policy.agents().count(),
             "holders": self.holders(),
+            "shadows": rules.shadows.list(),
             "durability": self.config.audit.durability,
             "ca": self.tls.ca_file(),
             "client_certificates_refused": self.tls.certificates_refused(),
@@ -482,10 +483,8 @@ impl App {
 
 /// The next one that waits; never, if nobody can come.
 async fn heir(heirs: &mut Option<mpsc::Receiver<Heir>>) -> Option<Heir> {
-    match heirs {
-        Some(heirs) => heirs.recv().await,
-        None => std::future::pending().await,
-    }
+    let Some(heirs) = heirs else { return std::future::pending().await };
+    heirs.recv().await
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -265,6 +265,7 @@ impl Pipeline {
         case.intent = judged.intent;
         case.risk = judged.risk;
         let has_room = case.pass(passes);
+        case.would_deny.iter().for_each(|rule| case.rules.shadows.count(rule));
         let rule = judged.rule?;
         if !has_room {
             return Err(Refusal::exceeded(Exceeded::too_much_at_once(rule)));
@@ -284,7 +285,7 @@ impl Pipeline {
     ) -> Judged {
         let message = case.message.as_ref();
         let question = question(case, caller);
-        let around = Circumstances { read: Some(read), ..question.around };
+        let around = Circumstances { read: Some(read), session: claim.within(), ..question.around };
         let question = Question { around, ..question };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
@@ -492,9 +493,8 @@ fn question<'q>(case: &'q Case<'_>, caller: &'q Caller) -> Question<'q> {
             moment: Some(Timestamp::now()),
             client: Some(case.connection.client()),
             user: caller.user(),
-            risk: None,
-            read: None,
             is_bare: case.is_bare(),
+            ..Circumstances::default()
         },
     }
 }

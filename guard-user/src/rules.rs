@@ -12,7 +12,7 @@ use crate::config::{Config, Problems};
 use crate::identity::{
     Addressed, Caller, Certificate, Clients, Credentials, Fresh, Issuers, KeySet, Proof, Shown, Unidentified,
 };
-use crate::policy::Policy;
+use crate::policy::{Policy, Shadows};
 use crate::tls::CA_FILE;
 use crate::types::{IssuerName, Uptime};
 
@@ -26,6 +26,8 @@ pub struct Rules {
     resources: Arc<[String]>,
     /// Who vouches for client certificates.
     pub clients: Arc<Clients>,
+    /// What its rules in shadow would have refused.
+    pub shadows: Arc<Shadows>,
     /// The policy's digest, as each record names it.
     pub digest: String,
 }
@@ -51,7 +53,8 @@ impl Rules {
                 let (policy, credentials, clients) = (policy.into(), credentials.into(), clients.into());
                 let resources = config.servers.iter().filter_map(|server| server.authorize.as_ref());
                 let resources = resources.map(|authorize| authorize.resource.to_string()).collect();
-                problems.or(Self { policy, credentials, issuers, resources, clients, digest })
+                let shadows = Arc::default();
+                problems.or(Self { policy, credentials, issuers, resources, clients, shadows, digest })
             }
             _ => Err(problems),
         }
@@ -66,6 +69,7 @@ impl Rules {
             issuers: self.issuers.with_keys(issuer, keys),
             resources: Arc::clone(&self.resources),
             clients: Arc::clone(&self.clients),
+            shadows: Arc::clone(&self.shadows),
             digest: self.digest.clone(),
         }
     }

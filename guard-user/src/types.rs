@@ -207,6 +207,28 @@ pub struct LocalProcess {
     pub connected_at: u64,
 }
 
+/// The session in which a call comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Within {
+    /// Nobody knows of any.
+    #[default]
+    Unknown,
+    Nothing,
+    Session {
+        /// Calls before this one; `None`: it is older than the guard.
+        calls: Option<u64>,
+        /// Since it was opened.
+        milliseconds: u64,
+    },
+}
+
+impl Within {
+    /// A session that has had so many calls and is so old.
+    pub fn of(calls: u64, minutes: u64) -> Self {
+        Self::Session { calls: Some(calls), milliseconds: minutes.saturating_mul(60_000) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -117,8 +117,72 @@ fn what_the_conditions_refuse_does_not_reach_the_server_and_the_agent_is_told_wh
         let read: Vec<_> =
             ledger.calls("allow", "read_customer").map(|call| call["would_deny"].clone()).collect();
         assert_eq!(read, [json!(["watched"])]);
+        assert_eq!(daemon.status().unwrap()["shadows"], json!([{"rule": "watched", "would_deny": 1}]));
+        let words = String::from_utf8(daemon.output("status", &[]).unwrap().stdout).unwrap();
+        assert!(words.contains("RULE IN SHADOW") && words.contains("watched"), "{words}");
         let verified = daemon.verify().unwrap();
         assert_eq!(verified.code, Some(0), "{verified:?}");
         drop(server);
+    });
+}
+
+const SESSIONS: &str = r"
+agents:
+  clerk: {client_id: clerk}
+intents:
+  read: [{server: customer-ops, tool: read_customer}]
+  refund: [{server: customer-ops, tool: process_refund}]
+policies:
+  - {name: three, intent: read, agents: [clerk], decision: allow, conditions: {in_session: true, max_session_calls: 3}}
+  - {name: stateless, intent: refund, agents: [clerk], decision: allow, conditions: {in_session: false}}
+  - {name: not-late, intent: refund, agents: [clerk], decision: deny, conditions: {above_session_minutes: 30}}
+";
+
+#[test]
+fn a_session_has_as_many_calls_as_its_rule_says_and_a_call_without_one_is_not_counted_as_young() {
+    apart(|| {
+        let _server = Fixture::start("customer-ops", None, ADDRESS, &[]).unwrap();
+        let mut daemon = guard("customer-ops", &[("policy.yaml", SESSIONS)]).unwrap();
+        let clerk = daemon.issue("clerk").unwrap();
+        daemon.start().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let ada = || json!({"customer_id": "C-1001"});
+            let refund = || json!({"customer_id": "C-1001", "amount": 5});
+            // Lists are no calls, and each session is counted by itself.
+            for _ in 0..2 {
+                let client = Client::connect(&daemon.endpoint(PORT, &clerk), Era::Legacy).await.unwrap();
+                for _ in 0..2 {
+                    client.tools().await.unwrap();
+                }
+                for _ in 0..3 {
+                    let (refused, text) = call(&client, "read_customer", ada()).await;
+                    assert!(!refused, "{text}");
+                }
+                let (refused, text) = call(&client, "read_customer", ada()).await;
+                assert!(refused && text.contains("it is call 4 of its session, and not at most 3"), "{text}");
+                let (refused, text) = call(&client, "process_refund", refund()).await;
+                assert!(refused && text.contains("it comes in a session"), "{text}");
+                client.close().await;
+            }
+            let client = Client::connect(&daemon.endpoint(PORT, &clerk), Era::Modern).await.unwrap();
+            let (refused, text) = call(&client, "read_customer", ada()).await;
+            assert!(refused && text.contains("it comes without a session"), "{text}");
+            // A rule that denies old sessions cannot tell how old none is.
+            let (refused, text) = call(&client, "process_refund", refund()).await;
+            assert!(refused && text.contains("cannot be judged: it comes without a session"), "{text}");
+            client.close().await;
+        });
+        let ledger = daemon.ledger().unwrap();
+        let rules: Vec<_> = ledger.calls("deny", "read_customer").map(|call| call["rule"].clone()).collect();
+        assert_eq!(rules, [json!("three"), json!("three"), json!("three")]);
+        assert_eq!(ledger.calls("allow", "read_customer").count(), 6);
+        let explained = |more: &[&str]| {
+            let call = ["--agent", "clerk", "--server", "customer-ops", "--tool", "read_customer"];
+            daemon.json("explain", &[&call, more].concat()).unwrap()["decision"].clone()
+        };
+        assert_eq!(explained(&["--session-calls", "2"]), "allow");
+        assert_eq!(explained(&["--session-calls", "3"]), "deny");
+        assert_eq!(explained(&[]), "deny");
     });
 }

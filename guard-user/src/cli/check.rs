@@ -96,6 +96,7 @@ fn good(config: &Config, rules: &Rules, notes: &[String]) -> Report {
     let Rules { policy, credentials, issuers, .. } = rules;
     let now = Timestamp::now();
     let mut warnings = [issuers.notes(), rules.clients.notes(), notes].concat();
+    warnings.extend(policy.warnings().iter().map(ToString::to_string));
     for credential in credentials.list() {
         if !policy.has_entry(credential.agent(), credential.client(), credential.profile()) {
             warnings.push(format!(

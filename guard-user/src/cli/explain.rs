@@ -16,7 +16,7 @@ use crate::config::yaml::FILE_BYTES_MAX;
 use crate::config::{Config, Overrides, read_bounded};
 use crate::policy::{Asked, What, Written};
 use crate::rpc::{Json, json};
-use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName, Within};
 use report::Report;
 
 /// A file has a mistake, or a name is not in the files.
@@ -56,6 +56,12 @@ pub struct Args {
     /// lowest
     #[arg(long, value_name = "LABEL", value_parser = LabelName::parse)]
     mark: Option<LabelName>,
+    /// In a session that has had so many calls before, for conditions on the session; not set, as --session-minutes: without a session
+    #[arg(long, value_name = "NUMBER")]
+    session_calls: Option<u64>,
+    /// In a session that is so old
+    #[arg(long, value_name = "NUMBER")]
+    session_minutes: Option<u64>,
     /// Print one JSON object, also on an error
     #[arg(long)]
     pub(super) json: bool,
@@ -89,6 +95,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     asked.moment = Some(args.at.unwrap_or_else(Timestamp::now));
     asked.user = args.user;
     asked.read = args.mark.into_iter().collect();
+    asked.session = match (args.session_calls, args.session_minutes) {
+        (None, None) => Within::Nothing,
+        (calls, minutes) => Within::of(calls.unwrap_or_default(), minutes.unwrap_or_default()),
+    };
     if let Some((_, what, hint)) = written.unknown_name(&asked) {
         let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
         bail!("{what}{hint}");
@@ -130,6 +140,7 @@ impl Target {
                 risk: None,
                 user: None,
                 read: Vec::new(),
+                session: Within::Nothing,
             }),
             Err((what, hint)) => bail!("{what}; {hint}"),
         }

@@ -191,6 +191,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     writeln!(out, "{servers}")?;
 
     out.push_str(&holders(status));
+    out.push_str(&shadows(status));
     let mut claims = output::table(["CLAIM", "HOLDS", "SEEN"]);
     for claim in array(status, "/kernel/claims") {
         let holds = if claim["holds"] == true { "yes" } else { "NO" };
@@ -287,6 +288,19 @@ fn holders(status: &Value) -> String {
     for holder in holders {
         let count = |name: &str| holder[name].to_string();
         table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
+    }
+    format!("{table}\n")
+}
+
+/// What rules in shadow would have refused; nothing if that is nothing.
+fn shadows(status: &Value) -> String {
+    let shadows = array(status, "/shadows");
+    if shadows.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["RULE IN SHADOW", "CALLS THAT IT WOULD HAVE REFUSED"]);
+    for shadow in shadows {
+        table.add_row([plain(&shadow["rule"]), shadow["would_deny"].to_string()]);
     }
     format!("{table}\n")
 }

@@ -7,7 +7,7 @@ use super::target::TASK_METHODS;
 use super::{Circumstances, Question};
 use crate::risk::Known;
 use crate::rpc::{BARE_METHODS, Json, Target};
-use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, LabelName, ProfileName, ServerName, UserName, Within};
 
 /// Who asks what of whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +28,8 @@ pub struct Asked {
     pub risk: Option<u8>,
     /// The labels of what the agent has read before.
     pub read: Vec<LabelName>,
+    /// The session in which it comes.
+    pub session: Within,
 }
 
 /// What a call is about.
@@ -125,6 +127,7 @@ impl Asked {
                 risk: self.risk,
                 read: Some(&self.read),
                 is_bare: matches!(&self.what, What::Method(method) if BARE_METHODS.contains(&method.as_str())),
+                session: self.session,
             },
         }
     }

@@ -16,7 +16,7 @@ use crate::config::reader::{Fields, Reader};
 use crate::config::yaml::{self, Node, Value};
 use crate::risk::{Known, SCORE_MAX};
 use crate::rpc::Json;
-use crate::types::{AgentName, IntentName, LabelName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, IntentName, LabelName, ProfileName, ServerName, UserName, Within};
 
 /// Where cases are looked for, below the policy directory.
 pub const CASES_DIR: &str = "tests";
@@ -46,7 +46,7 @@ pub struct Expected {
     pub is_listed: Option<bool>,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "name",
     "agent",
     "profile",
@@ -62,6 +62,7 @@ const KEYS: [&str; 21] = [
     "history",
     "risk",
     "mark",
+    "session",
     "expect",
     "code",
     "rule",
@@ -187,6 +188,10 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         Some(node) => vec![reader.name(node, "mark", LabelName::parse)?],
         None => Vec::new(),
     };
+    let session = match fields.optional("session") {
+        Some(node) => session(reader, node)?,
+        None => Within::Nothing,
+    };
     Some(Asked {
         agent: agent?,
         profile,
@@ -198,6 +203,7 @@ fn asked(reader: &mut Reader<'_>, fields: &Fields<'_>, node: &Node) -> Option<As
         risk,
         user,
         read,
+        session,
     })
 }
 
@@ -229,6 +235,21 @@ fn known(reader: &mut Reader<'_>, node: &Node) -> Option<Known> {
     };
     let changed = hours?.map(|hours| hours.saturating_mul(3600));
     Some(Known { is_new, today: today?.unwrap_or_default(), refused: refused?.unwrap_or_default(), changed })
+}
+
+/// `{calls: 9, minutes: 20}`: what the session has had before the call, and its age.
+fn session(reader: &mut Reader<'_>, node: &Node) -> Option<Within> {
+    let fields = reader.fields(node, "a session", &["calls", "minutes"])?;
+    let mut number = |key: &str| {
+        let Some(node) = fields.optional(key) else { return Some(0) };
+        let number = if let Value::Number(number) = &node.value { number.as_u64() } else { None };
+        if number.is_none() {
+            reader.problem(node, format!("{key} must be a whole number"), None);
+        }
+        number
+    };
+    let (calls, minutes) = (number("calls"), number("minutes"));
+    Some(Within::of(calls?, minutes?))
 }
 
 /// A score in place of the policy's.

@@ -4,6 +4,7 @@ mod condition;
 mod flow;
 mod offered;
 mod profile;
+mod uncounted;
 mod velocity;
 mod words;
 
@@ -53,6 +54,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         })
         .collect();
     check_meters(document, &agents)?;
+    let warnings = uncounted::find(document, &agents, &profiles);
     let entries = document.agents.iter().map(|agent| {
         let entry = AgentEntry {
             client: agent.client.clone(),
@@ -76,6 +78,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         scoring: scoring(document),
         protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new(), label: None }),
         labels: Arc::clone(&flows.labels),
+        warnings,
         digest,
         rules: document.policies.len() + document.velocity.len() + document.flow.len(),
     })

@@ -4,6 +4,7 @@ mod domain;
 mod mark;
 mod origin;
 mod path;
+mod session;
 mod text;
 mod time;
 
@@ -18,6 +19,7 @@ pub(super) use domain::Domains;
 pub(super) use mark::{MarkAsked, MarkTest};
 pub(super) use origin::{Origin, Users};
 pub(super) use path::Directories;
+pub(super) use session::SessionTest;
 pub(super) use text::Texts;
 pub(super) use time::{Clock, Days, Hours, Times, Zone};
 
@@ -30,6 +32,7 @@ pub(super) enum Condition {
     /// On the call's score.
     Risk(Bound, u8),
     Mark(MarkTest),
+    Session(SessionTest),
 }
 
 /// What a condition says about a call.
@@ -73,6 +76,7 @@ impl Condition {
             Self::Origin(origin) => origin.judge(around, judging),
             Self::Risk(bound, limit) => judge_risk(around.risk, *bound, *limit),
             Self::Mark(mark) => mark.judge(around.read),
+            Self::Session(test) => test.judge(around.session, judging),
         }
     }
 
@@ -80,7 +84,7 @@ impl Condition {
     pub(super) fn never(&self) -> Option<Verdict> {
         match self {
             Self::Fact(test) => test.never(),
-            Self::Times(_) | Self::Origin(_) | Self::Risk(..) | Self::Mark(_) => None,
+            Self::Times(_) | Self::Origin(_) | Self::Risk(..) | Self::Mark(_) | Self::Session(_) => None,
         }
     }
 }
@@ -108,6 +112,7 @@ impl fmt::Display for Condition {
             Self::Origin(origin) => write!(f, "source: {origin}"),
             Self::Risk(bound, limit) => write!(f, "{}risk: {limit}", bound.prefix()),
             Self::Mark(mark) => write!(f, "{mark}"),
+            Self::Session(test) => write!(f, "{test}"),
         }
     }
 }

@@ -6,6 +6,7 @@ mod intent;
 mod pack;
 mod profile;
 mod risk;
+mod session;
 mod velocity;
 
 use std::collections::HashSet;

@@ -25,6 +25,7 @@ mod risk;
 mod rule;
 pub mod schema;
 mod sent;
+mod shadows;
 mod subjects;
 mod suggest;
 mod summary;
@@ -51,16 +52,18 @@ pub use needs::{Needs, SUBJECT_BYTES_MAX, Token};
 pub use rule::{
     Action, ExceededAction, IntentPattern, Measure, Meter, Part, Per, RuleName, ScopeId, VelocityRule,
 };
+pub use shadows::{Shadowed, Shadows};
 pub use suggest::{Became, Count, Present, RARE_MAX, Row, Standing, Suggestion, Use, Uses};
 pub use summary::{Effect, Grant};
 pub use target::{PROTOCOL_METHODS, is_protocol_method};
 
 use jiff::Timestamp;
 
+use crate::config::Problem;
 use crate::identity::{Candidate, Entry};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ClientId, LabelName, ProfileName, ServerName, UserName};
+use crate::types::{AgentName, ClientId, LabelName, ProfileName, ServerName, UserName, Within};
 
 /// One version of the policy: loaded whole, checked whole, then never changed.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ pub struct Policy {
     scoring: risk::Scoring,
     /// Of what is read.
     labels: Arc<label::Labels>,
+    /// What its files say and surely do not mean.
+    warnings: Vec<Problem>,
     digest: Digest,
     rules: usize,
 }
@@ -131,6 +136,7 @@ pub struct Circumstances<'a> {
     pub read: Option<&'a [LabelName]>,
     /// Nothing in it is of its sender's choosing, so that it tells its server nothing.
     pub is_bare: bool,
+    pub session: Within,
 }
 
 /// SHA-256 over the names and contents of the policy files. Credentials are no part of it: issuing a token
@@ -188,6 +194,11 @@ impl Policy {
     /// Every limit of every velocity rule, by the rules' names.
     pub fn velocity(&self) -> &[Arc<VelocityRule>] {
         &self.velocity
+    }
+
+    /// What is taken all the same, each with its place.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 
     /// Policies and velocity rules, as written.

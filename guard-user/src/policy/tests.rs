@@ -11,6 +11,7 @@ mod flow;
 mod meaning;
 mod model;
 mod profiles;
+mod uncounted;
 mod users;
 
 const AGENTS: &str = include_str!("../../../policies/examples/customer-ops/policies/agents.yaml");

@@ -178,11 +178,10 @@ impl Now<'_> {
         // Where the client is says nothing about what the server asks.
         let around = Circumstances {
             moment: Some(Timestamp::now()),
-            client: None,
             user: user.as_ref(),
-            risk: None,
             read: Some(&read),
-            is_bare: false,
+            session: self.view.claim.within(),
+            ..Circumstances::default()
         };
         self.rules.policy.may_ask((agent, Some(profile)), &server.name, method, around, about)
     }

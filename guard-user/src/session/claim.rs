@@ -19,8 +19,8 @@ use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::kernel::Door;
 use crate::rpc::reply::Outcome;
-use crate::rpc::{Era, Id, Message, Target};
-use crate::types::{DecisionId, LabelName, ServerName};
+use crate::rpc::{Era, Id, Kind, Message, Target};
+use crate::types::{DecisionId, LabelName, ServerName, Within};
 
 pub const SESSION_HEADER: &str = "mcp-session-id";
 const VERSION_HEADER: &str = "mcp-protocol-version";
@@ -78,6 +78,7 @@ pub struct Claim {
     hides_session: bool,
     session: Option<SessionId>,
     visit: Option<Visit>,
+    within: Within,
     /// What its agent has read counts as read in this.
     reading: Reading,
     /// What its answer does to the session.
@@ -143,6 +144,7 @@ impl Claim {
             hides_session: false,
             session: None,
             visit: None,
+            within: Within::Nothing,
             step,
             is_modern,
             gets: gets(head),
@@ -163,6 +165,9 @@ impl Claim {
             let id = SessionId::parse(path.as_bytes())?;
             let visit = sessions.enter(server, &id, &claim.owner, None)?;
             (claim.session, claim.visit) = (Some(id), Some(visit));
+        }
+        if let Some(visit) = &claim.visit {
+            claim.within = visit.within(message.is_some_and(is_call));
         }
         if let Some(event) = head.headers.get(EVENT_HEADER)
             && !sessions.may_resume(server, claim.session.as_ref(), &claim.owner, event.as_bytes())
@@ -213,6 +218,11 @@ impl Claim {
     /// The session that the request uses.
     pub fn session(&self) -> Option<&SessionId> {
         self.session.as_ref()
+    }
+
+    /// How far the session was when the request came.
+    pub fn within(&self) -> Within {
+        self.within
     }
 
     pub fn scope(&self) -> Scope {
@@ -485,4 +495,11 @@ fn called_tool(message: &Message) -> Option<String> {
         Target::Tool(name) => Some(name.to_owned()),
         _ => None,
     }
+}
+
+/// Whether it is counted as a call of its session. What is asked of a task belongs to the call that made it.
+fn is_call(message: &Message) -> bool {
+    let names_something =
+        matches!(message.target(), Target::Tool(_) | Target::Prompt(_) | Target::Resource(_));
+    names_something && matches!(message.kind(), Kind::Request { .. })
 }

@@ -437,7 +437,7 @@ impl Table {
 
     /// Takes in what a former guard wrote down.
     pub(super) fn restore(&mut self, new: NewSession, opened_at: u64, used_at: u64, events: Vec<u64>) {
-        let (presence, events) = (Presence::new(used_at), Events::restored(events));
+        let (presence, events) = (Presence::restored(opened_at, used_at), Events::restored(events));
         self.insert(Session { new, opened_at, presence, events, gone: None });
     }
 

@@ -14,6 +14,7 @@ pub(super) fn bind(clause: &Clause, facts: &Facts<'_>, flows: Option<&Flows<'_>>
         Clause::Times(times) => return Condition::Times(times.clone()),
         Clause::Origin(origin) => return Condition::Origin(origin.clone()),
         Clause::Risk(bound, limit) => return Condition::Risk(*bound, *limit),
+        Clause::Session(test) => return Condition::Session(*test),
         // Without labels, nobody can be said to have read less.
         Clause::Mark(mark) => return Condition::Mark(Flows::test(flows, mark)),
     };

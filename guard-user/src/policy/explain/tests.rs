@@ -4,7 +4,7 @@ use super::*;
 use crate::policy::tests::server;
 use crate::policy::{DenyCode, What};
 use crate::rpc::{Json, json};
-use crate::types::AgentName;
+use crate::types::{AgentName, Within};
 
 const AGENTS: &str = include_str!("../../../../policies/examples/customer-ops/policies/agents.yaml");
 const SEED: &str = include_str!("../../../../policies/examples/customer-ops/policies/seed.yaml");
@@ -28,6 +28,7 @@ fn asked(agent: &str, server: &str, kind: &str, name: &str, arguments: &str) -> 
         known: None,
         risk: None,
         read: Vec::new(),
+        session: Within::Nothing,
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde_json::Number;
 
+use super::session::{IN_SESSION, OF_SESSION};
 use super::{At, Choice, File};
 use crate::config::problem::suggest;
 use crate::config::yaml::{Node, Value};
 use crate::kernel::Unit;
-use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, Times, Users, Zone};
+use crate::policy::condition::{Clock, Days, Entries, Hours, Origin, SessionTest, Times, Users, Zone};
 use crate::policy::fact::{Bound, Measure};
 use crate::risk::SCORE_MAX;
 use crate::types::{LabelName, UserName};
@@ -28,6 +29,7 @@ pub(in crate::policy) enum Clause {
     /// Of the call's score.
     Risk(Bound, u8),
     Mark(MarkClause),
+    Session(SessionTest),
 }
 
 /// What is asked of how confidential the data was that has been read.
@@ -91,6 +93,7 @@ impl Clause {
             Self::Times(_) => "time_of_day".into(),
             Self::Origin(_) => SOURCE.into(),
             Self::Mark(mark) => mark.asked.key().into(),
+            Self::Session(_) => IN_SESSION.into(),
         }
     }
 }
@@ -155,6 +158,8 @@ impl File<'_> {
             let of_mark = OF_MARK.iter().find(|(key, _)| key == name);
             let clause = if *name == SOURCE {
                 self.origin(value).map(|origin| Clause::Origin(Arc::new(origin)))
+            } else if *name == IN_SESSION {
+                self.in_session(value)
             } else if let Some((_, asked)) = of_mark {
                 self.mark(key, value, *asked, decision)
             } else {
@@ -196,6 +201,9 @@ impl File<'_> {
                 if fact == RISK {
                     return self.risk_bound(value, name, bound);
                 }
+                if OF_SESSION.contains(&fact) {
+                    return self.session_bound(value, name, (bound, fact));
+                }
                 Some(Clause::Fact { fact: fact.into(), asked: Asked::Bound(bound, limit.clone()) })
             }
             (None, list) if list.map(|(_, fact)| fact) == Some(RISK) || name == "risk_is" || name == RISK => {
@@ -233,7 +241,7 @@ impl File<'_> {
             _ => {
                 let hint = suggest(
                     name,
-                    OF_TIME.into_iter().chain([SOURCE]).chain(OF_MARK.map(|(key, _)| key)),
+                    OF_TIME.into_iter().chain([SOURCE, IN_SESSION]).chain(OF_MARK.map(|(key, _)| key)),
                 )
                 .filter(|hint| hint.starts_with("did"))
                 .unwrap_or_else(|| {

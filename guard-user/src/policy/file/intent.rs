@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::condition::{MARK, RISK};
+use super::session::OF_SESSION;
 use super::{Asked, At, Carries, Clause, File};
 use crate::config::problem::suggest;
 use crate::config::yaml::{Node, Value};
@@ -302,6 +303,11 @@ impl File<'_> {
                 if name == RISK {
                     let hint = "`min_risk: 70` in the conditions of a rule asks for the call's score; call the fact something else";
                     self.reader.problem(key, "no fact is called risk", Some(hint.into()));
+                    return None;
+                }
+                if OF_SESSION.contains(&name) {
+                    let what = format!("a fact cannot be called {name}: conditions on it are about the session");
+                    self.reader.problem(key, what, Some("give it another name".into()));
                     return None;
                 }
                 if name == MARK {

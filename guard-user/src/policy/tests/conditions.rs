@@ -132,10 +132,7 @@ fn times_and_sources_come_with_the_question() {
         let around = Circumstances {
             moment: moment.map(|moment| moment.parse().unwrap()),
             client,
-            user: None,
-            risk: None,
-            read: None,
-            is_bare: false,
+            ..Circumstances::default()
         };
         let (method, target) = ("tools/call", Target::Tool(tool));
         word(&policy.decide(&Question {

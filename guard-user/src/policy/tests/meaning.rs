@@ -119,6 +119,7 @@ fn what_is_explained_tells_which_intents_a_call_means_and_why_not_the_others() {
         arguments: Some(Json::Object(Vec::new())),
         moment: None,
         read: Vec::new(),
+        session: Within::Nothing,
         known: None,
         risk: None,
         user: None,

@@ -22,6 +22,7 @@ pub(super) fn asked(call: &Call) -> Asked {
         known: None,
         risk: call.risk,
         read: flow::read(call),
+        session: Within::Unknown,
     }
 }
 
