@@ -1,7 +1,9 @@
 //! What reaches a SIEM, a collector and a spreadsheet from the trail of a guard that runs.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -126,6 +128,38 @@ fn a_siem_gets_every_record_over_tls_also_after_an_interruption() {
 }
 
 #[test]
+fn nothing_is_exported_to_whom_a_file_vouches_for_that_others_may_write() {
+    apart(|| {
+        let (tenants, ca) = (traffic(), TestCa::new().unwrap());
+        let (address, messages) = receiver(&ca, None);
+        let to = format!("tls://{address}");
+        let file = tenants.daemon.dir().join("siem-ca.pem");
+        fs::copy(ca.ca(), &file).unwrap();
+        let ca_file = file.display().to_string();
+        let words = ["--format", "json", "--to", &to, "--ca-file", &ca_file];
+        let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        for (exposed, content, said) in [
+            (0o666, None, "others than its owner may write this file, and so say who is the receiver"),
+            (0o644, Some("nothing"), "there is no certificate in it; --ca-file needs"),
+        ] {
+            mode(exposed);
+            if let Some(content) = content {
+                fs::write(&file, content).unwrap();
+            }
+            let output = export(&tenants, &words);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{told}");
+            assert!(told.contains(said) && told.contains(&ca_file), "{told}");
+        }
+        assert!(messages.recv_timeout(Duration::from_secs(1)).is_err());
+        fs::copy(ca.ca(), &file).unwrap();
+        mode(0o644);
+        assert!(export(&tenants, &words).status.success());
+        messages.recv_timeout(PATIENCE).unwrap();
+    });
+}
+
+#[test]
 fn an_export_that_follows_goes_on_when_its_receiver_comes_back() {
     apart(|| {
         let (tenants, ca) = (traffic(), TestCa::new().unwrap());
@@ -234,10 +268,10 @@ fn a_trail_that_was_put_back_is_not_exported_on() {
         let tenants = traffic();
         let trail = tenants.daemon.config.audit_dir();
         let older = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(&trail).unwrap() {
+        for entry in fs::read_dir(&trail).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
-                std::fs::copy(&path, older.path().join(path.file_name().unwrap())).unwrap();
+                fs::copy(&path, older.path().join(path.file_name().unwrap())).unwrap();
             }
         }
         served(&tenants, "report");

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread;
 
 use guard_tests::authorization_server::{AuthorizationServer, Wish};
 use guard_tests::ca::TestCa;
@@ -15,6 +16,7 @@ use guard_tests::peers;
 use guard_tests::process::Fixture;
 use guard_tests::puppet::Puppet;
 use guard_tests::scene::{ADDRESS, PORT, apart, call, done_for, guard};
+use mcp_guard::config::Server;
 use serde_json::{Value, json};
 
 const POLICY: &str = r#"
@@ -29,6 +31,19 @@ policies:
 
 const RESOURCE: &str = "https://localhost:3001/mcp";
 const METADATA: &str = "/.well-known/oauth-protected-resource/mcp";
+
+/// What tokens for the server `files` are for.
+const FILES: &str = "https://localhost:3002/mcp";
+
+fn files_address() -> SocketAddr {
+    SocketAddr::new(ADDRESS.ip(), 3002)
+}
+
+/// A second server that takes tokens for itself, of these issuers; of none: of all.
+fn files(issuers: &[&str]) -> Server {
+    let authorize = json!({"resource": FILES, "issuers": issuers, "scopes": ["files:use"]});
+    serde_json::from_value(json!({"name": "files", "port": 3002, "authorize": authorize})).unwrap()
+}
 
 fn protecting(authorize: bool) -> (Daemon, Idp) {
     protecting_with(authorize, POLICY)
@@ -165,8 +180,8 @@ fn a_token_for_one_server_is_worth_nothing_at_another() {
 #[test]
 fn a_token_for_one_of_two_servers_never_reaches_the_other() {
     apart(|| {
-        let other: SocketAddr = SocketAddr::new(ADDRESS.ip(), 3002);
-        let (crm, files) = (Puppet::at(ADDRESS).unwrap(), Puppet::at(other).unwrap());
+        let other = files_address();
+        let (crm, second) = (Puppet::at(ADDRESS).unwrap(), Puppet::at(other).unwrap());
         let policy = POLICY
             .replace("  demo.open:", "  files.open: [{server: files, tool: open}]\n  demo.open:")
             .replace(
@@ -174,14 +189,12 @@ fn a_token_for_one_of_two_servers_never_reaches_the_other() {
                 "policies:\n  - {intent: files.open, agents: [billing], decision: allow}\n",
             );
         let (mut daemon, idp) = protecting_with(true, &policy);
-        let authorize = json!({"resource": "https://localhost:3002/mcp", "scopes": ["files:use"]});
-        let server = json!({"name": "files", "port": 3002, "authorize": authorize});
-        daemon.config.servers.push(serde_json::from_value(server).unwrap());
+        daemon.config.servers.push(files(&[]));
         daemon.start().unwrap();
         let at = |address| Https::new(address, &daemon.ca()).unwrap();
         let scopes = json!("demo:use demo:read files:use");
         let token = |audience: &str| token(&idp, &json!(audience), &scopes);
-        let (for_crm, for_files) = (token(RESOURCE), token("https://localhost:3002/mcp"));
+        let (for_crm, for_files) = (token(RESOURCE), token(FILES));
         for (address, token) in [(ADDRESS, &for_files), (other, &for_crm)] {
             let answer = at(address).ask(&bearer(token)).unwrap();
             assert_eq!((answer.status, last(&daemon)["reason"].clone()), (401, json!("token_audience")));
@@ -192,13 +205,126 @@ fn a_token_for_one_of_two_servers_never_reaches_the_other() {
             );
             assert_eq!(challenge(&answer), expected);
         }
-        assert!(crm.heard().is_none() && files.heard().is_none(), "neither reached the other");
+        assert!(crm.heard().is_none() && second.heard().is_none(), "neither reached the other");
         crm.answer_all(done_for);
-        files.answer_all(done_for);
-        let both =
-            idp.sign(&with_audience(&json!([RESOURCE, "https://localhost:3002/mcp"]), &scopes)).unwrap();
+        second.answer_all(done_for);
+        let both = idp.sign(&with_audience(&json!([RESOURCE, FILES]), &scopes)).unwrap();
         for (address, token) in [(ADDRESS, &for_crm), (other, &for_files), (ADDRESS, &both), (other, &both)] {
             assert!(at(address).ask(&bearer(token)).unwrap().text().contains("done"), "{address}");
+        }
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_token_for_another_server_never_goes_on_with_a_request_that_is_known_otherwise() {
+    const POLICY: &str = r#"
+agents:
+  local: {client_id: local, needs: [process], process: {uid: 0}}
+  reader: {client_id: reader, needs: [token], token: {issuer: corp, subject: "reader@corp"}}
+intents:
+  demo.open: [{server: demo, tool: open}]
+  files.open: [{server: files, tool: open}]
+policies:
+  - {intent: demo.open, agents: [local], decision: allow}
+  - {intent: files.open, agents: [reader], decision: allow}
+"#;
+    apart(|| {
+        let demo = Puppet::at(ADDRESS).unwrap();
+        let (mut daemon, idp) = protecting_with(false, POLICY);
+        daemon.config.servers[0].forward_authorization = true;
+        daemon.config.servers.push(files(&[]));
+        daemon.start().unwrap();
+        let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
+        let metadata = get("/.well-known/oauth-protected-resource");
+        // What the server is shown of a request that is served.
+        let seen = |request: Request| {
+            thread::scope(|scope| {
+                let answer = scope.spawn(|| https.ask(&request).unwrap());
+                let heard = demo.hear().unwrap();
+                let shown = heard.header("authorization").map(str::to_owned);
+                let body = serde_json::from_slice(&heard.body)
+                    .map_or(json!({"resource": "demo"}), |it| done_for(&it));
+                heard.answer(&body).unwrap();
+                let answer = answer.join().unwrap();
+                assert_eq!(answer.status, 200, "{answer:?}");
+                assert_eq!(last(&daemon)["agent"], "local", "it is known by its process");
+                shown
+            })
+        };
+        let for_files = |audience: Value| token(&idp, &audience, &json!("files:use"));
+        let stranger = token(&Idp::new("key-9").unwrap(), &json!(FILES), &json!("files:use"));
+        for guarded in [for_files(json!(FILES)), for_files(json!(["demo", FILES])), stranger] {
+            for value in [format!("Bearer {guarded}"), format!("Token {guarded}")] {
+                for request in [Request::post(&call(1, "open")), metadata.clone()] {
+                    assert_eq!(seen(request.with("Authorization", &value)), None, "{value}");
+                }
+            }
+        }
+        // One for this server itself does, or nothing of the above says anything.
+        let own = format!("Bearer {}", for_files(json!("demo")));
+        for request in [Request::post(&call(1, "open")), metadata] {
+            assert_eq!(seen(request.with("Authorization", &own)), Some(own.clone()));
+        }
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_server_takes_tokens_of_the_issuers_in_its_entry_alone() {
+    const POLICY: &str = r#"
+agents:
+  billing: {client_id: billing, needs: [token], token: {issuer: corp, subject: "billing@corp"}}
+  guest: {client_id: guest, needs: [token], token: {issuer: partner, subject: "billing@corp"}}
+intents:
+  demo.open: [{server: demo, tool: open}]
+  files.open: [{server: files, tool: open}]
+policies:
+  - {intent: demo.open, agents: [billing, guest], decision: allow}
+  - {intent: files.open, agents: [billing, guest], decision: allow}
+"#;
+    const PARTNER: &str = "https://partner.example";
+    apart(|| {
+        let (demo, other) = (Puppet::at(ADDRESS).unwrap(), Puppet::at(files_address()).unwrap());
+        let (mut daemon, corp) = protecting_with(true, POLICY);
+        let partner = Idp::new("key-1").unwrap();
+        publish(&daemon.config_file().with_file_name("partner.json"), &[&partner]).unwrap();
+        let second = json!({"name": "partner", "issuer": PARTNER, "audience": AUDIENCE, "keys": {"jwks_file": "partner.json"}});
+        daemon.config.issuers.push(serde_json::from_value(second).unwrap());
+        let authorize = json!({"resource": RESOURCE, "issuers": ["corp"], "scopes": ["demo:use"]});
+        daemon.config.servers[0].authorize = serde_json::from_value(authorize).unwrap();
+        daemon.config.servers.push(files(&["corp", "partner"]));
+        daemon.start().unwrap();
+        let at = |address| Https::new(address, &daemon.ca()).unwrap();
+        // Good at both, but for the issuer.
+        let mut claims = with_audience(&json!([RESOURCE, FILES]), &json!("demo:use files:use"));
+        let of_corp = corp.sign(&claims).unwrap();
+        claims["iss"] = json!(PARTNER);
+        let of_partner = partner.sign(&claims).unwrap();
+
+        let answer = at(ADDRESS).ask(&bearer(&of_partner)).unwrap();
+        let record = last(&daemon);
+        assert_eq!(
+            (answer.status, &record["reason"], &record["agent"]),
+            (401, &json!("token_issuer"), &Value::Null)
+        );
+        assert!(challenge(&answer).contains("error=\"invalid_token\""), "{answer:?}");
+        assert!(demo.heard().is_none(), "it reached the server");
+        for (address, path, listed) in
+            [(ADDRESS, METADATA, json!([ISSUER])), (files_address(), METADATA, json!([ISSUER, PARTNER]))]
+        {
+            assert_eq!(at(address).ask(&get(path)).unwrap().json()["authorization_servers"], listed);
+        }
+        demo.answer_all(done_for);
+        other.answer_all(done_for);
+        for (address, token, agent) in [
+            (ADDRESS, &of_corp, "billing"),
+            (files_address(), &of_corp, "billing"),
+            (files_address(), &of_partner, "guest"),
+        ] {
+            assert!(at(address).ask(&bearer(token)).unwrap().text().contains("done"), "{address} {agent}");
+            let ledger = daemon.ledger().unwrap();
+            assert_eq!(ledger.calls("allow", "open").last().unwrap()["agent"], agent);
         }
         assert_eq!(daemon.verify().unwrap().code, Some(0));
     });

@@ -12,6 +12,7 @@ mod jwks_url;
 mod limits;
 mod load;
 mod oauth;
+mod owner;
 mod place;
 pub mod problem;
 pub mod reader;
@@ -31,6 +32,7 @@ pub use issuer::{Algorithm, Issuer, KeySource, LEEWAY_SECONDS_MAX, PemKey, UserD
 pub use jwks_url::{HttpsUrl, JwksUrl, REFRESH_SECONDS_MIN, STALE_SECONDS_MAX, UrlError};
 pub use limits::Limits;
 pub use load::Overrides;
+pub use owner::{others_may_write, who_else_may_write};
 pub use place::{ContainerId, Place, PlaceError, UnitName};
 pub use problem::{Problem, Problems};
 pub use scope::{SCOPE_BYTES_MAX, Scope, ScopeError};

@@ -23,11 +23,10 @@ pub use credentials::{Credential, CredentialId, Credentials};
 pub use process::{ProcessRule, WrongProcess};
 pub use secret::{Secret, SecretError, is_guards};
 pub use shown::{CLIENT_HEADER, Candidate, Entry, PROFILE_HEADER, Shown};
-pub(crate) use store::who_else_may_write;
 pub use store::{CREDENTIALS_FILE, Issued, Recipient, Rotated, StoreError, issue, revoke, rotate};
 pub use token::{
-    Addressed, Fresh, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, KeySet, PEM_BYTES_MAX, Published,
-    TOKEN_BYTES_MAX, TokenFault, Voucher, Wanted, authorities,
+    Addressed, Fresh, Issuers, JWKS_BYTES_MAX, JWKS_KEYS_MAX, KeyDigest, KeySet, Published, TOKEN_BYTES_MAX,
+    TokenFault, Voucher, Wanted,
 };
 
 /// Why a request is nobody's.

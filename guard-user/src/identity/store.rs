@@ -1,8 +1,8 @@
 //! `credentials.yaml` on disk: read at start and reload, rewritten whole by `mcp-guard tokens`.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::credentials::{Credential, CredentialFile, CredentialId, Credentials};
 use super::secret::{Secret, SecretError};
 use crate::config::yaml::{self, FILE_BYTES_MAX};
-use crate::config::{Problem, Problems, read_bounded};
+use crate::config::{Problem, Problems, others_may_write, read_bounded};
 use crate::types::{AgentName, ClientId, ProfileName};
 
 /// The file in the policy directory that `mcp-guard tokens` owns.
@@ -68,19 +68,6 @@ impl Credentials {
             .map_err(|error| Problem::of_file(&path, format!("not UTF-8: {error}")))?;
         Self::from_text(&path, text)
     }
-}
-
-/// The same of a file, for the guard's own user.
-pub(super) fn others_may_write(metadata: &Metadata) -> Option<(String, &'static str)> {
-    who_else_may_write(metadata.mode(), metadata.uid(), nix::unistd::geteuid().as_raw())
-}
-
-/// Who beside root and the user `own` may write a file of this mode and owner, and the command that ends it.
-pub(crate) fn who_else_may_write(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
-    if owner != 0 && owner != own {
-        return Some((format!("its owner, uid {owner},"), "chown root"));
-    }
-    (mode & 0o022 != 0).then(|| ("others than its owner".to_owned(), "chmod 600"))
 }
 
 /// Whom a credential is for.

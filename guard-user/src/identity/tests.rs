@@ -162,18 +162,6 @@ fn a_file_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn a_file_that_belongs_to_another_user_is_refused() {
-    use super::store::who_else_may_write;
-
-    for own in [0, 1000] {
-        assert_eq!(who_else_may_write(0o100_600, 0, own), None, "root's file, read by {own}");
-        assert_eq!(who_else_may_write(0o100_600, own, own), None);
-        let (who, mend) = who_else_may_write(0o100_600, 1001, own).unwrap();
-        assert!(who.contains("1001") && mend == "chown root", "{who}: {mend}");
-    }
-}
-
-#[test]
 fn a_revoked_credential_is_unknown_and_the_others_stay() {
     let world = world();
     let other = issue_in(world.dir.path(), "lookup-agent", "lookup-assistant", "default");

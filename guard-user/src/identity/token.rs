@@ -5,7 +5,6 @@
 //! issuer has signed. There is one key for a token and one algorithm for a key, so what the header says chooses neither
 //! how nor by whom it is checked. The cryptography is aws-lc's.
 
-mod authorities;
 mod claims;
 mod fault;
 mod fresh;
@@ -27,12 +26,10 @@ use crate::config::{Authorize, Scope, UserDemand};
 use crate::rpc::Json;
 use crate::types::{IssuerName, Uptime, UserName};
 
-pub use authorities::authorities;
 pub use fault::TokenFault;
 pub use fresh::Fresh;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
 pub use keys::KeyDigest;
-pub use load::PEM_BYTES_MAX;
 pub use set::{KeySet, Published};
 pub use text::TOKEN_BYTES_MAX;
 pub use wanted::Wanted;

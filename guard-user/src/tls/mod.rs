@@ -9,7 +9,7 @@ mod lines;
 mod names;
 
 pub use authority::CA_FILE;
-pub(crate) use client::client_config;
+pub use client::{Peer, authorities, client_config};
 pub use end::{ClientVerifier, Fresh, Secured, TlsEnd};
 
 use std::io;

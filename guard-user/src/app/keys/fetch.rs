@@ -1,7 +1,6 @@
 //! Asks an issuer for its keys: one GET over HTTPS, bounded in time and size. Nothing that it answers leads elsewhere.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +10,14 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::config::JwksUrl;
-use crate::identity::{JWKS_BYTES_MAX, authorities};
+use crate::identity::JWKS_BYTES_MAX;
+use crate::tls::{Peer, client_config};
 
 /// All of it: names, connection, handshake, answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,7 +46,7 @@ pub(super) async fn get(jwks: &JwksUrl, protected: &[u16]) -> Result<Document, S
 
 async fn ask(jwks: &JwksUrl, protected: &[u16]) -> Result<Document, String> {
     let url = &jwks.url;
-    let tls = TlsConnector::from(Arc::new(client_config(jwks.ca_file.as_deref())?));
+    let tls = TlsConnector::from(Arc::new(client_config(jwks.ca_file.as_deref(), Peer::ISSUER)?));
     let tcp = connect(url.host(), url.port(), protected).await?;
     let name = ServerName::try_from(url.host().to_owned()).map_err(|error| error.to_string())?;
     let tls = tls.connect(name, tcp).await.map_err(|error| format!("the TLS handshake failed: {error}"))?;
@@ -109,27 +107,6 @@ async fn connect(host: &str, port: u16, protected: &[u16]) -> Result<TcpStream, 
 fn is_of_this_host(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_loopback() || address.is_unspecified() || UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
-}
-
-/// The file is read anew each time, by the rules of a start: certificates of CAs come and go.
-fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(file) => roots = authorities(file).map_err(|problem| problem.to_string())?,
-        // Some of a host's certificates may be of no use; the rest is.
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-    }
-    if roots.is_empty() {
-        return Err(
-            "no CA is known that could speak for it: name one in ca_file, or install ca-certificates".into(),
-        );
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }
 
 /// The first `max-age`. Other words of the field are for caches that serve others.

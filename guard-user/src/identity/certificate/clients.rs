@@ -20,8 +20,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::{Certificate, CertificateFault};
-use crate::config::{self, Problem, Problems, read_bounded};
-use crate::identity::store::others_may_write;
+use crate::config::{self, Problem, Problems, others_may_write, read_bounded};
 
 /// Longest file of authorities, or of what they revoke.
 pub const CLIENT_CA_BYTES_MAX: usize = 4 * 1024 * 1024;

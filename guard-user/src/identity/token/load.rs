@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
 use super::keys::{Keys, PublicKey};
-use super::{Fresh, Issuer, Issuers, JWKS_BYTES_MAX, KeySet, authorities};
-use crate::config::{self, KeySource, PemKey, Problem, Problems, read_bounded};
-use crate::identity::store::others_may_write;
+use super::{Fresh, Issuer, Issuers, JWKS_BYTES_MAX, KeySet};
+use crate::config::{self, KeySource, PemKey, Problem, Problems, others_may_write, read_bounded};
+use crate::tls::{self, Peer};
 
 /// A file with one public key.
-pub const PEM_BYTES_MAX: usize = 64 * 1024;
+pub(super) const PEM_BYTES_MAX: usize = 64 * 1024;
 
 impl Issuers {
     /// Refused if anybody but root and the guard's own user may write a key file: whose key is in it can make tokens.
@@ -50,7 +50,7 @@ fn read(issuer: &config::Issuer, notes: &mut Vec<String>) -> Result<Option<KeySe
         }
         // Nobody is asked here: whoever runs the guard does that.
         KeySource::JwksUrl(jwks) => {
-            jwks.ca_file.as_deref().map(authorities).transpose()?;
+            jwks.ca_file.as_deref().map(|file| tls::authorities(file, Peer::ISSUER)).transpose()?;
             Ok(None)
         }
         KeySource::PemFiles(named) => {
@@ -94,7 +94,7 @@ fn pem(named: &PemKey) -> Result<PublicKey, Problem> {
 }
 
 /// Of a file that says whose tokens are good.
-pub(super) fn trusted(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+fn trusted(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     let unreadable = |error: std::io::Error| {
         Problem::of_file(file, format!("the issuer's keys cannot be read: {error}"))
             .with_hint("paths count from the directory of guard.yaml")

@@ -1,6 +1,7 @@
 //! What a forger, a thief and a careless issuer might send. Every token here that is signed is signed with a real key.
 
 mod asked;
+mod audience;
 mod keys;
 mod user;
 
@@ -334,46 +335,6 @@ fn a_key_is_for_its_own_algorithm_whatever_the_header_says() {
                 "{other}"
             );
         }
-    }
-}
-
-#[test]
-fn a_token_for_somebody_else_is_refused() {
-    let world = world();
-    let issuers = world.issuers();
-    let by = Algorithm::EdDsa;
-    for aud in [
-        json!("other"),
-        json!("mcp-guard "),
-        json!("MCP-GUARD"),
-        json!("mcp-guard/x"),
-        json!("mcp"),
-        json!(""),
-        json!([]),
-        json!(["other"]),
-        json!([["mcp-guard"]]),
-        json!([AUDIENCE, 1]),
-        json!({"mcp-guard": true}),
-        json!(1),
-        json!(true),
-        Value::Null,
-    ] {
-        let token = world.token(by, &header(by), &with(claims(), "aud", aud.clone()));
-        assert_eq!(check(&issuers, &token), Err(TokenFault::Audience), "{aud}");
-    }
-    for iss in [
-        json!("https://idp.example/"),
-        json!("https://IDP.example"),
-        json!("https://idp.example.evil"),
-        json!("http://idp.example"),
-        json!("corp"),
-        json!(""),
-        json!([ISSUER]),
-        json!(1),
-        Value::Null,
-    ] {
-        let token = world.token(by, &header(by), &with(claims(), "iss", iss.clone()));
-        assert_eq!(check(&issuers, &token), Err(TokenFault::Issuer), "{iss}");
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::config::Problem;
+use crate::config::{Problem, who_else_may_write};
 use crate::identity;
 
 /// A secret with its line's end.
@@ -111,7 +111,7 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), Problem> {
 
 /// Who else may have the secret, and the command that ends it. root's group is root: systemd leaves it the right to read.
 fn exposed(mode: u32, (owner, group): (u32, u32), own: u32) -> Option<(String, &'static str)> {
-    if let Some((who, mend)) = identity::who_else_may_write(mode, owner, own) {
+    if let Some((who, mend)) = who_else_may_write(mode, owner, own) {
         return Some((format!("{who} may write this file"), mend));
     }
     let is_read = mode & 0o004 != 0 || (mode & 0o040 != 0 && group != 0);

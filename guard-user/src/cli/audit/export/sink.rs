@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use super::otlp::Collector;
 use super::stream::Stream;
+use crate::tls::{Peer, client_config};
 
 /// Why lines did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +36,9 @@ impl Sink {
             bail!("--to takes no user and no password");
         }
         let is_secret = matches!(url.scheme(), "tls" | "https");
-        let tls =
-            is_secret.then(|| crate::tls::client_config(ca_file).map_err(anyhow::Error::msg)).transpose()?;
+        let tls = is_secret
+            .then(|| client_config(ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg))
+            .transpose()?;
         match url.scheme() {
             "tcp" | "tls" => {
                 let port = url.port().with_context(|| {

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::*;
+use crate::tls::{Peer, authorities};
 
 fn asked(ca_file: Option<&std::path::Path>) -> Result<Issuers, String> {
     let mut jwks = json!({"url": "https://idp.example/jwks"});
@@ -57,7 +58,7 @@ fn who_may_speak_for_an_issuer_is_read_whole_or_not_at_all() {
     };
     let good = ca();
     std::fs::write(&file, good.clone() + &ca()).unwrap();
-    assert_eq!(authorities(&file).unwrap().len(), 2);
+    assert_eq!(authorities(&file, Peer::ISSUER).unwrap().len(), 2);
     asked(Some(&file)).unwrap();
     for (text, said) in [
         (String::new(), "there is no certificate in it"),
@@ -65,13 +66,16 @@ fn who_may_speak_for_an_issuer_is_read_whole_or_not_at_all() {
         (pem("PRIVATE KEY", b"x"), "there is no certificate in it"),
         (good.clone() + &pem("CERTIFICATE", b"x"), "certificate 2: "),
         (good.clone() + "-----BEGIN CERTIFICATE-----\nAA", "certificate 2: "),
-        (good.clone() + &" ".repeat(PEM_BYTES_MAX), "more than 65536 bytes"),
+        (good.clone() + &" ".repeat(64 * 1024), "more than 65536 bytes"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let (told, loaded) = (authorities(&file).unwrap_err().to_string(), asked(Some(&file)).unwrap_err());
+        let (told, loaded) =
+            (authorities(&file, Peer::ISSUER).unwrap_err().to_string(), asked(Some(&file)).unwrap_err());
         assert!(told.contains(said) && told.contains("ca.pem") && loaded.contains(said), "{said}: {told}");
     }
     std::fs::write(&file, good).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
-    assert!(authorities(&file).unwrap_err().to_string().contains("others than its owner may write"));
+    assert!(
+        authorities(&file, Peer::ISSUER).unwrap_err().to_string().contains("others than its owner may write")
+    );
 }

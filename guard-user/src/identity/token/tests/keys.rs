@@ -134,7 +134,7 @@ fn a_key_in_a_file_of_its_own_is_public_and_alone() {
             (good.clone() + &good, "one public key"),
             (pem("CERTIFICATE", &der(algorithm)), "one public key"),
             (String::new(), "one public key"),
-            ("x".repeat(PEM_BYTES_MAX + 1), "more than 65536 bytes"),
+            ("x".repeat(load::PEM_BYTES_MAX + 1), "more than 65536 bytes"),
         ] {
             let told = load(algorithm, &text).unwrap_err();
             assert!(told.contains(said) && told.contains("key.pem"), "{said}: {told}");
