@@ -227,6 +227,8 @@ impl Daemon {
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.programs.guard);
         command.args(verb.split(' ')).arg("--config").arg(self.config_file());
+        // As on a terminal of this width.
+        command.env("COLUMNS", "100");
         // Nothing of the machine's own guard.
         for name in ["CONFIG", "STATE_DIR", "RUNTIME_DIR", "POLICY_DIR", "PINS", "CGROUP"] {
             command.env_remove(format!("MCP_GUARD_{name}"));

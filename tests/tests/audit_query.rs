@@ -72,8 +72,13 @@ fn the_trail_answers_who_did_what_and_when() {
         let table = told(&tenants, "query", &["--agent", "alice", "--decision", "deny"]);
         assert!(table.contains("once") && table.lines().all(|line| line.chars().count() <= 100), "{table}");
 
+        let nobody = tenants.daemon.output("audit query", &["--agent", "alicia"]).unwrap();
+        assert!(String::from_utf8_lossy(&nobody.stderr).contains("are the names right?"), "{nobody:?}");
+        let empty = tempfile::tempdir().unwrap();
+        let dir = empty.path().to_str().unwrap();
         for wrong in [
-            &["--from", "noon"][..],
+            &["--dir", dir][..],
+            &["--from", "noon"],
             &["--from", "1h", "--to", "2h"],
             &["--intent", "demo.o*"],
             &["--min-risk", "101"],
@@ -81,6 +86,7 @@ fn the_trail_answers_who_did_what_and_when() {
             let output = tenants.daemon.output("audit query", wrong).unwrap();
             assert!(!output.status.success() && !output.stderr.is_empty(), "{wrong:?}: {output:?}");
         }
+        assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made where no trail is");
     });
 }
 

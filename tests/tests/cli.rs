@@ -173,6 +173,9 @@ fn tables_are_at_most_a_hundred_columns_wide_and_json_has_the_whole_digest() {
         assert!(scene.https.ask(&scene.post(&stranger)).unwrap().json()["error"].is_object());
         let digest = scene.daemon.status().unwrap()["policy"].as_str().unwrap().to_owned();
         assert_eq!(digest.len(), 64);
+        // A program that reads a table finds each name in one piece.
+        let piped = scene.daemon.command("audit list").env_remove("COLUMNS").output().unwrap();
+        assert!(said(&piped).contains(&"long".repeat(20)), "{}", said(&piped));
         for verb in ["status", "audit list", "check", "tokens list", "reload"] {
             let output = scene.daemon.output(verb, &[]).unwrap();
             let text = said(&output);

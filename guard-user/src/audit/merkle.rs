@@ -22,6 +22,15 @@ impl Tree {
         self.size
     }
 
+    pub(super) fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
+    /// `None`: a tree of this size has another number of peaks.
+    pub(super) fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (usize::try_from(size.count_ones()) == Ok(peaks.len())).then_some(Self { size, peaks })
+    }
+
     pub(super) fn push(&mut self, leaf: Hash) {
         let mut node = leaf;
         // Each trailing one in the old size is a complete subtree as large as the one just made: join them.

@@ -161,7 +161,7 @@ mod tests {
             ("policy test", vec![0, 1, policy::WRONG_INPUT]),
             ("tools diff", vec![0, 1, tools::HELD]),
             ("audit verify", vec![0, 1, 2, unreadable(&["audit", "verify"])]),
-            ("audit export", vec![0, 1, audit::NOT_THE_SAME]),
+            ("audit export", vec![0, 1, 2, audit::NOT_THE_SAME]),
             ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),
         ];
         expected.extend(others.map(|(verb, codes)| (verb.to_owned(), codes)));

@@ -7,20 +7,22 @@ use serde_json::json;
 
 use crate::config::Problems;
 
-/// Columns of a table where the terminal does not tell.
-const WIDTH: u16 = 100;
 /// Digits of a digest in a text; the whole of it is in the JSON.
 const DIGEST_SHOWN: usize = 12;
 
-/// A table that wraps its cells to stay within the terminal's width.
+/// A table that wraps its cells to stay within the terminal's width. For a file or a program, a row is a line.
 pub(super) fn table(header: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
-    let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(WIDTH);
+    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    // A pipe or a file has no size.
+    let width = told.or_else(|| Some(rustix::termios::tcgetwinsize(io::stdout()).ok()?.ws_col));
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width)
+        .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.into_iter().map(Into::into).collect::<Vec<Cell>>());
+    if let Some(width) = width.filter(|width| *width > 0) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table
 }
 
@@ -48,11 +50,15 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Tells something beside the result, on standard error. Whoever closed that wants to hear of nothing.
+pub(super) fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "mcp-guard: {text}");
+}
+
 /// Tells why a command failed: on standard error, or as JSON where its result would have been.
 pub(super) fn print_error(error: &anyhow::Error, json: bool) {
     if !json {
-        eprintln!("mcp-guard: {error:#}");
-        return;
+        return warn(&format!("{error:#}"));
     }
     let mut object = json!({ "error": format!("{error:#}") });
     if let Some(problems) = error.downcast_ref::<Problems>() {

@@ -21,7 +21,7 @@ const SOURCES: [(&str, &str); 11] = [
     (include_str!("../http/exchange.rs"), "pub fn reason("),
     (include_str!("../http/framing/error.rs"), "pub fn reason("),
     (include_str!("../identity/mod.rs"), "pub fn as_str("),
-    (include_str!("../identity/certificate.rs"), "pub fn as_str("),
+    (include_str!("../identity/certificate/fault.rs"), "pub fn as_str("),
     (include_str!("../identity/token/fault.rs"), "pub fn as_str("),
     (include_str!("../policy/decision.rs"), "pub fn as_str("),
     (include_str!("../rpc/fault.rs"), "pub fn reason("),

@@ -1,36 +1,46 @@
 //! The records of a trail from a number on, as far as they are signed.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::entry::Link;
 use crate::audit::CHECKPOINT_FILE;
-use crate::audit::merkle::Hash;
-use crate::audit::note::VerifierKey;
+use crate::audit::merkle::{Hash, Tree};
+use crate::audit::note::{Checkpoint, VerifierKey};
 use crate::audit::prove::ProveError;
 use crate::audit::walk::{Found, Lines, segments};
+
+/// Records between two signed checkpoints; a guard signs at least each thousand and what is written with it.
+const UNSIGNED_RECORDS_MAX: usize = 65_536;
 
 /// Why the feed does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    #[error("record {seq} cannot be read; `mcp-guard audit verify` tells what is wrong")]
-    NoRecord { seq: u64 },
     #[error("{}: {error}", .path.display())]
     Read { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Checkpoint(#[from] ProveError),
+    #[error("record {seq} cannot be read; `mcp-guard audit verify` tells what is wrong")]
+    NoRecord { seq: u64 },
     #[error(
         "record {seq} is missing from the trail, and a signed checkpoint covers it; `mcp-guard audit verify` tells what is wrong"
     )]
     Missing { seq: u64 },
     #[error(
-        "the trail has {have} signed records, and {exported} were exported before: it was put back to an older state, or the cursor is another \
-         trail's"
+        "record {seq} or one before it was changed; nothing from {first} on is exported. `mcp-guard audit verify` tells what is wrong"
+    )]
+    Changed { first: u64, seq: u64 },
+    #[error(
+        "the trail has {have} signed records, and {exported} were exported before: it was put back to an older state. `mcp-guard audit verify \
+         --since` with a copied checkpoint tells more"
     )]
     Shrunk { have: u64, exported: u64 },
     #[error(
-        "record {seq} does not follow on the one that was exported before it: the trail was put back and went on otherwise"
+        "record {seq} does not follow on the one that was exported before it: the trail was put back, or changed, and went on otherwise"
     )]
     Forked { seq: u64 },
 }
@@ -38,84 +48,121 @@ pub enum FeedError {
 impl FeedError {
     /// Whether the trail itself is not what it was.
     pub fn is_of_the_trail(&self) -> bool {
-        matches!(
-            self,
-            Self::NoRecord { .. } | Self::Missing { .. } | Self::Shrunk { .. } | Self::Forked { .. }
-        )
+        !matches!(self, Self::Read { .. } | Self::Checkpoint(_))
     }
+}
+
+/// What a record of the guard's own signs.
+#[derive(Deserialize)]
+struct Signing<'a> {
+    kind: &'a str,
+    #[serde(borrow)]
+    note: Option<Cow<'a, str>>,
 }
 
 /// Where it is in the files of a trail.
 pub(super) struct Feed {
     dir: PathBuf,
     key: VerifierKey,
-    /// The next record.
-    next: u64,
-    /// `prev` that the next record must have.
-    prev: Option<Hash>,
+    /// All records that were read, which are ahead of those that were exported.
+    tree: Tree,
+    /// `prev` of the next record.
+    prev: Hash,
+    /// How many there were when it was opened.
+    opened_at: u64,
     /// The file of the last record, and its length up to there.
     file: Option<(PathBuf, u64)>,
+    /// Read, and not signed by what was read.
+    held: Option<(Link, String)>,
 }
 
 impl Feed {
-    /// Of what follows on `last`; `None`: from the first record that there is.
-    pub(super) fn open(dir: &Path, key: VerifierKey, last: Option<Link>) -> Result<Self, FeedError> {
-        let feed = Self {
-            dir: dir.to_owned(),
-            key,
-            next: last.map_or(0, |link| link.seq + 1),
-            prev: last.map(|link| link.hash),
-            file: None,
-        };
-        let have = feed.signed()?;
-        if feed.next > have {
-            return Err(FeedError::Shrunk { have, exported: feed.next });
+    /// Of what follows on these records, the last of which has this hash.
+    pub(super) fn open(dir: &Path, key: VerifierKey, tree: Tree, prev: Hash) -> Result<Self, FeedError> {
+        let opened_at = tree.size();
+        let feed = Self { dir: dir.to_owned(), key, tree, prev, opened_at, file: None, held: None };
+        let have = feed.signed()?.size;
+        if opened_at > have {
+            return Err(FeedError::Shrunk { have, exported: opened_at });
         }
         Ok(feed)
     }
 
-    /// The next record.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.next
-    }
-
-    /// How many records are signed by now.
-    pub(super) fn signed(&self) -> Result<u64, FeedError> {
+    /// What is signed by now.
+    pub(super) fn signed(&self) -> Result<Checkpoint, FeedError> {
         let path = self.dir.join(CHECKPOINT_FILE);
         let note =
             fs::read_to_string(&path).map_err(|error| FeedError::Read { path: path.clone(), error })?;
-        let checkpoint =
-            self.key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?;
-        Ok(checkpoint.size)
+        Ok(self.key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?)
     }
 
-    /// Hands each record below `end` to `take`, with its line.
-    pub(super) fn read(&mut self, end: u64, mut take: impl FnMut(Link, &str)) -> Result<(), FeedError> {
-        while self.next < end {
+    /// The next records, as far as one signature covers them; none if there are none yet.
+    pub(super) fn read(&mut self) -> Result<Vec<(Link, String)>, FeedError> {
+        let signed = self.signed()?;
+        let first = self.tree.size();
+        let mut read: Vec<_> = self.held.take().into_iter().collect();
+        while self.tree.size() < signed.size {
             let (path, mut lines) = self.place()?;
             let failed = |error| FeedError::Read { path: path.clone(), error };
-            let first = self.next;
-            while self.next < end
-                && let Some(Found::Line(line)) = lines.next().map_err(failed)?
-            {
+            let before = self.tree.size();
+            let mut is_signed = false;
+            while self.tree.size() < signed.size && !is_signed {
+                let Some(Found::Line(line)) = lines.next().map_err(failed)? else { break };
                 let line = std::str::from_utf8(line).map_err(|error| failed(io::Error::other(error)))?;
-                if let Some(prev) = self.prev
-                    && !line.contains(&format!(r#","prev":"{}","#, hex::encode(prev)))
-                {
-                    return Err(FeedError::Forked { seq: self.next });
+                is_signed = self.is_signed_by(line, first)? && !read.is_empty();
+                let at = self.take(line, first)?;
+                if is_signed {
+                    self.held = Some((at, line.to_owned()));
+                } else {
+                    read.push((at, line.to_owned()));
                 }
-                let at = Link::of(self.next, line);
-                take(at, line);
-                self.prev = Some(at.hash);
-                self.next += 1;
+                if read.len() > UNSIGNED_RECORDS_MAX {
+                    return Err(FeedError::Changed { first, seq: at.seq });
+                }
             }
-            if self.next == first {
-                return Err(FeedError::Missing { seq: self.next });
+            if self.tree.size() == before {
+                return Err(FeedError::Missing { seq: before });
             }
             // What was read ahead may be cut off again and go on in another file: only what is signed stays.
             self.file = Some((path, lines.end));
+            if is_signed {
+                return Ok(read);
+            }
         }
-        Ok(())
+        if self.tree.size() == signed.size && self.tree.root() != signed.root {
+            return Err(FeedError::Changed { first, seq: signed.size.saturating_sub(1) });
+        }
+        Ok(read)
+    }
+
+    /// Whether the line is a checkpoint, of all records before it.
+    fn is_signed_by(&self, line: &str, first: u64) -> Result<bool, FeedError> {
+        if !line.contains(r#""kind":"checkpoint""#) {
+            return Ok(false);
+        }
+        let Ok(Signing { kind: "checkpoint", note: Some(note) }) = serde_json::from_str(line) else {
+            return Ok(false);
+        };
+        let checkpoint = self.key.open_checkpoint(&note).ok();
+        let is_right = |it: &Checkpoint| it.size == self.tree.size() && it.root == self.tree.root();
+        match checkpoint.filter(is_right) {
+            Some(_) => Ok(true),
+            None => Err(FeedError::Changed { first, seq: self.tree.size() }),
+        }
+    }
+
+    /// The next record, if the line is that.
+    fn take(&mut self, line: &str, first: u64) -> Result<Link, FeedError> {
+        let seq = self.tree.size();
+        let begins = format!(r#"{{"seq":{seq},"prev":"{}","#, hex::encode(self.prev));
+        if !line.starts_with(&begins) {
+            let is_first = seq == self.opened_at && seq > 0;
+            return Err(if is_first { FeedError::Forked { seq } } else { FeedError::Changed { first, seq } });
+        }
+        let at = Link::of(seq, line);
+        self.prev = at.hash;
+        self.tree.push(at.hash);
+        Ok(at)
     }
 
     /// The file that has the next record, at its line.
@@ -127,16 +174,16 @@ impl Feed {
         let found = segments(&self.dir).map_err(at(&self.dir))?;
         let (first, path) = found
             .into_iter()
-            .rfind(|(first, _)| *first <= self.next)
-            .ok_or(FeedError::Missing { seq: self.next })?;
+            .rfind(|(first, _)| *first <= self.tree.size())
+            .ok_or(FeedError::Missing { seq: self.tree.size() })?;
         let mut lines = Lines::open(&path).map_err(at(&path))?;
         if let Some((_, end)) = self.file.as_ref().filter(|(last, _)| *last == path) {
             lines.start_at(*end).map_err(at(&path))?;
             return Ok((path, lines));
         }
-        for _ in first..self.next {
+        for _ in first..self.tree.size() {
             if lines.next().map_err(at(&path))?.is_none() {
-                return Err(FeedError::Missing { seq: self.next });
+                return Err(FeedError::Missing { seq: self.tree.size() });
             }
         }
         Ok((path, lines))

@@ -12,18 +12,21 @@ mod syslog;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use cursor::{Cursor, CursorError};
 pub use feed::FeedError;
 pub use syslog::frame;
 
+use super::merkle::{Hash, Tree};
 use super::note::VerifierKey;
 use super::text;
+use super::walk::NO_PREV;
 use entry::{Entry, Link};
 use feed::Feed;
 use ocsf::Made;
@@ -31,10 +34,11 @@ use ocsf::Made;
 /// Calls under way that are remembered for the outcome; of others the trail is asked again.
 const CALLS_REMEMBERED_MAX: usize = 65_536;
 /// Records in one batch.
-const BATCH_RECORDS_MAX: u64 = 1_000;
+const BATCH_RECORDS_MAX: usize = 1_000;
 
 /// What the records become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// The records as they are, one a line
     Json,
@@ -57,8 +61,12 @@ pub struct Export {
     origin: String,
     authority: String,
     host: String,
-    last: Option<Link>,
+    /// What was exported.
+    tree: Tree,
+    prev: Hash,
     made: Option<Made>,
+    /// Read and signed, and not exported yet.
+    waiting: VecDeque<(Link, String)>,
     /// By their decision's id.
     calls: HashMap<String, Map<String, Value>>,
 }
@@ -67,7 +75,7 @@ pub struct Export {
 #[derive(Debug)]
 pub struct Batch {
     pub lines: Vec<String>,
-    pub records: u64,
+    pub records: usize,
     pub cursor: Cursor,
 }
 
@@ -79,29 +87,31 @@ impl Export {
         cursor: Option<Cursor>,
         (format, in_syslog): (Format, bool),
     ) -> Result<Self, FeedError> {
-        let (last, made) = cursor.map_or((None, None), Cursor::into_parts);
+        let (tree, prev, made) = cursor.map_or_else(|| (Tree::default(), NO_PREV, None), Cursor::into_parts);
         let origin = key.name().to_owned();
         Ok(Self {
-            feed: Feed::open(dir, key.clone(), last)?,
+            feed: Feed::open(dir, key.clone(), tree.clone(), prev)?,
             format,
             in_syslog,
             authority: key.to_string(),
             host: origin.split('/').next().unwrap_or_default().to_owned(),
             origin,
-            last,
+            tree,
+            prev,
             made,
+            waiting: VecDeque::new(),
             calls: HashMap::new(),
         })
     }
 
     /// Records that are signed and not exported yet.
     pub fn lag(&self) -> Result<u64, FeedError> {
-        Ok(self.feed.signed()?.saturating_sub(self.feed.next_seq()))
+        Ok(self.feed.signed()?.size.saturating_sub(self.tree.size()))
     }
 
     /// What comes before all lines.
     pub fn header(&self) -> Option<String> {
-        (self.format == Format::Csv && self.last.is_none()).then(csv::header)
+        (self.format == Format::Csv && self.tree.size() == 0).then(csv::header)
     }
 
     /// The next records, as far as they are signed; `None`: there are none yet.
@@ -109,26 +119,29 @@ impl Export {
         self.batch_of(BATCH_RECORDS_MAX)
     }
 
-    pub(super) fn batch_of(&mut self, most: u64) -> Result<Option<Batch>, FeedError> {
-        let first = self.feed.next_seq();
-        let end = self.feed.signed()?.min(first.saturating_add(most));
-        if end <= first {
+    pub(super) fn batch_of(&mut self, most: usize) -> Result<Option<Batch>, FeedError> {
+        if self.waiting.is_empty() {
+            self.waiting = self.feed.read()?.into();
+        }
+        let mut lines = Vec::new();
+        while lines.len() < most
+            && let Some((link, line)) = self.waiting.pop_front()
+        {
+            lines.push(self.encode(&line).ok_or(FeedError::NoRecord { seq: link.seq })?);
+            self.tree.push(link.hash);
+            self.prev = link.hash;
+        }
+        if lines.is_empty() {
             return Ok(None);
         }
-        let mut read = Vec::new();
-        self.feed.read(end, |link, line| read.push((link, line.to_owned())))?;
-        let mut lines = Vec::new();
-        for (link, line) in &read {
-            lines.push(self.encode(line).ok_or(FeedError::NoRecord { seq: link.seq })?);
-            self.last = Some(*link);
-        }
+        let records = lines.len();
         if self.format == Format::Otlp {
             let records: Vec<Value> =
                 lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
             lines = vec![ascii(&otlp::request(&records, &self.origin, &self.host))];
         }
-        let cursor = Cursor::new(&self.origin, self.last, self.made.clone());
-        Ok(Some(Batch { lines, records: end - first, cursor }))
+        let cursor = Cursor::new(&self.origin, self.format, &self.tree, self.prev, self.made.clone());
+        Ok(Some(Batch { lines, records, cursor }))
     }
 
     /// `None`: the line is no record.

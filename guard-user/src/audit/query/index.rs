@@ -45,6 +45,11 @@ impl Index {
             move |error| IndexError { path, error }
         };
         let found = segments(dir).map_err(at(dir))?;
+        if found.is_empty() {
+            return Err(at(dir)(io::Error::other(
+                "there is no trail here; has the guard run, and is this its audit.dir?",
+            )));
+        }
         let shelf = Shelf::open(dir).inspect_err(|error| tracing::debug!(%error, "there is no index"));
         let shelf = shelf.as_ref().ok();
         let mut known = Vec::new();

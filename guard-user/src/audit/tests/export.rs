@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::audit::record::tests::call;
@@ -66,7 +66,7 @@ async fn every_record_arrives_in_order_wherever_the_export_was_interrupted() {
         let batch = export.batch_of(1).unwrap().unwrap();
         let file = dir.path().join("cursor");
         batch.cursor.write(&file).unwrap();
-        at = Cursor::read(&file, key(dir.path()).name()).unwrap();
+        at = Cursor::read(&file, key(dir.path()).name(), Format::Ocsf).unwrap();
         assert_eq!(at.as_ref(), Some(&batch.cursor));
         all.extend(batch.lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()));
     }
@@ -118,7 +118,8 @@ async fn a_record_that_is_gone_or_is_none_ends_the_export() {
     fs::write(&segment, &without_the_last).unwrap();
     assert!(matches!(exported(dir.path(), None, Format::Json), Err(FeedError::Missing { seq: 4 })));
     fs::write(&segment, whole.replacen(r#""kind":"stop""#, r#""kinds":"stop""#, 1)).unwrap();
-    assert!(matches!(exported(dir.path(), None, Format::Json), Err(FeedError::NoRecord { seq: 5 })));
+    // Signed or not, what is no record is none.
+    assert!(matches!(exported(dir.path(), None, Format::Json), Err(FeedError::Changed { .. })));
 }
 
 #[tokio::test]
@@ -142,21 +143,87 @@ async fn a_trail_of_several_files_is_one() {
 }
 
 #[test]
-fn a_cursor_is_for_one_trail_and_one_export() {
+fn a_cursor_is_for_one_trail_one_format_and_one_export() {
     let dir = tempdir();
     let path = dir.path().join("cursor");
-    assert_eq!(Cursor::read(&path, "a").unwrap(), None);
-    for wrong in
-        ["", "{}", r#"{"trail":"a","seq":1,"hash":"zz"}"#, r#"{"trail":"a","seq":1,"hash":"00","more":1}"#]
-    {
-        fs::write(&path, wrong).unwrap();
-        assert!(matches!(Cursor::read(&path, "a"), Err(CursorError::Wrong { .. })), "{wrong}");
+    let read = |trail: &str, format| Cursor::read(&path, trail, format);
+    assert_eq!(read("a", Format::Csv).unwrap(), None);
+    let zeros = "00".repeat(32);
+    let cursor = |trail: &str, records: u64, peaks: &[&str]| {
+        json!({"trail": trail, "format": "csv", "records": records, "hash": zeros, "peaks": peaks})
+            .to_string()
+    };
+    let more = cursor("a", 1, &[&zeros]).replace('}', r#","more":1}"#);
+    let wrong = [
+        String::new(),
+        "{}".into(),
+        cursor("a", 2, &[&zeros, &zeros]),
+        cursor("a", 1, &["zz"]),
+        cursor("a", 1, &[]),
+        more,
+    ];
+    for wrong in wrong {
+        fs::write(&path, &wrong).unwrap();
+        assert!(matches!(read("a", Format::Csv), Err(CursorError::Wrong { .. })), "{wrong}");
     }
-    fs::write(&path, format!(r#"{{"trail":"b","seq":1,"hash":"{}"}}"#, "00".repeat(32))).unwrap();
-    assert!(matches!(Cursor::read(&path, "a"), Err(CursorError::Other { .. })));
-    assert!(Cursor::read(&path, "b").unwrap().is_some());
+    fs::write(&path, cursor("b", 3, &[&zeros, &zeros])).unwrap();
+    assert!(matches!(read("a", Format::Csv), Err(CursorError::Other { .. })));
+    assert!(matches!(read("b", Format::Cef), Err(CursorError::OtherFormat { .. })));
+    assert!(read("b", Format::Csv).unwrap().is_some());
     let held = Cursor::lock(&path).unwrap();
     assert!(matches!(Cursor::lock(&path), Err(CursorError::Taken { .. })));
+    Cursor::lock(&dir.path().join("cursor.other")).unwrap();
     drop(held);
     Cursor::lock(&path).unwrap();
+}
+
+/// Each record's `prev` made to fit the one before, as somebody would who has no key.
+fn linked_anew(text: &str) -> String {
+    let mut prev = "0".repeat(64);
+    let lines = text.lines().map(|line| {
+        let mut record: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
+        record["prev"] = prev.clone().into();
+        let line = String::from_utf8(crate::audit::text::encode(&record).unwrap()).unwrap();
+        prev = hex::encode(crate::audit::merkle::leaf_hash(line.as_bytes()));
+        line + "\n"
+    });
+    lines.collect()
+}
+
+#[tokio::test]
+async fn a_history_that_was_written_anew_without_the_key_is_not_exported() {
+    let dir = tempdir();
+    // Long enough for checkpoints among the records.
+    let log = AuditLog::open(Options { durability: Durability::Os, ..options(dir.path()) }).unwrap();
+    for number in 0..1_300_u32 {
+        log.intend(&call(u8::try_from(number % 250).unwrap())).await.unwrap().conclude(&ok());
+    }
+    log.close().await;
+    let segment = dir.path().join("audit/00000000000000000000.jsonl");
+    let whole = fs::read_to_string(&segment).unwrap();
+    assert_eq!(linked_anew(&whole), whole);
+    let (all, _) = exported(dir.path(), None, Format::Json).unwrap();
+    assert_eq!(all.len(), whole.lines().count());
+    let lines: Vec<&str> = whole.lines().collect();
+    assert!(lines.iter().filter(|line| line.contains(r#""kind":"checkpoint""#)).count() >= 2);
+    for at in [1, 500, 1_100, lines.len() - 2] {
+        let mut forged = lines.clone();
+        let line = lines[at]
+            .replace("support-agent", "nobody")
+            .replace(r#""result":"ok""#, r#""result":"rpc_error""#);
+        assert_ne!(line, lines[at]);
+        forged[at] = &line;
+        fs::write(&segment, linked_anew(&(forged.join("\n") + "\n"))).unwrap();
+        let mut export = exporting(dir.path(), None, Format::Json).unwrap();
+        let mut records = 0;
+        let error = loop {
+            match export.batch() {
+                Ok(batch) => records += batch.expect("it ends with an error").records,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, FeedError::Changed { .. }), "record {at}: {error:?}");
+        assert!(records <= at, "record {at} was among {records} that were exported");
+        assert!(error.is_of_the_trail());
+    }
 }

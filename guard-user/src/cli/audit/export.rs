@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::json;
 
 use super::prove::key_beside;
@@ -17,8 +17,10 @@ use crate::audit::{Batch, Cursor, Export, FeedError, Format};
 use crate::cli::output;
 use sink::{Sink, Undelivered};
 
-/// Exit code where the trail is not the one that was exported before.
-pub(in crate::cli) const NOT_THE_SAME: u8 = 2;
+/// Exit code where the trail is not what was signed, or not the one that was exported before.
+pub(in crate::cli) const NOT_THE_SAME: u8 = 3;
+/// Exit code of words that do not go together, as of those that nobody knows.
+const WRONG_USE: u8 = 2;
 /// Between two looks for new records.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Between two attempts to deliver, at first and at most.
@@ -28,8 +30,8 @@ const RETRY_MOST: Duration = Duration::from_secs(60);
 /// Give the records to a SIEM, a collector or a spreadsheet
 ///
 /// Each record that a signed checkpoint covers is given at least once, in order: the cursor moves on when what was before it has arrived. The
-/// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. That the trail still goes on from what
-/// was exported before is checked each time. Exit code 2: it does not.
+/// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. What is exported is checked against the
+/// signatures, and against what was exported before. Exit code: 1 not all could be delivered, 2 wrong use, 3 the trail was changed or put back.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the records become
@@ -62,7 +64,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match export(args) {
+    let sink = match sink(args) {
+        Ok(sink) => sink,
+        Err(error) => {
+            output::print_error(&error, args.place.json);
+            return Ok(ExitCode::from(WRONG_USE));
+        }
+    };
+    match export(args, sink) {
         Err(error) if error.downcast_ref::<FeedError>().is_some_and(FeedError::is_of_the_trail) => {
             output::print_error(&error, args.place.json);
             Ok(ExitCode::from(NOT_THE_SAME))
@@ -71,34 +80,36 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn export(args: &Args) -> anyhow::Result<ExitCode> {
+/// Where it goes, if that takes the format.
+fn sink(args: &Args) -> anyhow::Result<Sink> {
+    let sink = Sink::parse(args.to.as_deref(), args.ca_file.as_deref())?;
+    let is_syslog = args.syslog || sink.is_syslog();
+    match args.format {
+        Format::Otlp if is_syslog => {
+            bail!("--format otlp goes to standard output or to an http(s) URL, not into syslog messages")
+        }
+        Format::Csv if is_syslog => bail!("--format csv goes to standard output, not into syslog messages"),
+        Format::Otlp => Ok(sink),
+        _ if sink.is_http() => bail!("only --format otlp goes to an http(s) URL"),
+        _ => Ok(sink),
+    }
+}
+
+fn export(args: &Args, mut sink: Sink) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
     let key = match &args.key {
         Some(key) => read_key(key)?,
         None => key_beside(&dir)?,
     };
-    let mut sink = Sink::parse(args.to.as_deref(), args.ca_file.as_deref())?;
-    let is_otlp = args.format == Format::Otlp;
-    if is_otlp && (args.syslog || sink.is_syslog()) {
-        bail!("--format otlp goes to standard output or to an http(s) URL, not into syslog messages");
-    }
-    if !is_otlp && sink.is_http() {
-        bail!("only --format otlp goes to an http(s) URL");
-    }
     let is_syslog = args.syslog || sink.is_syslog();
-    if is_syslog && args.format == Format::Csv {
-        bail!("--format csv goes to standard output as it is, not into syslog messages");
-    }
     let lock = if args.lag { None } else { args.cursor.as_deref().map(Cursor::lock).transpose()? };
-    let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, key.name())).transpose()?.flatten();
+    let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, key.name(), args.format));
+    let cursor = cursor.transpose()?.flatten();
     let mut export = Export::open(&dir, &key, cursor, (args.format, is_syslog))?;
     if args.lag {
         let lag = export.lag()?;
-        output::print(&if args.place.json {
-            json!({ "lag": lag }).to_string()
-        } else {
-            format!("{lag} records")
-        })?;
+        let text = if args.place.json { json!({ "lag": lag }).to_string() } else { format!("{lag} records") };
+        output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(header) = export.header() {
@@ -107,7 +118,7 @@ fn export(args: &Args) -> anyhow::Result<ExitCode> {
     loop {
         match export.batch()? {
             Some(batch) => {
-                deliver(&mut sink, &batch, args.follow)?;
+                deliver(args, &mut sink, &batch)?;
                 if let Some(path) = &args.cursor {
                     batch.cursor.write(path)?;
                 }
@@ -121,18 +132,24 @@ fn export(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns when the other side has taken all of it.
-fn deliver(sink: &mut Sink, batch: &Batch, is_patient: bool) -> anyhow::Result<()> {
+fn deliver(args: &Args, sink: &mut Sink, batch: &Batch) -> anyhow::Result<()> {
     let mut wait = RETRY_FIRST;
     loop {
         match sink.send(&batch.lines) {
             Ok(()) => return Ok(()),
-            Err(Undelivered::Later(error)) if is_patient => {
-                eprintln!("mcp-guard: {error}; next attempt in {} s", wait.as_secs());
+            Err(Undelivered::Later(error)) if args.follow => {
+                output::warn(&format!("{error}; next attempt in {} s", wait.as_secs()));
                 std::thread::sleep(wait);
                 wait = (wait * 2).min(RETRY_MOST);
             }
             Err(error) => {
-                return Err(error).context("nothing is lost: the cursor is behind what arrived before");
+                let kept =
+                    if args.cursor.is_some() { "; the cursor stands behind what arrived before" } else { "" };
+                let advice = match error {
+                    Undelivered::Later(_) => "; --follow tries again",
+                    Undelivered::Never(_) => "",
+                };
+                bail!("{error}{advice}{kept}")
             }
         }
     }

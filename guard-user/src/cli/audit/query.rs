@@ -129,7 +129,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let order = if args.oldest_first { Order::Oldest } else { Order::Newest };
     let limit = if args.all { usize::MAX } else { args.limit };
     let (mut shown, mut left_out) = (Vec::new(), false);
-    search(&open(&dir)?, &query, (order, Outcomes::Shown), |found| {
+    let index = open(&dir)?;
+    search(&index, &query, (order, Outcomes::Shown), |found| {
         if shown.len() >= limit {
             left_out = true;
             return ControlFlow::Break(());
@@ -138,6 +139,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ControlFlow::Continue(())
     })?;
     let count = shown.len();
+    if count == 0 {
+        output::warn(&format!(
+            "none of the {} records fits all of this; are the names right?",
+            index.records()
+        ));
+    }
     print(shown, args.place.json)?;
     if left_out && !args.place.json {
         output::print(&format!("The first {count}; there are more (--limit N, --all)."))?;

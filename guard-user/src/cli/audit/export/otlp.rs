@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::sink::Undelivered;
+use crate::cli::output;
 
 /// All of one request.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,11 +60,8 @@ impl Collector {
                     .get("partialSuccess")
                     .filter(|partial| partial.as_object().is_some_and(|told| !told.is_empty()))
                 {
-                    eprintln!(
-                        "mcp-guard: {}: not all was taken: {}",
-                        self.url,
-                        crate::cli::output::plain(&partial.to_string())
-                    );
+                    let told = output::plain(&partial.to_string());
+                    output::warn(&format!("{}: not all was taken: {told}", self.url));
                 }
                 Ok(())
             }
