@@ -59,7 +59,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         report.problems.iter().for_each(|problem| eprintln!("{problem}"));
         let count = some(report.problems.len(), "problem");
-        eprintln!("{count}; a running guard keeps its last good policy");
+        eprintln!(
+            "{count}; a running guard goes on with what it has; it would not start again with these files, and the ports would stay closed"
+        );
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -195,15 +197,13 @@ fn table(grants: &[Grant]) -> String {
     for (server, tool) in rows {
         let effects = agents.iter().map(|agent| {
             let found = grants.iter().find(|g| g.agent == **agent && g.server == *server && g.tool == *tool);
-            match found.map(|grant| grant.effect) {
-                Some(Effect::Allow) => "allow".to_owned(),
-                Some(Effect::Escalate) => "escalate".to_owned(),
-                Some(Effect::Deny) | None => "deny".to_owned(),
-            }
+            found.map_or_else(|| Effect::Deny.as_str().to_owned(), Grant::cell)
         });
         table.add_row([server.to_string(), tool.clone()].into_iter().chain(effects));
     }
-    format!("{table}\n")
+    let is_conditional = grants.iter().any(|grant| grant.conditional);
+    let legend = if is_conditional { "* depends on conditions; `mcp-guard explain` tells\n" } else { "" };
+    format!("{table}\n{legend}")
 }
 
 #[cfg(test)]
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(row("tool"), ["analytics-agent", "lookup-agent", "support-agent"]);
         assert_eq!(row("process_refund"), ["deny", "deny", "escalate"]);
         assert_eq!(row("read_customer"), ["allow", "allow", "allow"]);
-        assert_eq!(row("send_email"), ["deny", "deny", "allow"]);
+        assert_eq!(row("send_email"), ["deny", "deny", "allow*"]);
         assert_eq!(row("update_account"), ["deny", "deny", "deny"]);
         assert_eq!(report.warnings.len(), 3, "no agent has a credential: {:?}", report.warnings);
     }

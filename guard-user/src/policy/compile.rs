@@ -145,7 +145,7 @@ impl<'d> RulesOf<'d> {
                 set.rules.iter().any(|r| !r.deny.is_empty() || !r.hold.is_empty() || !r.allow.is_empty());
             is_named.then(|| ((*key).clone(), set))
         }));
-        let granted = || targets.values().filter(|set| set.rules.iter().any(IntentRules::may_pass));
+        let granted = || targets.values().filter(|set| set.rules.iter().any(IntentRules::opens));
         let is_granted = granted().next().is_some();
         // Which profiles leave something of it.
         let mut admitted = self.profiles.none();

@@ -25,7 +25,7 @@ pub(super) struct AgentRules {
 /// What one agent may do on one server.
 #[derive(Debug)]
 pub(super) struct Surface {
-    /// Some rule allows or escalates something here: the protocol's own methods are open.
+    /// Some rule opens something here: the protocol's own methods are open.
     pub is_granted: bool,
     /// The profiles in which some of that is left.
     pub admitted: Admitted,
@@ -106,8 +106,10 @@ pub(super) struct ShadowRule {
 pub(super) enum Conditions<'a> {
     /// Judged by a call's arguments, and by when and from where it comes.
     Judged(Option<&'a Json>, Circumstances<'a>),
-    /// Taken as they suit the agent: may it see the target at all?
+    /// Taken as they suit the agent.
     Assumed,
+    /// The same, for lists and tables: an escalate rule with conditions opens nothing.
+    Shown,
 }
 
 impl Policy {
@@ -120,6 +122,11 @@ impl Policy {
     /// The same with every condition taken as met, on a deny rule as not met.
     pub fn decide_assuming_conditions(&self, question: &Question<'_>) -> Decision {
         self.judge(question, Conditions::Assumed)
+    }
+
+    /// The same for lists and tables.
+    pub(super) fn decide_as_shown(&self, question: &Question<'_>) -> Decision {
+        self.judge(question, Conditions::Shown)
     }
 
     /// What the agent's rules say, and then what the profile leaves of that.
@@ -178,7 +185,7 @@ impl Policy {
         is_protocol && named.is_none()
     }
 
-    /// Whether a list shows `target` to the agent: some call of it could be allowed or held.
+    /// Whether a list shows `target` to the agent: rules open it, so that some call of it could be allowed or held.
     pub fn may_see(
         &self,
         agent: &AgentName,
@@ -188,7 +195,7 @@ impl Policy {
     ) -> bool {
         let around = Circumstances::default();
         let question = Question { agent, profile, server, method: "", target, arguments: None, around };
-        !matches!(self.decide_assuming_conditions(&question), Decision::Deny(_))
+        !matches!(self.decide_as_shown(&question), Decision::Deny(_))
     }
 
     /// The same of anything of a kind.
@@ -203,7 +210,7 @@ impl Policy {
         let narrowing = self.profiles.narrowing(profile);
         let is_seen = |rules: &RuleSet| {
             narrowing.may_admit(&rules.admitted)
-                && !matches!(rules.decide(agent, Conditions::Assumed, narrowing), Decision::Deny(_))
+                && !matches!(rules.decide(agent, Conditions::Shown, narrowing), Decision::Deny(_))
         };
         surface.is_some_and(|surface| surface.targets.of_kind(kind).any(is_seen))
     }
@@ -343,7 +350,7 @@ impl RuleSet {
 
     /// The rules in shadow that would have refused the call. One that cannot be judged would have.
     fn would_deny(&self, conditions: Conditions<'_>, means: Option<&[Means]>) -> Vec<RuleName> {
-        if matches!(conditions, Conditions::Assumed) {
+        if !matches!(conditions, Conditions::Judged(..)) {
             return Vec::new();
         }
         let is_meant =
@@ -371,9 +378,14 @@ impl IntentRules {
         self.deny.iter().any(|rule| rule.conditions.is_empty())
     }
 
-    /// Whether a rule lets some call through.
+    /// Whether a rule lets some call through, or holds it.
     pub(super) fn may_pass(&self) -> bool {
         !self.is_shut() && (!self.hold.is_empty() || !self.allow.is_empty())
+    }
+
+    /// Whether a rule is there to open it to the agent. An escalate rule with conditions is there to restrict what others open.
+    pub(super) fn opens(&self) -> bool {
+        !self.is_shut() && (!self.allow.is_empty() || self.hold.iter().any(|rule| rule.conditions.is_empty()))
     }
 
     fn judge(&self, agent: &AgentName, conditions: Conditions<'_>) -> Judged<'_> {
@@ -395,6 +407,9 @@ impl IntentRules {
         if let Some((name, why)) = unclear {
             return not_judged(name, &why);
         }
+        if matches!(conditions, Conditions::Shown) && !self.opens() {
+            return Judged::Deny(DenyCode::DefaultDeny, None, default_reason(agent, Some(&self.intent)));
+        }
         let (mut hold, mut allow) = (None, None);
         let mut not_met: Option<(&RuleName, String)> = None;
         let bounds = self.hold.iter().map(|rule| (&rule.name, &rule.conditions, Judging::Any));
@@ -406,6 +421,8 @@ impl IntentRules {
                     None => hold = hold.or(self.hold.get(index)),
                     Some(index) => allow = allow.or(self.allow.get(index)),
                 },
+                // An escalate rule would only have held it: that is not why nothing lets it pass.
+                Verdict::NotMet(_) if index < self.hold.len() => {}
                 Verdict::NotMet(why) => not_met = not_met.or(Some((name, why))),
                 // Were it merely left out, an escalate rule that cannot be judged would leave the call allowed.
                 Verdict::Unknown(why) => return not_judged(name, &why),
@@ -439,7 +456,7 @@ impl DenyRule {
     fn judge(&self, how: Conditions<'_>) -> Verdict {
         match judge(&self.conditions, how, Judging::Any) {
             // Some call is not what it denies.
-            Verdict::Met if matches!(how, Conditions::Assumed) && !self.conditions.is_empty() => {
+            Verdict::Met if !matches!(how, Conditions::Judged(..)) && !self.conditions.is_empty() => {
                 Verdict::NotMet(String::new())
             }
             verdict => verdict,

@@ -174,7 +174,7 @@ impl Written {
         };
         let is_listed = matches!(question.target, Target::Tool(_) | Target::Prompt(_) | Target::Resource(_))
             .then(|| self.policy.may_see(question.agent, question.profile, question.server, question.target));
-        let hints = near::hints(&self.document, asked, (&intents, &meant), &decision);
+        let hints = near::hints(&self.document, asked, (&intents, &meant), &rules, &decision);
         Explanation { decision, risk, intents, meant, rules, near, near_left_off, is_listed, hints }
     }
 

@@ -10,6 +10,7 @@ mod conditions;
 mod flow;
 mod meaning;
 mod model;
+mod opened;
 mod profiles;
 mod uncounted;
 mod users;

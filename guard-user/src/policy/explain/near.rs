@@ -113,6 +113,7 @@ pub(super) fn hints(
     document: &Document,
     asked: &Asked,
     (intents, meant): (&[IntentName], &[MeantIntent]),
+    judged: &[JudgedRule],
     decision: &Decision,
 ) -> Vec<String> {
     let code = match decision {
@@ -135,8 +136,19 @@ pub(super) fn hints(
         let wanted: Vec<&str> = intents.iter().map(IntentName::as_str).collect();
         let each = if wanted.len() > 1 { "rules that allow each of" } else { "a rule that allows" };
         hints.push(format!("{each} {} to {} would let it pass", wanted.join(", "), asked.agent));
+        hints.extend(holding(judged).map(|rule| format!("{rule} would only hold it; no rule allows it")));
     }
     hints
+}
+
+/// The rules that hold calls of an intent that none lets pass.
+fn holding(judged: &[JudgedRule]) -> impl Iterator<Item = &RuleName> {
+    let binding = || judged.iter().filter(|rule| !rule.is_shadow && !rule.is_flow);
+    let is_allowed = move |rule: &JudgedRule| {
+        binding().any(|other| other.intent == rule.intent && other.effect == Effect::Allow)
+    };
+    let held = binding().filter(move |rule| rule.effect == Effect::Escalate && !is_allowed(rule));
+    held.map(|rule| &rule.rule)
 }
 
 fn protocol(what: &What) -> Vec<String> {

@@ -188,3 +188,17 @@ fn near_rules_are_bounded_and_the_rest_is_counted() {
         written(&more).explain(&asked("lookup-agent", "customer-ops", "tool", "update_account", ""));
     assert_eq!((explained.near.len(), explained.near_left_off), (NEAR_RULES_MAX, 7));
 }
+
+#[test]
+fn a_rule_that_would_only_hold_what_none_allows_is_told_as_such() {
+    let written = written(
+        "policies: [{name: busy, intent: data.customer.update, agents: [lookup-agent], decision: escalate, conditions: {in_session: true}}]",
+    );
+    let mut update = asked("lookup-agent", "customer-ops", "tool", "update_account", "{}");
+    let explained = written.explain(&update);
+    assert!(matches!(&explained.decision, Decision::Deny(deny) if deny.code() == DenyCode::DefaultDeny));
+    let hint = "busy would only hold it; no rule allows it";
+    assert!(explained.hints.iter().any(|told| told == hint), "{:?}", explained.hints);
+    update.session = Within::of(0, 0);
+    assert!(matches!(written.explain(&update).decision, Decision::Hold(_)));
+}

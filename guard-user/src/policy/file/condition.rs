@@ -187,14 +187,11 @@ impl File<'_> {
                     self.reader.problem(value, what, None);
                     return None;
                 };
-                let turned = match bound {
-                    Bound::Max => Some((Bound::Above, "at most", "more")),
-                    Bound::Min => Some((Bound::Below, "at least", "less")),
-                    Bound::Above | Bound::Below => None,
-                };
-                if let Some((turned, kept, other)) = turned.filter(|_| decision == Some(Choice::Deny)) {
-                    let what = format!("{name} on a deny rule would deny what is {kept} {limit}");
-                    let hint = format!("write `{}{fact}: {limit}` to deny what is {other}", turned.prefix());
+                // Elsewhere it is what may be at most, and here it would be what may not.
+                if bound == Bound::Max && decision == Some(Choice::Deny) {
+                    let what = format!("{name} on a deny rule would deny what is at most {limit}");
+                    let above = Bound::Above.prefix();
+                    let hint = format!("write `{above}{fact}: {limit}` to deny what is more");
                     self.reader.problem(key, what, Some(hint));
                     return None;
                 }

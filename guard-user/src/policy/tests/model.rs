@@ -244,6 +244,11 @@ impl Rule {
         }
     }
 
+    /// Whether it is there to open something, and not only to restrict what others open.
+    fn opens(&self) -> bool {
+        self.choice() == "allow" || (self.choice() == "escalate" && self.conditions.is_empty())
+    }
+
     /// What the loader refuses is not part of the model: conditions on facts that nobody provides, the same key twice, and
     /// some on deny rules.
     fn settle(&mut self, intents: &[Vec<Matcher>]) {
@@ -412,8 +417,14 @@ impl Model {
                 let rules = self.rules_for(agent, intent);
                 let on_server = self.intents[intent].iter().any(|matcher| matcher.place().0 == server);
                 let is_shut = rules.iter().any(|rule| rule.choice() == "deny" && rule.conditions.is_empty());
-                on_server && !is_shut && rules.iter().any(|rule| rule.choice() != "deny")
+                on_server && !is_shut && rules.iter().any(|rule| rule.opens())
             })
+    }
+
+    /// Whether some intent of the call has nothing but conditional rules that escalate.
+    fn is_held_alone(&self, call: &Call) -> bool {
+        let opens = |intent: &usize| self.rules_for(call.agent, *intent).iter().any(|rule| rule.opens());
+        self.targeted(call).iter().any(|intent| !opens(intent))
     }
 
     /// Whether a deny rule without conditions is about the call.
@@ -496,7 +507,7 @@ impl Model {
             if verdicts.contains(&("allow", Some(true))) {
                 return Answer::Allow(0);
             }
-            if rules.iter().all(|rule| rule.choice() == "deny") {
+            if rules.iter().all(|rule| rule.choice() != "allow") {
                 return Answer::Deny(DenyCode::DefaultDeny, false);
             }
             Answer::Deny(DenyCode::ConditionFailed, false)
@@ -605,7 +616,9 @@ proptest! {
             }
             let is_seen = put(&policy, call, |policy, q| policy.may_see(q.agent, q.profile, q.server, q.target));
             match &decision {
-                Decision::Allow(_) | Decision::Hold(_) => prop_assert!(is_seen),
+                Decision::Allow(_) => prop_assert!(is_seen),
+                // What nothing but a condition holds is in no list.
+                Decision::Hold(_) => prop_assert!(is_seen || model.is_held_alone(call), "{:?}", call),
                 Decision::Deny(deny) => match deny.code() {
                     DenyCode::ConditionFailed | DenyCode::DeniedByRule | DenyCode::Flow => {
                         prop_assert!(!(is_seen && model.is_shut(call)));
@@ -627,8 +640,14 @@ proptest! {
         }
         // Conditions that one call can meet together: 0 is within each, and a deny rule wants more.
         for rule in &mut model.rules {
+            // An escalate rule with conditions shows nothing.
+            let wanted = match rule.decision {
+                0 => Some(2),
+                1 => None,
+                _ => Some(0),
+            };
             rule.conditions.retain(|condition| match condition {
-                Condition::Bound(bound, _) => *bound == if rule.decision == 0 { 2 } else { 0 },
+                Condition::Bound(bound, _) => Some(*bound) == wanted,
                 _ => false,
             });
         }

@@ -119,7 +119,7 @@ impl Condition {
 
     /// What the loader takes for this decision.
     pub(super) fn suits(&self, decision: &str) -> bool {
-        decision != "deny" || !matches!(self, Self::Bound(0 | 1, _))
+        decision != "deny" || !matches!(self, Self::Bound(0, _))
     }
 
     pub(super) fn yaml(&self) -> String {

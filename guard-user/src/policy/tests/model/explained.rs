@@ -53,7 +53,7 @@ fn accounted_for(explained: &Explanation) -> Answer {
             Answer::Hold(0)
         } else if says(Effect::Allow) {
             Answer::Allow(0)
-        } else if rules.iter().all(|rule| rule.effect == Effect::Deny) {
+        } else if rules.iter().all(|rule| rule.effect != Effect::Allow) {
             Answer::Deny(DenyCode::DefaultDeny, false)
         } else {
             Answer::Deny(DenyCode::ConditionFailed, false)

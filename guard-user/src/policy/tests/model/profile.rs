@@ -137,7 +137,7 @@ impl Profile {
         let may_pass = |intent: usize| {
             let rules = model.rules_for(agent, intent);
             let is_shut = rules.iter().any(|rule| rule.choice() == "deny" && rule.conditions.is_empty());
-            !is_shut && rules.iter().any(|rule| rule.choice() != "deny")
+            !is_shut && rules.iter().any(|rule| rule.opens())
         };
         let targets = model.intents.iter().flatten().filter(|matcher| matcher.place().0 == server);
         targets.into_iter().any(|target| {
