@@ -15,7 +15,7 @@ use super::prove::key_beside;
 use super::{Place, read_key};
 use crate::audit::{Batch, Cursor, Export, FeedError, Format};
 use crate::cli::output;
-use sink::{Sink, Undelivered};
+use sink::{Receiver, Sink, Undelivered};
 
 /// Exit code where the trail is not what was signed, or not the one that was exported before.
 pub(in crate::cli) const NOT_THE_SAME: u8 = 3;
@@ -64,14 +64,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let sink = match sink(args) {
-        Ok(sink) => sink,
+    let to = match receiver(args) {
+        Ok(to) => to,
         Err(error) => {
             output::print_error(&error, args.place.json);
             return Ok(ExitCode::from(WRONG_USE));
         }
     };
-    match export(args, sink) {
+    match export(args, to) {
         Err(error) if error.downcast_ref::<FeedError>().is_some_and(FeedError::is_of_the_trail) => {
             output::print_error(&error, args.place.json);
             Ok(ExitCode::from(NOT_THE_SAME))
@@ -81,27 +81,28 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Where it goes, if that takes the format.
-fn sink(args: &Args) -> anyhow::Result<Sink> {
-    let sink = Sink::parse(args.to.as_deref(), args.ca_file.as_deref())?;
-    let is_syslog = args.syslog || sink.is_syslog();
+fn receiver(args: &Args) -> anyhow::Result<Receiver> {
+    let to = Receiver::parse(args.to.as_deref())?;
+    let is_syslog = args.syslog || to.is_syslog();
     match args.format {
         Format::Otlp if is_syslog => {
             bail!("--format otlp goes to standard output or to an http(s) URL, not into syslog messages")
         }
         Format::Csv if is_syslog => bail!("--format csv goes to standard output, not into syslog messages"),
-        Format::Otlp => Ok(sink),
-        _ if sink.is_http() => bail!("only --format otlp goes to an http(s) URL"),
-        _ => Ok(sink),
+        Format::Otlp => Ok(to),
+        _ if matches!(to, Receiver::Otlp(_)) => bail!("only --format otlp goes to an http(s) URL"),
+        _ => Ok(to),
     }
 }
 
-fn export(args: &Args, mut sink: Sink) -> anyhow::Result<ExitCode> {
+fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
     let key = match &args.key {
         Some(key) => read_key(key)?,
         None => key_beside(&dir)?,
     };
-    let is_syslog = args.syslog || sink.is_syslog();
+    let is_syslog = args.syslog || to.is_syslog();
+    let mut sink = to.open(args.ca_file.as_deref())?;
     let lock = if args.lag { None } else { args.cursor.as_deref().map(Cursor::lock).transpose()? };
     let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, key.name(), args.format));
     let cursor = cursor.transpose()?.flatten();

@@ -20,45 +20,61 @@ pub(super) enum Undelivered {
     Never(String),
 }
 
+/// Where an export is to go.
+pub(super) enum Receiver {
+    Output,
+    Syslog { host: String, port: u16, is_secret: bool },
+    Otlp(Box<url::Url>),
+}
+
+/// The same, with what it takes to go there.
 pub(super) enum Sink {
     Output,
     Syslog(Stream),
     Otlp(Collector),
 }
 
-impl Sink {
+impl Receiver {
     /// `None`: standard output.
-    pub(super) fn parse(to: Option<&str>, ca_file: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) fn parse(to: Option<&str>) -> anyhow::Result<Self> {
         let Some(to) = to else { return Ok(Self::Output) };
         let url = url::Url::parse(to).with_context(|| format!("--to {to}"))?;
         let host = url.host_str().with_context(|| format!("--to {to}: it names no host"))?;
         if !url.username().is_empty() || url.password().is_some() {
             bail!("--to takes no user and no password");
         }
-        let is_secret = matches!(url.scheme(), "tls" | "https");
-        let tls = is_secret
-            .then(|| client_config(ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg))
-            .transpose()?;
         match url.scheme() {
-            "tcp" | "tls" => {
+            scheme @ ("tcp" | "tls") => {
                 let port = url.port().with_context(|| {
                     format!("--to {to}: name the port, usually 6514 with tls and 514 with tcp")
                 })?;
-                Ok(Self::Syslog(Stream::new(host, port, tls)))
+                Ok(Self::Syslog { host: host.to_owned(), port, is_secret: scheme == "tls" })
             }
-            "http" | "https" => Ok(Self::Otlp(Collector::new(url.clone(), tls)?)),
+            "http" | "https" => Ok(Self::Otlp(Box::new(url))),
             other => bail!("--to {to}: {other:?} is none of tls, tcp, https, http"),
         }
     }
 
     pub(super) fn is_syslog(&self) -> bool {
-        matches!(self, Self::Syslog(_))
+        matches!(self, Self::Syslog { .. })
     }
 
-    pub(super) fn is_http(&self) -> bool {
-        matches!(self, Self::Otlp(_))
+    pub(super) fn open(self, ca_file: Option<&Path>) -> anyhow::Result<Sink> {
+        let config = |is_secret: bool| {
+            let config = || client_config(ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg);
+            is_secret.then(config).transpose()
+        };
+        Ok(match self {
+            Self::Output => Sink::Output,
+            Self::Syslog { host, port, is_secret } => {
+                Sink::Syslog(Stream::new(&host, port, config(is_secret)?))
+            }
+            Self::Otlp(url) => Sink::Otlp(Collector::new((*url).clone(), config(url.scheme() == "https")?)?),
+        })
     }
+}
 
+impl Sink {
     /// Gives all of `lines`, in order.
     pub(super) fn send(&mut self, lines: &[String]) -> Result<(), Undelivered> {
         match self {
