@@ -16,7 +16,8 @@ use crate::upstream::Credentials;
 /// Check guard.yaml and the policy files, and say what is wrong with them
 ///
 /// guard.yaml comes first: a key or a value in it that cannot be read hides what stands behind it. When it is good,
-/// all mistakes in the policy files and the credentials are told at once. Exit code 0: no mistake, 1 otherwise.
+/// all mistakes of form in the policy files and the credentials are told at once; names that rules use (of agents, intents, servers,
+/// labels) are checked when these are mended. Exit code 0: no mistake, 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! Checks the names that rules use against each other, then builds one rule set per agent, server and target.
 
 mod condition;
+mod doubtful;
 mod flow;
 mod offered;
 mod profile;
@@ -54,7 +55,10 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         })
         .collect();
     check_meters(document, &agents)?;
-    let warnings = uncounted::find(document, &agents, &profiles);
+    let mut warnings = uncounted::find(document, &agents, &profiles);
+    warnings.extend(doubtful::labels(document, &flows));
+    warnings.extend(doubtful::ceilings(document, &agents, &profiles));
+    warnings.extend(doubtful::users(document));
     let entries = document.agents.iter().map(|agent| {
         let entry = AgentEntry {
             client: agent.client.clone(),

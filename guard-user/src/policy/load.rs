@@ -13,8 +13,8 @@ use crate::config::{Problem, Problems, Server};
 use crate::identity::CREDENTIALS_FILE;
 
 impl Policy {
-    /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes that can
-    /// be seen at once are told at once.
+    /// Reads every `*.yaml` in `dir` except [`CREDENTIALS_FILE`], and checks them together. All mistakes of form are
+    /// told at once; where there is none, all in names.
     pub fn load(dir: &Path, servers: &[Server]) -> Result<Self, Problems> {
         compiled(&files(dir)?, &packs::own(dir)?, servers).map(|(_, policy)| policy)
     }

@@ -96,6 +96,16 @@ impl Pattern {
 }
 
 impl Key {
+    /// The name, or what a pattern's matches begin with.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Tool(name) | Self::Prompt(name) => name,
+            Self::Resource(pattern) | Self::Method(pattern) | Self::ServerRequest(pattern) => match pattern {
+                Pattern::Exact(text) | Pattern::Prefix(text) => text,
+            },
+        }
+    }
+
     /// Whether whatever matches `other` also matches this.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {

@@ -7,6 +7,7 @@ use super::*;
 use crate::config::Server;
 
 mod conditions;
+mod doubtful;
 mod flow;
 mod meaning;
 mod model;

@@ -8,7 +8,7 @@ use crate::config::problem::suggest;
 use crate::inspect::Kinds;
 use crate::policy::condition::{MarkAsked, MarkTest};
 use crate::policy::decide::Inspected;
-use crate::policy::file::{self, AskedMark, At, Choice, Clause, Document, MarkClause};
+use crate::policy::file::{self, AskedMark, At, Choice, Clause, Document, MarkClause, Matcher};
 use crate::policy::flow::{FlowRule, FlowSet, Inspection, Inspector};
 use crate::policy::label::{Labels, Level, Sink};
 use crate::policy::target::Key;
@@ -20,6 +20,8 @@ pub(super) struct Flows<'d> {
     /// Of a target that names none; `None`: it is not labelled.
     default_label: Option<Level>,
     default_sink: Sink,
+    /// What is not labelled counts as the highest label, since rules are in force and nobody says what it is.
+    is_guessed: bool,
     carried: BTreeMap<(&'d ServerName, &'d Key), Carried>,
     /// Those that deny first, then by name.
     rules: Vec<&'d file::FlowRule>,
@@ -73,6 +75,7 @@ impl<'d> Flows<'d> {
         let mut inspections: Vec<_> = document.flow.inspections.iter().collect();
         inspections.sort_by(|a, b| a.name.cmp(&b.name));
         Self {
+            is_guessed: is_in_force && default.is_none(),
             default_label: default.or(is_in_force.then(|| labels.top())),
             default_sink: document.flow.default_sink.first().map_or(Sink::External, |sink| sink.value),
             labels,
@@ -81,6 +84,16 @@ impl<'d> Flows<'d> {
             inspections,
             made: Mutex::default(),
         }
+    }
+
+    /// The matchers of which nobody says what they answer, so that it counts as the highest label.
+    pub(super) fn unlabelled(&self, document: &'d Document) -> Vec<&'d Matcher> {
+        let matchers = document.intents.iter().flat_map(|intent| &intent.matchers);
+        let is_labelled = |matcher: &&Matcher| {
+            let said = self.carried.get(&(&matcher.server.value, &matcher.key));
+            matches!(matcher.key, Key::ServerRequest(_)) || said.is_some_and(|said| said.label.is_some())
+        };
+        matchers.filter(|matcher| self.is_guessed && !is_labelled(matcher)).collect()
     }
 
     /// What is said of `agent`'s calls of a target that means `intents`.

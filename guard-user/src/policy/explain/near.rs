@@ -166,14 +166,14 @@ fn unnamed(document: &Document, asked: &Asked) -> Vec<String> {
     let mut hints = Vec::new();
     let here: Vec<&str> = matchers()
         .filter(|(_, server, key)| *server == asked.server.as_str() && kind_of(key) == kind)
-        .map(|(_, _, key)| text_of(key))
+        .map(|(_, _, key)| key.text())
         .collect();
     let is_method = matches!(&asked.what, What::Method(method) if !is_protocol_method(method));
     if matches!(asked.what, What::Tool(_) | What::Prompt(_) | What::Resource(_)) || is_method {
         hints.extend(suggest(name, here.iter().copied()).map(|hint| format!("{kind} {name:?}: {hint}")));
     }
     for (intent, server, key) in matchers() {
-        let same = text_of(key) == name;
+        let same = key.text() == name;
         if same && server != asked.server.as_str() && kind_of(key) == kind {
             hints.push(format!("{intent} names this {kind} on the server {server}"));
         } else if same && server == asked.server.as_str() && kind_of(key) != kind {
@@ -207,15 +207,5 @@ fn kind_of(key: &Key) -> &'static str {
         Key::Resource(_) => "resource",
         Key::Method(_) => "method",
         Key::ServerRequest(_) => "server_request",
-    }
-}
-
-/// The name, or what a pattern's matches begin with.
-fn text_of(key: &Key) -> &str {
-    match key {
-        Key::Tool(name) | Key::Prompt(name) => name,
-        Key::Resource(pattern) | Key::Method(pattern) | Key::ServerRequest(pattern) => match pattern {
-            Pattern::Exact(text) | Pattern::Prefix(text) => text,
-        },
     }
 }
