@@ -14,9 +14,9 @@ use crate::policy::RuleName;
 use crate::refusal::{Approval, Refusal};
 use crate::respond::{About, Asked, Link, View};
 use crate::risk::Score;
-use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target};
+use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target, Words};
 use crate::rules::{InForce, Rules};
-use crate::session::{Claim, SESSION_HEADER, SessionId};
+use crate::session::{Claim, SESSION_HEADER, Said, SessionId};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName, LabelName, UserName};
 use crate::velocity::{Counted, Exceeded, Lease, Pass};
@@ -58,6 +58,8 @@ pub struct Case<'a> {
     /// What its answer carries, and the highest label that its agent had read before.
     pub label: Option<LabelName>,
     pub mark: Option<LabelName>,
+    /// What flow rules let pass if its agent has said just this before.
+    pub said: Option<Said>,
     /// What is found in its answers.
     pub found: Inspected,
 }
@@ -85,6 +87,7 @@ impl<'a> Case<'a> {
             leases: Vec::new(),
             label: None,
             mark: None,
+            said: None,
             found: Inspected::default(),
         }
     }
@@ -114,12 +117,21 @@ impl<'a> Case<'a> {
         self.connection.server.is_asked_for_metadata(&self.head.method, self.head.uri.path())
     }
 
-    /// Whether it tells its server nothing that its agent could choose, headers aside.
+    /// Whether it tells its server nothing that its agent could choose, or nothing that the server has not heard from it; headers aside.
     pub fn is_bare(&self) -> bool {
-        // The path that a session posts to is the server's own, query and all.
-        let has_query = self.head.uri.query().is_some() && !self.is_posted_to_stream();
+        let is_known = self.said.as_ref().is_some_and(|said| said.is_known);
         let is_bare = self.message.as_ref().map_or(self.body_bytes == 0, Message::is_bare);
-        is_bare && !has_query
+        (is_known || is_bare) && !self.has_query()
+    }
+
+    /// What is compared with what its agent said before.
+    pub fn words(&self) -> Option<Words> {
+        self.message.as_ref().filter(|_| !self.has_query())?.words()
+    }
+
+    /// The path that a session posts to is the server's own, query and all.
+    fn has_query(&self) -> bool {
+        self.head.uri.query().is_some() && !self.is_posted_to_stream()
     }
 
     /// Takes in what let it pass. `false`: that is more than a record can tell of.

@@ -6,20 +6,20 @@ mod metadata;
 mod oauth;
 mod post;
 mod risk;
+mod said;
 mod standing;
 
 use std::future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use batch::Shared;
-use identify::{Identified, identify};
+use identify::{Identified, identify, without_own};
 use risk::higher;
 use standing::Standing;
 
@@ -115,7 +115,7 @@ impl Pipeline {
         // A token that was the guard's, or is for another of its servers, ends here, whatever the server's entry says.
         let ends_here = |(caller, _): &(Caller, _)| caller.is_by_token() || rules.has_token(&head.headers);
         let is_own = caller.as_ref().is_ok_and(ends_here);
-        let without = is_own.then(|| bare(head));
+        let without = is_own.then(|| without_own(head));
         let head = without.as_ref().unwrap_or(head);
         let mut case = Case::open(DecisionId::random(), connection, Arc::clone(rules), head);
         match self.judge_and_forward(&mut case, caller.clone(), body).await {
@@ -199,6 +199,7 @@ impl Pipeline {
         caller.check_expiry(Timestamp::now())?;
         self.remember(case, &caller);
         let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        self.learn(case).await;
         let permit = permit.heeding(&why).telling(&case.found).keep(std::mem::take(&mut case.leases));
         claim.spend();
         let answer = async {
@@ -258,6 +259,7 @@ impl Pipeline {
     /// What the rules say of this request; of one that subscribes to many resources, what they say of each.
     fn decide(&self, case: &mut Case<'_>, caller: &Caller, claim: &Claim) -> Result<(), Refusal> {
         let mut passes = Vec::new();
+        said::compare(case, claim);
         let read = claim.read();
         let judged = self.judge_all(case, caller, (claim, &read), &mut passes);
         case.mark = case.rules.policy.mark(&read).filter(|_| !read.is_empty()).cloned();
@@ -428,13 +430,6 @@ impl Pipeline {
         let case = Case::open(DecisionId::random(), connection, self.rules.load(), &head);
         self.refuse(&case, fault.into()).await
     }
-}
-
-/// The head without what was the guard's alone.
-fn bare(head: &Parts) -> Parts {
-    let mut head = head.clone();
-    head.headers.remove(AUTHORIZATION);
-    head
 }
 
 fn check_endpoint(case: &Case<'_>) -> Result<(), Refusal> {

@@ -257,17 +257,20 @@ fn what_answers_a_server_and_what_the_protocol_says_are_ways_out_like_any_other(
         let accept = json!({"action": "accept", "content": {"x": "what was read"}});
         let answer = |id: u64| json!({"jsonrpc": "2.0", "id": id, "result": accept});
         let request = |method: &str, params: Value| json!({"jsonrpc": "2.0", "id": 5, "method": method, "params": params});
+        // What opens a session and asks what there is may be said again in the same words.
+        let mut named = initialize();
+        named["params"]["clientInfo"]["name"] = json!("what was read");
+        let asked = request("ping", json!({"_meta": {"x": "before"}}));
+        let again = [initialize(), asked];
         let told = [
-            initialize(),
             request("logging/setLevel", json!({"level": "info"})),
             request("tools/list", json!({"cursor": "what was read"})),
-            request("ping", json!({"_meta": {"x": "what was read"}})),
             json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1, "message": "what was read"}}),
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "reason": "what was read"}}),
             json!({"jsonrpc": "2.0", "id": 41, "error": {"code": -1, "message": "what was read"}}),
             answer(42),
         ];
-        for message in &told {
+        for message in told.iter().chain(&again) {
             talk.passes(message, "");
         }
         // The server asks in the course of a call, and the client has the question when its agent reads.
@@ -282,6 +285,11 @@ fn what_answers_a_server_and_what_the_protocol_says_are_ways_out_like_any_other(
         talk.stays(&talk.post(&answer(7)));
         for message in &told {
             talk.stays(&talk.post(message));
+        }
+        talk.stays(&talk.post(&named));
+        talk.stays(&talk.post(&request("ping", json!({"_meta": {"x": "what was read"}}))));
+        for message in &again {
+            talk.passes(message, "");
         }
         // What could not be answered is not asked any more: the server is told so in the client's place.
         heard.event(&ask(8)).unwrap();
@@ -314,6 +322,77 @@ fn what_answers_a_server_and_what_the_protocol_says_are_ways_out_like_any_other(
         talk.scene.puppet.hear().unwrap().answer(&json!({})).unwrap();
         line.answer().unwrap();
         assert_eq!(talk.scene.daemon.verify().unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn who_has_read_opens_a_new_session_in_the_same_words_and_in_no_others() {
+    apart(|| {
+        let (mut daemon, tester, other, _https) = scene();
+        let answers = |daemon: &Daemon, credential: &Credential, message: &Value| {
+            let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
+            let modern = !message["params"]["_meta"].is_null();
+            let mut request = Request::post(message).by(credential);
+            if modern {
+                let method = message["method"].as_str().unwrap();
+                request = request.with("MCP-Protocol-Version", "2026-07-28").with("Mcp-Method", method);
+            }
+            let mut line = https.line().unwrap();
+            line.send(&request.bytes()).unwrap();
+            let text = line.answer().unwrap().text();
+            assert!(text.contains("done") != text.contains("It stays in the house"), "{text}");
+            text.contains("done")
+        };
+        let list = |method: &str, client: &str| {
+            let mut message = modern(3, "");
+            message["method"] = json!(method);
+            message["params"]["_meta"]["io.modelcontextprotocol/clientInfo"]["name"] = json!(client);
+            let params = message["params"].as_object_mut().unwrap();
+            params.retain(|key, _| key == "_meta");
+            message
+        };
+        let open = |id: u64, client: &str| {
+            let mut message = initialize();
+            (message["id"], message["params"]["clientInfo"]["name"]) = (json!(id), json!(client));
+            message
+        };
+        assert!(answers(&daemon, &tester, &open(1, "t")));
+        assert!(answers(&daemon, &tester, &list("tools/list", "t")));
+        assert!(answers(&daemon, &tester, &call(2, "read")));
+        let holds = |daemon: &Daemon| {
+            assert!(answers(daemon, &tester, &open(71, "t")), "it has said this before");
+            assert!(answers(daemon, &tester, &list("tools/list", "t")));
+            assert!(answers(daemon, &tester, &call(72, "note")), "it goes on with what stays in the house");
+            assert!(!answers(daemon, &tester, &call(73, "send")));
+            assert!(!answers(daemon, &tester, &open(74, "what was read")));
+            assert!(!answers(daemon, &tester, &list("tools/list", "what was read")));
+            assert!(!answers(daemon, &tester, &list("prompts/list", "t")), "another method");
+        };
+        holds(&daemon);
+        // Refused words do not become known ones.
+        holds(&daemon);
+        // What another agent has said is new when this one says it.
+        assert!(answers(&daemon, &other, &open(1, "o")));
+        assert!(!answers(&daemon, &tester, &open(75, "o")));
+        daemon.kill().unwrap();
+        daemon.start().unwrap();
+        holds(&daemon);
+        // An operator has it all forgotten, so that four other messages may become known.
+        let cleared = daemon.output("sessions", &["clear", "--agent", "tester"]).unwrap();
+        assert_eq!(cleared.status.code(), Some(0), "{cleared:?}");
+        for client in ["1", "2", "3", "4", "5"] {
+            assert!(answers(&daemon, &tester, &open(1, client)));
+        }
+        assert!(answers(&daemon, &tester, &call(2, "read")));
+        for (client, is_known) in
+            [("1", true), ("2", true), ("3", true), ("4", true), ("5", false), ("t", false)]
+        {
+            assert_eq!(answers(&daemon, &tester, &open(3, client)), is_known, "{client}");
+        }
+        let ledger = daemon.ledger().unwrap();
+        let denied: Vec<_> = ledger.calls("deny", "initialize").collect();
+        assert!(denied.iter().all(|record| record["reason"] == "flow" && record["rule"] == "stays-here"));
+        assert_eq!(daemon.verify().unwrap().code, Some(0));
     });
 }
 

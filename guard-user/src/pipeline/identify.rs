@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
 use jiff::Timestamp;
 
 use super::Pipeline;
@@ -32,6 +34,13 @@ impl Pipeline {
         let found = identify(&rules, connection, headers).await;
         (rules, found)
     }
+}
+
+/// The head without what was the guard's alone.
+pub(super) fn without_own(head: &Parts) -> Parts {
+    let mut head = head.clone();
+    head.headers.remove(AUTHORIZATION);
+    head
 }
 
 /// The issuer without whose key nobody can tell who it is.

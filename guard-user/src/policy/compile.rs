@@ -83,6 +83,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new(), label: None }),
         labels: Arc::clone(&flows.labels),
         warnings,
+        has_flow_rules: !document.flow.rules.is_empty(),
         digest,
         rules: document.policies.len() + document.velocity.len() + document.flow.len(),
     })

@@ -188,6 +188,11 @@ impl Policy {
         }
     }
 
+    /// Whether there are any, for whomever.
+    pub fn has_flow_rules(&self) -> bool {
+        self.has_flow_rules
+    }
+
     /// What the policy calls the highest of `read`.
     pub fn mark<'p>(&'p self, read: &[LabelName]) -> Option<&'p LabelName> {
         self.labels.name(self.labels.mark(read))

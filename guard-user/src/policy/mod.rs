@@ -90,6 +90,7 @@ pub struct Policy {
     labels: Arc<label::Labels>,
     /// What its files say and surely do not mean.
     warnings: Vec<Problem>,
+    has_flow_rules: bool,
     digest: Digest,
     rules: usize,
 }

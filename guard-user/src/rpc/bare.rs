@@ -51,7 +51,7 @@ impl Message {
     }
 }
 
-fn is_short(id: &Id) -> bool {
+pub(super) fn is_short(id: &Id) -> bool {
     match id {
         Id::Number(_) => true,
         Id::String(text) => text.len() <= BARE_ID_BYTES_MAX,

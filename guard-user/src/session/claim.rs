@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, response};
 
-use super::context::Reading;
+use super::context::{Reading, Said};
 use super::errand::{Errand, Errands, What};
 use super::{
     Adopted, Cause, Going, Gone, Logical, Made, NewSession, Owner, Pending, Refused, Round, SessionId,
@@ -19,7 +19,7 @@ use crate::connection::Connection;
 use crate::identity::Caller;
 use crate::kernel::Door;
 use crate::rpc::reply::Outcome;
-use crate::rpc::{Era, Id, Kind, Message, Target};
+use crate::rpc::{Era, Id, Kind, Message, Target, Words};
 use crate::types::{DecisionId, LabelName, ServerName, Within};
 
 pub const SESSION_HEADER: &str = "mcp-session-id";
@@ -279,6 +279,11 @@ impl Claim {
     /// Notes that something with this label may go to the agent. On an error it must not: nobody would know after a crash.
     pub async fn raise(&self, label: &LabelName) -> std::io::Result<()> {
         self.sessions.contexts.raise(&self.reading, label).await
+    }
+
+    /// What is about to be said, beside what the agent said before.
+    pub fn said(&self, words: Words) -> Said {
+        self.sessions.contexts.compare(&self.reading, &self.server, words)
     }
 
     /// Takes note of what the head of the answer says about the session.

@@ -1,10 +1,11 @@
-//! What each agent has read: the labels of what was let through to it, whatever servers and sessions it came by.
+//! What each agent has read: the labels of what was let through to it, whatever servers and sessions it came by. Beside it, what it said before.
 //!
 //! A context is of an agent and the user for whom it works, wherever its requests come from: another process, local user or host of the
 //! same agent may know what was read. It only grows, until it is over as a whole. Pure but for `book`: time is an argument, in milliseconds since the
 //! host's boot, so that no step of the wall clock makes anything old. A guard that starts later gives each its whole time again.
 
 mod book;
+mod known;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::visit::{Presence, Visit};
 use super::{Owner, unix_milliseconds};
 use crate::config::Limits;
-use crate::types::{AgentName, LabelName, Uptime, UserName};
+use crate::rpc::Words;
+use crate::types::{AgentName, LabelName, ServerName, Uptime, UserName};
 use book::{Book, Line};
+use known::Known;
 
 /// Whose reading is counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,6 +44,15 @@ pub struct Contexts {
 pub struct Reading {
     whose: Whose,
     visit: Visit,
+}
+
+/// A message that is compared with what its agent said before.
+#[derive(Debug, Clone)]
+pub struct Said {
+    whose: Whose,
+    server: ServerName,
+    words: Words,
+    pub is_known: bool,
 }
 
 /// A context, for tables.
@@ -68,6 +80,15 @@ struct Context {
     id: u64,
     presence: Arc<Presence>,
     read: Vec<Read>,
+    known: Known,
+}
+
+/// A context that is over.
+struct Over {
+    id: u64,
+    whose: Whose,
+    has_read: bool,
+    is_written: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -135,6 +156,25 @@ impl Contexts {
         Ok(())
     }
 
+    /// Compares what the agent is about to say to `server` with what it said there before.
+    pub fn compare(&self, reading: &Reading, server: &ServerName, words: Words) -> Said {
+        let (whose, server) = (reading.whose.clone(), server.clone());
+        let is_known = self.table().knows(&whose, &server, &words);
+        Said { whose, server, words, is_known }
+    }
+
+    /// Remembers that it was let through, as far as there is room. Lost with the disk, the next guard judges it anew.
+    pub async fn learn(self: &Arc<Self>, said: &Said) {
+        let Some(id) = self.table().learn(said) else { return };
+        let (whose, server) = (said.whose.clone(), said.server.clone());
+        let line = Line::Said { id, whose, server, words: said.words };
+        let this = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || this.write(&line)).await;
+        if let Err(error) = written.map_err(io::Error::other).flatten() {
+            tracing::warn!(%error, "what an agent may say again will not outlive this guard");
+        }
+    }
+
     fn write(&self, line: &Line) -> io::Result<()> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         if book.is_due() {
@@ -155,9 +195,10 @@ impl Contexts {
         self.end(|table| table.clear(is_meant))
     }
 
-    fn end(&self, end: impl FnOnce(&mut Table) -> Vec<(Whose, u64)>) -> Vec<Whose> {
+    fn end(&self, end: impl FnOnce(&mut Table) -> Vec<Over>) -> Vec<Whose> {
         let ended = end(&mut self.table());
-        let lines: Vec<_> = ended.iter().map(|(_, id)| Line::Over { id: *id }).collect();
+        let written = ended.iter().filter(|over| over.is_written);
+        let lines: Vec<_> = written.map(|over| Line::Over { id: over.id }).collect();
         if !lines.is_empty() {
             let book = Arc::clone(&self.book);
             // Lost, the next guard holds the context for longer.
@@ -174,7 +215,7 @@ impl Contexts {
                 Err(_none) => write(),
             }
         }
-        ended.into_iter().map(|(whose, _)| whose).collect()
+        ended.into_iter().filter(|over| over.has_read).map(|over| over.whose).collect()
     }
 
     pub fn list(&self) -> Vec<SeenContext> {
@@ -225,7 +266,7 @@ impl Table {
             *by_agent.entry(whose.agent.clone()).or_default() += 1;
             let id = *next_id;
             *next_id += 1;
-            Context { id, presence: Presence::by(since_boot, now), read: Vec::new() }
+            Context { id, presence: Presence::by(since_boot, now), read: Vec::new(), known: Known::default() }
         })
     }
 
@@ -257,7 +298,17 @@ impl Table {
         }
     }
 
-    fn sweep(&mut self, now: u64) -> Vec<(Whose, u64)> {
+    fn knows(&self, whose: &Whose, server: &ServerName, words: &Words) -> bool {
+        self.contexts.get(whose).is_some_and(|context| context.known.has(server, words))
+    }
+
+    /// The context's number, if this is to be written. One that was cleared meanwhile learns nothing.
+    fn learn(&mut self, said: &Said) -> Option<u64> {
+        let context = self.contexts.get_mut(&said.whose)?;
+        context.known.learn(&said.server, said.words).then_some(context.id)
+    }
+
+    fn sweep(&mut self, now: u64) -> Vec<Over> {
         let idle = self.idle_milliseconds;
         self.take(|context| {
             let is_used = context.presence.visits() > 0;
@@ -265,7 +316,7 @@ impl Table {
         })
     }
 
-    fn clear(&mut self, is_meant: impl Fn(&Whose) -> bool) -> Vec<(Whose, u64)> {
+    fn clear(&mut self, is_meant: impl Fn(&Whose) -> bool) -> Vec<Over> {
         let meant: Vec<u64> = self
             .contexts
             .iter()
@@ -275,8 +326,8 @@ impl Table {
         self.take(|context| meant.contains(&context.id))
     }
 
-    /// Ends what is under way in them. Those in which something was read are told.
-    fn take(&mut self, is_over: impl Fn(&Context) -> bool) -> Vec<(Whose, u64)> {
+    /// Ends what is under way in them.
+    fn take(&mut self, is_over: impl Fn(&Context) -> bool) -> Vec<Over> {
         let mut ended = Vec::new();
         let by_agent = &mut self.by_agent;
         self.contexts.retain(|whose, context| {
@@ -287,13 +338,12 @@ impl Table {
             if let Some(count) = by_agent.get_mut(&whose.agent) {
                 *count = count.saturating_sub(1);
             }
-            if !context.read.is_empty() {
-                ended.push((whose.clone(), context.id));
-            }
+            let (id, whose, has_read) = (context.id, whose.clone(), !context.read.is_empty());
+            ended.push(Over { id, whose, has_read, is_written: has_read || !context.known.is_empty() });
             false
         });
         by_agent.retain(|_, count| *count > 0);
-        ended.sort();
+        ended.sort_by(|a, b| a.whose.cmp(&b.whose));
         ended
     }
 
@@ -316,7 +366,11 @@ impl Table {
         let of = |(whose, context): (&Whose, &Context)| -> Vec<Line> {
             let line =
                 |read: &Read| Line::Read { id: context.id, whose: whose.clone(), label: read.label.clone() };
-            context.read.iter().map(line).collect()
+            let said = |(server, words): (&ServerName, Words)| {
+                let (whose, server) = (whose.clone(), server.clone());
+                Line::Said { id: context.id, whose, server, words }
+            };
+            context.read.iter().map(line).chain(context.known.iter().map(said)).collect()
         };
         self.contexts.iter().flat_map(of).collect()
     }
@@ -332,6 +386,18 @@ impl Table {
                 context.id = id;
                 if !context.read.iter().any(|read| read.label == label) {
                     context.read.push(Read { label, is_written: true });
+                }
+                self.next_id = self.next_id.max(id.saturating_add(1));
+            }
+            Line::Said { id, whose, server, words } => {
+                let is_new = !self.contexts.contains_key(&whose);
+                let context = self.context(&whose, now);
+                if is_new {
+                    context.id = id;
+                }
+                // A line that was written late may be of one that is over.
+                if context.id == id {
+                    context.known.learn(&server, words);
                 }
                 self.next_id = self.next_id.max(id.saturating_add(1));
             }

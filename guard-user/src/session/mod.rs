@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 pub use claim::{Claim, EVENT_HEADER, Gets, NotYours, SESSION_HEADER, Scope};
-pub use context::{Contexts, SeenContext, Whose};
+pub use context::{Contexts, Said, SeenContext, Whose};
 pub use errand::{Errand, Errands, LeftOut, ToDo, What};
 pub use events::EVENT_ID_BYTES_MAX;
 pub use id::{SESSION_ID_BYTES_MAX, SessionId, SessionIdError};

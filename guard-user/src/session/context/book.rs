@@ -1,5 +1,5 @@
 //! The file of contexts: a line that names its format, and one for each label that was read in one. What says that something was read is
-//! on disk before the answer goes on; so what a crash tears off is of no answer.
+//! on disk before the answer goes on; so what a crash tears off is of no answer. Beside them, what is known to servers.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Whose;
-use crate::types::LabelName;
+use crate::rpc::Words;
+use crate::types::{LabelName, ServerName};
 
 /// In `state_dir`.
 pub(super) const FILE: &str = "contexts.jsonl";
-const FORMAT: u32 = 1;
-/// Lines before the file is written anew with those that count.
+/// 1 had no `said`.
+const FORMAT: u32 = 2;
+/// Lines before the file is written anew with those that count, if these are less than half.
 const LINES_MAX: usize = 65_536;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,13 @@ pub(super) enum Line {
         whose: Whose,
         label: LabelName,
     },
+    /// The agent said this to the server, and may say it again.
+    Said {
+        id: u64,
+        whose: Whose,
+        server: ServerName,
+        words: Words,
+    },
     /// The context with this number.
     Over {
         id: u64,
@@ -41,16 +50,18 @@ pub(super) struct Book {
     /// `None`: it could not be written.
     file: Option<File>,
     lines: usize,
+    /// So many lines make it due: by then at least half of them count no more.
+    lines_max: usize,
 }
 
 impl Book {
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE), file: None, lines: 0 }
+        Self { path: state_dir.join(FILE), file: None, lines: 0, lines_max: LINES_MAX }
     }
 
     /// Whether it is to be written anew.
     pub(super) fn is_due(&self) -> bool {
-        self.file.is_none() || self.lines >= LINES_MAX
+        self.file.is_none() || self.lines >= self.lines_max
     }
 
     /// As if the disk had refused a line, and refused the file.
@@ -87,6 +98,7 @@ impl Book {
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&next)?;
         let mut out = io::BufWriter::new(&file);
         self.lines = lines.len();
+        self.lines_max = LINES_MAX.max(self.lines.saturating_mul(2));
         for line in std::iter::once(Line::Format { format: FORMAT }).chain(lines) {
             serde_json::to_writer(&mut out, &line)?;
             out.write_all(b"\n")?;

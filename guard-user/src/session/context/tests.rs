@@ -4,7 +4,7 @@ use super::*;
 use crate::session::owner::Origin;
 use crate::types::{ClientId, ProfileName};
 
-fn owner(agent: &str, user: u32) -> Owner {
+pub(super) fn owner(agent: &str, user: u32) -> Owner {
     Owner {
         agent: AgentName::parse(agent).unwrap(),
         client: ClientId::parse("client").unwrap(),
@@ -14,11 +14,11 @@ fn owner(agent: &str, user: u32) -> Owner {
     }
 }
 
-fn label(name: &str) -> LabelName {
+pub(super) fn label(name: &str) -> LabelName {
     LabelName::parse(name).unwrap()
 }
 
-fn limits(per_agent: usize, idle: u64) -> Limits {
+pub(super) fn limits(per_agent: usize, idle: u64) -> Limits {
     Limits { contexts_per_agent_max: per_agent, context_idle_seconds: idle, ..Limits::default() }
 }
 
