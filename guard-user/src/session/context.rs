@@ -381,27 +381,33 @@ impl Table {
             Line::Format { .. } => {}
             Line::Over { id } => _ = self.take(|context| context.id == id),
             Line::Read { id, whose, label } => {
-                self.next_id = self.next_id.max(id.saturating_add(1));
-                let context = self.context(&whose, now);
-                context.id = id;
-                if !context.read.iter().any(|read| read.label == label) {
+                let context = self.restored(id, &whose, now);
+                if let Some(context) = context.filter(|it| !it.read.iter().any(|read| read.label == label)) {
                     context.read.push(Read { label, is_written: true });
                 }
-                self.next_id = self.next_id.max(id.saturating_add(1));
             }
             Line::Said { id, whose, server, words } => {
-                let is_new = !self.contexts.contains_key(&whose);
-                let context = self.context(&whose, now);
-                if is_new {
-                    context.id = id;
-                }
-                // A line that was written late may be of one that is over.
-                if context.id == id {
+                if let Some(context) = self.restored(id, &whose, now) {
                     context.known.learn(&server, words);
                 }
-                self.next_id = self.next_id.max(id.saturating_add(1));
             }
         }
+    }
+
+    /// The context with this number, of which a line tells. Numbers only grow, so the one before it is over, whether or not that is written;
+    /// `None`: this one is.
+    fn restored(&mut self, id: u64, whose: &Whose, now: u64) -> Option<&mut Context> {
+        self.next_id = self.next_id.max(id.saturating_add(1));
+        if self.contexts.get(whose).is_some_and(|context| context.id < id) {
+            let before = self.contexts.get(whose).map(|context| context.id);
+            self.take(|context| Some(context.id) == before);
+        }
+        let is_new = !self.contexts.contains_key(whose);
+        let context = self.context(whose, now);
+        if is_new {
+            context.id = id;
+        }
+        Some(context).filter(|context| context.id == id)
     }
 }
 

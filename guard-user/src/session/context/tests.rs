@@ -56,6 +56,25 @@ async fn what_was_read_outlives_a_guard_that_is_killed_and_ends_when_it_is_clear
     assert_eq!(names(&contexts.read(&contexts.enter(&owner("a", 1)))), ["restricted"]);
 }
 
+#[test]
+fn the_order_in_which_lines_were_written_does_not_matter() {
+    let read = |id, name: &str| Line::Read { id, whose: Whose::of(&owner("a", 1)), label: label(name) };
+    let over = || Line::Over { id: 1 };
+    for lines in [
+        vec![read(1, "internal"), over(), read(2, "restricted")],
+        vec![read(1, "internal"), read(2, "restricted"), over()],
+        vec![read(1, "internal"), read(2, "restricted")],
+        vec![read(2, "restricted"), read(1, "internal"), over()],
+    ] {
+        let mut table = Table::new(&limits(8, 60));
+        for line in lines {
+            table.restore(line, 0);
+        }
+        assert_eq!(names(&table.read(&Whose::of(&owner("a", 1)))), ["restricted"]);
+        assert!(table.next_id > 2);
+    }
+}
+
 #[tokio::test]
 async fn an_agent_has_read_the_same_wherever_its_requests_come_from() {
     let dir = tempfile::tempdir().unwrap();
