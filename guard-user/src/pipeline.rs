@@ -506,7 +506,7 @@ struct Judged {
 /// A task's result: whoever may still make the call may have it. That it needed an approval is over.
 fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made) -> Judged {
     let question = Question { target: Target::Tool(&made.tool), ..*question };
-    match rules.policy.decide_assuming_conditions(&question) {
+    match rules.policy.decide_as_shown(&question) {
         Decision::Allow(allow) => {
             let (intent, label) = (allow.intents().first().cloned(), allow.label().cloned());
             Judged { intent, rule: Ok(allow.rule().clone()), risk: None, label }

@@ -31,14 +31,17 @@ struct Stage {
 
 impl Stage {
     fn new(demand: &str) -> Self {
+        Self::with(POLICY, &json!({"user_claim": "email", "user": demand}))
+    }
+
+    /// With more in the issuer's entry.
+    fn with(policy: &str, more: &Value) -> Self {
         let puppet = Puppet::at(ADDRESS).unwrap();
         let idp = Idp::new("key-1").unwrap();
-        let mut daemon = guard("demo", &[("policy.yaml", POLICY)]).unwrap();
+        let mut daemon = guard("demo", &[("policy.yaml", policy)]).unwrap();
         publish(&daemon.config_file().with_file_name("jwks.json"), &[&idp]).unwrap();
-        let issuer = json!({
-            "name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "keys": {"jwks_file": "jwks.json"},
-            "user_claim": "email", "user": demand,
-        });
+        let mut issuer = json!({"name": "corp", "issuer": ISSUER, "audience": AUDIENCE, "keys": {"jwks_file": "jwks.json"}});
+        issuer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         daemon.config.issuers = serde_json::from_value(json!([issuer])).unwrap();
         daemon.start().unwrap();
         let https = Https::new(ADDRESS, &daemon.ca()).unwrap();
@@ -90,6 +93,42 @@ impl Stage {
 fn hello() -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}})
+}
+
+#[test]
+fn a_token_says_which_profile_its_caller_has_and_no_header_says_otherwise() {
+    apart(|| {
+        let profiles = "profiles: {narrow: {intents: [demo.open]}, wide: {intents: [\"*\"]}}\n";
+        let policy = POLICY
+            .replace("{client_id: desk,", "{client_id: desk, profiles: [wide, narrow],")
+            .replace(", conditions: {source: {user_in: [alice@corp.example]}}", "");
+        let stage = Stage::with(&(policy + profiles), &json!({"profile_claim": "guard_profile"}));
+        let by = |profile: Value, tool: &str| {
+            let mut claims = claims("desk@corp", 600);
+            if !profile.is_null() {
+                claims["guard_profile"] = profile;
+            }
+            let token = stage.idp.sign(&claims).unwrap();
+            Request::post(&call(1, tool)).with("Authorization", &format!("Bearer {token}"))
+        };
+        assert_eq!(stage.served(&by(json!("wide"), "refund"), "")["profile"], "wide");
+        assert_eq!(stage.served(&by(json!("narrow"), "open"), "")["profile"], "narrow");
+        assert_eq!(
+            stage.served(&by(json!("narrow"), "open").with("X-Profile-ID", "narrow"), "")["profile"],
+            "narrow"
+        );
+        let reason = |request: &Request| stage.refused(request)["reason"].clone();
+        assert_eq!(reason(&by(json!("narrow"), "refund")), "profile_denies");
+        // Neither a header nor another word makes more of it.
+        assert_eq!(
+            reason(&by(json!("narrow"), "refund").with("X-Profile-ID", "wide")),
+            "wrong_client_or_profile"
+        );
+        assert_eq!(reason(&by(json!("other"), "open")), "wrong_client_or_profile");
+        for none in [Value::Null, json!(["wide"]), json!("")] {
+            assert_eq!(reason(&by(none, "open").with("X-Profile-ID", "wide")), "token_no_profile");
+        }
+    });
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct Issuer {
     /// Whether each of its tokens must have that claim.
     #[serde(default, skip_serializing_if = "is_optional")]
     pub user: UserDemand,
+    /// The claim that names the profile of the caller, which each of its tokens then has; none: the caller chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_claim: Option<String>,
 }
 
 /// Whether a token without a user is taken.

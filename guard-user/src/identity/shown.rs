@@ -95,7 +95,11 @@ impl<'h> Shown<'h> {
     /// Whose token it is. `entry` is that of the agent with its subject.
     pub fn by_token(&self, voucher: Voucher, entry: Option<Entry<'_>>) -> Result<Caller, Unidentified> {
         let entry = entry.ok_or(Unidentified::UnknownSubject)?;
-        let profile = self.profile_of(&entry).ok_or(Unidentified::WrongClientOrProfile)?;
+        let said = voucher.profile.as_ref().map(|profile| profile.as_str().as_bytes());
+        // What a header says beside the token is the same, or a lie.
+        let is_other = said.is_some() && self.profile.is_some_and(|named| Some(named) != said);
+        let profile = self.profile_named(said.or(self.profile), &entry).filter(|_| !is_other);
+        let profile = profile.ok_or(Unidentified::WrongClientOrProfile)?;
         Ok(Caller {
             agent: entry.agent.clone(),
             client: entry.client.clone(),
@@ -215,11 +219,15 @@ impl<'h> Shown<'h> {
 
     /// The profile that it asks for, or the first one of the entry; `None` if it names another client or profile.
     fn profile_of<'p>(&self, entry: &Entry<'p>) -> Option<&'p ProfileName> {
+        self.profile_named(self.profile, entry)
+    }
+
+    fn profile_named<'p>(&self, named: Option<&[u8]>, entry: &Entry<'p>) -> Option<&'p ProfileName> {
         if self.client.is_some_and(|client| client != entry.client.as_str().as_bytes()) {
             return None;
         }
         let mut profiles = entry.profiles.iter();
-        match self.profile {
+        match named {
             Some(named) => profiles.find(|profile| profile.as_str().as_bytes() == named),
             None => profiles.next(),
         }

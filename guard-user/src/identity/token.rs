@@ -24,7 +24,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::CredentialId;
 use crate::config::{Authorize, Scope, UserDemand};
 use crate::rpc::Json;
-use crate::types::{IssuerName, Uptime, UserName};
+use crate::types::{IssuerName, ProfileName, Uptime, UserName};
 
 pub use fault::TokenFault;
 pub use fresh::Fresh;
@@ -60,6 +60,8 @@ struct Issuer {
     asked: Option<Fresh>,
     /// The claim with the user, and whether it must be there.
     user: Option<(String, UserDemand)>,
+    /// The claim with the profile, which must be there.
+    profile: Option<String>,
 }
 
 /// A token that says that it is of a known issuer and for this guard. Nothing of it is proved yet.
@@ -79,6 +81,8 @@ pub struct Voucher {
     pub subject: Arc<str>,
     /// For whom the agent works.
     pub user: Option<UserName>,
+    /// That of the caller, if its issuer says so.
+    pub profile: Option<ProfileName>,
     /// What it may be used for, where the server's entry asks for that.
     pub scopes: Arc<[Scope]>,
     pub key: KeyDigest,
@@ -205,10 +209,12 @@ impl Addressed<'_> {
         let scopes = if self.needs_scopes { scopes::read(&self.claims)? } else { Vec::new() };
         let user =
             self.issuer.user.as_ref().map(|(claim, demand)| claims::user(&self.claims, claim, *demand));
+        let profile = self.issuer.profile.as_deref().map(|claim| claims::profile(&self.claims, claim));
         Ok(Voucher {
             issuer: self.issuer.name.clone(),
             subject: claims.subject,
             user: user.transpose()?.flatten(),
+            profile: profile.transpose()?,
             scopes: scopes.into(),
             key: key.digest,
             id: CredentialId::of_token(self.parts.whole),

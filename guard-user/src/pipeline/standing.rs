@@ -68,7 +68,7 @@ impl Standing {
                     arguments: None,
                     around,
                 };
-                !matches!(rules.policy.decide_assuming_conditions(&question), Decision::Deny(_))
+                !matches!(rules.policy.decide_as_shown(&question), Decision::Deny(_))
             })
     }
 }

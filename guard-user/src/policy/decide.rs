@@ -124,8 +124,8 @@ impl Policy {
         self.judge(question, Conditions::Assumed)
     }
 
-    /// The same for lists and tables.
-    pub(super) fn decide_as_shown(&self, question: &Question<'_>) -> Decision {
+    /// The same for lists, tables, tasks and what is open: an escalate rule with conditions opens nothing.
+    pub fn decide_as_shown(&self, question: &Question<'_>) -> Decision {
         self.judge(question, Conditions::Shown)
     }
 

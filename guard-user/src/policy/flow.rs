@@ -7,6 +7,7 @@ use super::decide::Conditions;
 use super::decision::{Decision, Deny, DenyCode, Hold};
 use super::label::{Labels, Level, Sink};
 use super::rule::{Action, RuleName};
+use super::sent::is_thing;
 use super::target::TASK_METHODS;
 use super::{Policy, Question};
 use crate::inspect::Kinds;
@@ -184,6 +185,8 @@ impl Policy {
         let Some((target, method)) = about else { return surface.inspected.whole.as_ref() };
         match surface.targets.find(target, method) {
             Some(set) => set.flow.inspection.as_ref(),
+            // It was taken from the agent while its answer was under way.
+            None if is_thing(target) => surface.inspected.whole.as_ref(),
             None => surface.inspected.general.as_ref(),
         }
     }

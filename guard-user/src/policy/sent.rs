@@ -35,6 +35,11 @@ impl Surface {
     }
 }
 
+/// What rules must name for an agent to have it.
+pub(super) fn is_thing(target: Target<'_>) -> bool {
+    matches!(target, Target::Tool(_) | Target::Resource(_) | Target::Prompt(_))
+}
+
 impl Policy {
     /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
     /// for an answer cannot wait for a person. The answer sends where the call does in whose course it is asked, `about`; `None`: any call
@@ -77,7 +82,12 @@ impl Policy {
             return true;
         }
         let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
-        let label = surface.and_then(|surface| surface.targets.find(about.0, about.1)?.flow.label.as_ref());
+        let rules = surface.and_then(|surface| surface.targets.find(about.0, about.1));
+        if rules.is_none() && is_thing(about.0) {
+            // No rule speaks of it any more, so it may carry anything.
+            return !self.has_flow_rules || self.labels.mark(read) >= self.labels.top();
+        }
+        let label = rules.and_then(|rules| rules.flow.label.as_ref());
         let level = label.and_then(|label| self.labels.level(label));
         level.is_none_or(|level| self.labels.mark(read) >= level)
     }

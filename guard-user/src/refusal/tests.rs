@@ -218,6 +218,7 @@ fn of_the_rest() -> Vec<Refusal> {
         Unidentified::Token(TokenFault::Expired).into(),
         Unidentified::Token(TokenFault::NotYet).into(),
         Unidentified::Token(TokenFault::NoUser).into(),
+        Unidentified::Token(TokenFault::NoProfile).into(),
         Unidentified::Certificate(CertificateFault::Missing).into(),
         Unidentified::Certificate(CertificateFault::Malformed("it is no X.509")).into(),
         Unidentified::Certificate(CertificateFault::Unknown).into(),

@@ -180,7 +180,7 @@ impl Now<'_> {
             moment: Some(Timestamp::now()),
             user: user.as_ref(),
             read: Some(&read),
-            session: self.view.claim.within(),
+            session: self.view.claim.within_now(),
             ..Circumstances::default()
         };
         self.rules.policy.may_ask((agent, Some(profile)), &server.name, method, around, about)

@@ -225,6 +225,11 @@ impl Claim {
         self.within
     }
 
+    /// How far it is by now, for what its server asks.
+    pub fn within_now(&self) -> Within {
+        self.visit.as_ref().map_or(Within::Nothing, |visit| visit.within(false))
+    }
+
     pub fn scope(&self) -> Scope {
         Scope { server: self.server.clone(), session: self.session.clone(), owner: self.owner.clone() }
     }

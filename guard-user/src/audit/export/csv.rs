@@ -62,10 +62,12 @@ pub(super) fn line(entry: &Entry<'_>) -> String {
     COLUMNS.iter().map(cell).collect::<Vec<_>>().join(",")
 }
 
-/// A cell. Spreadsheets take what begins with one of four signs for a formula, whoever wrote it: such a text gets an apostrophe in front.
+/// A cell. Spreadsheets take what begins with one of some signs for a formula, whoever wrote it: such a text gets an apostrophe in front.
 fn text(text: &str) -> String {
-    let text = plain(text);
+    // Where a list is written with semicolons, a spreadsheet divides cells there.
+    let text = plain(text).replace(';', r"\u003b");
     let is_number = text.parse::<i64>().is_ok();
-    let text = if text.starts_with(['=', '+', '-', '@']) && !is_number { format!("'{text}") } else { text };
+    let text =
+        if text.starts_with(['=', '+', '-', '@', '\'']) && !is_number { format!("'{text}") } else { text };
     if text.contains([',', '"', '\'']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::Format;
 use super::ocsf::Made;
 use crate::audit::disk::sync_dir;
 use crate::audit::merkle::{Hash, Tree};
+use crate::audit::note::VerifierKey;
 use crate::audit::walk::NO_PREV;
 use crate::config::read_bounded;
 
@@ -21,8 +22,8 @@ const BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
-    /// The trail's name.
-    trail: String,
+    /// The key that the trail is checked with, and with it the trail's name.
+    key: String,
     /// What its records become here.
     format: Format,
     /// How many records were exported.
@@ -44,9 +45,12 @@ pub enum CursorError {
     #[error("{}: not a cursor of `mcp-guard audit export`: {why}. Move it away to export all records anew", .path.display())]
     Wrong { path: PathBuf, why: String },
     #[error(
-        "{}: of the trail {theirs}, but this is {ours}. Each trail needs a cursor of its own: name another --cursor file", .path.display()
+        "{}: of another trail, or of another key, than {ours}. If this host has had one trail alone, somebody has put another in its place; else \
+         name another --cursor file", .path.display()
     )]
-    Other { path: PathBuf, theirs: String, ours: String },
+    Other { path: PathBuf, ours: String },
+    #[error("{}: others may write there, and could have it written elsewhere; `chmod go-w` it, or name another --cursor file", .path.display())]
+    Exposed { path: PathBuf },
     #[error("{}: of another --format; name another --cursor file for this one", .path.display())]
     OtherFormat { path: PathBuf },
     #[error("{}: another export uses this cursor; end that one, or name another --cursor file", .path.display())]
@@ -54,9 +58,9 @@ pub enum CursorError {
 }
 
 impl Cursor {
-    pub(super) fn new(trail: &str, format: Format, tree: &Tree, hash: Hash, ocsf: Option<Made>) -> Self {
+    pub(super) fn new(key: &str, format: Format, tree: &Tree, hash: Hash, ocsf: Option<Made>) -> Self {
         let peaks = tree.peaks().iter().map(hex::encode).collect();
-        Self { trail: trail.to_owned(), format, records: tree.size(), hash: hex::encode(hash), peaks, ocsf }
+        Self { key: key.to_owned(), format, records: tree.size(), hash: hex::encode(hash), peaks, ocsf }
     }
 
     /// What was exported, and the hash of its last record. A cursor that says what cannot be is read as one of no records.
@@ -71,7 +75,8 @@ impl Cursor {
     }
 
     /// `None`: there is none yet.
-    pub fn read(path: &Path, trail: &str, format: Format) -> Result<Option<Self>, CursorError> {
+    pub fn read(path: &Path, key: &VerifierKey, format: Format) -> Result<Option<Self>, CursorError> {
+        let key = key.to_string();
         let at = |error| CursorError::Io { path: path.to_owned(), error };
         let text = match read_bounded(path, BYTES_MAX) {
             Ok(text) => text,
@@ -80,12 +85,8 @@ impl Cursor {
         };
         let wrong = |why: String| CursorError::Wrong { path: path.to_owned(), why };
         let cursor: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if cursor.trail != trail {
-            return Err(CursorError::Other {
-                path: path.to_owned(),
-                theirs: cursor.trail,
-                ours: trail.to_owned(),
-            });
+        if cursor.key != key {
+            return Err(CursorError::Other { path: path.to_owned(), ours: key });
         }
         if cursor.format != format {
             return Err(CursorError::OtherFormat { path: path.to_owned() });
@@ -101,20 +102,31 @@ impl Cursor {
         let at = |error| CursorError::Io { path: path.to_owned(), error };
         let next = beside(path, ".next");
         let put = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            // Of a write that was cut off.
+            match fs::remove_file(&next) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
             serde_json::to_writer(&mut file, self)?;
             file.write_all(b"\n")?;
             file.sync_all()?;
             fs::rename(&next, path)?;
-            sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+            sync_dir(folder(path))
         };
         put().map_err(at)
     }
 
     /// Keeps other exports from the cursor at `path` while the file is held.
+    /// Refused where others than root and this user could put links in the way.
     pub fn lock(path: &Path) -> Result<File, CursorError> {
         let at = |error| CursorError::Io { path: path.to_owned(), error };
+        let folder = folder(path);
+        let meta = folder.metadata().map_err(at)?;
+        let is_own = meta.uid() == 0 || meta.uid() == rustix::process::geteuid().as_raw();
+        if !is_own || meta.mode() & 0o022 != 0 {
+            return Err(CursorError::Exposed { path: folder.to_owned() });
+        }
         let lock = beside(path, ".lock");
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock).map_err(at)?;
@@ -129,6 +141,10 @@ impl Cursor {
 fn digest(text: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text, &mut hash).ok().map(|()| hash)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A file with a longer name.

@@ -71,9 +71,10 @@ impl<'a> Entry<'a> {
         fields?.get(name)
     }
 
-    /// A field that a call has, or a record of another kind by the same name.
+    /// A field of the record itself, or of its call. Why a call ended is not why it went on.
     pub(super) fn field(&self, name: &str) -> Option<&'a Value> {
-        self.of_call(name).or_else(|| self.fields.get(name)).filter(|value| !value.is_null())
+        let own = self.fields.get(name).filter(|value| !value.is_null());
+        own.or_else(|| self.of_call(name).filter(|value| name != "reason" && !value.is_null()))
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {

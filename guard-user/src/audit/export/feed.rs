@@ -48,7 +48,7 @@ pub enum FeedError {
 impl FeedError {
     /// Whether the trail itself is not what it was.
     pub fn is_of_the_trail(&self) -> bool {
-        !matches!(self, Self::Read { .. } | Self::Checkpoint(_))
+        !matches!(self, Self::Read { .. } | Self::Checkpoint(ProveError::Read { .. }))
     }
 }
 
@@ -81,10 +81,8 @@ impl Feed {
     pub(super) fn open(dir: &Path, key: VerifierKey, tree: Tree, prev: Hash) -> Result<Self, FeedError> {
         let opened_at = tree.size();
         let feed = Self { dir: dir.to_owned(), key, tree, prev, opened_at, file: None, held: None };
-        let have = feed.signed()?.size;
-        if opened_at > have {
-            return Err(FeedError::Shrunk { have, exported: opened_at });
-        }
+        let signed = feed.signed()?;
+        feed.goes_on(&signed)?;
         Ok(feed)
     }
 
@@ -96,9 +94,22 @@ impl Feed {
         Ok(self.key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?)
     }
 
+    /// Whether what was read is among what is signed.
+    fn goes_on(&self, signed: &Checkpoint) -> Result<(), FeedError> {
+        let read = self.tree.size();
+        match signed.size {
+            have if have < read => Err(FeedError::Shrunk { have, exported: read }),
+            have if have == read && signed.root != self.tree.root() => {
+                Err(FeedError::Forked { seq: read.saturating_sub(1) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The next records, as far as one signature covers them; none if there are none yet.
     pub(super) fn read(&mut self) -> Result<Vec<(Link, String)>, FeedError> {
         let signed = self.signed()?;
+        self.goes_on(&signed)?;
         let first = self.tree.size();
         let mut read: Vec<_> = self.held.take().into_iter().collect();
         while self.tree.size() < signed.size {
@@ -187,18 +198,5 @@ impl Feed {
             }
         }
         Ok((path, lines))
-    }
-
-    /// One record, wherever it is. `None`: it is not in the trail any more.
-    pub(super) fn line(&self, seq: u64) -> Option<String> {
-        let (first, path) = segments(&self.dir).ok()?.into_iter().rfind(|(first, _)| *first <= seq)?;
-        let mut lines = Lines::open(&path).ok()?;
-        for _ in first..seq {
-            lines.next().ok()??;
-        }
-        match lines.next().ok()?? {
-            Found::Line(line) => String::from_utf8(line.to_owned()).ok(),
-            Found::Torn => None,
-        }
     }
 }

@@ -31,10 +31,11 @@ use entry::{Entry, Link};
 use feed::Feed;
 use ocsf::Made;
 
-/// Calls under way that are remembered for the outcome; of others the trail is asked again.
+/// Calls under way that are remembered for the outcome; of others it is exported without what the call's record says.
 const CALLS_REMEMBERED_MAX: usize = 65_536;
-/// Records in one batch.
+/// Records in one batch, and bytes of their lines, about.
 const BATCH_RECORDS_MAX: usize = 1_000;
+const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 /// What the records become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -123,10 +124,12 @@ impl Export {
         if self.waiting.is_empty() {
             self.waiting = self.feed.read()?.into();
         }
-        let mut lines = Vec::new();
+        let (mut lines, mut bytes) = (Vec::new(), 0);
         while lines.len() < most
+            && bytes < BATCH_BYTES_MAX
             && let Some((link, line)) = self.waiting.pop_front()
         {
+            bytes += line.len();
             lines.push(self.encode(&line).ok_or(FeedError::NoRecord { seq: link.seq })?);
             self.tree.push(link.hash);
             self.prev = link.hash;
@@ -140,7 +143,7 @@ impl Export {
                 lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
             lines = vec![ascii(&otlp::request(&records, &self.origin, &self.host))];
         }
-        let cursor = Cursor::new(&self.origin, self.format, &self.tree, self.prev, self.made.clone());
+        let cursor = Cursor::new(&self.authority, self.format, &self.tree, self.prev, self.made.clone());
         Ok(Some(Batch { lines, records, cursor }))
     }
 
@@ -160,22 +163,21 @@ impl Export {
             Format::Csv => csv::line(&entry),
             Format::Otlp => ascii(&otlp::record(&entry)),
         };
-        let encoded = if self.in_syslog { syslog::line(&entry, &self.host, &encoded) } else { encoded };
+        let encoded = match (self.in_syslog, self.format) {
+            (false, _) => encoded,
+            (true, Format::Cef) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\\u003c")),
+            (true, _) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\u003c")),
+        };
         self.remember(&fields);
         Some(encoded)
     }
 
-    /// The call that an outcome is about.
+    /// The call that an outcome is about, if it was checked with what is exported now.
     fn call_of(&mut self, fields: &Map<String, Value>) -> Option<Map<String, Value>> {
-        if fields.get("kind")?.as_str()? != "outcome" {
-            return None;
+        match fields.get("kind")?.as_str()? {
+            "outcome" => self.calls.remove(fields.get("id")?.as_str()?),
+            _ => None,
         }
-        let id = fields.get("id")?.as_str()?;
-        self.calls.remove(id).or_else(|| {
-            let line = self.feed.line(fields.get("call_seq")?.as_u64()?)?;
-            let call: Map<String, Value> = serde_json::from_str(&line).ok()?;
-            (call.get("id")?.as_str()? == id).then_some(call)
-        })
     }
 
     fn remember(&mut self, fields: &Map<String, Value>) {

@@ -300,7 +300,7 @@ fn api(entry: &Entry<'_>) -> Value {
     api.put("request", entry.own("id").map(|id| json!({"uid": id})));
     if entry.kind == "outcome" {
         let mut response = Object::default();
-        response.put("code", entry.field("error_code"));
+        response.put("code", entry.field("error_code").map(exact));
         response.put("message", entry.verdict());
         api.put("response", response.0);
     }

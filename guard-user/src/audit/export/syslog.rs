@@ -11,7 +11,7 @@ const FACILITY: u8 = 13;
 const HOST_BYTES_MAX: usize = 255;
 const SEQUENCE_MAX: u64 = 2_147_483_647;
 
-/// `message`, which is printable ASCII, as one syslog message.
+/// `message`, which is printable ASCII without `<`, as one syslog message: a receiver that cuts it finds no beginning of another one in it.
 pub(super) fn line(entry: &Entry<'_>, host: &str, message: &str) -> String {
     let time = Timestamp::from_millisecond(entry.millis).unwrap_or_default();
     let host: String = host.chars().filter(char::is_ascii_graphic).take(HOST_BYTES_MAX).collect();

@@ -149,7 +149,8 @@ proptest! {
                     for (name, text) in [("target", target), ("client", client), ("session", session)] {
                         let cell = column(name);
                         prop_assert!(!cell.starts_with(['=', '+', '-', '@', '\t', '\r']) || cell.parse::<i64>().is_ok(), "{:?}", cell);
-                        let is_marked = text.starts_with(['=', '+', '-', '@']);
+                        prop_assert!(!cell.contains(';'), "{:?}", cell);
+                        let is_marked = text.starts_with(['=', '+', '-', '@', '\'']);
                         let cell = cell.strip_prefix('\'').filter(|_| is_marked).unwrap_or(&cell);
                         prop_assert_eq!(&read_back(cell), text);
                     }

@@ -1,6 +1,7 @@
 //! What an export makes of a real trail, also of one that is not what it was.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -66,17 +67,23 @@ async fn every_record_arrives_in_order_wherever_the_export_was_interrupted() {
         let batch = export.batch_of(1).unwrap().unwrap();
         let file = dir.path().join("cursor");
         batch.cursor.write(&file).unwrap();
-        at = Cursor::read(&file, key(dir.path()).name(), Format::Ocsf).unwrap();
+        at = Cursor::read(&file, &key(dir.path()), Format::Ocsf).unwrap();
         assert_eq!(at.as_ref(), Some(&batch.cursor));
         all.extend(batch.lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()));
     }
+    let numbers: Vec<_> = all.iter().map(|event| event["metadata"]["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..whole.len() as u64).collect::<Vec<_>>());
+    let named = |event: &Value| event["attestation_list"][0]["prev_event"]["uid"].clone();
+    assert!(all.windows(2).all(|two| named(&two[1]) == two[0]["metadata"]["uid"]), "one chain");
     let (at_once, _) = exported(dir.path(), None, Format::Ocsf).unwrap();
-    assert_eq!(all, at_once);
     let (none, _) = exported(dir.path(), at, Format::Ocsf).unwrap();
     assert!(none.is_empty());
-    // An outcome has no agent of its own: that of its call is found in the trail.
-    let outcome = all.iter().find(|event| event["metadata"]["event_code"] == "outcome:ok").unwrap();
-    assert_eq!(outcome["ai_agent"]["uid"], "support-agent");
+    // An outcome has no agent of its own: it has that of its call, which was checked with it.
+    let agent = |all: &[Value]| {
+        let outcome = all.iter().find(|event| event["metadata"]["event_code"] == "outcome:ok").unwrap();
+        outcome["ai_agent"]["uid"].clone()
+    };
+    assert_eq!((agent(&at_once), agent(&all)), (json!("support-agent"), Value::Null));
 }
 
 #[tokio::test]
@@ -146,35 +153,61 @@ async fn a_trail_of_several_files_is_one() {
 fn a_cursor_is_for_one_trail_one_format_and_one_export() {
     let dir = tempdir();
     let path = dir.path().join("cursor");
-    let read = |trail: &str, format| Cursor::read(&path, trail, format);
-    assert_eq!(read("a", Format::Csv).unwrap(), None);
+    // Two with one name are two.
+    let fresh = || crate::audit::key::make(tempdir().path(), "host/mcp-guard/00").unwrap().verifier().clone();
+    let keys = [fresh(), fresh()];
+    let read = |key: usize, format| Cursor::read(&path, &keys[key], format);
+    assert_eq!(read(0, Format::Csv).unwrap(), None);
     let zeros = "00".repeat(32);
-    let cursor = |trail: &str, records: u64, peaks: &[&str]| {
-        json!({"trail": trail, "format": "csv", "records": records, "hash": zeros, "peaks": peaks})
-            .to_string()
+    let cursor = |key: usize, records: u64, peaks: &[&str]| {
+        let key = keys[key].to_string();
+        json!({"key": key, "format": "csv", "records": records, "hash": zeros, "peaks": peaks}).to_string()
     };
-    let more = cursor("a", 1, &[&zeros]).replace('}', r#","more":1}"#);
+    let more = cursor(0, 1, &[&zeros]).replace('}', r#","more":1}"#);
     let wrong = [
         String::new(),
         "{}".into(),
-        cursor("a", 2, &[&zeros, &zeros]),
-        cursor("a", 1, &["zz"]),
-        cursor("a", 1, &[]),
+        cursor(0, 2, &[&zeros, &zeros]),
+        cursor(0, 1, &["zz"]),
+        cursor(0, 1, &[]),
         more,
     ];
     for wrong in wrong {
         fs::write(&path, &wrong).unwrap();
-        assert!(matches!(read("a", Format::Csv), Err(CursorError::Wrong { .. })), "{wrong}");
+        assert!(matches!(read(0, Format::Csv), Err(CursorError::Wrong { .. })), "{wrong}");
     }
-    fs::write(&path, cursor("b", 3, &[&zeros, &zeros])).unwrap();
-    assert!(matches!(read("a", Format::Csv), Err(CursorError::Other { .. })));
-    assert!(matches!(read("b", Format::Cef), Err(CursorError::OtherFormat { .. })));
-    assert!(read("b", Format::Csv).unwrap().is_some());
+    fs::write(&path, cursor(1, 3, &[&zeros, &zeros])).unwrap();
+    assert!(matches!(read(0, Format::Csv), Err(CursorError::Other { .. })));
+    assert!(matches!(read(1, Format::Cef), Err(CursorError::OtherFormat { .. })));
+    assert!(read(1, Format::Csv).unwrap().is_some());
     let held = Cursor::lock(&path).unwrap();
     assert!(matches!(Cursor::lock(&path), Err(CursorError::Taken { .. })));
     Cursor::lock(&dir.path().join("cursor.other")).unwrap();
     drop(held);
     Cursor::lock(&path).unwrap();
+    // Whoever may write there could put a link in the way of root.
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(Cursor::lock(&path), Err(CursorError::Exposed { .. })));
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+    // What stands in the place of the next cursor is replaced, not written to.
+    let (other, next) = (dir.path().join("other"), dir.path().join("cursor.next"));
+    fs::write(&other, "mine").unwrap();
+    std::os::unix::fs::symlink(&other, &next).unwrap();
+    read(1, Format::Csv).unwrap().unwrap().write(&path).unwrap();
+    assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
+    assert!(read(1, Format::Csv).unwrap().is_some() && !next.exists());
+}
+
+#[tokio::test]
+async fn an_export_that_goes_on_notices_a_trail_that_is_put_back_meanwhile() {
+    let dir = tempdir();
+    calls(dir.path(), 1).await;
+    let checkpoint = fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
+    calls(dir.path(), 1).await;
+    let mut export = exporting(dir.path(), None, Format::Json).unwrap();
+    while export.batch().unwrap().is_some() {}
+    fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), checkpoint).unwrap();
+    assert!(matches!(export.batch(), Err(FeedError::Shrunk { .. })));
 }
 
 /// Each record's `prev` made to fit the one before, as somebody would who has no key.

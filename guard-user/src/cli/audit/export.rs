@@ -83,6 +83,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Where it goes, if that takes the format.
 fn receiver(args: &Args) -> anyhow::Result<Receiver> {
     let to = Receiver::parse(args.to.as_deref())?;
+    if args.ca_file.is_some() && !to.is_secret() {
+        bail!("--ca-file says who speaks for a receiver with TLS, and --to names none (tls://, https://)");
+    }
     let is_syslog = args.syslog || to.is_syslog();
     match args.format {
         Format::Otlp if is_syslog => {
@@ -104,7 +107,7 @@ fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
     let is_syslog = args.syslog || to.is_syslog();
     let mut sink = to.open(args.ca_file.as_deref())?;
     let lock = if args.lag { None } else { args.cursor.as_deref().map(Cursor::lock).transpose()? };
-    let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, key.name(), args.format));
+    let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, &key, args.format));
     let cursor = cursor.transpose()?.flatten();
     let mut export = Export::open(&dir, &key, cursor, (args.format, is_syslog))?;
     if args.lag {
@@ -116,29 +119,44 @@ fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
     if let Some(header) = export.header() {
         sink.send(&[header])?;
     }
+    // Sent, and not known to have arrived.
+    let mut sent: Option<Batch> = None;
+    let write = |batch: Option<Batch>| match (batch, &args.cursor) {
+        (Some(batch), Some(path)) => batch.cursor.write(path),
+        _ => Ok(()),
+    };
     loop {
         match export.batch()? {
             Some(batch) => {
-                deliver(args, &mut sink, &batch)?;
-                if let Some(path) = &args.cursor {
-                    batch.cursor.write(path)?;
+                // What the other side takes after this shows that it is still there.
+                deliver(args, &mut sink, sent.as_ref(), &batch)?;
+                write(sent.replace(batch))?;
+            }
+            None if args.follow => {
+                std::thread::sleep(FOLLOW_EVERY);
+                if sink.is_open() {
+                    write(sent.take())?;
                 }
             }
-            None if args.follow => std::thread::sleep(FOLLOW_EVERY),
             None => break,
         }
     }
+    sink.finish().map_err(|error| anyhow::anyhow!("{error}; what was sent last may not have arrived"))?;
+    write(sent)?;
     drop(lock);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns when the other side has taken all of it.
-fn deliver(args: &Args, sink: &mut Sink, batch: &Batch) -> anyhow::Result<()> {
+/// Returns when the other side has taken all of it. After an error nobody knows what became of what was sent `before`, so it is sent again.
+fn deliver(args: &Args, sink: &mut Sink, before: Option<&Batch>, batch: &Batch) -> anyhow::Result<()> {
     let mut wait = RETRY_FIRST;
+    let mut again = None;
     loop {
-        match sink.send(&batch.lines) {
+        let lines = again.iter().flat_map(|before: &&Batch| &before.lines).chain(&batch.lines);
+        match sink.send(&lines.cloned().collect::<Vec<_>>()) {
             Ok(()) => return Ok(()),
             Err(Undelivered::Later(error)) if args.follow => {
+                again = before;
                 output::warn(&format!("{error}; next attempt in {} s", wait.as_secs()));
                 std::thread::sleep(wait);
                 wait = (wait * 2).min(RETRY_MOST);

@@ -40,6 +40,7 @@ pub(super) fn check(issuers: &[Issuer], places: &Places<'_>, problems: &mut Prob
             problems.push(problem.with_hint("let NTP set this host's clock instead"));
         }
         user((issuer, index), places, problems);
+        profile((issuer, index), places, problems);
         match &issuer.keys {
             KeySource::PemFiles(keys) => pem_files((issuer, index, keys), places, problems),
             KeySource::JwksUrl(jwks) => jwks_url(index, jwks, places, problems),
@@ -61,6 +62,17 @@ fn user((issuer, index): (&Issuer, usize), places: &Places<'_>, problems: &mut P
         }
         _ => {}
     }
+}
+
+fn profile((issuer, index): (&Issuer, usize), places: &Places<'_>, problems: &mut Problems) {
+    let Some(claim) =
+        issuer.profile_claim.as_deref().filter(|claim| claim.is_empty() || NO_USER.contains(claim))
+    else {
+        return;
+    };
+    let at = [Key("issuers"), Item(index), Key("profile_claim")];
+    let problem = places.problem(&at, format!("the claim {claim:?} names no profile"));
+    problems.push(problem.with_hint("write the one that does, or leave it out: then X-Profile-ID chooses"));
 }
 
 fn jwks_url(index: usize, jwks: &JwksUrl, places: &Places<'_>, problems: &mut Problems) {

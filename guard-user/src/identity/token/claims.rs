@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::TokenFault;
 use crate::config::UserDemand;
 use crate::rpc::Json;
-use crate::types::UserName;
+use crate::types::{ProfileName, UserName};
 
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -65,6 +65,12 @@ pub(super) fn user(claims: &Json, claim: &str, demand: UserDemand) -> Result<Opt
             user.map(Some).ok_or(TokenFault::NoUser)
         }
     }
+}
+
+/// The profile that this claim names.
+pub(super) fn profile(claims: &Json, claim: &str) -> Result<ProfileName, TokenFault> {
+    let named = claims.get(claim).and_then(Json::as_str);
+    named.and_then(|text| ProfileName::parse(text).ok()).ok_or(TokenFault::NoProfile)
 }
 
 /// Seconds since 1970, whole.

@@ -32,6 +32,10 @@ pub enum TokenFault {
          255 characters of ASCII that print"
     )]
     NoUser,
+    #[error(
+        "the token does not say which profile its caller has: the claim that guard.yaml names is missing, or no name"
+    )]
+    NoProfile,
 }
 
 impl TokenFault {
@@ -48,6 +52,7 @@ impl TokenFault {
             Self::Expired => "token_expired",
             Self::NotYet => "token_not_yet",
             Self::NoUser => "token_no_user",
+            Self::NoProfile => "token_no_profile",
         }
     }
 }

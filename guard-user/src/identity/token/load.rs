@@ -29,6 +29,7 @@ impl Issuers {
                     asked: matches!(issuer.keys, KeySource::JwksUrl(_)).then(Fresh::default),
                     keys,
                     user: issuer.user_claim.clone().map(|claim| (claim, issuer.user)),
+                    profile: issuer.profile_claim.clone(),
                 }),
                 Err(found) => problems.append(found),
             }

@@ -3,6 +3,7 @@
 mod asked;
 mod audience;
 mod keys;
+mod profile;
 mod user;
 
 use aws_lc_rs::hmac;

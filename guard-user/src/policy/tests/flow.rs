@@ -166,6 +166,10 @@ fn whoever_has_read_less_than_an_answer_carries_by_now_is_known() {
     assert!(!has_read(&[], "read") && !has_read(&["internal"], "read"));
     assert!(has_read(&["confidential"], "read") && has_read(&["of-an-older-policy"], "read"));
     assert!(!has_read(&["confidential"], "other"), "not labelled, so the highest");
+    assert!(
+        !has_read(&["confidential"], "gone") && has_read(&["restricted"], "gone"),
+        "no rule speaks of it"
+    );
     let method = (Target::Method, "tools/list");
     assert!(policy.has_read(&[], &agent, &server, method), "the protocol carries nothing");
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::rpc::Words;
 use crate::types::ServerName;
 
-/// Messages of one context that are known to one server: which of them is said tells at most two bits.
-pub(super) const KNOWN_PER_SERVER_MAX: usize = 4;
+/// Messages of one context that are known to one server: which of them is said tells at most four bits. A client
+/// without sessions says some ten different ones.
+pub(super) const KNOWN_PER_SERVER_MAX: usize = 16;
 
 /// The first ones stay: nobody can have them replaced.
 #[derive(Debug, Default)]

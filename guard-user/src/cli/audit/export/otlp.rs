@@ -7,7 +7,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -53,7 +53,7 @@ impl Collector {
         });
         let (status, answer) = sent?;
         match status {
-            StatusCode::OK => {
+            status if status.is_success() => {
                 // The specification has what was rejected told and not sent again.
                 let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
                 if let Some(partial) = answer
@@ -65,13 +65,8 @@ impl Collector {
                 }
                 Ok(())
             }
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => {
-                Err(Undelivered::Later(format!("{}: it answered {}", self.url, status.as_u16())))
-            }
-            other => Err(Undelivered::Never(format!("{}: it answered {}", self.url, other.as_u16()))),
+            // Somebody may mend it, so that it is tried again by whoever is patient.
+            other => Err(Undelivered::Later(format!("{}: it answered {}", self.url, other.as_u16()))),
         }
     }
 
@@ -109,8 +104,8 @@ impl Collector {
             .header(USER_AGENT, concat!("mcp-guard/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
         let (head, answer) = sender.send_request(request).await?.into_parts();
-        let answer =
-            Limited::new(answer, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
-        Ok((head.status, answer.to_bytes()))
+        // What is too long, or breaks off, says nothing that matters.
+        let answer = Limited::new(answer, ANSWER_BYTES_MAX).collect().await;
+        Ok((head.status, answer.map(Collected::to_bytes).unwrap_or_default()))
     }
 }

@@ -59,6 +59,14 @@ impl Receiver {
         matches!(self, Self::Syslog { .. })
     }
 
+    pub(super) fn is_secret(&self) -> bool {
+        match self {
+            Self::Output => false,
+            Self::Syslog { is_secret, .. } => *is_secret,
+            Self::Otlp(url) => url.scheme() == "https",
+        }
+    }
+
     pub(super) fn open(self, ca_file: Option<&Path>) -> anyhow::Result<Sink> {
         let config = |is_secret: bool| {
             let config = || client_config(ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg);
@@ -75,6 +83,24 @@ impl Receiver {
 }
 
 impl Sink {
+    /// Whether the other side is still there, as far as that shows.
+    pub(super) fn is_open(&mut self) -> bool {
+        match self {
+            Self::Output => kept().is_ok(),
+            Self::Syslog(stream) => stream.is_open(),
+            Self::Otlp(_) => true,
+        }
+    }
+
+    /// Ends it. What was given has arrived then, as far as that can be known.
+    pub(super) fn finish(&mut self) -> Result<(), Undelivered> {
+        match self {
+            Self::Output => kept().map_err(|error| Undelivered::Never(format!("standard output: {error}"))),
+            Self::Syslog(stream) => stream.finish(),
+            Self::Otlp(_) => Ok(()),
+        }
+    }
+
     /// Gives all of `lines`, in order.
     pub(super) fn send(&mut self, lines: &[String]) -> Result<(), Undelivered> {
         match self {
@@ -88,5 +114,13 @@ impl Sink {
             Self::Syslog(stream) => stream.send(lines),
             Self::Otlp(collector) => lines.iter().try_for_each(|request| collector.send(request)),
         }
+    }
+}
+
+/// Has what went into a file kept there. A pipe or a terminal keeps nothing.
+fn kept() -> io::Result<()> {
+    match rustix::fs::fdatasync(io::stdout()) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

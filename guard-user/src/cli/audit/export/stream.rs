@@ -1,7 +1,7 @@
 //! Syslog over TLS (RFC 5425) or TCP (RFC 6587, with lengths).
 
-use std::io::{self, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,10 +42,25 @@ impl Stream {
         sent.map_err(|error| Undelivered::Later(format!("{}:{}: {error}", self.host, self.port)))
     }
 
+    /// Whether nothing says that the other side has ended it.
+    pub(super) fn is_open(&mut self) -> bool {
+        self.open.as_mut().is_none_or(|open| !open.is_closed())
+    }
+
+    /// Tells the other side that nothing follows, and waits until it has ended the connection, too: so all was read.
+    pub(super) fn finish(&mut self) -> Result<(), Undelivered> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        open.finish().map_err(|error| Undelivered::Later(format!("{}:{}: {error}", self.host, self.port)))
+    }
+
     fn write(&mut self, lines: &[String]) -> io::Result<()> {
-        // Syslog has no receipts. At least a connection that the other side has closed is not written to.
-        if self.open.as_mut().is_some_and(Open::is_closed) {
-            self.open = None;
+        // Syslog has no receipts. At least a connection that the other side has closed is not written to, and what went there before is
+        // taken for lost.
+        if !self.is_open() {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the other side has ended the connection",
+            ));
         }
         let open = match &mut self.open {
             Some(open) => open,
@@ -60,6 +75,28 @@ impl Stream {
 }
 
 impl Open {
+    fn finish(&mut self) -> io::Result<()> {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                &mut tls.sock
+            }
+        };
+        tcp.shutdown(Shutdown::Write)?;
+        let mut rest = [0; 4096];
+        loop {
+            // Session tickets and alerts; a receiver says nothing else.
+            match tcp.read(&mut rest) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Whether the other side has ended it. It has nothing else to say.
     fn is_closed(&mut self) -> bool {
         let ended = match self {
