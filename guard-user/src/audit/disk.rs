@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Makes and opens segments.
@@ -54,11 +54,25 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Puts `bytes` at `dir/name` so that a reader sees the old content or the new, never a part.
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let next = dir.join(format!("{name}.next"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+/// Puts `bytes` at `dir/name` so that a reader sees the old content or the new, never a part. A link in the way is an error, not followed.
+pub(super) fn replace(dir: &Path, name: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+    let path = dir.join(name);
+    let next = beside(&path, ".next");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&next)?;
     file.write_all(bytes)?;
     file.sync_data()?;
-    std::fs::rename(&next, dir.join(name))
+    std::fs::rename(&next, path)
+}
+
+/// A file with a longer name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }

@@ -10,7 +10,7 @@ pub(super) fn leaf_hash(line: &[u8]) -> Hash {
 }
 
 /// A tree that only grows.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tree {
     size: u64,
     /// Roots of the complete subtrees, largest first: one for each bit set in `size`.

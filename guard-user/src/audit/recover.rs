@@ -133,7 +133,7 @@ fn move_aside(dir: &Path, path: &Path, end: u64, seq: u64) -> io::Result<Torn> {
     file.seek(SeekFrom::Start(end))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
-    disk::replace(dir, &format!("torn-{seq:020}"), &rest)?;
+    disk::replace(dir, format!("torn-{seq:020}"), &rest)?;
     file.set_len(end)?;
     file.sync_all()?;
     Ok(Torn { bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX), sha256: hex::encode(sha256(&[&rest])) })

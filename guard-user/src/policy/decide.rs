@@ -108,7 +108,7 @@ pub(super) enum Conditions<'a> {
     Judged(Option<&'a Json>, Circumstances<'a>),
     /// Taken as they suit the agent.
     Assumed,
-    /// The same, for lists and tables: an escalate rule with conditions opens nothing.
+    /// The same for lists, tables, tasks and what is open: an escalate rule with conditions opens nothing.
     Shown,
 }
 

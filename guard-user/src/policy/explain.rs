@@ -172,7 +172,9 @@ impl Written {
             open if is_protocol(open) => (Vec::new(), 0),
             _ => near::rules(&self.document, asked, &intents, &rules),
         };
-        let is_listed = matches!(question.target, Target::Tool(_) | Target::Prompt(_) | Target::Resource(_))
+        let is_listed = question
+            .target
+            .is_thing()
             .then(|| self.policy.may_see(question.agent, question.profile, question.server, question.target));
         let hints = near::hints(&self.document, asked, (&intents, &meant), &rules, &decision);
         Explanation { decision, risk, intents, meant, rules, near, near_left_off, is_listed, hints }

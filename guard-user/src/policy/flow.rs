@@ -7,7 +7,6 @@ use super::decide::Conditions;
 use super::decision::{Decision, Deny, DenyCode, Hold};
 use super::label::{Labels, Level, Sink};
 use super::rule::{Action, RuleName};
-use super::sent::is_thing;
 use super::target::TASK_METHODS;
 use super::{Policy, Question};
 use crate::inspect::Kinds;
@@ -186,7 +185,7 @@ impl Policy {
         match surface.targets.find(target, method) {
             Some(set) => set.flow.inspection.as_ref(),
             // It was taken from the agent while its answer was under way.
-            None if is_thing(target) => surface.inspected.whole.as_ref(),
+            None if target.is_thing() => surface.inspected.whole.as_ref(),
             None => surface.inspected.general.as_ref(),
         }
     }

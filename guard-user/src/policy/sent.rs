@@ -35,11 +35,6 @@ impl Surface {
     }
 }
 
-/// What rules must name for an agent to have it.
-pub(super) fn is_thing(target: Target<'_>) -> bool {
-    matches!(target, Target::Tool(_) | Target::Resource(_) | Target::Prompt(_))
-}
-
 impl Policy {
     /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
     /// for an answer cannot wait for a person. The answer sends where the call does in whose course it is asked, `about`; `None`: any call
@@ -83,7 +78,7 @@ impl Policy {
         }
         let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
         let rules = surface.and_then(|surface| surface.targets.find(about.0, about.1));
-        if rules.is_none() && is_thing(about.0) {
+        if rules.is_none() && about.0.is_thing() {
             // No rule speaks of it any more, so it may carry anything.
             return !self.has_flow_rules || self.labels.mark(read) >= self.labels.top();
         }

@@ -46,3 +46,10 @@ pub enum Target<'a> {
     /// would answer with an error; no rule about a named thing may ever allow it.
     Unnamed,
 }
+
+impl Target<'_> {
+    /// Whether it is a tool, a resource or a prompt: what rules must name for an agent to have it.
+    pub fn is_thing(self) -> bool {
+        matches!(self, Self::Tool(_) | Self::Resource(_) | Self::Prompt(_))
+    }
+}

@@ -509,7 +509,5 @@ fn called_tool(message: &Message) -> Option<String> {
 
 /// Whether it is counted as a call of its session. What is asked of a task belongs to the call that made it.
 fn is_call(message: &Message) -> bool {
-    let names_something =
-        matches!(message.target(), Target::Tool(_) | Target::Prompt(_) | Target::Resource(_));
-    names_something && matches!(message.kind(), Kind::Request { .. })
+    message.target().is_thing() && matches!(message.kind(), Kind::Request { .. })
 }

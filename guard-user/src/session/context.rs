@@ -398,9 +398,9 @@ impl Table {
     /// `None`: this one is.
     fn restored(&mut self, id: u64, whose: &Whose, now: u64) -> Option<&mut Context> {
         self.next_id = self.next_id.max(id.saturating_add(1));
-        if self.contexts.get(whose).is_some_and(|context| context.id < id) {
-            let before = self.contexts.get(whose).map(|context| context.id);
-            self.take(|context| Some(context.id) == before);
+        let standing = self.contexts.get(whose).map(|context| context.id);
+        if let Some(before) = standing.filter(|before| *before < id) {
+            self.take(|context| context.id == before);
         }
         let is_new = !self.contexts.contains_key(whose);
         let context = self.context(whose, now);

@@ -43,14 +43,15 @@ pub(super) fn header() -> String {
 /// One record.
 pub(super) fn line(entry: &Entry<'_>) -> String {
     let cell = |column: &&str| {
-        let own = |name: &str| entry.fields().find(|(key, _)| *key == name).map(|(_, value)| value);
         let value = match *column {
             "target" => return entry.target().map(text).unwrap_or_default(),
             "target_kind" => return entry.target_kind().map(text).unwrap_or_default(),
             "risk" => entry.within("risk", "score"),
-            "pid" | "comm" => entry.within("local", column).or_else(|| own(column)),
-            "http_status" => own("status").or_else(|| own("http_status")),
-            "time" | "kind" | "seq" | "reason" | "result" | "error_code" | "duration_micros" => own(column),
+            "pid" | "comm" => entry.within("local", column).or_else(|| entry.own_value(column)),
+            "http_status" => entry.own_value("status").or_else(|| entry.own_value("http_status")),
+            "time" | "kind" | "seq" | "reason" | "result" | "error_code" | "duration_micros" => {
+                entry.own_value(column)
+            }
             column => entry.field(column),
         };
         match value {

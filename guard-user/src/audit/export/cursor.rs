@@ -1,38 +1,46 @@
 //! How far an export has come, in a file of its own.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Format;
 use super::ocsf::Made;
-use crate::audit::disk::sync_dir;
+use crate::audit::disk::{beside, replace, sync_dir};
 use crate::audit::merkle::{Hash, Tree};
 use crate::audit::note::VerifierKey;
-use crate::audit::walk::NO_PREV;
-use crate::config::read_bounded;
+use crate::config::{others_may_write, read_bounded};
 
 /// A cursor is some hundred bytes.
 const BYTES_MAX: usize = 16 * 1024;
 
 /// Behind the last record that arrived.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The key that the trail is checked with, and with it the trail's name.
     key: String,
     /// What its records become here.
     format: Format,
-    /// How many records were exported.
-    records: u64,
-    /// The last one's hash: what the next record calls `prev`.
-    hash: String,
-    /// The roots of the complete subtrees over them (RFC 6962), the largest first.
-    peaks: Vec<String>,
+    /// What was exported, and the hash of its last record.
+    pub(super) tree: Tree,
+    pub(super) prev: Hash,
     /// The last OCSF event, which the next one names.
+    pub(super) made: Option<Made>,
+}
+
+/// As it stands in its file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    key: String,
+    format: Format,
+    records: u64,
+    hash: String,
+    /// The roots of the complete subtrees over the records (RFC 6962), the largest first.
+    peaks: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ocsf: Option<Made>,
 }
@@ -49,8 +57,8 @@ pub enum CursorError {
          name another --cursor file", .path.display()
     )]
     Other { path: PathBuf, ours: String },
-    #[error("{}: others may write there, and could have it written elsewhere; `chmod go-w` it, or name another --cursor file", .path.display())]
-    Exposed { path: PathBuf },
+    #[error("{}: {who} may write there, and could have the cursor written elsewhere; name a --cursor file in a folder of your own", .path.display())]
+    Exposed { path: PathBuf, who: String },
     #[error("{}: of another --format; name another --cursor file for this one", .path.display())]
     OtherFormat { path: PathBuf },
     #[error("{}: another export uses this cursor; end that one, or name another --cursor file", .path.display())]
@@ -58,20 +66,8 @@ pub enum CursorError {
 }
 
 impl Cursor {
-    pub(super) fn new(key: &str, format: Format, tree: &Tree, hash: Hash, ocsf: Option<Made>) -> Self {
-        let peaks = tree.peaks().iter().map(hex::encode).collect();
-        Self { key: key.to_owned(), format, records: tree.size(), hash: hex::encode(hash), peaks, ocsf }
-    }
-
-    /// What was exported, and the hash of its last record. A cursor that says what cannot be is read as one of no records.
-    pub(super) fn into_parts(self) -> (Tree, Hash, Option<Made>) {
-        let (tree, hash) = self.parts().unwrap_or_else(|| (Tree::default(), NO_PREV));
-        (tree, hash, self.ocsf)
-    }
-
-    fn parts(&self) -> Option<(Tree, Hash)> {
-        let peaks = self.peaks.iter().map(|text| digest(text)).collect::<Option<_>>()?;
-        Some((Tree::from_peaks(self.records, peaks)?, digest(&self.hash)?))
+    pub(super) fn new(key: &str, format: Format, (tree, prev): (&Tree, Hash), made: Option<&Made>) -> Self {
+        Self { key: key.to_owned(), format, tree: tree.clone(), prev, made: made.cloned() }
     }
 
     /// `None`: there is none yet.
@@ -84,37 +80,37 @@ impl Cursor {
             Err(error) => return Err(at(error)),
         };
         let wrong = |why: String| CursorError::Wrong { path: path.to_owned(), why };
-        let cursor: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if cursor.key != key {
+        let written: Written = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if written.key != key {
             return Err(CursorError::Other { path: path.to_owned(), ours: key });
         }
-        if cursor.format != format {
+        if written.format != format {
             return Err(CursorError::OtherFormat { path: path.to_owned() });
         }
-        if cursor.parts().is_none() {
+        let peaks = written.peaks.iter().map(|text| digest(text)).collect::<Option<_>>();
+        let tree = peaks.and_then(|peaks| Tree::from_peaks(written.records, peaks));
+        let (Some(tree), Some(prev)) = (tree, digest(&written.hash)) else {
             return Err(wrong("its hashes do not fit its number of records".into()));
-        }
-        Ok(Some(cursor))
+        };
+        Ok(Some(Self { key, format, tree, prev, made: written.ocsf }))
     }
 
     /// Puts it in the file's place, synced.
     pub fn write(&self, path: &Path) -> Result<(), CursorError> {
-        let at = |error| CursorError::Io { path: path.to_owned(), error };
-        let next = beside(path, ".next");
+        let written = Written {
+            key: self.key.clone(),
+            format: self.format,
+            records: self.tree.size(),
+            hash: hex::encode(self.prev),
+            peaks: self.tree.peaks().iter().map(hex::encode).collect(),
+            ocsf: self.made.clone(),
+        };
         let put = || -> io::Result<()> {
-            // Of a write that was cut off.
-            match fs::remove_file(&next) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-            serde_json::to_writer(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&next, path)?;
+            let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+            replace(folder(path), name, &serde_json::to_vec(&written)?)?;
             sync_dir(folder(path))
         };
-        put().map_err(at)
+        put().map_err(|error| CursorError::Io { path: path.to_owned(), error })
     }
 
     /// Keeps other exports from the cursor at `path` while the file is held.
@@ -122,10 +118,8 @@ impl Cursor {
     pub fn lock(path: &Path) -> Result<File, CursorError> {
         let at = |error| CursorError::Io { path: path.to_owned(), error };
         let folder = folder(path);
-        let meta = folder.metadata().map_err(at)?;
-        let is_own = meta.uid() == 0 || meta.uid() == rustix::process::geteuid().as_raw();
-        if !is_own || meta.mode() & 0o022 != 0 {
-            return Err(CursorError::Exposed { path: folder.to_owned() });
+        if let Some((who, _)) = others_may_write(&folder.metadata().map_err(at)?) {
+            return Err(CursorError::Exposed { path: folder.to_owned(), who });
         }
         let lock = beside(path, ".lock");
         let file =
@@ -145,11 +139,4 @@ fn digest(text: &str) -> Option<Hash> {
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A file with a longer name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }

@@ -50,14 +50,19 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// A field of the record itself.
+    pub(super) fn own_value(&self, name: &str) -> Option<&'a Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
     /// A text of the record itself.
     pub(super) fn own(&self, name: &str) -> Option<&'a str> {
-        self.fields.get(name)?.as_str()
+        self.own_value(name)?.as_str()
     }
 
     /// A number of the record itself.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        self.fields.get(name)?.as_u64()
+        self.own_value(name)?.as_u64()
     }
 
     /// All fields of the record itself, in its order.
@@ -73,8 +78,8 @@ impl<'a> Entry<'a> {
 
     /// A field of the record itself, or of its call. Why a call ended is not why it went on.
     pub(super) fn field(&self, name: &str) -> Option<&'a Value> {
-        let own = self.fields.get(name).filter(|value| !value.is_null());
-        own.or_else(|| self.of_call(name).filter(|value| name != "reason" && !value.is_null()))
+        self.own_value(name)
+            .or_else(|| self.of_call(name).filter(|value| name != "reason" && !value.is_null()))
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {

@@ -72,11 +72,17 @@ pub struct Export {
     calls: HashMap<String, Map<String, Value>>,
 }
 
+/// What a record became.
+enum Encoded {
+    Line(String),
+    /// One of those that go into one OTLP request.
+    Log(Value),
+}
+
 /// Some lines, and where to go on when they have arrived.
 #[derive(Debug)]
 pub struct Batch {
     pub lines: Vec<String>,
-    pub records: usize,
     pub cursor: Cursor,
 }
 
@@ -88,7 +94,8 @@ impl Export {
         cursor: Option<Cursor>,
         (format, in_syslog): (Format, bool),
     ) -> Result<Self, FeedError> {
-        let (tree, prev, made) = cursor.map_or_else(|| (Tree::default(), NO_PREV, None), Cursor::into_parts);
+        let (tree, prev, made) =
+            cursor.map_or_else(|| (Tree::default(), NO_PREV, None), |at| (at.tree, at.prev, at.made));
         let origin = key.name().to_owned();
         Ok(Self {
             feed: Feed::open(dir, key.clone(), tree.clone(), prev)?,
@@ -124,31 +131,28 @@ impl Export {
         if self.waiting.is_empty() {
             self.waiting = self.feed.read()?.into();
         }
-        let (mut lines, mut bytes) = (Vec::new(), 0);
-        while lines.len() < most
+        let (mut lines, mut logs, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while lines.len() + logs.len() < most
             && bytes < BATCH_BYTES_MAX
             && let Some((link, line)) = self.waiting.pop_front()
         {
             bytes += line.len();
-            lines.push(self.encode(&line).ok_or(FeedError::NoRecord { seq: link.seq })?);
+            match self.encode(&line).ok_or(FeedError::NoRecord { seq: link.seq })? {
+                Encoded::Line(line) => lines.push(line),
+                Encoded::Log(record) => logs.push(record),
+            }
             self.tree.push(link.hash);
             self.prev = link.hash;
         }
-        if lines.is_empty() {
-            return Ok(None);
+        if !logs.is_empty() {
+            lines.push(ascii(&otlp::request(&logs, &self.origin, &self.host)));
         }
-        let records = lines.len();
-        if self.format == Format::Otlp {
-            let records: Vec<Value> =
-                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
-            lines = vec![ascii(&otlp::request(&records, &self.origin, &self.host))];
-        }
-        let cursor = Cursor::new(&self.authority, self.format, &self.tree, self.prev, self.made.clone());
-        Ok(Some(Batch { lines, records, cursor }))
+        let cursor = Cursor::new(&self.authority, self.format, (&self.tree, self.prev), self.made.as_ref());
+        Ok((!lines.is_empty()).then_some(Batch { lines, cursor }))
     }
 
     /// `None`: the line is no record.
-    fn encode(&mut self, line: &str) -> Option<String> {
+    fn encode(&mut self, line: &str) -> Option<Encoded> {
         let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
         let call = self.call_of(&fields);
         let entry = Entry::new(line, &fields, call.as_ref())?;
@@ -161,15 +165,19 @@ impl Export {
             }
             Format::Cef => cef::line(&entry, &self.origin),
             Format::Csv => csv::line(&entry),
-            Format::Otlp => ascii(&otlp::record(&entry)),
+            Format::Otlp => {
+                let record = otlp::record(&entry);
+                self.remember(fields);
+                return Some(Encoded::Log(record));
+            }
         };
         let encoded = match (self.in_syslog, self.format) {
             (false, _) => encoded,
             (true, Format::Cef) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\\u003c")),
             (true, _) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\u003c")),
         };
-        self.remember(&fields);
-        Some(encoded)
+        self.remember(fields);
+        Some(Encoded::Line(encoded))
     }
 
     /// The call that an outcome is about, if it was checked with what is exported now.
@@ -180,11 +188,11 @@ impl Export {
         }
     }
 
-    fn remember(&mut self, fields: &Map<String, Value>) {
+    fn remember(&mut self, fields: Map<String, Value>) {
         let text = |name: &str| fields.get(name).and_then(Value::as_str);
         match (text("kind"), text("decision"), text("id")) {
             (Some("call"), Some("allow"), Some(id)) if self.calls.len() < CALLS_REMEMBERED_MAX => {
-                self.calls.insert(id.to_owned(), fields.clone());
+                self.calls.insert(id.to_owned(), fields);
             }
             // Nothing ends these calls any more.
             (Some("gap"), ..) if text("reason") == Some("restart") => self.calls.clear(),

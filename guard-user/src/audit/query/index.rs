@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use super::block::{BLOCK_BYTES, Block, ENCODED_BYTES};
 use crate::audit::LINE_BYTES_MAX;
 use crate::audit::walk::{Found, Lines, segments};
+use crate::config::who_else_may_write;
 
 /// The folder in the trail's directory. Not part of the trail.
 const DIR: &str = "index";
@@ -248,10 +249,8 @@ impl Shelf {
 /// An error unless root or this user owns it and nobody else may write to it.
 fn only_own(file: &OwnedFd) -> io::Result<()> {
     let status = rustix::fs::fstat(file)?;
-    let is_own = status.st_uid == 0 || status.st_uid == rustix::process::geteuid().as_raw();
-    if is_own && status.st_mode & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::other("others may write there"))
+    match who_else_may_write(status.st_mode, status.st_uid, rustix::process::geteuid().as_raw()) {
+        None => Ok(()),
+        Some((who, _)) => Err(io::Error::other(format!("{who} may write there"))),
     }
 }
