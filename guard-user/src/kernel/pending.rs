@@ -24,6 +24,8 @@ pub(super) struct Seen {
     pub ports: BTreeMap<Port, Pending>,
     /// Entries of each watched cgroup, with those that were added since.
     counts: BTreeMap<u64, usize>,
+    /// They were counted after the listeners were listed.
+    is_counted_since: bool,
     /// Watched cgroups that are shut, and since when.
     shut: BTreeMap<u64, u64>,
     /// Those that were shut since.
@@ -46,11 +48,17 @@ impl Seen {
     pub(super) fn now(maps: &Maps) -> Self {
         let ports: BTreeMap<Port, Pending> = lock(&maps.pending).iter().filter_map(Result::ok).collect();
         let shut = lock(&maps.shut).iter().filter_map(Result::ok).collect();
-        let mut counts = BTreeMap::new();
-        for pending in ports.values() {
-            *counts.entry(pending.watched).or_default() += 1;
+        let counts = counted(ports.values());
+        Self { ports, counts, shut, ..Self::default() }
+    }
+
+    /// Counts once more, before the first port is closed: a program made its entry, or found no room, before a listener
+    /// could be listed. By an older count what it had no room for would get some here.
+    fn count_anew(&mut self, maps: &Maps) {
+        if !self.is_counted_since {
+            self.is_counted_since = true;
+            self.counts = Self::now(maps).counts;
         }
-        Self { ports, counts, shut, shut_since: BTreeSet::new() }
     }
 
     /// Whether nobody reaches the port: it is pending and not approved.
@@ -80,6 +88,7 @@ impl Seen {
             gone(lock(&maps.approved).remove(&port)).context("cannot take an approval back")?;
             return Ok(Closed::Now);
         }
+        self.count_anew(maps);
         if self.count(watched) < room {
             let pending = Pending { at: now(), watched, server };
             match lock(&maps.pending).insert(port, pending, BPF_NOEXIST) {
@@ -157,6 +166,13 @@ impl Seen {
     pub(super) fn count(&self, watched: u64) -> usize {
         self.counts.get(&watched).copied().unwrap_or_default()
     }
+}
+
+/// Entries by their watched cgroup.
+fn counted<'a>(entries: impl Iterator<Item = &'a Pending>) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    entries.for_each(|pending| *counts.entry(pending.watched).or_default() += 1);
+    counts
 }
 
 /// Gives the programs room again in watched cgroups that have used theirs up, as far as entries have gone since. While a cgroup
