@@ -140,7 +140,7 @@ impl App {
         let history = manager.wait_for(risk::open(&config, &audit)).await?;
         // With the trail open, no other guard changes them.
         let tools = Arc::new(Tools::open(&config)?);
-        let digest = rules.digest.clone();
+        let (digest, in_shadow) = (rules.digest.clone(), rules.policy.in_shadow());
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
         // Only now has the guard before this one written down what it knew.
@@ -170,7 +170,7 @@ impl App {
             durability: config.audit.durability,
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
-        pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await?;
+        pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;
         let (ask_heirs, heirs) = mpsc::channel(1);
         let app = Self {
             config,
@@ -339,7 +339,9 @@ impl App {
         }
         let (Ok(mut rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
         let digest = rules.digest.clone();
-        self.pipeline.audit.note(&Event::Policy { digest: &digest, text: None }).await.map_err(|error| {
+        let in_shadow = rules.policy.in_shadow();
+        let event = Event::Policy { digest: &digest, text: in_shadow.as_deref() };
+        self.pipeline.audit.note(&event).await.map_err(|error| {
             Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
         })?;
         tell_notes(&rules);
@@ -470,6 +472,7 @@ impl App {
             "reload": self.reloads(),
             "agents": rules.policy.agents().count(),
             "holders": self.holders(),
+            "shadow_servers": rules.policy.shadow_servers(),
             "shadows": rules.shadows.list(),
             "durability": self.config.audit.durability,
             "ca": self.tls.ca_file(),
@@ -514,6 +517,9 @@ const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is 
 fn tell_notes(rules: &Rules) {
     for note in rules.issuers.notes().iter().chain(rules.clients.notes()) {
         tracing::warn!("{note}");
+    }
+    for server in rules.policy.shadow_servers() {
+        tracing::warn!(%server, "in shadow: no rule refuses, holds or masks anything of it");
     }
 }
 

@@ -162,6 +162,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
+    out.push_str(&in_shadow(status));
     out.push_str(&reloads(status));
     let policy = text("/policy");
     writeln!(
@@ -290,6 +291,13 @@ fn holders(status: &Value) -> String {
         table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
     }
     format!("{table}\n")
+}
+
+/// Servers whose rules bind nobody.
+fn in_shadow(status: &Value) -> String {
+    let line =
+        |server| format!("IN SHADOW   no rule refuses, holds or masks anything of {}\n", plain(server));
+    array(status, "/shadow_servers").iter().map(line).collect()
 }
 
 /// What rules in shadow would have refused; nothing if that is nothing.

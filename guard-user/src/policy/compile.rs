@@ -59,6 +59,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
     warnings.extend(doubtful::labels(document, &flows));
     warnings.extend(doubtful::ceilings(document, &agents, &profiles));
     warnings.extend(doubtful::users(document));
+    warnings.extend(doubtful::shadows(document));
     let entries = document.agents.iter().map(|agent| {
         let entry = AgentEntry {
             client: agent.client.clone(),
@@ -70,6 +71,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
     let silent = document.agents.iter().filter(|agent| agent.needs.is_process_alone());
     let known_by_process: BTreeSet<_> = silent.map(|agent| agent.name.value.clone()).collect();
     let (rule, intents, velocity) = (RuleName::new("protocol"), Arc::default(), Arc::default());
+    let velocity_rules = rules.limits();
     Ok(Policy {
         agents,
         entries: entries.collect(),
@@ -77,12 +79,13 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         subjects,
         holders,
         intents: offered.targets(),
-        velocity: rules.limits(),
+        velocity: velocity_rules,
         profiles,
         scoring: scoring(document),
         protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new(), label: None }),
         labels: Arc::clone(&flows.labels),
         warnings,
+        shadow_servers: shadowed(document).into_iter().cloned().collect(),
         has_flow_rules: !document.flow.rules.is_empty(),
         digest,
         rules: document.policies.len() + document.velocity.len() + document.flow.len(),
@@ -95,6 +98,8 @@ struct RulesOf<'d> {
     velocity: Vec<Limits<'d>>,
     profiles: &'d Profiles,
     flows: &'d Flows<'d>,
+    /// Servers whose rules bind nobody.
+    shadowed: BTreeSet<&'d ServerName>,
 }
 
 impl<'d> RulesOf<'d> {
@@ -115,7 +120,8 @@ impl<'d> RulesOf<'d> {
         }
         let mut velocity: Vec<_> = document.velocity.iter().map(Limits::of).collect();
         velocity.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
-        Self { policies, velocity, profiles, flows }
+        let shadowed = shadowed(document);
+        Self { policies, velocity, profiles, flows, shadowed }
     }
 
     fn agent(
@@ -164,11 +170,15 @@ impl<'d> RulesOf<'d> {
     }
 
     fn rule_set(&self, agent: &AgentName, target: (&ServerName, &Key), meaning: &Meaning<'_>) -> RuleSet {
-        let rules =
-            meaning.iter().map(|(intent, offer)| self.intent_rules(agent, intent, &offer.facts)).collect();
+        let is_shadowed = self.shadowed.contains(target.0);
+        let rules = meaning
+            .iter()
+            .map(|(intent, offer)| self.intent_rules(agent, intent, &offer.facts, is_shadowed))
+            .collect();
         let intents: Vec<&IntentName> = meaning.keys().copied().collect();
         let meant = meant(target.1, meaning);
-        let meters = self.velocity.iter().flat_map(|limits| limits.meters(agent, target, &intents));
+        let meters =
+            self.velocity.iter().flat_map(|limits| limits.meters(agent, target, &intents, is_shadowed));
         let (velocity, counting): (Vec<_>, Vec<_>) = meters.unzip();
         RuleSet {
             admitted: self.profiles.admitting(target.0, target.1, &meant),
@@ -181,7 +191,14 @@ impl<'d> RulesOf<'d> {
         }
     }
 
-    fn intent_rules(&self, agent: &AgentName, intent: &IntentName, facts: &Facts<'_>) -> IntentRules {
+    /// Where the server is in shadow, an escalate rule opens what it opened, and holds nothing.
+    fn intent_rules(
+        &self,
+        agent: &AgentName,
+        intent: &IntentName,
+        facts: &Facts<'_>,
+        is_shadowed: bool,
+    ) -> IntentRules {
         let mut compiled = IntentRules {
             intent: intent.clone(),
             deny: Vec::new(),
@@ -194,7 +211,11 @@ impl<'d> RulesOf<'d> {
                 rule.conditions.iter().map(|clause| bind(&clause.value, facts, Some(self.flows))).collect()
             };
             match rule.decision {
-                _ if rule.is_shadow => {
+                Choice::Deny | Choice::Escalate if rule.is_shadow || is_shadowed => {
+                    let opens = rule.decision == Choice::Escalate && rule.conditions.is_empty();
+                    if opens && !rule.is_shadow {
+                        compiled.allow.push(AllowRule { name: rule.name.clone(), conditions: Vec::new() });
+                    }
                     compiled.shadow.push(ShadowRule { name: rule.name.clone(), conditions: conditions() });
                 }
                 Choice::Deny => compiled.deny.push(DenyRule {
@@ -217,6 +238,10 @@ impl<'d> RulesOf<'d> {
         compiled.deny.sort_by_key(|rule| rule.reason.is_none());
         compiled
     }
+}
+
+fn shadowed(document: &Document) -> BTreeSet<&ServerName> {
+    document.shadow_servers.iter().map(|server| &server.value).collect()
 }
 
 fn scoring(document: &Document) -> Scoring {
@@ -277,6 +302,9 @@ impl<'d> Check<'d> {
             for server in agent.servers.iter().flatten() {
                 self.server(server);
             }
+        }
+        for server in &document.shadow_servers {
+            self.server(server);
         }
         for intent in &document.intents {
             if let Some(first) = self.intents.insert(intent.name.value.as_str(), &intent.name) {

@@ -83,6 +83,8 @@ pub(super) struct Document {
     pub flow: Flow,
     /// Packs that are bound to servers.
     pub packs: Vec<PackUse>,
+    /// Servers whose rules bind nobody: records tell what they would have done.
+    pub shadow_servers: Vec<At<ServerName>>,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl File<'_> {
             "default_sink",
             "flow_rules",
             "inspect",
+            "shadow_servers",
         ];
         let Some(fields) = self.reader.fields(node, "a policy file", &keys) else { return };
         for (key, name, value) in self.section(&fields, "agents") {
@@ -170,6 +173,9 @@ impl File<'_> {
         }
         for node in self.items(&fields, "packs") {
             document.packs.extend(self.pack_use(node));
+        }
+        if let Some(node) = fields.optional("shadow_servers").filter(|node| node.value != Value::Null) {
+            document.shadow_servers.extend(self.names(node, "shadow_servers", ServerName::parse));
         }
         if let Some(node) = fields.optional("risk").filter(|node| node.value != Value::Null) {
             document.risk.extend(self.risk(node));

@@ -90,6 +90,7 @@ pub struct Policy {
     labels: Arc<label::Labels>,
     /// What its files say and surely do not mean.
     warnings: Vec<Problem>,
+    shadow_servers: Vec<ServerName>,
     has_flow_rules: bool,
     digest: Digest,
     rules: usize,
@@ -200,6 +201,17 @@ impl Policy {
     /// What is taken all the same, each with its place.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
+    }
+
+    /// Servers whose rules bind nobody, by their names.
+    pub fn shadow_servers(&self) -> &[ServerName] {
+        &self.shadow_servers
+    }
+
+    /// `in shadow: crm, files`, for the record; `None`: each server's rules bind.
+    pub fn in_shadow(&self) -> Option<String> {
+        let names: Vec<_> = self.shadow_servers.iter().map(ServerName::as_str).collect();
+        (!names.is_empty()).then(|| format!("in shadow: {}", names.join(", ")))
     }
 
     /// Policies and velocity rules, as written.

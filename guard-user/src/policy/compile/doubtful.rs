@@ -9,7 +9,7 @@ use crate::policy::decide::{AgentRules, IntentRules, RuleSet};
 use crate::policy::file::{At, Clause, Document, Profile};
 use crate::policy::profile::Profiles;
 use crate::risk::{Base, Class, Inputs, Model};
-use crate::types::AgentName;
+use crate::types::{AgentName, ServerName};
 
 /// Flow rules that speak of more than their author may think.
 pub(super) fn labels(document: &Document, flows: &Flows<'_>) -> Vec<Problem> {
@@ -75,6 +75,16 @@ fn least(set: &RuleSet, model: &Model) -> u8 {
         meant.map(|meant| points(meant.weights.base, meant.weights.class))
     };
     of(true).max().or(of(false).min()).unwrap_or_default()
+}
+
+/// Servers in shadow: nothing but the want of a rule refuses their calls.
+pub(super) fn shadows(document: &Document) -> Vec<Problem> {
+    let warning = |server: &At<ServerName>| {
+        let what = format!("{} is in shadow: no rule refuses, holds or masks anything of it", server.value);
+        let hint = "records and `mcp-guard status` tell what would be; take it out of shadow_servers to have the rules bind";
+        server.place.problem(what, Some(hint.into()))
+    };
+    document.shadow_servers.iter().map(warning).collect()
 }
 
 /// Conditions on the user in rules for agents that name none.

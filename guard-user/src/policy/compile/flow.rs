@@ -1,6 +1,6 @@
 //! Flow rules and inspection rules against the labels and names that there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Check;
@@ -11,6 +11,7 @@ use crate::policy::decide::Inspected;
 use crate::policy::file::{self, AskedMark, At, Choice, Clause, Document, MarkClause, Matcher};
 use crate::policy::flow::{FlowRule, FlowSet, Inspection, Inspector};
 use crate::policy::label::{Labels, Level, Sink};
+use crate::policy::rule::Action;
 use crate::policy::target::Key;
 use crate::types::{AgentName, IntentName, LabelName, ServerName};
 
@@ -27,14 +28,16 @@ pub(super) struct Flows<'d> {
     rules: Vec<&'d file::FlowRule>,
     /// By name.
     inspections: Vec<&'d file::InspectRule>,
+    /// Servers whose rules bind nobody.
+    shadowed: BTreeSet<&'d ServerName>,
     /// Most targets have the same rules.
     made: Mutex<Made>,
 }
 
 #[derive(Default)]
 struct Made {
-    rules: HashMap<Vec<usize>, Arc<[FlowRule]>>,
-    inspections: HashMap<Vec<usize>, Arc<Inspection>>,
+    rules: HashMap<(bool, Vec<usize>), Arc<[FlowRule]>>,
+    inspections: HashMap<(bool, Vec<usize>), Arc<Inspection>>,
 }
 
 /// What the matchers of a target say together: the highest label, and the widest sink.
@@ -82,6 +85,7 @@ impl<'d> Flows<'d> {
             carried,
             rules,
             inspections,
+            shadowed: super::shadowed(document),
             made: Mutex::default(),
         }
     }
@@ -114,7 +118,7 @@ impl<'d> Flows<'d> {
         };
         FlowSet {
             label,
-            rules: self.about(agent, sink.unwrap_or(self.default_sink)),
+            rules: self.about(agent, server, sink.unwrap_or(self.default_sink)),
             labels: Arc::clone(&self.labels),
             inspection: self.inspection(agent, server, of_intent),
         }
@@ -134,13 +138,14 @@ impl<'d> Flows<'d> {
         let sinks = here.map(|(_, said)| said.sink.unwrap_or(self.default_sink));
         FlowSet {
             label: None,
-            rules: self.about(agent, sinks.max().unwrap_or(self.default_sink)),
+            rules: self.about(agent, server, sinks.max().unwrap_or(self.default_sink)),
             labels: Arc::clone(&self.labels),
             inspection: None,
         }
     }
 
-    fn about(&self, agent: &AgentName, sink: Sink) -> Arc<[FlowRule]> {
+    fn about(&self, agent: &AgentName, server: &ServerName, sink: Sink) -> Arc<[FlowRule]> {
+        let is_shadowed = self.shadowed.contains(server);
         let is_for = |rule: &file::FlowRule| rule.sink == sink && names(rule.agents.as_deref(), agent);
         let at: Vec<usize> =
             self.rules.iter().enumerate().filter(|(_, rule)| is_for(rule)).map(|(at, _)| at).collect();
@@ -152,10 +157,10 @@ impl<'d> Flows<'d> {
             denies: rule.decision == Choice::Deny,
             reason: rule.reason.clone(),
             reviewers: rule.reviewers.clone().into(),
-            is_shadow: rule.is_shadow,
+            is_shadow: rule.is_shadow || is_shadowed,
         });
         let rules = rules.collect();
-        made.rules.entry(at).or_insert(rules).clone()
+        made.rules.entry((is_shadowed, at)).or_insert(rules).clone()
     }
 
     fn inspection(
@@ -174,6 +179,7 @@ impl<'d> Flows<'d> {
         if at.is_empty() {
             return None;
         }
+        let is_shadowed = self.shadowed.contains(server);
         let rules: Vec<_> = at
             .iter()
             .filter_map(|at| self.inspections.get(*at))
@@ -182,12 +188,18 @@ impl<'d> Flows<'d> {
                 kinds: rule.detect,
                 action: rule.action,
                 min_hits: rule.min_hits,
-                is_shadow: rule.is_shadow,
+                // One that counts does nothing else.
+                is_shadow: rule.is_shadow || (is_shadowed && rule.action != Action::Count),
             })
             .collect();
         let kinds = rules.iter().fold(Kinds::default(), |all, rule| all.and(rule.kinds));
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(made.inspections.entry(at).or_insert_with(|| Arc::new(Inspection { rules, kinds })).clone())
+        Some(
+            made.inspections
+                .entry((is_shadowed, at))
+                .or_insert_with(|| Arc::new(Inspection { rules, kinds }))
+                .clone(),
+        )
     }
 
     /// A condition on the mark.

@@ -8,7 +8,7 @@ use crate::config::Problems;
 use crate::policy::decide::AgentRules;
 use crate::policy::file::{Document, Velocity};
 use crate::policy::meaning::Counting;
-use crate::policy::rule::{IntentPattern, Measure, Meter, Part, ScopeId, VelocityRule};
+use crate::policy::rule::{ExceededAction, IntentPattern, Measure, Meter, Part, ScopeId, VelocityRule};
 use crate::policy::target::Key;
 use crate::types::{AgentName, IntentName, ProfileName, ServerName};
 
@@ -19,6 +19,8 @@ pub const VELOCITY_METERS_MAX: usize = 32;
 pub(super) struct Limits<'d> {
     pub rule: &'d Velocity,
     pub each: Vec<(ScopeId, Arc<VelocityRule>)>,
+    /// The same, as they are for servers in shadow. What they count is the same, too.
+    in_shadow: Vec<(ScopeId, Arc<VelocityRule>)>,
 }
 
 impl<'d> Limits<'d> {
@@ -42,7 +44,11 @@ impl<'d> Limits<'d> {
             };
             (limit.scope(), Arc::new(limit))
         });
-        Self { rule, each: each.collect() }
+        let each: Vec<_> = each.collect();
+        let shadowed = |(scope, limit): &(ScopeId, Arc<VelocityRule>)| {
+            (*scope, Arc::new(VelocityRule { action: ExceededAction::Shadow, ..VelocityRule::clone(limit) }))
+        };
+        Self { rule, in_shadow: each.iter().map(shadowed).collect(), each }
     }
 
     /// How the rule counts calls of `agent` that mean `intents`: once, or once for each intent that its keys name.
@@ -51,6 +57,7 @@ impl<'d> Limits<'d> {
         agent: &AgentName,
         (server, key): (&ServerName, &Key),
         intents: &[&IntentName],
+        is_shadowed: bool,
     ) -> Vec<(Meter, Counting)> {
         let Velocity { agent: only_agent, server: only_server, tool, intent: pattern, .. } = self.rule;
         let is_meant = only_agent.as_ref().is_none_or(|only| only.value == *agent)
@@ -66,7 +73,8 @@ impl<'d> Limits<'d> {
             counted.first().map(|_| None).into_iter().collect()
         };
         let weight = self.cost(intents).unwrap_or(1);
-        let meters = self.each.iter().flat_map(|(scope, rule)| {
+        let each = if is_shadowed { &self.in_shadow } else { &self.each };
+        let meters = each.iter().flat_map(|(scope, rule)| {
             let is_cost = rule.measure == Measure::Cost;
             let counted = &counted;
             named.iter().map(move |named| {

@@ -5,6 +5,7 @@ mod explained;
 mod flow;
 mod opened;
 mod profile;
+mod shadow;
 mod suggest;
 
 use std::fmt::Write;
@@ -38,6 +39,8 @@ struct Model {
     bounded: Option<usize>,
     profiles: Vec<profile::Profile>,
     flow: flow::Flow,
+    /// The server whose rules are in shadow.
+    shadowed: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -142,8 +145,9 @@ fn model() -> impl Strategy<Value = Model> {
         proptest::option::weighted(0.2, 0..2_usize),
         proptest::collection::vec(profile::profile(), 0..3),
         flow::flow(),
+        proptest::option::weighted(0.2, 0..2_usize),
     )
-        .prop_map(|(mut intents, mut rules, mut velocity, bounded, mut profiles, flow)| {
+        .prop_map(|(mut intents, mut rules, mut velocity, bounded, mut profiles, flow, shadowed)| {
             for matchers in &mut intents {
                 let mut seen: Vec<Matcher> = Vec::new();
                 matchers.retain(|matcher| {
@@ -160,7 +164,7 @@ fn model() -> impl Strategy<Value = Model> {
             for profile in &mut profiles {
                 profile.settle(&intents);
             }
-            Model { intents, rules, velocity, bounded, profiles, flow }
+            Model { intents, rules, velocity, bounded, profiles, flow, shadowed }
         })
 }
 
@@ -332,6 +336,7 @@ impl Model {
         }
         text.extend(self.profiles.iter().zip(profile::PROFILES).map(|(profile, name)| profile.yaml(name)));
         text += &self.flow.yaml();
+        text += &self.shadow_yaml();
         // One file per rule, so that order can be changed by names alone.
         let mut files = vec![("base.yaml".to_owned(), text)];
         for rule in &self.rules {
@@ -552,7 +557,9 @@ proptest! {
         calls in proptest::collection::vec(call(), 250),
     ) {
         let (policy, reversed) = (model.load(false), model.load(true));
+        let on = [model.on(0), model.on(1)];
         for call in &calls {
+            let model = &on[call.server];
             let decision = put(&policy, call, Policy::decide);
             prop_assert_eq!(answer(&decision), model.decide(call), "{:?}", call);
             let (would_deny, rule) = match &decision {
@@ -563,14 +570,14 @@ proptest! {
             let in_shadow = match rule {
                 "" => vec![],
                 "protocol" if is_bare(call) => vec![],
-                "protocol" => model.flow.would_deny_of_protocol(&model, call),
+                "protocol" => model.flow.would_deny_of_protocol(model, call),
                 _ => model.would_deny(call),
             };
             prop_assert_eq!(would_deny.iter().map(ToString::to_string).collect::<Vec<_>>(), in_shadow, "{:?}", call);
             if let Decision::Allow(allow) = &decision
                 && rule != "protocol"
             {
-                prop_assert_eq!(allow.label().map(LabelName::as_str), model.flow.label(&model, call), "{:?}", call);
+                prop_assert_eq!(allow.label().map(LabelName::as_str), model.flow.label(model, call), "{:?}", call);
             }
             // No profile adds anything.
             if let Decision::Deny(_) = put(&policy, &Call { profile: 0, ..call.clone() }, Policy::decide) {

@@ -155,6 +155,10 @@ impl Flow {
         met.filter(|(_, rule)| rule.shadow).map(|(number, _)| format!("flow-{number}")).collect()
     }
 
+    pub(super) fn shadow(&mut self) {
+        self.rules.iter_mut().for_each(|rule| rule.shadow = true);
+    }
+
     pub(super) fn clear(&mut self) {
         self.rules.clear();
     }
