@@ -65,7 +65,7 @@ class Session:
 
 class First(Session):
     async def tool(self, task):
-        result = await self.client.call_tool(task["name"], {})
+        result = await self.client.call_tool(task["name"], task["arguments"])
         return {"error": result.isError, "text": texts_of(result.content)}
 
     async def resource(self, task):
@@ -80,7 +80,7 @@ class First(Session):
 
 class Second(Session):
     async def tool(self, task):
-        result = await self.client.call_tool(task["name"], {})
+        result = await self.client.call_tool(task["name"], task["arguments"])
         return {"error": bool(result.is_error), "text": texts_of(result.content)}
 
     async def resource(self, task):

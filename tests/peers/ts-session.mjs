@@ -2,7 +2,7 @@
 //
 // usage: node ts-session.mjs 1|2 URL
 // environment: MCP_HEADERS (a JSON object), MCP_ERA (legacy or auto; SDK 1.x knows legacy only), NODE_EXTRA_CA_CERTS
-// Each line of stdin is a JSON object: {"do": "tool", "name"}, {"do": "prompt", "name"}, {"do": "resource", "uri"},
+// Each line of stdin is a JSON object: {"do": "tool", "name", "arguments"}, {"do": "prompt", "name"}, {"do": "resource", "uri"},
 // {"do": "complete", "prompt"} or {"do": "method", "method"}. Each is answered with one line:
 // {"ok": {"error": BOOLEAN, "text": TEXT}} for a result, {"code": NUMBER, "text": TEXT} for a JSON-RPC error, and
 // {"broken": TEXT} for anything else. The first line is of connecting.
@@ -35,8 +35,8 @@ async function second() {
 const textsOf = (parts) => (parts ?? []).map((part) => part.text ?? "").join("\n");
 
 const actions = {
-  async tool({ name }) {
-    const result = await client.callTool({ name, arguments: {} });
+  async tool({ name, arguments: given }) {
+    const result = await client.callTool({ name, arguments: given });
     return { error: result.isError === true, text: textsOf(result.content) };
   },
   async prompt({ name }) {

@@ -65,6 +65,8 @@ impl fmt::Display for Peer {
 #[derive(Debug, Clone, Copy)]
 pub enum Task<'a> {
     Tool(&'a str),
+    /// A tool with one argument: its name, and a text
+    ToolWith(&'a str, (&'a str, &'a str)),
     Prompt(&'a str),
     Resource(&'a str),
     /// Completion of an argument of a prompt
@@ -138,7 +140,8 @@ impl Session {
 
 fn line(task: Task<'_>) -> Value {
     match task {
-        Task::Tool(name) => json!({"do": "tool", "name": name}),
+        Task::Tool(name) => json!({"do": "tool", "name": name, "arguments": {}}),
+        Task::ToolWith(name, (key, text)) => json!({"do": "tool", "name": name, "arguments": {key: text}}),
         Task::Prompt(name) => json!({"do": "prompt", "name": name}),
         Task::Resource(uri) => json!({"do": "resource", "uri": uri}),
         Task::Complete(prompt) => json!({"do": "complete", "prompt": prompt}),
@@ -191,6 +194,9 @@ fn hear(way: &Way) -> anyhow::Result<Told> {
 async fn rust(client: &Client, task: Task<'_>) -> Told {
     let told = match task {
         Task::Tool(name) => client.call(name, json!({})).await.map(|result| (result.is_error, said(&result))),
+        Task::ToolWith(name, (key, text)) => {
+            client.call(name, json!({key: text})).await.map(|result| (result.is_error, said(&result)))
+        }
         Task::Prompt(name) => client.prompt(name).await.map(|text| (None, text)),
         Task::Resource(uri) => client.read(uri).await.map(|text| (None, text)),
         Task::Complete(prompt) => client.complete(prompt).await.map(|text| (None, text)),

@@ -20,6 +20,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+#[path = "refusal_matrix/reasons.rs"]
+mod reasons;
+#[path = "refusal_matrix/rights.rs"]
+mod rights;
+
 /// Where the server is. A relay of the test stands at the protected port and can be taken away.
 const BEHIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3999);
 
@@ -89,7 +94,7 @@ fn policy() -> String {
             "exceeded_action": "deny", "reason": "Once is enough",
         })).collect::<Vec<_>>(),
     });
-    format!("{policy:#}")
+    format!("{:#}", rights::also(policy, &names))
 }
 
 fn agent(index: usize) -> String {
@@ -303,11 +308,13 @@ fn every_client_reports_each_refusal_and_its_next_call_works() {
         of_things_given_to_others(&mut matrix);
         of_the_kill_switch(&mut matrix);
         of_other_targets(&mut matrix);
+        rights::rows(&mut matrix);
         of_frames(&mut matrix);
         of_want_of_room(&mut matrix, &server);
         of_calls_under_way(&mut matrix, &server);
         of_credentials(&mut matrix);
         of_the_server(&mut matrix, door);
+        reasons::all_recorded(&matrix, reasons::TRIED);
         assert!(matrix.wrong.is_empty(), "\n{}", matrix.wrong.join("\n"));
     });
 }
