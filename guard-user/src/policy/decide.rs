@@ -10,7 +10,7 @@ use super::flow::{self, FlowSet, Inspection};
 use super::meaning::{Counting, Means, Meant, counted, read};
 use super::profile::{Admitted, Narrowing, counted_in, not_admitted};
 use super::rule::{Meter, RuleName};
-use super::target::{NEEDED_METHODS, Targets, is_protocol_method};
+use super::target::{NEEDED_METHODS, Targets, is_of_protocol};
 use super::{Circumstances, Policy, Question};
 use crate::rpc::list::Kind;
 use crate::rpc::{Json, Target};
@@ -141,7 +141,9 @@ impl Policy {
         let rules = surface.targets.find(question.target, question.method);
         if let Some(rules) = rules.filter(|_| !(surface.is_granted && is_needed)) {
             let mut decision = rules.decide(question.agent, conditions, narrowing);
-            if flow::is_judged(question, conditions) {
+            if is_of_protocol(question) {
+                decision = surface.flows(decision.of_protocol(), question, conditions);
+            } else if flow::is_judged(question, conditions) {
                 let may_hold = matches!(conditions, Conditions::Judged(..));
                 decision = rules.flow.apply(decision, question, &rules.intents, may_hold);
             }
@@ -175,11 +177,7 @@ impl Policy {
 
     /// The protocol's own methods, and what a server asks its client, need no rule until an intent names them.
     fn is_open(&self, question: &Question<'_>) -> bool {
-        let is_protocol = match question.target {
-            Target::Method => is_protocol_method(question.method),
-            Target::ServerRequest(_) => true,
-            _ => false,
-        };
+        let is_protocol = matches!(question.target, Target::ServerRequest(_)) || is_of_protocol(question);
         let targets = self.intents.get(question.server);
         let named = targets.and_then(|targets| targets.find(question.target, question.method));
         is_protocol && named.is_none()

@@ -16,6 +16,24 @@ pub enum Decision {
     Deny(Deny),
 }
 
+impl Decision {
+    /// The same of a message of the protocol's own: what answers it carries nothing, and no person can approve what is no call.
+    pub(super) fn of_protocol(self) -> Self {
+        match self {
+            Self::Allow(allow) => Self::Allow(Allow { label: None, ..allow }),
+            Self::Hold(Hold { rule, intent, intents, reason, .. }) => Self::Deny(Deny {
+                code: DenyCode::DeniedByRule,
+                rule: Some(rule),
+                intent: Some(intent),
+                intents,
+                reason: format!("{reason}; a message of the protocol's own cannot wait for that"),
+                is_hidden: false,
+            }),
+            deny @ Self::Deny(_) => deny,
+        }
+    }
+}
+
 /// Why a call may go on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Allow {

@@ -15,7 +15,7 @@ use super::file::{Choice, Document, PolicyRule};
 use super::flow::FlowSet;
 use super::meaning::{Means, Meant};
 use super::rule::{IntentPattern, RuleName};
-use super::target::NEEDED_METHODS;
+use super::target::{NEEDED_METHODS, is_of_protocol};
 use super::{Asked, Decision, Effect, Policy, Question, load, packs};
 use crate::config::problem::suggest;
 use crate::config::{Problems, Server};
@@ -193,8 +193,9 @@ impl Written {
                 self.of_flow(surface.sends(question), None, question)
             }
             (Some(set), _) if !is_protocol(decision) => {
+                let is_free = is_of_protocol(question) && question.around.is_bare;
                 let of_flow = self.of_flow(&set.flow, set.intents.first(), question);
-                self.of_set(set, question).chain(of_flow).collect()
+                self.of_set(set, question).chain(of_flow.into_iter().filter(|_| !is_free)).collect()
             }
             _ => return Vec::new(),
         };

@@ -5,7 +5,7 @@
 use super::decide::{Conditions, Surface};
 use super::decision::Decision;
 use super::flow::FlowSet;
-use super::target::NEEDED_METHODS;
+use super::target::is_protocol_method;
 use super::{Circumstances, Policy, Question};
 use crate::rpc::Target;
 use crate::types::{AgentName, LabelName, ProfileName, ServerName};
@@ -73,7 +73,7 @@ impl Policy {
         about: (Target<'_>, &str),
     ) -> bool {
         // The protocol carries nothing, whatever intents name.
-        if about.0 == Target::Method && NEEDED_METHODS.contains(&about.1) {
+        if about.0 == Target::Method && is_protocol_method(about.1) {
             return true;
         }
         let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::Question;
 use crate::rpc::Target;
 use crate::rpc::list::Kind;
 
@@ -52,6 +53,11 @@ pub fn is_protocol_method(method: &str) -> bool {
         Some(prefix) => method.starts_with(prefix),
         None => method == *known,
     })
+}
+
+/// Whether a message with one of these methods is asked about.
+pub(super) fn is_of_protocol(question: &Question<'_>) -> bool {
+    question.target == Target::Method && is_protocol_method(question.method)
 }
 
 /// What a matcher of an intent names.

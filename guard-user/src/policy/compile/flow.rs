@@ -12,7 +12,7 @@ use crate::policy::file::{self, AskedMark, At, Choice, Clause, Document, MarkCla
 use crate::policy::flow::{FlowRule, FlowSet, Inspection, Inspector};
 use crate::policy::label::{Labels, Level, Sink};
 use crate::policy::rule::Action;
-use crate::policy::target::Key;
+use crate::policy::target::{Key, Pattern, is_protocol_method};
 use crate::types::{AgentName, IntentName, LabelName, ServerName};
 
 /// The labels of a policy, and what is labelled.
@@ -95,7 +95,7 @@ impl<'d> Flows<'d> {
         let matchers = document.intents.iter().flat_map(|intent| &intent.matchers);
         let is_labelled = |matcher: &&Matcher| {
             let said = self.carried.get(&(&matcher.server.value, &matcher.key));
-            matches!(matcher.key, Key::ServerRequest(_)) || said.is_some_and(|said| said.label.is_some())
+            !carries(&matcher.key) || said.is_some_and(|said| said.label.is_some())
         };
         matchers.filter(|matcher| self.is_guessed && !is_labelled(matcher)).collect()
     }
@@ -108,8 +108,7 @@ impl<'d> Flows<'d> {
         intents: &[&IntentName],
     ) -> FlowSet {
         let Carried { label, sink } = self.carried.get(&(server, key)).copied().unwrap_or_default();
-        // A server's request has no answer for the agent.
-        let default = self.default_label.filter(|_| !matches!(key, Key::ServerRequest(_)));
+        let default = self.default_label.filter(|_| carries(key));
         let label = label.or(default).and_then(|level| self.labels.name(level)).cloned();
         let of_intent = |rule: &file::InspectRule| {
             rule.intent
@@ -225,6 +224,15 @@ impl Carried {
     fn take(&mut self, more: Self) {
         self.label = self.label.max(more.label);
         self.sink = self.sink.max(more.sink);
+    }
+}
+
+/// Whether its answers carry anything. A server's request has none for the agent, and the protocol carries nothing.
+fn carries(key: &Key) -> bool {
+    match key {
+        Key::ServerRequest(_) => false,
+        Key::Method(Pattern::Exact(method)) => !is_protocol_method(method),
+        _ => true,
     }
 }
 

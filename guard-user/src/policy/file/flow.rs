@@ -9,6 +9,7 @@ use crate::config::yaml::Node;
 use crate::inspect::{Kind, Kinds};
 use crate::policy::label::{LABELS, LABELS_MAX, Sink};
 use crate::policy::rule::{Action, IntentPattern, RuleName};
+use crate::policy::target::{Key, Pattern, is_protocol_method};
 use crate::types::{AgentName, LabelName, ServerName};
 
 /// The most hits that an inspection rule may wait for.
@@ -127,12 +128,23 @@ impl File<'_> {
     }
 
     /// What a matcher of this kind says beside what it matches.
-    pub(super) fn carries(&mut self, kind: &str, fields: &Fields<'_>) -> Option<Carries> {
+    pub(super) fn carries(&mut self, key: Option<&Key>, kind: &str, fields: &Fields<'_>) -> Option<Carries> {
         let mut carries = Carries::default();
         if let Some(node) = fields.optional("label") {
             if kind == "server_request" {
                 let hint = "label what the server answers, or give this a `sink`: the client's answer goes to the server";
                 self.reader.problem(node, "a server_request has no answer for the agent", Some(hint.into()));
+                return None;
+            }
+            if let Some(Key::Method(Pattern::Exact(method))) = key
+                && is_protocol_method(method)
+            {
+                let hint = "remove `label`, and label the tools, prompts and resources themselves";
+                self.reader.problem(
+                    node,
+                    format!("{method} is the protocol's own, and carries nothing"),
+                    Some(hint.into()),
+                );
                 return None;
             }
             let name = self.reader.name(node, "label", LabelName::parse)?;

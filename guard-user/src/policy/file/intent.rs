@@ -124,7 +124,7 @@ impl File<'_> {
         let when = fields.optional("when").map(|node| self.of_facts(node, "when", &[]));
         let class = fields.optional("class").map(|node| self.reader.choice(node, "class", &Class::ALL));
         let risk = fields.optional("risk").map(|node| self.weights(node));
-        let carries = self.carries(kind, &fields);
+        let carries = self.carries(key.as_ref(), kind, &fields);
         Some(Matcher {
             server: server?,
             key: key?,

@@ -114,6 +114,67 @@ fn the_protocols_own_messages_go_where_the_most_open_target_of_their_server_does
     assert_eq!((told(&[]), told(&["restricted"])), ("allow".into(), "allow trial".into()));
 }
 
+/// An intent may name a message of the protocol's own, to say who may send it. That makes no call of it.
+#[test]
+fn a_message_of_the_protocols_own_that_an_intent_names_raises_no_mark_and_waits_for_nobody() {
+    let (head, _inspect) = RULES.split_at(RULES.find("inspect:").unwrap());
+    let named = head.replace(
+        "  other: ",
+        "  lists: [{server: customer-ops, method: tools/list}, {server: customer-ops, method: 'logging/*', label: confidential, sink: internal}]
+  asked: [{server: customer-ops, method: prompts/list}]
+  other: ",
+    );
+    let named = named.replace(
+        "flow_rules:",
+        "  - {name: by-a-person, intent: asked, agents: [a, b], decision: escalate}
+flow_rules:
+  - {name: late, after: restricted, sink: internal, decision: escalate}",
+    );
+    let policy = policy(&[("rules.yaml", &named)]).unwrap();
+    let (agent, server) = (AgentName::parse("b").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let told = |method, read: &str, is_bare| {
+        let read = [LabelName::parse(read).unwrap()];
+        let around = Circumstances { read: Some(&read), is_bare, ..Circumstances::default() };
+        let (profile, target, arguments) = (None, Target::Method, None);
+        let question =
+            Question { agent: &agent, profile, server: &server, method, target, arguments, around };
+        let decision = policy.decide(&question);
+        if let Decision::Allow(allow) = &decision {
+            assert_eq!(allow.label(), None, "{method} carries nothing");
+        }
+        word(&decision)
+    };
+    for method in ["tools/list", "logging/setLevel"] {
+        assert_eq!(told(method, "restricted", true), "allow", "{method} says nothing");
+        assert!(policy.has_read(&[], &agent, &server, (Target::Method, method)), "{method}");
+    }
+    // Nobody approves what is no call.
+    assert_eq!(told("tools/list", "internal", false), "flow b-asks");
+    assert_eq!(told("logging/setLevel", "confidential", false), "allow trial", "its sink is internal");
+    assert_eq!(told("logging/setLevel", "restricted", false), "flow late");
+    assert_eq!(told("prompts/list", "public", true), "denied_by_rule by-a-person");
+    // What else a pattern names is like a tool.
+    let other = (Target::Method, "logging/get");
+    assert!(!policy.has_read(&[], &agent, &server, other));
+    assert_eq!(told_of(&policy, "b", "logging/get", "restricted"), "hold late");
+}
+
+fn told_of(policy: &Policy, agent: &str, method: &str, read: &str) -> String {
+    let (agent, server) = (AgentName::parse(agent).unwrap(), ServerName::parse("customer-ops").unwrap());
+    let read = [LabelName::parse(read).unwrap()];
+    let around = Circumstances { read: Some(&read), ..Circumstances::default() };
+    let (profile, target, arguments) = (None, Target::Method, None);
+    word(&policy.decide(&Question {
+        agent: &agent,
+        profile,
+        server: &server,
+        method,
+        target,
+        arguments,
+        around,
+    }))
+}
+
 #[test]
 fn a_server_asks_nobody_who_could_not_answer_it() {
     let policy = policy(&[("rules.yaml", RULES)]).unwrap();

@@ -435,7 +435,7 @@ impl Model {
     fn decide_for_agent(&self, call: &Call) -> Answer {
         let intents = self.targeted(call);
         let is_named = intents.iter().any(|intent| !self.rules_for(call.agent, *intent).is_empty());
-        let is_protocol = matches!(call.target, Called::Method(method) if METHODS[method] != "skills/get");
+        let is_protocol = flow::is_of_protocol(call);
         let is_needed = matches!(call.target, Called::Method(method) if METHODS[method] == "ping");
         if is_protocol && (intents.is_empty() || is_needed) && self.is_granted(call.agent, call.server) {
             return if is_bare(call) { Answer::Allow(0) } else { self.flow.worse_of_protocol(self, call) };

@@ -27,7 +27,7 @@ pub(super) fn asked(call: &Call) -> Asked {
 }
 
 /// The decision that follows from what is told of each rule, by the words of docs/policy.md alone.
-fn accounted_for(explained: &Explanation) -> Answer {
+fn accounted_for(explained: &Explanation, call: &Call) -> Answer {
     let of = |intent: &IntentName| -> Vec<&JudgedRule> {
         let own =
             |rule: &&JudgedRule| rule.intent.as_ref() == Some(intent) && !rule.is_shadow && !rule.is_flow;
@@ -60,7 +60,16 @@ fn accounted_for(explained: &Explanation) -> Answer {
         }
     });
     let none = Answer::Deny(DenyCode::NoIntent, explained.rules.is_empty());
-    match answers.min().unwrap_or(none) {
+    let answer = answers.min().unwrap_or(none);
+    if flow::is_of_protocol(call) && !flows.iter().any(|rule| rule.intent.is_none()) {
+        // Nobody can approve it.
+        return match answer {
+            Answer::Hold(_) => Answer::Deny(DenyCode::DeniedByRule, false),
+            answer if !flows.is_empty() => answer.min(Answer::Deny(DenyCode::Flow, false)),
+            answer => answer,
+        };
+    }
+    match answer {
         // A message of the protocol, which nobody can approve.
         _ if flows.iter().any(|rule| rule.intent.is_none()) => Answer::Deny(DenyCode::Flow, false),
         answer if flows.iter().any(|rule| rule.effect == Effect::Deny) => {
@@ -113,7 +122,7 @@ proptest! {
             // Of what a call means or may mean no rule need be there to be told.
             let is_told = explained.meant.is_empty() || !explained.rules.is_empty();
             if !is_open && !is_closed && is_told {
-                prop_assert_eq!(accounted_for(&explained), answer, "{:?} {:?}", call, explained);
+                prop_assert_eq!(accounted_for(&explained, call), answer, "{:?} {:?}", call, explained);
             }
             // Each rule is told as judged or as near, and never as both.
             let told = explained.rules.iter().map(|rule| &rule.rule);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
-use super::{AGENT_NAMES, Answer, Call, Matcher, Model, RESOURCES};
+use super::{AGENT_NAMES, Answer, Call, Called, METHODS, Matcher, Model, RESOURCES};
 use crate::policy::DenyCode;
 use crate::types::LabelName;
 
@@ -164,6 +164,9 @@ impl Flow {
     }
 
     pub(super) fn worse(&self, model: &Model, call: &Call, answer: Answer) -> Answer {
+        if is_of_protocol(call) {
+            return self.worse_of_named_protocol(model, call, answer);
+        }
         let met = self.met(model, call);
         if met.iter().any(|(_, rule)| rule.denies && !rule.shadow) {
             return answer.min(Answer::Deny(DenyCode::Flow, false));
@@ -174,18 +177,38 @@ impl Flow {
         }
     }
 
+    /// Of a message of the protocol's own that intents name. Nobody can approve it.
+    fn worse_of_named_protocol(&self, model: &Model, call: &Call, answer: Answer) -> Answer {
+        let is_denied = !super::is_bare(call) && self.met(model, call).iter().any(|(_, rule)| !rule.shadow);
+        match answer {
+            Answer::Hold(_) => Answer::Deny(DenyCode::DeniedByRule, false),
+            answer if is_denied => answer.min(Answer::Deny(DenyCode::Flow, false)),
+            answer => answer,
+        }
+    }
+
     pub(super) fn would_deny(&self, model: &Model, call: &Call) -> Vec<String> {
+        if is_of_protocol(call) && super::is_bare(call) {
+            return Vec::new();
+        }
         let met = self.met(model, call).into_iter();
         met.filter(|(_, rule)| rule.shadow).map(|(number, _)| format!("flow-{number}")).collect()
     }
 
     /// What an answer to the call carries.
     pub(super) fn label(&self, model: &Model, call: &Call) -> Option<&'static str> {
+        if is_of_protocol(call) {
+            return None;
+        }
         let covering = model.intents.iter().flatten().filter(|m| m.covers(call));
         let said = covering.filter_map(|matcher| self.of(matcher).label).max();
         let default = self.default_label.or((!self.rules.is_empty()).then_some(TOP));
         said.or(default).map(|label| LABELS[label])
     }
+}
+
+pub(super) fn is_of_protocol(call: &Call) -> bool {
+    matches!(call.target, Called::Method(method) if METHODS[method] != "skills/get")
 }
 
 /// Whether whatever one names, the other does.
