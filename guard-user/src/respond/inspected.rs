@@ -1,16 +1,14 @@
 //! What answers must not hold: the inspection rules of the policy in force, on one message of a server.
 
 use bytes::Bytes;
-use serde_json::json;
 
-use super::refuse;
-use super::view::{Answer, Passed, View};
+use super::view::{Answer, LABELLED_HIGHER, Passed, View};
 use crate::audit::OutcomeResult;
 use crate::inspect::{self, Found, Kind, Kinds};
 use crate::policy::{Action, Inspection, RuleName};
 use crate::refusal::Refusal;
 use crate::rpc::Target;
-use crate::rpc::reply::{Reply, ReplyKind};
+use crate::rpc::reply::Reply;
 use crate::rules::Rules;
 
 /// What a request is about, for the rules that its answers go through.
@@ -83,6 +81,9 @@ impl View {
     /// The same of what is no message: a body that goes on as it is. An error if nothing of it may.
     pub(super) fn inspected_body(&self, body: Bytes, is_json: bool) -> Result<Bytes, &'static str> {
         let rules = self.rules.load();
+        if !body.is_empty() && !self.is_marked(&rules) {
+            return Err(LABELLED_HIGHER);
+        }
         let Some(inspection) = self.inspection(&rules).filter(|_| !body.is_empty()) else { return Ok(body) };
         let reads_as_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
         if binding(inspection).is_some() {
@@ -110,6 +111,9 @@ impl View {
     /// Whether what stands between the messages of a stream may go on.
     pub(super) fn may_pass(&self, raw: &Bytes) -> bool {
         let rules = self.rules.load();
+        if !self.is_marked(&rules) {
+            return false;
+        }
         let Some(inspection) = self.inspection(&rules) else { return true };
         if binding(inspection).is_some() && !is_text(raw) {
             return false;
@@ -157,21 +161,7 @@ impl View {
     fn refused(&self, rule: RuleName, reply: &Reply, answer: Option<Answer>) -> Passed {
         tracing::info!(decision = %self.asked.decision, %rule, "an answer was kept back");
         let refusal = Refusal::Inspected(rule);
-        let data = match (&reply.kind, &reply.id) {
-            (ReplyKind::Request { method }, Some(id)) => {
-                self.claim.refuse(id, method);
-                None
-            }
-            (ReplyKind::Error { .. } | ReplyKind::Result(_), id) => {
-                let error = || {
-                    let error = json!({ "code": refusal.code(), "message": refusal.to_string() });
-                    json!({ "jsonrpc": "2.0", "id": id, "error": error })
-                };
-                let message = refuse::message(&self.asked, &refusal).unwrap_or_else(error);
-                Some(Bytes::from(message.to_string()))
-            }
-            (ReplyKind::Request { .. } | ReplyKind::Notification(_), _) => None,
-        };
+        let data = self.in_place_of(reply, &refusal);
         let answer = answer.map(|answer| Answer { result: OutcomeResult::Refused, ..answer });
         Passed { data, answer }
     }

@@ -119,6 +119,8 @@ impl Link {
         let reply = View::look(&data)?;
         let id = match (&reply.kind, &reply.id) {
             (ReplyKind::Error { .. } | ReplyKind::Result(_), Some(id)) => id.clone(),
+            // It may tell of any call that waits.
+            _ if self.has_withdrawn(stream) => return Ok(stream.withheld(&reply)),
             _ => return stream.read(data, &reply),
         };
         // The entry stays while the answer is read: the server may say only now that it accepts the call.
@@ -131,7 +133,8 @@ impl Link {
         };
         let passed = view.read(data, &reply);
         stream.claim.wait_for(&view.claim);
-        let failed = Answer { result: OutcomeResult::UpstreamFailed, error_code: None };
+        let failed =
+            Answer { result: OutcomeResult::UpstreamFailed, error_code: None, reason: Some(bad_answer()) };
         let answer = passed.as_ref().ok().and_then(|passed| passed.answer).unwrap_or(failed);
         let length = passed.as_ref().map_or(0, |passed| passed.data.as_ref().map_or(0, Bytes::len));
         let mut waiting = self.lock();
@@ -148,9 +151,20 @@ impl Link {
         passed
     }
 
+    /// Whether a reload has labelled higher what some call that waits is about.
+    fn has_withdrawn(&self, stream: &View) -> bool {
+        let rules = stream.rules.load();
+        let views: Vec<_> = {
+            let waiting = self.lock();
+            let before = waiting.values().filter(|waiting| !Arc::ptr_eq(&waiting.view.judged_by, &rules));
+            before.map(|waiting| Arc::clone(&waiting.view)).collect()
+        };
+        views.iter().any(|view| !view.is_marked(&rules))
+    }
+
     /// The client takes no answer to this call any more, and the server need not send one.
     pub fn cancel(&self, id: &Id) {
-        let gone = Answer { result: OutcomeResult::ClientGone, error_code: None };
+        let gone = Answer { result: OutcomeResult::ClientGone, error_code: None, reason: None };
         let mut waiting = self.lock();
         let Some(known) = waiting.get_mut(id) else { return };
         match known.call {
@@ -222,7 +236,7 @@ impl OpenCall {
             status: Some(self.status),
             result: answer.result,
             error_code: answer.error_code,
-            reason: (answer.result == OutcomeResult::UpstreamFailed).then(bad_answer),
+            reason: answer.reason,
             response_bytes: u64::try_from(length).unwrap_or(u64::MAX),
             events: 1,
             duration: self.asked_at.elapsed(),
@@ -253,6 +267,11 @@ impl Expected {
     /// The call goes to its server.
     pub fn spend(&self) {
         self.view.claim.spend();
+    }
+
+    /// Whether nothing about it may go on any more.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.view.is_withdrawn()
     }
 
     /// The server has accepted the call: its answer comes on the stream, within `patience` since it was sent.

@@ -8,6 +8,7 @@ mod relay;
 mod stream;
 mod suspended;
 mod view;
+mod withdrawn;
 
 pub use inspected::About;
 pub use link::{Expected, Link, Links};

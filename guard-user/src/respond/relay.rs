@@ -63,10 +63,18 @@ pub async fn relay(
         }
         return Ok(respond(&head, Answering::Stream(Box::new(stream))));
     }
-    let passed = match readable {
-        Ok(()) => whole(&head, body, limits, &mut share).await.and_then(|body| judge(&view, &head, body)),
+    let read = match readable {
+        Ok(()) => whole(&head, body, limits, &mut share).await,
         Err(fault) => Err(fault),
     };
+    // Whether it is a message or not.
+    if view.is_withdrawn() {
+        let reason = Some(Refusal::Withdrawn.reason());
+        let duration = asked_at.elapsed();
+        permit.conclude(&Outcome { result: OutcomeResult::CutOff, reason, duration, ..outcome });
+        return Err(Refusal::Withdrawn);
+    }
+    let passed = read.and_then(|body| judge(&view, &head, body));
     view.claim.written().await;
     outcome.duration = asked_at.elapsed();
     outcome.result = OutcomeResult::UpstreamFailed;
@@ -75,6 +83,7 @@ pub async fn relay(
         let unanswered = if head.status.is_success() { OutcomeResult::Ok } else { OutcomeResult::HttpError };
         outcome.result = passed.answer.map_or(unanswered, |answer| answer.result);
         outcome.error_code = passed.answer.and_then(|answer| answer.error_code);
+        outcome.reason = outcome.reason.or(passed.answer.and_then(|answer| answer.reason));
         let length = passed.data.as_ref().map_or(0, Bytes::len);
         outcome.response_bytes = u64::try_from(length).unwrap_or(u64::MAX);
     }
@@ -149,6 +158,7 @@ pub async fn accept(
         ..Outcome::abandoned()
     };
     let read = whole(&head, body, limits, &mut share).await;
+    let is_withdrawn = expected.as_ref().is_some_and(Expected::is_withdrawn);
     if head.status.is_success() && read.is_ok() {
         match expected {
             Some(expected) => {
@@ -165,7 +175,7 @@ pub async fn accept(
     permit.conclude(&Outcome { reason: read.is_err().then(bad_answer), ..outcome(result) });
     let read = read.map_err(Refusal::Answer)?;
     // Nobody looks into this for what inspection rules look for.
-    Ok(respond(&head, if hides_body { Body::empty() } else { Body::holding(read, share) }))
+    Ok(respond(&head, if hides_body || is_withdrawn { Body::empty() } else { Body::holding(read, share) }))
 }
 
 /// Clients differ on what they take for JSON and for events: by its beginning, or by these words anywhere in the type. An

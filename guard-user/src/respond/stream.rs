@@ -211,7 +211,9 @@ impl ReplyStream {
         }
         let ended = Refusal::Upstream(upstream::Error::Ended);
         let failed = !self.view.listens && self.fail(&ended);
-        self.outcome.reason = (failed && self.session.is_none()).then(|| ended.reason());
+        if failed && self.session.is_none() {
+            self.outcome.reason = Some(ended.reason());
+        }
         self.conclude(match result {
             _ if self.is_answered => self.outcome.result,
             _ if failed && self.session.is_none() => OutcomeResult::UpstreamFailed,
@@ -279,6 +281,7 @@ impl ReplyStream {
             self.is_answered = true;
             self.outcome.result = answer.result;
             self.outcome.error_code = answer.error_code;
+            self.outcome.reason = answer.reason;
         }
         Ok(passed.data.map(|data| piece.passing(&data)))
     }

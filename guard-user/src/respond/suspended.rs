@@ -125,7 +125,11 @@ impl Suspended {
     /// `stream`.
     pub(super) fn pass(&self, data: Bytes, stream: &View) -> Result<Passed, &'static str> {
         let reply = View::look(&data)?;
-        let Some((id, view)) = self.find(&reply, stream) else { return stream.read(data, &reply) };
+        let Some((id, view)) = self.find(&reply, stream) else {
+            // It may tell of any call that waits here.
+            let has_withdrawn = self.has_withdrawn(stream);
+            return if has_withdrawn { Ok(stream.withheld(&reply)) } else { stream.read(data, &reply) };
+        };
         let Some(view) = view else { return Ok(Passed { data: None, answer: None }) };
         let passed = view.read(data, &reply);
         // A task is written down before its client hears of it.
@@ -146,6 +150,7 @@ impl Suspended {
         // The GET itself has no answer.
         match passed {
             Ok(Passed { data, answer: Some(answer) }) => {
+                call.outcome.reason = answer.reason;
                 call.conclude(answer.result, answer.error_code, data.as_ref().map_or(0, Bytes::len));
                 Ok(Passed { data, answer: None })
             }
@@ -159,6 +164,18 @@ impl Suspended {
                 Ok(Passed { data: refused.map(|message| message.to_string().into()), answer: None })
             }
         }
+    }
+
+    /// Whether a reload has labelled higher what some call is about whose answer is still to come.
+    fn has_withdrawn(&self, stream: &View) -> bool {
+        let rules = stream.rules.load();
+        let views: Vec<_> = {
+            let scopes = self.lock();
+            let calls = scopes.get(&stream.claim.scope()).into_iter().flat_map(|calls| calls.by_id.values());
+            let before = calls.filter(|call| !Arc::ptr_eq(&call.view.judged_by, &rules));
+            before.map(|call| Arc::clone(&call.view)).collect()
+        };
+        views.iter().any(|view| !view.is_marked(&rules))
     }
 
     /// The call that it answers, and how its agent sees that; not at all if the call was cancelled.

@@ -23,7 +23,7 @@ use crate::types::{AgentName, ProfileName, UserName};
 /// The error by which a server sends its client to a URL (2025-11-25), and what that is by its other name.
 const URL_ELICITATION: i64 = -32042;
 const ELICITATION: &str = "elicitation/create";
-const LABELLED_HIGHER: &str =
+pub(super) const LABELLED_HIGHER: &str =
     "by a reload of the policy it carries more than its agent's mark tells of; ask again";
 pub(super) const NOT_TO_ASK: &str = "the server asks the client for what the policy does not let it ask";
 
@@ -63,6 +63,8 @@ pub(super) struct Passed {
 pub(super) struct Answer {
     pub result: OutcomeResult,
     pub error_code: Option<i64>,
+    /// Why the guard did not pass it on.
+    pub reason: Option<&'static str>,
 }
 
 impl View {
@@ -79,8 +81,8 @@ impl View {
     /// The same for a message that was looked at.
     pub(super) fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
         let now = Now { view: self, rules: self.rules.load() };
-        if !now.is_marked() {
-            return Err(LABELLED_HIGHER);
+        if !self.is_marked(&now.rules) {
+            return Ok(self.withheld(reply));
         }
         let passed = now.read(data, reply)?;
         Ok(self.inspected(passed, reply, &now.rules))
@@ -94,27 +96,20 @@ struct Now<'v> {
 }
 
 impl Now<'_> {
-    /// Whether the agent's mark tells of what such answers carry, also by rules that came into force since it was raised.
-    fn is_marked(&self) -> bool {
-        let is_raised = || self.view.about.target().is_none_or(|about| self.has_read(about));
-        Arc::ptr_eq(&self.rules, &self.view.judged_by) || is_raised()
-    }
-
     fn has_read(&self, about: (Target<'_>, &str)) -> bool {
         let View { agent, server, claim, .. } = self.view;
         self.rules.policy.has_read(&claim.read(), agent, &server.name, about)
     }
 
     fn read(&self, data: Bytes, reply: &Reply) -> Result<Passed, &'static str> {
+        let came = |result, error_code| Answer { result, error_code, reason: None };
         let answer = match &reply.kind {
             ReplyKind::Error { code: URL_ELICITATION } if !self.may_ask(ELICITATION) => {
                 return Err(NOT_TO_ASK);
             }
-            ReplyKind::Error { code } => Answer { result: OutcomeResult::RpcError, error_code: Some(*code) },
-            ReplyKind::Result(Outcome { is_error: true, .. }) => {
-                Answer { result: OutcomeResult::ToolError, error_code: None }
-            }
-            ReplyKind::Result(_) => Answer { result: OutcomeResult::Ok, error_code: None },
+            ReplyKind::Error { code } => came(OutcomeResult::RpcError, Some(*code)),
+            ReplyKind::Result(Outcome { is_error: true, .. }) => came(OutcomeResult::ToolError, None),
+            ReplyKind::Result(_) => came(OutcomeResult::Ok, None),
             ReplyKind::Request { method } => return Ok(self.ask(data, reply, method)),
             ReplyKind::Notification(notice) => {
                 return Ok(Passed { data: self.may_know(notice).then_some(data), answer: None });
