@@ -136,3 +136,33 @@ fn the_rules_of_a_server_bind_from_the_reload_on_that_takes_it_out_of_shadow() {
         assert_eq!(daemon.status().unwrap()["shadow_servers"], json!([]));
     });
 }
+
+#[test]
+fn what_a_rule_in_shadow_would_have_refused_is_a_metric() {
+    apart(|| {
+        let (mut daemon, tester, https) = scene();
+        for _ in 0..2 {
+            assert!(told(&https, &tester, "drop").contains("done by a@b.example"));
+        }
+        let metrics = daemon.output("metrics", &[]).unwrap();
+        let text = String::from_utf8(metrics.stdout).unwrap();
+        for line in [
+            "mcp_guard_up 1",
+            "mcp_guard_protected 1",
+            "mcp_guard_would_deny_calls_total{rule=\"never\"} 2",
+            "mcp_guard_server_in_shadow{server=\"demo\"} 1",
+            "mcp_guard_server_listeners{server=\"demo\"} 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "no {line} in\n{text}");
+        }
+        let steered = text
+            .lines()
+            .find_map(|line| line.strip_prefix("mcp_guard_kernel_events_total{event=\"steered\"} "));
+        assert!(steered.unwrap().parse::<u64>().unwrap() >= 2, "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        daemon.stop().unwrap();
+        let metrics = daemon.output("metrics", &[]).unwrap();
+        let text = String::from_utf8(metrics.stdout).unwrap();
+        assert!(metrics.status.code() == Some(3) && text.contains("mcp_guard_up 0\n"), "{text}");
+    });
+}

@@ -5,6 +5,7 @@ pub mod block;
 pub mod check;
 pub mod doctor;
 pub mod explain;
+pub mod metrics;
 mod output;
 pub mod policy;
 pub mod reload;
@@ -50,6 +51,7 @@ enum Command {
     Sessions(sessions::Args),
     Tools(tools::Args),
     Top(top::Args),
+    Metrics(metrics::Args),
     Tokens(tokens::Args),
     Audit(audit::Args),
     Doctor(doctor::Args),
@@ -69,7 +71,7 @@ impl Cli {
 impl Command {
     fn wants_json(&self) -> bool {
         match self {
-            Self::Run(_) => false,
+            Self::Run(_) | Self::Metrics(_) => false,
             Self::Check(args) => args.json,
             Self::Explain(args) => args.json,
             Self::Policy(args) => args.json,
@@ -117,6 +119,7 @@ impl Command {
             Command::Tokens(args) => tokens::run(args),
             Command::Tools(args) => tools::run(args),
             Command::Top(args) => top::run(&args),
+            Command::Metrics(args) => metrics::run(&args),
             Command::Audit(args) => audit::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
@@ -155,6 +158,7 @@ mod tests {
         };
         let others = [
             ("status", vec![0, 1, 3, unreadable(&["status"])]),
+            ("metrics", vec![0, 1, metrics::NOT_RUNNING]),
             ("explain", vec![0, explain::WRONG_INPUT]),
             ("policy packs", vec![0, policy::WRONG_INPUT]),
             ("policy suggest", vec![0, policy::WRONG_INPUT]),
@@ -165,7 +169,8 @@ mod tests {
             ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),
         ];
         expected.extend(others.map(|(verb, codes)| (verb.to_owned(), codes)));
-        let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
+        let commands = PAGE.split("\n## ").next().unwrap();
+        let rows = commands.lines().filter(|line| line.starts_with("| `"));
         let told: BTreeMap<String, Vec<u8>> = rows
             .map(|row| {
                 let cells: Vec<_> = row.split('|').map(str::trim).collect();

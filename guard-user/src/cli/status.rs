@@ -349,7 +349,7 @@ fn listener(port: &Value) -> String {
     format!("none: calls are refused{}", others.collect::<String>())
 }
 
-fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+pub(super) fn array<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
