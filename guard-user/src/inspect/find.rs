@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::found::{Hit, Hits};
 use super::meaning::Meaning;
 use super::number::{self, Digits};
+use super::starts::{Start, Starts};
 use super::{Kind, Kinds, secret};
 
 /// Longest part of an address before and after its `@`, in bytes (RFC 5321).
@@ -17,27 +18,32 @@ pub(super) const DIGITS_MIN: u8 = 6;
 /// that looks for one hides nothing from a rule that looks for another.
 pub(super) fn find(text: &[u8], kinds: Kinds, hits: &mut Hits) {
     let meaning = Meaning::of(text);
+    find_meant(&meaning.text, kinds, hits);
+    meaning.put_back(&mut hits.kept);
+    hits.kept.sort_by_key(|hit| (hit.range.start, hit.kind));
+}
+
+/// The same of a text that stands for itself; not in its order.
+pub(super) fn find_meant(text: &[u8], kinds: Kinds, hits: &mut Hits) {
     let mut tell = |kind: Kind, range: Range<usize>| {
-        let last = last_digits(meaning.text.get(range.clone()).unwrap_or_default());
+        let last = last_digits(text.get(range.clone()).unwrap_or_default());
         hits.tell(Hit { kind, range, last });
     };
     if kinds.has(Kind::Email) {
-        emails(&meaning.text, &mut tell);
+        emails(text, &mut tell);
     }
     if kinds.has_any(NUMBERS) {
-        numbers(&meaning.text, kinds, &mut tell);
+        numbers(text, kinds, &mut tell);
     }
     if kinds.has(Kind::Secret) {
-        secret::find(&meaning.text, |range| tell(Kind::Secret, range));
+        secret::find(text, |range| tell(Kind::Secret, range));
     }
-    meaning.put_back(&mut hits.kept);
-    hits.kept.sort_by_key(|hit| (hit.range.start, hit.kind));
 }
 
 /// Kinds that are found by their digits.
 pub(super) const NUMBERS: Kinds = Kinds::of(&[Kind::Phone, Kind::Card, Kind::Iban, Kind::NationalId]);
 
-fn emails(text: &[u8], tell: &mut impl FnMut(Kind, Range<usize>)) {
+pub(super) fn emails(text: &[u8], tell: &mut impl FnMut(Kind, Range<usize>)) {
     let mut free = 0;
     for at in memchr::memchr_iter(b'@', text) {
         let is_local = |byte: u8| byte.is_ascii_alphanumeric() || byte >= 0x80 || b"._%+-'".contains(&byte);
@@ -74,69 +80,84 @@ fn boundary(text: &[u8], mut at: usize) -> usize {
 
 /// Everything that has digits. Each group of digits is looked at once as a beginning.
 fn numbers(text: &[u8], kinds: Kinds, tell: &mut impl FnMut(Kind, Range<usize>)) {
+    // Behind the last account number: its groups are nothing by themselves, whether it is looked for or not.
     let mut at = 0;
-    // Behind the last one of each kind.
-    let mut free = [0; Kind::ALL.len()];
-    while let Some(next) = text.get(at..).and_then(|rest| rest.iter().position(u8::is_ascii_digit)) {
-        let start = at + next;
-        let digits = text.get(start..).unwrap_or_default();
-        at = start + digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let iban = numbers_at(text, start, |kind, back, length| {
-            let from = start - back.min(start);
-            if let Some(free) = free.get_mut(kind.index()).filter(|free| **free <= from && kinds.has(kind))
-                && let Some(length) = length(text.get(from..).unwrap_or_default())
-            {
-                *free = from + length;
-                tell(kind, from..*free);
-            }
-        });
-        at = at.max(iban.unwrap_or_default());
+    let mut numbers = Numbers { text, kinds, free: [0; Kind::ALL.len()], tell };
+    for start in Starts::of(text) {
+        if start.at >= at {
+            at = numbers.at(start).unwrap_or(at);
+        }
     }
 }
 
-/// Tries what may begin with the group of digits at `start`, or so many bytes before it. Tells where an account number ends, looked for
-/// or not: its groups are nothing by themselves.
-fn numbers_at(
-    text: &[u8],
-    start: usize,
-    mut try_one: impl FnMut(Kind, usize, &dyn Fn(&[u8]) -> Option<usize>),
-) -> Option<usize> {
-    let byte = |back: usize| start.checked_sub(back).and_then(|at| text.get(at)).copied();
-    let is_free = |back: usize| byte(back).is_none_or(|byte| !byte.is_ascii_alphanumeric());
-    let is_letter = |back: usize| byte(back).is_some_and(|byte| byte.is_ascii_alphabetic());
-    if is_letter(1) && is_letter(2) && is_free(3) {
-        try_one(Kind::Iban, 2, &number::iban);
-        try_one(Kind::NationalId, 2, &number::nino);
-        let from = start.checked_sub(2)?;
-        return number::iban(text.get(from..)?).map(|length| from + length);
+struct Numbers<'t, T> {
+    text: &'t [u8],
+    kinds: Kinds,
+    /// Behind the last one of each kind.
+    free: [usize; Kind::ALL.len()],
+    tell: T,
+}
+
+impl<T: FnMut(Kind, Range<usize>)> Numbers<'_, T> {
+    /// Tries what may begin with this group of digits, or a few bytes before it. Tells where an account number ends.
+    fn at(&mut self, group: Start) -> Option<usize> {
+        let (text, start) = (self.text, group.at);
+        let byte = |back: usize| start.checked_sub(back).and_then(|at| text.get(at)).copied();
+        let is_free = |back: usize| byte(back).is_none_or(|byte| !byte.is_ascii_alphanumeric());
+        let is_letter = |back: usize| byte(back).is_some_and(|byte| byte.is_ascii_alphabetic());
+        if is_letter(1) {
+            if !is_letter(2) {
+                self.look_for(Kind::NationalId, start.checked_sub(1)?, number::nie);
+                return None;
+            }
+            let from = start.checked_sub(2)?;
+            let iban = number::iban(text.get(from..)?);
+            self.look_for(Kind::Iban, from, |_| iban);
+            self.look_for(Kind::NationalId, from, number::nino);
+            return iban.map(|length| from + length);
+        }
+        let rest = text.get(start..)?;
+        // `AB 12 34 56 C`
+        if group.count >= 6 && byte(1) == Some(b' ') && is_letter(2) && is_letter(3) && is_free(4) {
+            self.look_for(Kind::NationalId, start.checked_sub(3)?, number::nino);
+        }
+        let bracket = byte(1) == Some(b'(');
+        if byte(1) == Some(b'+') || (bracket && byte(2) == Some(b'+')) {
+            if group.count >= 8 {
+                self.signed(start, if bracket { 2 } else { 1 });
+            }
+            return None;
+        }
+        if group.may_be_free(rest) {
+            let digits = group.is_long().then(|| Digits::of(rest));
+            self.look_for(Kind::Card, start, |_| digits.as_ref()?.card());
+            self.look_for(Kind::NationalId, start, |text| number::national(text, digits.as_ref()));
+            let back = usize::from(bracket);
+            let phone =
+                |text: &[u8]| number::national_phone(text.get(back..)?, bracket).map(|length| length + back);
+            self.look_for(Kind::Phone, start - back, phone);
+        }
+        None
     }
-    // `AB 12 34 56 C`
-    if byte(1) == Some(b' ') && is_letter(2) && is_letter(3) && is_free(4) {
-        try_one(Kind::NationalId, 3, &number::nino);
-    }
-    if is_letter(1) && is_free(2) {
-        try_one(Kind::NationalId, 1, &number::nie);
-        return None;
-    }
-    let bracket = byte(1) == Some(b'(');
-    if byte(1) == Some(b'+') || (bracket && byte(2) == Some(b'+')) {
-        let back = if bracket { 2 } else { 1 };
+
+    /// What has a plus so many bytes before its first digit.
+    fn signed(&mut self, start: usize, back: usize) {
         let phone = |text: &[u8]| number::e164(text.get(back..)?).map(|length| length + back);
-        try_one(Kind::Phone, back, &phone);
+        self.look_for(Kind::Phone, start.saturating_sub(back), phone);
         // A sign before a card makes no phone number of it.
         let is_more = |text: &[u8], card: usize| number::e164(text).is_none_or(|phone| phone < card);
-        try_one(Kind::Card, 0, &|text| Digits::of(text).card().filter(|card| is_more(text, *card)));
-        return None;
+        self.look_for(Kind::Card, start, |text| Digits::of(text).card().filter(|card| is_more(text, *card)));
     }
-    if is_free(1) {
-        try_one(Kind::Card, 0, &|text| Digits::of(text).card());
-        try_one(Kind::NationalId, 0, &|text| number::national(text, &Digits::of(text)));
-        let back = usize::from(bracket);
-        let phone =
-            |text: &[u8]| number::national_phone(text.get(back..)?, bracket).map(|length| length + back);
-        try_one(Kind::Phone, back, &phone);
+
+    fn look_for(&mut self, kind: Kind, from: usize, length: impl Fn(&[u8]) -> Option<usize>) {
+        let Some(free) = self.free.get_mut(kind.index()).filter(|free| **free <= from) else { return };
+        if self.kinds.has(kind)
+            && let Some(length) = length(self.text.get(from..).unwrap_or_default())
+        {
+            *free = from + length;
+            (self.tell)(kind, from..*free);
+        }
     }
-    None
 }
 
 fn last_digits(text: &[u8]) -> [u8; 4] {

@@ -89,6 +89,12 @@ impl Hits {
         }
     }
 
+    /// Forgets all of it.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+        (self.counts, self.is_cut) = Default::default();
+    }
+
     /// Leaves out what is not meant, and its count.
     pub(super) fn retain(&mut self, is_meant: impl Fn(&Hit) -> bool) {
         self.kept.retain(is_meant);

@@ -1,20 +1,23 @@
 //! What the strings and numbers of a JSON text hold: as they mean, however they are escaped.
 
-use super::find::{DIGITS_MIN, NUMBERS, find};
+use super::find::{DIGITS_MIN, NUMBERS, find, find_meant};
 use super::found::{Found, Hits, Origins};
+use super::meant::Meant;
 use super::{Kind, Kinds, secret};
 
 /// Members of a message that say what it is about, not what it says: the client's own id among them.
 const FRAME: [&[u8]; 3] = [b"id", b"jsonrpc", b"method"];
 /// Digits of the shortest number that is told without its writing.
 const BARE_DIGITS_MIN: usize = 11;
-const QUOTE: u8 = 1;
-const ESCAPE: u8 = 2;
-const AT: u8 = 4;
-/// What ends a run of digits with separators.
+const DIGIT: u8 = 1;
+const QUOTE: u8 = 2;
+const ESCAPE: u8 = 4;
+const AT: u8 = 8;
+/// The first byte of a space or hyphen beyond ASCII, or a tab.
+const MARK: u8 = 16;
+/// A number goes on.
+const PART: u8 = 32;
 static CLASS: [u8; 256] = classes();
-static KEEPS: [u8; 256] = keeps();
-static IS_DIGIT: [u8; 256] = digits();
 
 /// What it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub fn look(text: &[u8], kinds: Kinds, is_message: bool) -> Found {
         found: Found::default(),
         hits: Hits::default(),
         has_secret: kinds.has(Kind::Secret) && secret::may_hold(text),
+        meant: Meant::default(),
         depth: 0,
         skips: false,
         is_message,
@@ -48,8 +52,10 @@ struct Walk<'t> {
     kinds: Kinds,
     found: Found,
     hits: Hits,
-    /// In a string without escapes.
+    /// Where it is written as it means.
     has_secret: bool,
+    /// What a string with escapes means.
+    meant: Meant,
     depth: usize,
     /// The next value is of the frame.
     skips: bool,
@@ -79,52 +85,82 @@ impl Walk<'_> {
 
     /// From behind its quote to behind the next one.
     fn string(&mut self, start: usize) -> usize {
-        let (mut at, mut seen, mut run, mut most) = (start, 0_u8, 0_u8, 0_u8);
+        let (mut at, mut seen, mut digits) = (start, 0_u8, 0_usize);
         let rest = self.text.get(start..).unwrap_or_default();
         for byte in rest {
-            let index = usize::from(*byte);
-            let class = CLASS[index];
+            let class = CLASS[usize::from(*byte)];
             if class & (QUOTE | ESCAPE) != 0 {
-                seen |= class;
+                seen |= class & ESCAPE;
                 break;
             }
             seen |= class;
-            run = (run & KEEPS[index]).saturating_add(IS_DIGIT[index]);
-            most = most.max(run);
+            digits += usize::from(class & DIGIT);
             at += 1;
         }
         if seen & ESCAPE != 0 {
             return self.escaped(start, at);
         }
         let content = self.text.get(start..at).unwrap_or_default();
-        let within = self.within(at + 1);
-        if self.is_frame(content, within) {
+        if self.is_frame(content, at + 1) {
             return at + 1;
         }
         let mut wanted = Kinds::default();
-        for kind in self.kinds.each() {
-            let may_be = match kind {
-                Kind::Email => seen & AT != 0,
-                Kind::Secret => self.has_secret,
-                Kind::Phone | Kind::Card | Kind::Iban | Kind::NationalId => most >= DIGITS_MIN,
-            };
-            if may_be {
-                wanted = wanted.with(kind);
-            }
+        if digits >= usize::from(DIGITS_MIN) {
+            wanted = wanted.and(NUMBERS);
         }
+        if seen & AT != 0 {
+            wanted = wanted.with(Kind::Email);
+        }
+        if self.has_secret || seen & MARK != 0 {
+            wanted = wanted.with(Kind::Secret);
+        }
+        let wanted = wanted.of_both(self.kinds);
         if !wanted.is_empty() {
             find(content, wanted, &mut self.hits);
-            self.found.take(&mut self.hits, (start, within));
+            if !self.hits.kept.is_empty() {
+                let within = self.within(at + 1);
+                self.found.take(&mut self.hits, (start, within));
+            }
         }
         at + 1
     }
 
-    /// The same of one with escapes, the first of them at `escape`.
+    /// The same of one with escapes, the first of them at `escape`. Where it stands is looked for only if there is something.
     fn escaped(&mut self, start: usize, escape: usize) -> usize {
+        self.meant.begin(start);
+        if self.may_mean() {
+            return self.decoded(start, escape);
+        }
+        // With an escape in it, it is not of the frame by itself.
+        self.skips = false;
+        self.meant.at + 1
+    }
+
+    /// Whether the string may hold something that was begun.
+    fn may_mean(&mut self) -> bool {
+        while self.meant.next(self.text) {
+            let part = self.meant.part();
+            let is_secret_near = self.kinds.has(Kind::Secret) && (self.has_secret || self.meant.is_new);
+            let finds_secret = is_secret_near && self.meant.is_whole();
+            let wanted = if finds_secret { self.kinds } else { self.kinds.without(Kind::Secret) };
+            find_meant(part, wanted, &mut self.hits);
+            let is_empty = self.hits.kept.is_empty();
+            self.hits.clear();
+            if !is_empty
+                || self.meant.is_unclear
+                || (is_secret_near && !finds_secret && secret::may_hold(part))
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The same, told with its places.
+    fn decoded(&mut self, start: usize, escape: usize) -> usize {
         let mut decoded = self.text.get(start..escape).unwrap_or_default().to_vec();
         let end = self.decode(escape, |bytes, _at, _is_run| decoded.extend_from_slice(bytes));
-        let within = self.within(end + 1);
-        if self.is_frame(&decoded, within) {
+        if self.is_frame(&decoded, end + 1) {
             return end + 1;
         }
         find(&decoded, self.kinds, &mut self.hits);
@@ -133,6 +169,7 @@ impl Walk<'_> {
             origins.step(escape - start, start, true);
             self.decode(escape, |bytes, at, is_run| origins.step(bytes.len(), at, is_run));
             origins.apply(end, &mut self.hits.kept);
+            let within = self.within(end + 1);
             self.found.take(&mut self.hits, (0, within));
         }
         end + 1
@@ -166,11 +203,14 @@ impl Walk<'_> {
         if next == Some(&b':') { Within::Key } else { Within::String }
     }
 
-    /// Whether a string is of the frame, or is the name of what is.
-    fn is_frame(&mut self, content: &[u8], within: Within) -> bool {
+    /// Whether a string is of the frame, or is the name of what is; `after` its end.
+    fn is_frame(&mut self, content: &[u8], after: usize) -> bool {
+        if !self.is_message || self.depth != 1 {
+            return false;
+        }
         let skips = std::mem::take(&mut self.skips);
-        if within == Within::Key {
-            self.skips = self.is_message && self.depth == 1 && FRAME.contains(&content);
+        if self.within(after) == Within::Key {
+            self.skips = FRAME.contains(&content);
             return self.skips;
         }
         skips
@@ -178,8 +218,7 @@ impl Walk<'_> {
 
     fn number(&mut self, start: usize) -> usize {
         let rest = self.text.get(start..).unwrap_or_default();
-        let is_part = |byte: &u8| byte.is_ascii_digit() || b".eE+-".contains(byte);
-        let length = rest.iter().take_while(|byte| is_part(byte)).count();
+        let length = rest.iter().take_while(|byte| CLASS[usize::from(**byte)] & (DIGIT | PART) != 0).count();
         let number = rest.get(..length).unwrap_or_default();
         let is_negative = start.checked_sub(1).and_then(|at| self.text.get(at)) == Some(&b'-');
         let is_of_frame = std::mem::take(&mut self.skips);
@@ -225,30 +264,21 @@ fn unescape(text: &[u8]) -> (char, usize) {
 
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
+    let mut digit = b'0';
+    while digit <= b'9' {
+        table[digit as usize] = DIGIT;
+        digit += 1;
+    }
+    let (mut at, parts) = (0, b".eE+-");
+    while at < parts.len() {
+        table[parts[at] as usize] = PART;
+        at += 1;
+    }
     table[b'"' as usize] = QUOTE;
     table[b'\\' as usize] = ESCAPE;
     table[b'@' as usize] = AT;
-    table
-}
-
-const fn keeps() -> [u8; 256] {
-    // The last are of other spaces and hyphens.
-    let kept = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -.()/+\t\xc2\xa0\xe2\x80\x87\x89\x90\x91\xaf";
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < kept.len() {
-        table[kept[at] as usize] = u8::MAX;
-        at += 1;
-    }
-    table
-}
-
-const fn digits() -> [u8; 256] {
-    let mut table = [0; 256];
-    let mut at = b'0' as usize;
-    while at <= b'9' as usize {
-        table[at] = 1;
-        at += 1;
-    }
+    table[b'\t' as usize] = MARK;
+    table[0xc2] = MARK;
+    table[0xe2] = MARK;
     table
 }

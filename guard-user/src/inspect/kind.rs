@@ -97,6 +97,16 @@ impl Kinds {
         Self(self.0 | more.0)
     }
 
+    #[must_use]
+    pub fn without(self, kind: Kind) -> Self {
+        Self(self.0 & !kind.bit())
+    }
+
+    #[must_use]
+    pub fn of_both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     pub fn each(self) -> impl Iterator<Item = Kind> {
         Kind::ALL.into_iter().filter(move |kind| self.has(*kind))
     }

@@ -20,10 +20,23 @@ const ALIKE: [(&[u8], u8); 6] = [
     ("\u{2011}".as_bytes(), b'-'),
 ];
 
+/// What may not stand for itself.
+static MARKS: [bool; 256] = {
+    let mut table = [false; 256];
+    table[b'\\' as usize] = true;
+    table[b'\t' as usize] = true;
+    table[0xc2] = true;
+    table[0xe2] = true;
+    table
+};
+
 impl<'t> Meaning<'t> {
     pub(super) fn of(original: &'t [u8]) -> Self {
-        let is_plain = memchr::memchr2(b'\\', b'\t', original).is_none()
-            && memchr::memchr2(0xc2, 0xe2, original).is_none();
+        let has_alike = || {
+            let mut marks = memchr::memchr2_iter(0xc2, 0xe2, original);
+            marks.any(|at| original.get(at..).is_some_and(|rest| alike(rest).is_some()))
+        };
+        let is_plain = memchr::memchr2(b'\\', b'\t', original).is_none() && !has_alike();
         if is_plain {
             return Self { text: Cow::Borrowed(original), original };
         }
@@ -43,41 +56,46 @@ impl<'t> Meaning<'t> {
     }
 }
 
+/// What stands for a space or a hyphen at the beginning of `text`: its bytes, and what it stands for.
+pub(super) fn alike(text: &[u8]) -> Option<(usize, u8)> {
+    let found = ALIKE.iter().find(|(alike, _)| text.starts_with(alike));
+    found.map(|(alike, plain)| (alike.len(), *plain))
+}
+
 /// Tells what `text` means, piece by piece: its bytes, where they stand, and whether each stands for itself.
 fn walk(text: &[u8], mut tell: impl FnMut(&[u8], usize, bool)) {
-    let mut at = 0;
-    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-        let run =
-            rest.iter().position(|byte| matches!(byte, b'\\' | b'\t' | 0xc2 | 0xe2)).unwrap_or(rest.len());
-        if run > 0 {
-            tell(rest.get(..run).unwrap_or_default(), at, true);
-            at += run;
-            continue;
-        }
-        match rest.first() {
+    let (mut begun, mut at) = (0, 0);
+    loop {
+        let rest = text.get(at..).unwrap_or_default();
+        let Some(next) = rest.iter().position(|byte| MARKS[usize::from(*byte)]) else { break };
+        at += next;
+        let rest = text.get(at..).unwrap_or_default();
+        let mut utf8 = [0; 4];
+        let (bytes, length): (&[u8], usize) = match rest.first() {
             Some(b'\\') => {
-                let mut utf8 = [0; 4];
                 let (character, length) = escape(rest);
                 let bytes = character.encode_utf8(&mut utf8).as_bytes();
                 let plain = ALIKE.iter().find(|(alike, _)| *alike == bytes).map(|(_, plain)| plain);
-                tell(plain.map_or(bytes, std::slice::from_ref), at, false);
-                at += length;
+                (plain.map_or(bytes, std::slice::from_ref), length)
             }
-            Some(b'\t') => {
-                tell(b" ", at, false);
-                at += 1;
-            }
+            Some(b'\t') => (b" ", 1),
             _ => {
-                let alike = ALIKE.iter().find(|(alike, _)| rest.starts_with(alike));
-                if let Some((alike, plain)) = alike {
-                    tell(std::slice::from_ref(plain), at, false);
-                    at += alike.len();
-                } else {
-                    tell(rest.get(..1).unwrap_or_default(), at, true);
+                let Some((alike, plain)) = ALIKE.iter().find(|(alike, _)| rest.starts_with(alike)) else {
                     at += 1;
-                }
+                    continue;
+                };
+                (std::slice::from_ref(plain), alike.len())
             }
+        };
+        if begun < at {
+            tell(text.get(begun..at).unwrap_or_default(), begun, true);
         }
+        tell(bytes, at, false);
+        at += length;
+        begun = at;
+    }
+    if begun < text.len() {
+        tell(text.get(begun..).unwrap_or_default(), begun, true);
     }
 }
 
@@ -113,7 +131,7 @@ fn escape(text: &[u8]) -> (char, usize) {
 }
 
 /// Of `u` and four hex digits.
-fn unit(text: &[u8]) -> Option<u32> {
+pub(super) fn unit(text: &[u8]) -> Option<u32> {
     let hex = text.strip_prefix(b"u")?.get(..4).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))?;
     u32::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()
 }

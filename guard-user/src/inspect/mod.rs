@@ -9,8 +9,12 @@ mod found;
 mod json;
 mod kind;
 mod meaning;
+mod meant;
+#[cfg(test)]
+mod naive;
 mod number;
 mod secret;
+mod starts;
 #[cfg(test)]
 mod tests;
 

@@ -168,8 +168,29 @@ pub(super) fn national_phone(text: &[u8], bracket: bool) -> Option<usize> {
     fits.then(|| text.len() - after.len())
 }
 
+/// The longest.
+const IBAN_MAX: usize = 34;
+/// Lengths by country, 0 where there is none.
+static IBAN_LENGTHS: [u8; 26 * 26] = {
+    let (mut table, mut at) = ([0; 26 * 26], 0);
+    while at < IBANS.len() {
+        let (country, length) = IBANS[at];
+        table[country_index(*country)] = length;
+        at += 1;
+    }
+    table
+};
+
+/// Of two letters; beyond the table for anything else.
+const fn country_index([first, second]: [u8; 2]) -> usize {
+    if !first.is_ascii_uppercase() || !second.is_ascii_uppercase() {
+        return usize::MAX;
+    }
+    (first - b'A') as usize * 26 + (second - b'A') as usize
+}
+
 /// Lengths by country, as the registry has them.
-const IBANS: &[(&[u8; 2], usize)] = &[
+const IBANS: &[(&[u8; 2], u8)] = &[
     (b"AD", 24),
     (b"AE", 23),
     (b"AL", 28),
@@ -254,11 +275,16 @@ const IBANS: &[(&[u8; 2], usize)] = &[
 /// An account number with its check digits (ISO 13616), also in groups.
 pub(super) fn iban(text: &[u8]) -> Option<usize> {
     let country = [text.first()?.to_ascii_uppercase(), text.get(1)?.to_ascii_uppercase()];
-    let (_, length) = IBANS.iter().find(|(known, _)| **known == country)?;
-    let (mut letters, mut at) = (Vec::with_capacity(*length), 0);
-    while letters.len() < *length {
+    let length = usize::from(*IBAN_LENGTHS.get(country_index(country))?);
+    let mut letters = [0; IBAN_MAX];
+    let letters = letters.get_mut(..length).filter(|letters| !letters.is_empty())?;
+    let (mut count, mut at) = (0, 0);
+    while let Some(letter) = letters.get_mut(count) {
         match text.get(at)? {
-            byte if byte.is_ascii_alphanumeric() => letters.push(byte.to_ascii_uppercase()),
+            byte if byte.is_ascii_alphanumeric() => {
+                *letter = byte.to_ascii_uppercase();
+                count += 1;
+            }
             b' ' | b'-' if text.get(at + 1).is_some_and(u8::is_ascii_alphanumeric) => {}
             _ => return None,
         }
@@ -272,11 +298,11 @@ pub(super) fn iban(text: &[u8]) -> Option<usize> {
     (remainder == 1 && ends_at(text, at)).then_some(at)
 }
 
-/// National ids that begin with a digit.
-pub(super) fn national(text: &[u8], digits: &Digits) -> Option<usize> {
+/// National ids that begin with a digit; `digits` are there if they are eleven or more.
+pub(super) fn national(text: &[u8], digits: Option<&Digits>) -> Option<usize> {
     let ended = |found: Option<usize>| found.filter(|bytes| ends_at(text, *bytes));
     ended(ssn(text)).or_else(|| ended(dni(text))).or_else(|| ended(nir(text))).or_else(|| {
-        let (eleven, bytes) = digits.exactly(11)?;
+        let (eleven, bytes) = digits?.exactly(11)?;
         let is_contiguous = bytes == 11;
         ended((is_steuer_id(eleven) || (is_contiguous && is_pesel(eleven))).then_some(bytes))
     })

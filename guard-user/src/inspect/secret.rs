@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, MatchKind};
 
 /// What comes after a secret's beginning.
 #[derive(Clone, Copy)]
@@ -49,11 +49,15 @@ const KNOWN: [(&str, Tail); 26] = [
     ("SG.", Tail::Of(b"-_.", 40)),
     ("mcpg_", Tail::Of(URL, 20)),
     ("eyJ", Tail::Jwt),
-    ("-----BEGIN ", Tail::Pem),
+    ("-----BEGIN", Tail::Pem),
 ];
 
-static BEGINNINGS: LazyLock<Option<AhoCorasick>> =
-    LazyLock::new(|| AhoCorasick::new(KNOWN.iter().map(|(beginning, _)| beginning)).ok());
+/// None begins within another, so the leftmost is also the first to end.
+static BEGINNINGS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    let mut known = AhoCorasick::builder();
+    let beginnings = KNOWN.iter().map(|(beginning, _)| beginning);
+    known.match_kind(MatchKind::LeftmostFirst).build(beginnings).ok()
+});
 
 /// Whether the text may hold one: where this says no, there is none.
 pub(super) fn may_hold(text: &[u8]) -> bool {
@@ -96,6 +100,7 @@ impl Tail {
             }
             Self::Jwt => token(rest).ok(),
             Self::Pem => {
+                let rest = rest.strip_prefix(b" ")?;
                 let label = rest.get(..rest.len().min(64))?;
                 let closed = memchr::memmem::find(label, b"-----")?;
                 let is_private = memchr::memmem::find(label.get(..closed)?, b"PRIVATE KEY").is_some();
@@ -108,7 +113,7 @@ impl Tail {
                     let after = rest.get(at + 9..)?;
                     Some(at + 9 + memchr::memmem::find(after, b"-----")? + 5)
                 });
-                Some(end.unwrap_or(rest.len()))
+                Some(1 + end.unwrap_or(rest.len()))
             }
         }
     }
