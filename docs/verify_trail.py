@@ -5,17 +5,14 @@
 
 Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable. Slower than mcp-guard-verify; it shows that the page is enough.
 """
-import base64, hashlib, json, pathlib, re, sys
+import base64, gzip, hashlib, json, pathlib, re, sys, zlib
 
 TAMPERED, INCOMPLETE, UNREADABLE = 1, 2, 3
 WORDS = {TAMPERED: "TAMPERED", INCOMPLETE: "INCOMPLETE", UNREADABLE: "UNREADABLE"}
 
-class Fault(Exception):
-    pass
-
+class Fault(Exception): pass
 def need(is_so, why, code=TAMPERED):
-    if not is_so:
-        raise Fault(why, code)
+    if not is_so: raise Fault(why, code)
 
 # --- Ed25519 (RFC 8032, section 5.1), for verifying only ---
 P = 2**255 - 19
@@ -30,27 +27,22 @@ def add(a, b):  # extended coordinates: X, Y, Z, T
 
 def times(n, point):
     result = (0, 1, 1, 0)
-    while n:
-        result, point, n = add(result, point) if n & 1 else result, add(point, point), n >> 1
+    while n: result, point, n = add(result, point) if n & 1 else result, add(point, point), n >> 1
     return result
 
 def point(data):
     y, sign = int.from_bytes(data, "little") & (1 << 255) - 1, data[31] >> 7
     square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
     x = pow(square, (P + 3) // 8, P)
-    if (x * x - square) % P:
-        x = x * pow(2, (P - 1) // 4, P) % P
-    if y >= P or (x * x - square) % P or (x == 0 and sign):
-        return None
+    x = x * pow(2, (P - 1) // 4, P) % P if (x * x - square) % P else x
+    if y >= P or (x * x - square) % P or (x == 0 and sign): return None
     x = P - x if x & 1 != sign else x
     return x, y, 1, x * y % P
-
 BASE = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
 
 def is_signed(public, text, signature):
     a, r, s = point(public), point(signature[:32]), int.from_bytes(signature[32:], "little")
-    if len(signature) != 64 or a is None or r is None or s >= L:
-        return False
+    if len(signature) != 64 or a is None or r is None or s >= L: return False
     k = int.from_bytes(hashlib.sha512(signature[:32] + public + text).digest(), "little") % L
     one, other = times(s, BASE), add(r, times(k, a))
     return not any((one[i] * other[2] - other[i] * one[2]) % P for i in (0, 1))
@@ -85,18 +77,13 @@ class Key:
         need(len(parts) == 3 and parts[0] == self.name and re.fullmatch("0|[1-9][0-9]*", parts[1]), "not a checkpoint of this trail")
         return int(parts[1]), base64_of(parts[2])
 
-def sha256(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
+def sha256(*parts): return hashlib.sha256(b"".join(parts)).digest()
 def grow(peaks, size, leaf):
-    while size & 1:
-        leaf, size = sha256(b"\1", peaks.pop(), leaf), size >> 1
-    peaks.append(leaf)
-
+    while size & 1: leaf, size = sha256(b"\1", peaks.pop(), leaf), size >> 1
+    return peaks.append(leaf) or 1
 def root_of(peaks):
     root = peaks[-1] if peaks else sha256()
-    for left in reversed(peaks[:-1]):
-        root = sha256(b"\1", left, root)
+    for left in reversed(peaks[:-1]): root = sha256(b"\1", left, root)
     return root
 
 # --- The trail ---
@@ -105,18 +92,25 @@ def verify(folder, key_file, older_file):
     need((folder / "checkpoint").exists(), "the checkpoint is missing", INCOMPLETE)
     signed = [key.checkpoint((folder / "checkpoint").read_bytes().decode())]
     signed += [key.checkpoint(older_file.read_bytes().decode())] if older_file else []
-    size, prev, peaks, waiting = 0, bytes(32), [], {}  # waiting: calls without an outcome
-    for path in sorted(p for p in folder.iterdir() if re.fullmatch("[0-9]{20}[.]jsonl", p.name)):
-        first = int(path.stem)
+    files = sorted((p for p in folder.iterdir() if re.fullmatch("[0-9]{20}[.]jsonl([.]gz)?", p.name)), reverse=True)
+    files = sorted({p.name[:20]: p for p in files}.items())  # plain or packed; with both, the plain one
+    begin = size = int(files[0][0]) if files else 0
+    prev, peaks, waiting, before, pruned = bytes(32), [], {}, 0, 0  # waiting: calls without an outcome; before: how many in what was pruned
+    def is_as_signed(): return all(end != size or root == root_of(peaks) for end, root in signed)
+    for first, path in ((int(digits), path) for digits, path in files):
         need(first == size, f"{path.name}: record {size} belongs here", INCOMPLETE if first > size else TAMPERED)
-        for number, line in enumerate(path.open("rb"), 1):
+        file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+        for number, line in enumerate(iter(lambda: file.readline(65_537), b""), 1):  # a longer line is cut, and has no end
             where = f"{path.name}, line {number}: "
             need(line.endswith(b"\n") and len(line) <= 65_536, where + "the line has no end, or is too long", INCOMPLETE)
-            line = line[:-1]
+            line, record = line[:-1], json.loads(line)
+            if size == begin > 0 and number == 1:  # what was before it is pruned: it says how the trail stood, signed
+                peaks, before, prev = [base64_of(peak) for peak in record["peaks"]], record["open_count"], bytes.fromhex(record["prev"])
+                need(len(peaks) == bin(size).count("1") and record["kind"] == "checkpoint", where + "a trail does not begin here")
+            need(is_as_signed(), where + "a signed checkpoint covers other records than those before it")
             need(all(0x20 <= byte < 0x7F for byte in line), where + "a byte that is not printable ASCII")
             head = '{"seq":%d,"prev":"%s","time":"' % (size, prev.hex())
             need(line.startswith(head.encode()), where + "another record, or `prev` is not the line before")
-            record = json.loads(line)
             kind, call = record["kind"], record.get("id")
             need((size == 0) == (kind == "genesis"), where + "the first record, and only that, is a genesis record")
             if kind == "genesis":
@@ -124,25 +118,32 @@ def verify(folder, key_file, older_file):
             elif kind == "call" and record["decision"] == "allow":
                 need(waiting.setdefault(call, size) == size, where + "its id is that of a call under way")
             elif kind == "outcome":
-                need(waiting.pop(call, None) == record["call_seq"], where + "no call waits for this outcome")
+                is_before = call not in waiting and before > 0 and record["call_seq"] < begin
+                need(is_before or waiting.pop(call, None) == record["call_seq"], where + "no call waits for this outcome")
+                before -= is_before
             elif kind == "checkpoint":
                 need(key.checkpoint(record["note"]) == (size, root_of(peaks)), where + "it covers other records")
+                stands = [[base64.b64encode(peak).decode() for peak in peaks], len(waiting) + before, 1]
+                need([record.get(name) for name in ("peaks", "open_count", "format")] in (stands, [None] * 3), where + "the trail stood otherwise")
+            elif kind == "pruned" and size < signed[0][0]:
+                pruned = max(pruned, record["to"])
             elif kind == "gap" and record["reason"] == "restart":
-                need(record["open_count"] == len(waiting), where + "another number of calls was open")
-                waiting.clear()
+                need(record["open_count"] == len(waiting) + before, where + "another number of calls was open")
+                waiting, before = {}, 0
             prev = sha256(b"\0", line)
-            grow(peaks, size, prev)
-            size += 1
-            need(all(end != size or root == root_of(peaks) for end, root in signed), where + "a signed checkpoint covers other records")
+            size += grow(peaks, size, prev)
+    need(is_as_signed(), "the signed checkpoint covers other records")
     need(size >= max(end for end, _ in signed), "fewer records than a signed checkpoint covers", INCOMPLETE)
-    return f"{size} records, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting)} calls open"
+    need(pruned >= begin, f"the records before {begin} are gone, and no signed record says that they were pruned")
+    need(all(end >= begin for end, _ in signed), "the older checkpoint is of records that were pruned", INCOMPLETE)
+    return f"records {begin} to {size - 1}, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting) + before} calls open"
 
 if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1])
-    files = [pathlib.Path(name) for name in sys.argv[2:4]] + [None, None]
+    folder, *files = [*map(pathlib.Path, sys.argv[1:4]), None, None]
     try:
         print("SOUND:", verify(folder, files[0] or folder / "verifier-key", files[1]))
-    except (Fault, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        code = error.args[1] if isinstance(error, Fault) else UNREADABLE if isinstance(error, OSError) else TAMPERED
+    except (Fault, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        unread = UNREADABLE if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) else TAMPERED
+        code = error.args[1] if isinstance(error, Fault) else INCOMPLETE if isinstance(error, EOFError) else unread
         print(f"{WORDS[code]}: {error.args[0] if isinstance(error, Fault) else error}")
         sys.exit(code)

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use mcp_guard::audit::{
-    AuditLog, CallRecord, Index, Local, Options, Order, Outcome, OutcomeResult, Outcomes, Query, Target,
-    Velocity, search, verify,
+    AuditLog, CallRecord, Index, Local, Options, Order, Outcome, OutcomeResult, Outcomes, Query, Retention,
+    Target, Velocity, search, verify,
 };
 use mcp_guard::config::Durability;
 use mcp_guard::policy::IntentPattern;
@@ -57,6 +57,7 @@ fn options(dir: &Path, durability: Durability) -> Options {
         wait: Duration::from_secs(60),
         calls_in_flight_max: 4096,
         calls_in_flight_per_agent_max: 4096,
+        retention: Retention::default(),
     }
 }
 

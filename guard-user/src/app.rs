@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask, Reply};
-use crate::audit::{AuditLog, Event, Occasion, OpenError, Options};
+use crate::audit::{AuditLog, Event, Occasion, OpenError, Options, Retention};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
@@ -552,6 +552,7 @@ fn audit_options(config: &Config) -> Options {
         wait: Duration::from_millis(config.limits.audit_wait_milliseconds),
         calls_in_flight_max: config.limits.calls_in_flight_max,
         calls_in_flight_per_agent_max: config.limits.calls_in_flight_per_agent_max,
+        retention: Retention::from(&config.audit),
     }
 }
 

@@ -77,7 +77,7 @@ async fn a_long_trail_is_read_in_order_to_its_first_fault() {
         trail.append(u8::MAX).await;
     }
     assert_eq!(verdict(&trail), Says::Sound);
-    assert_eq!(verified(&trail, None).records, trail.lines().len() as u64);
+    assert_eq!(verified(&trail, None).records(), trail.lines().len() as u64);
     let whole = trail.segment();
     for at in [10, 1 << 20, (1 << 20) + 70_000, 3 << 20, whole.len() - 10] {
         let mut changed = whole.clone();
@@ -247,7 +247,7 @@ async fn renamed_and_missing_files_are_noticed() {
     assert_eq!(verdict(&trail), Says::Incomplete, "second gone");
     trail.put(&second, &lines[3..].concat());
     fs::remove_file(trail.path(SEGMENT)).unwrap();
-    assert_eq!(verdict(&trail), Says::Incomplete, "first gone");
+    assert_eq!(verdict(&trail), Says::Tampered, "first gone");
     fs::remove_file(trail.path(&second)).unwrap();
     assert_eq!(verdict(&trail), Says::Incomplete, "both gone");
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use guard_tests::audit::call;
-use mcp_guard::audit::{AuditError, AuditLog, Options, Outcome, Verdict, verify};
+use mcp_guard::audit::{AuditError, AuditLog, Options, Outcome, Retention, Verdict, verify};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 use nix::mount::{MsFlags, mount};
@@ -48,6 +48,7 @@ async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
             wait: Duration::from_secs(30),
             calls_in_flight_max: 64,
             calls_in_flight_per_agent_max: 64,
+            retention: Retention::default(),
         })
     };
     let log = open().expect("a new trail");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mcp_guard::audit::{AuditLog, Options, Verdict, verify};
+use mcp_guard::audit::{AuditLog, Options, Retention, Verdict, verify};
 use mcp_guard::config::Durability;
 
 const KILLS: u64 = 20;
@@ -52,6 +52,7 @@ async fn killed_again_and_again(durability: Durability) {
         wait: Duration::from_secs(30),
         calls_in_flight_max: 1,
         calls_in_flight_per_agent_max: 1,
+        retention: Retention::default(),
     })
     .expect("the trail is continued after every kill");
     log.close().await;

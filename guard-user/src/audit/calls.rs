@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::verify::{Verdict, verify_with};
 use super::walk::{Found, Lines, segments};
+use super::{packed, pruned};
 
 /// A call as its record tells it.
 #[derive(Debug, Deserialize)]
@@ -59,7 +60,7 @@ pub fn calls(
     let found = segments(dir)?;
     let mut total = 0_u64;
     for (_, path) in &found {
-        total = total.saturating_add(std::fs::metadata(path)?.len());
+        total = total.saturating_add(packed::length(path)?);
     }
     let mut reading = Reading { records: 0, begins: None, ends: None, verified: false, fault: None };
     let mut bytes = 0_u64;
@@ -76,7 +77,7 @@ pub fn calls(
             each(call);
         }
     };
-    if found.first().is_some_and(|(first, _)| *first > 0) {
+    if !pruned::beginning(dir, u64::MAX)?.1 {
         // Nothing signed says what the record before was.
         for (_, path) in &found {
             let mut lines = Lines::open(path)?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
+use super::archive::Archive;
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
@@ -22,6 +23,8 @@ use super::record::{
     self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, Local, OpenCall, Outcome, Refusal,
 };
 use super::recover::{self, Recovered};
+use super::retention::Retention;
+use super::rotate::{self, Current};
 use super::slots::{Slot, Slots, UnderWay};
 use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
@@ -44,6 +47,7 @@ pub struct Options {
     pub calls_in_flight_max: usize,
     /// Of these, calls of one agent (`limits.calls_in_flight_per_agent_max`).
     pub calls_in_flight_per_agent_max: usize,
+    pub retention: Retention,
 }
 
 /// The audit trail. Cheap to clone.
@@ -124,8 +128,8 @@ impl AuditLog {
     }
 
     pub(super) fn open_on(options: Options, disk: Box<dyn Disk>) -> Result<Self, OpenError> {
-        let Options { dir, host, durability, wait, calls_in_flight_max, calls_in_flight_per_agent_max } =
-            options;
+        let Options { dir, host, durability, wait, .. } = options;
+        let (calls_max, per_agent_max) = (options.calls_in_flight_max, options.calls_in_flight_per_agent_max);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
         let key = match key::load(&dir)? {
@@ -141,15 +145,16 @@ impl AuditLog {
         let recovered = recovered.ok_or_else(gone)?;
         let verifier = key.verifier().clone();
         let health = Arc::<Health>::default();
-        let writer = resume(&dir, disk, durability, Arc::new(key), recovered, lock, &health)?;
+        let writer =
+            resume((&dir, durability, options.retention), disk, Arc::new(key), recovered, lock, &health)?;
         let shared_desk = Arc::new(Desk::new(writer));
         let theirs = Arc::clone(&shared_desk);
         thread::Builder::new()
             .name("audit-writer".into())
             .spawn(move || theirs.run())
             .map_err(OpenError::io(&dir))?;
-        let calls = Slots::new(calls_in_flight_max, calls_in_flight_per_agent_max);
-        let refusals = Arc::new(Semaphore::new(calls_in_flight_max.min(Semaphore::MAX_PERMITS)));
+        let calls = Slots::new(calls_max, per_agent_max);
+        let refusals = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
         let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, health };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -414,24 +419,25 @@ fn sign(dir: &Path, key: &SigningKey, position: &Position) -> Result<(), OpenErr
 
 /// The writer at the end of what was recovered, after a record of what that end lacks.
 fn resume(
-    dir: &Path,
+    (dir, durability, retention): (&Path, Durability, Retention),
     disk: Box<dyn Disk>,
-    durability: Durability,
     key: Arc<SigningKey>,
     recovered: Recovered,
     lock: fs::File,
     health: &Arc<Health>,
 ) -> Result<Writer, OpenError> {
-    let Recovered { walk: Walk { tree, prev, open, .. }, path, bytes, torn } = recovered;
+    let Recovered { walk, path, first, bytes, torn } = recovered;
+    let open_count = walk.open_count();
+    let Walk { tree, prev, open, .. } = walk;
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
-    if !open.is_empty() || torn.is_some() {
+    if open_count > 0 || torn.is_some() {
         let gap = Gap {
             reason: "restart",
             cause: torn.as_ref().map(|_| "the last write before this start was not finished"),
             durable_seq: position.tree.size().checked_sub(1),
             refused: 0,
-            open_count: open.len(),
+            open_count,
             open: open.iter().take(GAP_CALLS_MAX).map(|(id, &seq)| OpenCall { id, seq }).collect(),
             torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
             torn_sha256: torn.map(|torn| torn.sha256),
@@ -446,6 +452,9 @@ fn resume(
     let size = position.tree.size();
     health.records.store(size, Ordering::Relaxed);
     let now = Instant::now();
+    let age = rotate::age(&path).map_err(OpenError::io(&path))?;
+    let current = Current::new(first, age, (retention.segment_bytes, retention.segment_age));
+    let archive = Archive::spawn(dir.to_owned(), retention, first).map_err(OpenError::io(dir))?;
     Ok(Writer {
         checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(&key)).map_err(OpenError::io(dir))?,
         dir: dir.to_owned(),
@@ -461,6 +470,8 @@ fn resume(
         health: Arc::clone(health),
         published: (size, now),
         embedded: (size, now),
+        current,
+        archive,
         _lock: lock,
     })
 }

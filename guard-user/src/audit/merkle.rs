@@ -1,5 +1,7 @@
 //! The RFC 6962 Merkle tree over the lines, kept as the roots of its complete subtrees: at most 64 hashes.
 
+use std::ops::Range;
+
 use aws_lc_rs::digest::{Context, SHA256};
 
 pub(super) type Hash = [u8; 32];
@@ -29,6 +31,19 @@ impl Tree {
     /// `None`: a tree of this size has another number of peaks.
     pub(super) fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
         (usize::try_from(size.count_ones()) == Ok(peaks.len())).then_some(Self { size, peaks })
+    }
+
+    /// The leaves of `range` as a tree, if whole subtrees make it up.
+    pub(super) fn part(&self, range: &Range<u64>) -> Option<Self> {
+        let (mut at, mut peaks) = (0, Vec::new());
+        for (bit, peak) in (0..u64::BITS).rev().filter(|bit| self.size >> bit & 1 == 1).zip(&self.peaks) {
+            let start = at;
+            at += 1 << bit;
+            if range.start <= start && at <= range.end {
+                peaks.push(*peak);
+            }
+        }
+        Self::from_peaks(range.end.checked_sub(range.start)?, peaks)
     }
 
     pub(super) fn push(&mut self, leaf: Hash) {

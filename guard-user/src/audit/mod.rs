@@ -9,8 +9,10 @@
 //! merkle, note   tree, signed checkpoints  (pure)
 //! walk           reads lines, in order, and says which one is wrong
 //! disk           the few file operations, so that tests can make each of them fail
+//! packed         segments in gzip, and both forms of them to read
 //! key, recover   what stands in the directory when the guard starts
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
+//! rotate         goes on in a new segment; retention: when, and what becomes of the full ones; archive: packs these
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
@@ -22,6 +24,7 @@
 //! The format is described in `docs/audit-format.md`. `mcp-guard-verify` reads it with code of its own; nothing
 //! here may be used there.
 
+mod archive;
 mod calls;
 mod checkpoint;
 mod counted;
@@ -35,15 +38,19 @@ mod last;
 mod log;
 mod merkle;
 mod note;
+mod packed;
 mod past;
 mod proof;
 mod prove;
+mod pruned;
 mod query;
 mod queue;
 mod reconcile;
 mod record;
 mod recover;
 mod reread;
+mod retention;
+mod rotate;
 mod slots;
 mod text;
 mod verify;
@@ -72,9 +79,11 @@ pub use record::{
 };
 pub use recover::lock;
 pub use reread::Since;
+pub use retention::Retention;
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};
+pub use walk::Pruned;
 
 /// Longest line without its newline. A transparency log entry carries its length in two bytes.
 pub const LINE_BYTES_MAX: usize = 65_535;

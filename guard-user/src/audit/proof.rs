@@ -60,6 +60,19 @@ impl Gathering {
         Self(path.into_iter().map(|range| (range, Tree::default())).collect())
     }
 
+    /// Takes what is known of the first records in place of their leaf hashes. `false`: it is not enough.
+    pub(super) fn begin(&mut self, known: &Tree) -> bool {
+        self.0.iter_mut().filter(|(range, _)| range.start < known.size()).all(|(range, tree)| {
+            match known.part(&(range.start..range.end.min(known.size()))) {
+                Some(part) => {
+                    *tree = part;
+                    true
+                }
+                None => false,
+            }
+        })
+    }
+
     /// Takes the leaf hash of record `index`. They come in order.
     pub(super) fn leaf(&mut self, index: u64, leaf: Hash) {
         if let Some((_, tree)) = self.0.iter_mut().find(|(range, _)| range.contains(&index)) {

@@ -8,7 +8,7 @@ use super::CHECKPOINT_FILE;
 use super::merkle::{Tree, leaf_hash};
 use super::note::{Checkpoint, NoteError, VerifierKey};
 use super::proof::Gathering;
-use super::walk::{Found, Lines, segments};
+use super::walk::{Found, Lines, beginning, segments};
 
 /// What is to be proved, against the trail's latest signed checkpoint.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,13 @@ pub enum ProveError {
          mixed up"
     )]
     Shrunk { old: u64, size: u64 },
+    #[error("record {seq} was pruned: the trail begins with record {first}")]
+    Pruned { seq: u64, first: u64 },
+    #[error(
+        "the older checkpoint covers {old} records, and the trail begins with record {first}: those before were pruned. A checkpoint from then \
+         or later can be proved"
+    )]
+    OlderThanTheRest { old: u64, first: u64 },
     #[error(
         "the trail does not have the records that {what} covers, so nothing can be proved; `mcp-guard audit verify` tells what is \
          wrong with it"
@@ -56,14 +63,15 @@ pub fn prove(dir: &Path, key: &VerifierKey, claim: Claim<'_>) -> Result<String, 
             let last = latest.size.saturating_sub(1);
             let mut gathering =
                 Gathering::inclusion(seq, latest.size).ok_or(ProveError::NotSigned { seq, last })?;
-            let record = gather(dir, &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
+            let record =
+                gather((dir, key), &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
             Ok(gathering.inclusion_file(seq, &record, &note))
         }
         Claim::Since(older) => {
             let older = key.open_checkpoint(older).map_err(ProveError::Older)?;
             let (old, size) = (older.size, latest.size);
             let mut gathering = Gathering::consistency(old, size).ok_or(ProveError::Shrunk { old, size })?;
-            gather(dir, &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
+            gather((dir, key), &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
             Ok(gathering.consistency_file(old, &note))
         }
     }
@@ -77,12 +85,27 @@ struct Wanted<'a> {
 
 /// Reads what `latest` covers, and gives the line that is wanted.
 fn gather(
-    dir: &Path,
+    (dir, key): (&Path, &VerifierKey),
     latest: &Checkpoint,
     gathering: &mut Gathering,
     wanted: &Wanted<'_>,
 ) -> Result<Vec<u8>, ProveError> {
+    let read = |path: &Path, error| ProveError::Read { path: path.to_owned(), error };
+    let found = segments(dir).map_err(|error| read(dir, error))?;
     let mut tree = Tree::default();
+    if let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) {
+        (tree, _) = beginning(*first, path, key).map_err(|error| read(path, error))?;
+        match (wanted.line, wanted.older) {
+            (Some(seq), _) if seq < *first => return Err(ProveError::Pruned { seq, first: *first }),
+            (_, Some(older)) if older.size < *first => {
+                return Err(ProveError::OlderThanTheRest { old: older.size, first: *first });
+            }
+            _ if !gathering.begin(&tree) => {
+                return Err(ProveError::Differs { what: "the latest checkpoint" });
+            }
+            _ => {}
+        }
+    }
     let mut wanted_line = Vec::new();
     let look = |tree: &Tree| match wanted.older {
         Some(older) if older.size == tree.size() && older.root != tree.root() => {
@@ -91,8 +114,7 @@ fn gather(
         _ => Ok(()),
     };
     look(&tree)?;
-    let read = |path: &Path, error| ProveError::Read { path: path.to_owned(), error };
-    for (_, path) in segments(dir).map_err(|error| read(dir, error))? {
+    for (_, path) in found {
         let mut lines = Lines::open(&path).map_err(|error| read(&path, error))?;
         while tree.size() < latest.size
             && let Some(Found::Line(line)) = lines.next().map_err(|error| read(&path, error))?

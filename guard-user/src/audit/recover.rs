@@ -15,6 +15,8 @@ pub(super) struct Recovered {
     pub(super) walk: Walk,
     /// The last segment.
     pub(super) path: PathBuf,
+    /// Its first record.
+    pub(super) first: u64,
     /// Its length; what stood behind was moved aside.
     pub(super) bytes: u64,
     pub(super) torn: Option<Torn>,
@@ -42,21 +44,22 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
     let covered = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
     let rollback = |have| OpenError::Rollback { dir: dir.to_owned(), have, checkpoint: covered };
 
-    let mut walk = Walk::new();
-    let mut last: Option<(PathBuf, u64)> = None;
+    let found = segments(dir).map_err(OpenError::io(dir))?;
+    let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first));
+    let begin = found.first().map(|(_, path)| path.clone());
+    let mut last: Option<(u64, PathBuf, u64)> = None;
     let mut torn = None;
     let mut empty = None;
-    let found = segments(dir).map_err(OpenError::io(dir))?;
     let count = found.len();
     for (at, (first, path)) in found.into_iter().enumerate() {
         let tampered =
             |line, reason: &str| OpenError::Tampered { file: path.clone(), line, reason: reason.to_owned() };
-        if first != walk.tree.size() {
+        if first != walk.next() {
             // The segments before end early: either they lost lines or a whole segment is gone.
-            return Err(if walk.tree.size() < covered {
-                rollback(walk.tree.size())
+            return Err(if walk.next() < covered {
+                rollback(walk.next())
             } else {
-                tampered(0, &format!("record {} is missing before it", walk.tree.size()))
+                tampered(0, &format!("record {} is missing before it", walk.next()))
             });
         }
         let mut lines = Lines::open(&path).map_err(OpenError::io(&path))?;
@@ -72,13 +75,9 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
                 if covered == 0 && walk.tree.size() > 0 {
                     return Err(checkpoint_gone(dir));
                 }
-                if at + 1 < count || walk.tree.size() < covered {
+                if at + 1 < count || walk.next() < covered {
                     let last_of_all = at + 1 == count && reason == "the line has no end";
-                    return Err(if last_of_all {
-                        rollback(walk.tree.size())
-                    } else {
-                        tampered(number, &reason)
-                    });
+                    return Err(if last_of_all { rollback(walk.next()) } else { tampered(number, &reason) });
                 }
                 torn = Some(move_aside(dir, &path, end, walk.tree.size()).map_err(OpenError::io(&path))?);
                 break;
@@ -96,7 +95,7 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
         if end == 0 {
             empty = Some(path);
         } else {
-            last = Some((path, end));
+            last = Some((first, path, end));
         }
     }
     if walk.tree.size() < covered {
@@ -105,11 +104,14 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }
+    if let (Err(reason), Some(file)) = (walk.begins_rightly(covered), begin) {
+        return Err(OpenError::Tampered { file, line: 0, reason });
+    }
     if let Some(path) = empty {
         // Made, but its first record never reached the disk: the segment before is the last.
         fs::remove_file(&path).map_err(OpenError::io(&path))?;
     }
-    Ok(last.map(|(path, bytes)| Recovered { walk, path, bytes, torn }))
+    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

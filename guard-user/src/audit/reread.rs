@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use memchr::memmem::Finder;
 use serde_json::Error;
 
+use super::packed;
 use super::walk::{Found, Lines, segments};
 
 /// Where to begin to read.
@@ -53,7 +54,7 @@ fn first_segment(segments: &[(u64, PathBuf)], since: Since) -> usize {
         // Later segments begin at or before the record.
         Since::Record(seq) => segments.get(index + 1).is_some_and(|(next, _)| *next <= seq),
         Since::Ago(span) => SystemTime::now().checked_sub(span).is_some_and(|oldest| {
-            path.metadata().and_then(|meta| meta.modified()).is_ok_and(|written| written < oldest)
+            packed::metadata(path).and_then(|meta| meta.modified()).is_ok_and(|written| written < oldest)
         }),
     };
     segments.iter().enumerate().take_while(|(index, (_, path))| is_before(*index, path)).count()

@@ -1,11 +1,12 @@
 //! The whole trail checked, for `mcp-guard audit verify`.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::note::{Checkpoint, VerifierKey};
-use super::walk::{Counts, Found, Lines, Walk, segments};
-use super::{CHECKPOINT_FILE, VERIFIER_KEY_FILE};
+use super::walk::{Counts, Found, Lines, Pruned, Walk, beginning, segments};
+use super::{CHECKPOINT_FILE, VERIFIER_KEY_FILE, packed};
 
 /// What a check came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -36,6 +37,10 @@ pub struct Report {
     pub fault: Option<Fault>,
     pub origin: Option<String>,
     pub records: u64,
+    /// The first record: not 0 in a trail whose beginning was pruned.
+    pub first: u64,
+    /// What a signed record says of those before it.
+    pub pruned: Option<Pruned>,
     pub segments: usize,
     pub counts: Counts,
     /// Forwarded calls without an outcome: under way, or cut off by a crash.
@@ -47,6 +52,8 @@ pub struct Report {
     /// The key came from the trail's own directory: whoever could rewrite the trail could replace it, too.
     pub key_from_trail: bool,
 }
+
+const OTHER_RECORDS: &str = "a signed checkpoint covers other records than those up to here";
 
 type Failure = (Verdict, Fault);
 
@@ -68,6 +75,8 @@ pub(super) fn verify_with(
         fault: None,
         origin: None,
         records: 0,
+        first: 0,
+        pruned: None,
         segments: 0,
         counts: Counts::default(),
         open_calls: 0,
@@ -96,9 +105,17 @@ fn check(
     let found = segments(dir).map_err(|error| failure(Verdict::Unreadable, dir, 0, error))?;
     report.segments = found.len();
 
-    let mut walk = Walk::new();
+    let (first, begin) = found.first().map_or((0, dir), |(first, path)| (*first, path.as_path()));
+    let mut walk = Walk::from(first);
+    report.first = first;
     let signed: Vec<_> = [Some(&checkpoint), older.as_ref()].into_iter().flatten().collect();
     look(&signed, &walk).map_err(|reason| failure(Verdict::Tampered, dir, 0, reason))?;
+    // Where it begins, no line has been read yet; if it cannot begin there, the first line says why.
+    if let Some((tree, _)) = (first > 0).then(|| beginning(first, begin, &key).ok()).flatten()
+        && signed.iter().any(|checkpoint| checkpoint.size == first && checkpoint.root != tree.root())
+    {
+        return Err(failure(Verdict::Tampered, begin, 0, OTHER_RECORDS));
+    }
     let mut end = Ok(());
     for (first, path) in &found {
         end = segment(*first, path, (&key, &signed), &mut walk, each);
@@ -106,19 +123,26 @@ fn check(
             break;
         }
     }
-    report.records = walk.tree.size();
-    report.open_calls = walk.open.len();
+    report.records = walk.next() - first;
+    report.open_calls = walk.open_count();
+    report.pruned.clone_from(&walk.pruned);
     report.unsigned_records = walk.tree.size().saturating_sub(checkpoint.size);
-    report.counts = walk.counts;
+    report.counts.clone_from(&walk.counts);
     end?;
     let size = signed.iter().map(|checkpoint| checkpoint.size).max().unwrap_or(0);
-    if walk.tree.size() < size {
+    if walk.next() < size {
         let last = found.last().map_or(dir, |(_, path)| path);
-        let reason = format!(
-            "the trail ends after {} records, but {size} are in a signed checkpoint",
-            walk.tree.size()
-        );
+        let reason =
+            format!("the trail ends after {} records, but {size} are in a signed checkpoint", walk.next());
         return Err(failure(Verdict::Incomplete, last, 0, reason));
+    }
+    walk.begins_rightly(checkpoint.size).map_err(|reason| failure(Verdict::Tampered, begin, 0, reason))?;
+    if let (Some(older), Some(path)) = (older.filter(|older| older.size < first), since) {
+        let reason = format!(
+            "it covers {} records, and those before {first} were pruned: nothing says whether they were these. Keep a later one",
+            older.size
+        );
+        return Err(failure(Verdict::Incomplete, path, 0, reason));
     }
     Ok(())
 }
@@ -136,15 +160,23 @@ fn segment(
     walk: &mut Walk,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), Failure> {
-    if first != walk.tree.size() {
-        let reason = format!("it begins with record {first}, but record {} comes next", walk.tree.size());
-        let verdict = if first > walk.tree.size() { Verdict::Incomplete } else { Verdict::Tampered };
+    if first != walk.next() {
+        let reason = format!("it begins with record {first}, but record {} comes next", walk.next());
+        let verdict = if first > walk.next() { Verdict::Incomplete } else { Verdict::Tampered };
         return Err(failure(verdict, path, 0, reason));
     }
-    let mut lines = Lines::open(path).map_err(|error| failure(Verdict::Unreadable, path, 0, error))?;
+    let unreadable = |number, error: io::Error| {
+        let verdict = match error.kind() {
+            _ if packed::is_damage(&error) => Verdict::Tampered,
+            io::ErrorKind::UnexpectedEof => Verdict::Incomplete,
+            _ => Verdict::Unreadable,
+        };
+        failure(verdict, path, number, error)
+    };
+    let mut lines = Lines::open(path).map_err(|error| unreadable(0, error))?;
     loop {
         let number = lines.number + 1;
-        match lines.next().map_err(|error| failure(Verdict::Unreadable, path, number, error))? {
+        match lines.next().map_err(|error| unreadable(number, error))? {
             None => return Ok(()),
             Some(Found::Line(line)) => {
                 walk.line(line, key).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
@@ -161,9 +193,10 @@ fn segment(
 
 /// Where a signed checkpoint ends, the tree has its root.
 fn look(signed: &[&Checkpoint], walk: &Walk) -> Result<(), &'static str> {
-    let mut ends = signed.iter().filter(|checkpoint| checkpoint.size == walk.tree.size());
+    let mut ends =
+        signed.iter().filter(|checkpoint| checkpoint.size == walk.next() && walk.next() == walk.tree.size());
     if ends.any(|checkpoint| checkpoint.root != walk.tree.root()) {
-        return Err("a signed checkpoint covers other records than those up to here");
+        return Err(OTHER_RECORDS);
     }
     Ok(())
 }
@@ -182,7 +215,7 @@ fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
                 |note| key.open_checkpoint(note).map_err(|error| failure(Verdict::Tampered, &path, 0, error)),
             )
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(failure(Verdict::Incomplete, &path, 0, "the signed checkpoint is missing"))
         }
         Err(error) => Err(failure(Verdict::Unreadable, &path, 0, error)),

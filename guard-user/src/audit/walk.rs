@@ -2,15 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use super::merkle::{Hash, Tree, leaf_hash};
 use super::note::VerifierKey;
-use super::{FORMAT, LINE_BYTES_MAX};
+use super::{FORMAT, LINE_BYTES_MAX, packed};
 
 /// `prev` of the first record.
 pub(super) const NO_PREV: Hash = [0; 32];
@@ -22,7 +23,25 @@ pub(super) struct Walk {
     pub(super) prev: Hash,
     /// Forwarded calls without an outcome, by id.
     pub(super) open: BTreeMap<String, u64>,
+    /// The same, of calls before the first record that was read; how many.
+    open_before: usize,
+    /// The first record that was read.
+    first: u64,
+    /// The highest record up to which those before were pruned, and the record that says so.
+    pub(super) pruned: Option<Pruned>,
     pub(super) counts: Counts,
+}
+
+/// What a record says of those that are no more.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Pruned {
+    /// The first that was to stay.
+    pub to: u64,
+    /// The record that says so.
+    pub seq: u64,
+    pub time: String,
+    /// `policy` or `operator`.
+    pub cause: String,
 }
 
 /// How many records of a kind there are.
@@ -56,11 +75,75 @@ struct Line<'a> {
     #[serde(borrow)]
     reason: Option<Cow<'a, str>>,
     open_count: Option<usize>,
+    /// Of the first record of a segment.
+    peaks: Option<Vec<&'a str>>,
+    /// Of a record of pruning.
+    to: Option<u64>,
+    #[serde(borrow)]
+    cause: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
 }
 
 impl Walk {
-    pub(super) fn new() -> Self {
-        Self { tree: Tree::default(), prev: NO_PREV, open: BTreeMap::new(), counts: Counts::default() }
+    /// Of a trail whose first record is this one.
+    pub(super) fn from(first: u64) -> Self {
+        Self {
+            tree: Tree::default(),
+            prev: NO_PREV,
+            open: BTreeMap::new(),
+            open_before: 0,
+            first,
+            pruned: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The number of the next record.
+    pub(super) fn next(&self) -> u64 {
+        self.first.max(self.tree.size())
+    }
+
+    /// Forwarded calls without an outcome.
+    pub(super) fn open_count(&self) -> usize {
+        self.open.len() + self.open_before
+    }
+
+    /// An error unless the trail begins with record 0, or a record that a checkpoint of `signed` records covers says that those before it were
+    /// pruned.
+    pub(super) fn begins_rightly(&self, signed: u64) -> Result<(), String> {
+        let is_told = |pruned: &Pruned| pruned.to >= self.first && pruned.seq < signed;
+        if self.first == 0 || self.pruned.as_ref().is_some_and(is_told) {
+            return Ok(());
+        }
+        Err(format!(
+            "the records before {} are gone, and no signed record says that they were pruned",
+            self.first
+        ))
+    }
+
+    /// The state before the first line, by its own word: the root is signed.
+    fn begin(&mut self, line: &Line<'_>, key: &VerifierKey) -> Result<(), String> {
+        let wrong =
+            || format!("a trail does not begin here: record {} does not say what came before", self.first);
+        let (note, peaks) = line.note.as_deref().zip(line.peaks.as_ref()).ok_or_else(wrong)?;
+        if line.format != Some(FORMAT) {
+            return Err(format!("format {:?}, but this program reads {FORMAT}", line.format));
+        }
+        let checkpoint = key.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
+        let tree = tree_of(self.first, peaks).ok_or_else(wrong)?;
+        let mut prev = NO_PREV;
+        let is_hash = line.prev.len() == 64 && hex::decode_to_slice(line.prev, &mut prev).is_ok();
+        if line.seq != self.first
+            || checkpoint.size != self.first
+            || checkpoint.root != tree.root()
+            || !is_hash
+        {
+            return Err(wrong());
+        }
+        (self.tree, self.prev) = (tree, prev);
+        self.open_before = line.open_count.ok_or_else(wrong)?;
+        Ok(())
     }
 
     /// Takes the next line, without its newline; says why it cannot be the next.
@@ -70,6 +153,9 @@ impl Walk {
         }
         let line: Line<'_> =
             serde_json::from_slice(bytes).map_err(|error| format!("not a record: {error}"))?;
+        if self.tree.size() < self.first {
+            self.begin(&line, key)?;
+        }
         let seq = self.tree.size();
         if line.seq != seq {
             return Err(format!("record {} stands where record {seq} belongs", line.seq));
@@ -99,8 +185,13 @@ impl Walk {
             "call" => self.call(line)?,
             "outcome" => {
                 let call = line.id.as_deref().and_then(|id| self.open.remove(id));
-                if call.is_none() || call != line.call_seq {
-                    return Err("an outcome without a call that waits for it".into());
+                let is_of_before = line.call_seq.is_some_and(|seq| seq < self.first);
+                match self.open_before.checked_sub(1).filter(|_| is_of_before && call.is_none()) {
+                    Some(fewer) => self.open_before = fewer,
+                    None if call.is_none() || call != line.call_seq => {
+                        return Err("an outcome without a call that waits for it".into());
+                    }
+                    None => {}
                 }
                 self.counts.outcomes += 1;
             }
@@ -110,18 +201,31 @@ impl Walk {
                 if checkpoint.size != self.tree.size() || checkpoint.root != self.tree.root() {
                     return Err("its checkpoint was signed over other records than those before it".into());
                 }
+                if let Some(peaks) = &line.peaks
+                    && (tree_of(line.seq, peaks).as_ref() != Some(&self.tree)
+                        || line.open_count != Some(self.open_count()))
+                {
+                    return Err("it says otherwise than the records before it how the trail stood".into());
+                }
                 self.counts.checkpoints += 1;
+            }
+            "pruned" => {
+                let to = line.to.filter(|to| *to <= line.seq).ok_or("it does not say what was pruned")?;
+                if self.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
+                    let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
+                    let (time, cause) = (text(&line.time), text(&line.cause));
+                    self.pruned = Some(Pruned { to, seq: line.seq, time, cause });
+                }
             }
             "gap" => {
                 if line.reason.as_deref() == Some("restart") {
-                    if line.open_count != Some(self.open.len()) {
-                        return Err(format!(
-                            "a restart with {} calls open, which it denies",
-                            self.open.len()
-                        ));
+                    let open = self.open_count();
+                    if line.open_count != Some(open) {
+                        return Err(format!("a restart with {open} calls open, which it denies"));
                     }
-                    self.counts.lost_outcomes += u64::try_from(self.open.len()).unwrap_or(u64::MAX);
+                    self.counts.lost_outcomes += u64::try_from(open).unwrap_or(u64::MAX);
                     self.open.clear();
+                    self.open_before = 0;
                 }
                 self.counts.gaps += 1;
             }
@@ -146,13 +250,29 @@ impl Walk {
     }
 }
 
-/// The segments of `dir`, as (first record, path), in order.
+/// How a trail stands before its first record, by that record's signed word, and what that has as `prev`.
+pub(super) fn beginning(first: u64, path: &Path, key: &VerifierKey) -> io::Result<(Tree, Hash)> {
+    let mut walk = Walk::from(first);
+    let mut lines = Lines::open(path)?;
+    let Some(Found::Line(bytes)) = lines.next()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+    walk.begin(&serde_json::from_slice(bytes)?, key).map_err(io::Error::other)?;
+    Ok((walk.tree, walk.prev))
+}
+
+/// As the first record of a segment tells it.
+fn tree_of(size: u64, peaks: &[&str]) -> Option<Tree> {
+    let peak = |text: &&str| BASE64.decode(text).ok().and_then(|hash| Hash::try_from(hash).ok());
+    Tree::from_peaks(size, peaks.iter().map(peak).collect::<Option<_>>()?)
+}
+
+/// The segments of `dir`, as (first record, path), in order; where one is there packed and plain, the plain one.
 pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some(digits) = name.strip_suffix(".jsonl") else { continue };
+        let plain = name.strip_suffix(packed::ENDING).unwrap_or(name);
+        let Some(digits) = plain.strip_suffix(".jsonl") else { continue };
         if digits.len() == 20
             && digits.bytes().all(|byte| byte.is_ascii_digit())
             && let Ok(first) = digits.parse()
@@ -161,6 +281,7 @@ pub(super) fn segments(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         }
     }
     found.sort();
+    found.dedup_by_key(|(first, _)| *first);
     Ok(found)
 }
 
@@ -169,9 +290,10 @@ pub(super) fn segment_name(first: u64) -> String {
     format!("{first:020}.jsonl")
 }
 
-/// The lines of a file, one after the other, in bounded memory.
+/// The lines of a segment, one after the other, in bounded memory.
 pub(super) struct Lines {
-    file: BufReader<File>,
+    path: PathBuf,
+    file: Box<dyn BufRead + Send>,
     line: Vec<u8>,
     /// Bytes of the whole lines read so far, newlines included.
     pub(super) end: u64,
@@ -189,15 +311,13 @@ pub(super) enum Found<'a> {
 
 impl Lines {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = BufReader::with_capacity(256 * 1024, File::open(path)?);
-        Ok(Self { file, line: Vec::new(), end: 0, number: 0 })
+        Ok(Self { path: path.to_owned(), file: packed::open(path, 0)?, line: Vec::new(), end: 0, number: 0 })
     }
 
     /// Goes on at the first whole line behind `bytes`. Line numbers count from there.
     pub(super) fn skip_to(&mut self, bytes: u64) -> io::Result<()> {
         if bytes > 0 {
-            self.file.seek(SeekFrom::Start(bytes))?;
-            self.end = bytes;
+            self.start_at(bytes)?;
             self.next()?;
         }
         Ok(())
@@ -205,7 +325,9 @@ impl Lines {
 
     /// Goes on with the line that begins at `bytes`. Line numbers count from there.
     pub(super) fn start_at(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(bytes))?;
+        if bytes > 0 {
+            self.file = packed::open(&self.path, bytes)?;
+        }
         self.end = bytes;
         Ok(())
     }

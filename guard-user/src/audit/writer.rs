@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use super::archive::Archive;
 use super::checkpoint::{Checkpointer, Head};
 use super::disk::{self, Disk, Segment};
 use super::error::AuditError;
@@ -21,6 +22,7 @@ use super::merkle::{Hash, Tree, leaf_hash};
 use super::note::SigningKey;
 use super::queue::{Append, Done, Queue, Woken};
 use super::record::{Embedded, Gap, Stop};
+use super::rotate::Current;
 use super::walk::{Found, Lines, segment_name};
 use super::{LINE_BYTES_MAX, text};
 use crate::config::Durability;
@@ -69,6 +71,9 @@ pub(super) struct Writer {
     pub(super) health: Arc<Health>,
     pub(super) published: (u64, Instant),
     pub(super) embedded: (u64, Instant),
+    pub(super) current: Current,
+    /// Ends before the directory is unlocked.
+    pub(super) archive: Archive,
     pub(super) _lock: File,
 }
 
@@ -239,6 +244,7 @@ impl Writer {
             self.write_own(text::encode(&Embedded { note: &note }));
             self.embedded = (self.position.tree.size(), now);
         }
+        self.rotate_if_due();
         if self.published.0 < self.position.tree.size() && self.published.1 + CHECKPOINT_FILE_EVERY <= now {
             self.publish();
         }
@@ -254,7 +260,7 @@ impl Writer {
     }
 
     /// Makes safe what was written.
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         if let State::Good(segment) = &self.state
             && !self.unsynced.is_empty()
         {
@@ -319,7 +325,7 @@ impl Writer {
         self.durability == Durability::Durable
     }
 
-    fn advance(&mut self, position: Position, safe: bool) {
+    pub(super) fn advance(&mut self, position: Position, safe: bool) {
         self.health.records.store(position.tree.size(), Ordering::Relaxed);
         if safe {
             self.durable = position.clone();
@@ -333,7 +339,7 @@ impl Writer {
     }
 
     /// Retires the segment.
-    fn fail(&mut self, error: &io::Error, batch: Vec<Append>) {
+    pub(super) fn fail(&mut self, error: &io::Error, batch: Vec<Append>) {
         let cause: Arc<str> = format!("{}: {error}", self.path.display()).into();
         if let State::Good(segment) = &self.state {
             tracing::error!(%cause, "the audit trail cannot be written; calls are refused");
@@ -389,6 +395,8 @@ impl Writer {
             Ok((segment, position)) => {
                 tracing::warn!(refused = *refused, segment = %path.display(), "the audit trail is written again");
                 let owed = std::mem::take(owed);
+                self.current.begins(seq);
+                self.archive.full_up_to(seq);
                 self.advance(position, true);
                 self.set_failed(None);
                 self.path = path;
@@ -403,7 +411,7 @@ impl Writer {
 }
 
 /// One write and, if asked, one sync.
-fn write<'a>(
+pub(super) fn write<'a>(
     segment: &dyn Segment,
     sync: bool,
     position: &Position,

@@ -244,6 +244,10 @@ fn print_report(report: &Report) {
     let counts = &report.counts;
     println!("trail     {}", report.origin.as_deref().unwrap_or("(unknown)"));
     println!("records   {} in {} files", report.records, report.segments);
+    if let (Some(pruned), Some(last)) = (&report.pruned, report.first.checked_sub(1)) {
+        let (cause, time) = (output::plain(&pruned.cause), output::plain(&pruned.time));
+        println!("pruned    records 0 to {last} by {cause} at {time}, as record {} says", pruned.seq);
+    }
     println!(
         "calls     {} forwarded ({} outcomes, {} lost, {} open), {} refused",
         counts.calls, counts.outcomes, counts.lost_outcomes, report.open_calls, counts.refusals

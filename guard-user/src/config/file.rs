@@ -176,11 +176,23 @@ pub struct Audit {
     pub durability: Durability,
     /// Between two records of what kernel and guard counted.
     pub heartbeat_seconds: u64,
+    /// The trail goes on in a new file when one has so many bytes, or is so old.
+    pub segment_bytes: u64,
+    pub segment_seconds: u64,
+    /// Pack files that nothing is added to any more, with gzip.
+    pub compress: bool,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { dir: None, durability: Durability::default(), heartbeat_seconds: 60 }
+        Self {
+            dir: None,
+            durability: Durability::default(),
+            heartbeat_seconds: 60,
+            segment_bytes: 64 * 1024 * 1024,
+            segment_seconds: 24 * 3600,
+            compress: true,
+        }
     }
 }
 

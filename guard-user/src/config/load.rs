@@ -3,6 +3,7 @@
 mod authorize;
 mod credential;
 mod issuers;
+mod trail;
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -357,6 +358,7 @@ fn audit(config: &Config, places: &Places<'_>, problems: &mut Problems) {
         let problem = places.problem(&at, "heartbeat_seconds is 0: records without end");
         problems.push(problem.with_hint("write a number from 1 on, or remove the line for the default, 60"));
     }
+    trail::check(&config.audit, places, problems);
 }
 
 fn limits(config: &Config, places: &Places<'_>, problems: &mut Problems) {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mcp_guard::audit::{AuditLog, CallRecord, Event, Local, Options, Outcome, Refusal, Target};
+use mcp_guard::audit::{AuditLog, CallRecord, Event, Local, Options, Outcome, Refusal, Retention, Target};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 
@@ -28,6 +28,11 @@ impl Trail {
     }
 
     pub(crate) async fn append(&self, calls: u8) {
+        self.append_with(calls, Retention::default()).await;
+    }
+
+    /// Waits until the full segments are packed.
+    pub(crate) async fn append_with(&self, calls: u8, retention: Retention) {
         let log = AuditLog::open(Options {
             dir: self.dir.path().to_owned(),
             host: "box".into(),
@@ -35,6 +40,7 @@ impl Trail {
             wait: Duration::from_secs(20),
             calls_in_flight_max: 8,
             calls_in_flight_per_agent_max: 8,
+            retention,
         })
         .unwrap();
         let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };
@@ -43,7 +49,15 @@ impl Trail {
             log.intend(&call(number)).await.unwrap().conclude(&Outcome::abandoned());
         }
         log.refuse(&call(calls), Refusal::Deny, 200).await.unwrap();
+        while self.plain() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         log.close().await;
+    }
+
+    fn plain(&self) -> usize {
+        let names = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl")).count()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

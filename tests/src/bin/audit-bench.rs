@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use guard_tests::audit::call;
-use mcp_guard::audit::{AuditLog, Options, Outcome, Verdict, verify};
+use mcp_guard::audit::{AuditLog, Options, Outcome, Retention, Verdict, verify};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -58,6 +58,7 @@ async fn cell(args: &Args, durability: Durability, callers: u64) -> anyhow::Resu
         wait: Duration::from_secs(30),
         calls_in_flight_max: 4096,
         calls_in_flight_per_agent_max: 4096,
+        retention: Retention::default(),
     })?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let cpu = cpu_micros()?;

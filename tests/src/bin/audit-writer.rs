@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use guard_tests::audit::call;
-use mcp_guard::audit::{AuditLog, Options, Outcome};
+use mcp_guard::audit::{AuditLog, Options, Outcome, Retention};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 
@@ -37,6 +37,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         wait: Duration::from_secs(30),
         calls_in_flight_max: 1024,
         calls_in_flight_per_agent_max: 1024,
+        retention: Retention::default(),
     })?;
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..args.tasks)

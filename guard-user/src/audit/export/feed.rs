@@ -12,7 +12,8 @@ use crate::audit::CHECKPOINT_FILE;
 use crate::audit::merkle::{Hash, Tree};
 use crate::audit::note::{Checkpoint, VerifierKey};
 use crate::audit::prove::ProveError;
-use crate::audit::walk::{Found, Lines, segments};
+use crate::audit::pruned;
+use crate::audit::walk::{Found, Lines, NO_PREV, beginning, segments};
 
 /// Records between two signed checkpoints; a guard signs at least each thousand and what is written with it.
 const UNSIGNED_RECORDS_MAX: usize = 65_536;
@@ -34,6 +35,15 @@ pub enum FeedError {
         "record {seq} or one before it was changed; nothing from {first} on is exported. `mcp-guard audit verify` tells what is wrong"
     )]
     Changed { first: u64, seq: u64 },
+    #[error(
+        "the trail begins with record {first}, and {exported} records were exported before: what is between was pruned. To go on behind it, move \
+         the cursor away"
+    )]
+    Pruned { first: u64, exported: u64 },
+    #[error(
+        "the records before {first} are gone, and no signed record says that they were pruned; `mcp-guard audit verify` tells more"
+    )]
+    NoBeginning { first: u64 },
     #[error(
         "the trail has {have} signed records, and {exported} were exported before: it was put back to an older state. `mcp-guard audit verify \
          --since` with a copied checkpoint tells more"
@@ -84,6 +94,20 @@ impl Feed {
         let signed = feed.signed()?;
         feed.goes_on(&signed)?;
         Ok(feed)
+    }
+
+    /// What comes before the first record that is there: nothing, unless it was pruned.
+    pub(super) fn beginning(dir: &Path, key: &VerifierKey) -> Result<(Tree, Hash), FeedError> {
+        let feed = Self::open(dir, key.clone(), Tree::default(), NO_PREV)?;
+        let at = |error| FeedError::Read { path: dir.to_owned(), error };
+        let found = segments(dir).map_err(at)?;
+        let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) else {
+            return Ok((feed.tree, feed.prev));
+        };
+        if !pruned::beginning(dir, feed.signed()?.size).map_err(at)?.1 {
+            return Err(FeedError::NoBeginning { first: *first });
+        }
+        beginning(*first, path, key).map_err(|error| FeedError::Read { path: path.clone(), error })
     }
 
     /// What is signed by now.
@@ -183,10 +207,12 @@ impl Feed {
             move |error| FeedError::Read { path, error }
         };
         let found = segments(&self.dir).map_err(at(&self.dir))?;
-        let (first, path) = found
-            .into_iter()
-            .rfind(|(first, _)| *first <= self.tree.size())
-            .ok_or(FeedError::Missing { seq: self.tree.size() })?;
+        let exported = self.tree.size();
+        let missing = match found.first() {
+            Some((first, _)) if *first > exported => FeedError::Pruned { first: *first, exported },
+            _ => FeedError::Missing { seq: exported },
+        };
+        let (first, path) = found.into_iter().rfind(|(first, _)| *first <= exported).ok_or(missing)?;
         let mut lines = Lines::open(&path).map_err(at(&path))?;
         if let Some((_, end)) = self.file.as_ref().filter(|(last, _)| *last == path) {
             lines.start_at(*end).map_err(at(&path))?;

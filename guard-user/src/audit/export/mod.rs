@@ -26,7 +26,6 @@ pub use syslog::frame;
 use super::merkle::{Hash, Tree};
 use super::note::VerifierKey;
 use super::text;
-use super::walk::NO_PREV;
 use entry::{Entry, Link};
 use feed::Feed;
 use ocsf::Made;
@@ -59,6 +58,8 @@ pub struct Export {
     format: Format,
     /// In the envelope of RFC 5424.
     in_syslog: bool,
+    /// Nothing was exported before.
+    is_new: bool,
     origin: String,
     authority: String,
     host: String,
@@ -94,13 +95,19 @@ impl Export {
         cursor: Option<Cursor>,
         (format, in_syslog): (Format, bool),
     ) -> Result<Self, FeedError> {
-        let (tree, prev, made) =
-            cursor.map_or_else(|| (Tree::default(), NO_PREV, None), |at| (at.tree, at.prev, at.made));
+        let is_new = cursor.is_none();
+        let (tree, prev, made) = if let Some(at) = cursor {
+            (at.tree, at.prev, at.made)
+        } else {
+            let (tree, prev) = Feed::beginning(dir, key)?;
+            (tree, prev, None)
+        };
         let origin = key.name().to_owned();
         Ok(Self {
             feed: Feed::open(dir, key.clone(), tree.clone(), prev)?,
             format,
             in_syslog,
+            is_new,
             authority: key.to_string(),
             host: origin.split('/').next().unwrap_or_default().to_owned(),
             origin,
@@ -119,7 +126,7 @@ impl Export {
 
     /// What comes before all lines.
     pub fn header(&self) -> Option<String> {
-        (self.format == Format::Csv && self.tree.size() == 0).then(csv::header)
+        (self.format == Format::Csv && self.is_new).then(csv::header)
     }
 
     /// The next records, as far as they are signed; `None`: there are none yet.

@@ -105,3 +105,47 @@ proptest! {
         check_consistency(&store, index + 1, size);
     }
 }
+
+proptest! {
+    #[test]
+    fn what_is_proved_of_the_rest_of_a_pruned_trail_is_what_the_whole_proves(
+        (size, first, index) in (1..2_000_u64).prop_flat_map(|size| (Just(size), 0..=size, 0..=size)),
+    ) {
+        let (mut known, mut whole) = (Tree::default(), Tree::default());
+        for at in 0..size {
+            if at == first {
+                known = whole.clone();
+            }
+            whole.push(leaf_hash(&line(at)));
+        }
+        if first == size {
+            known = whole.clone();
+        }
+        let rest = |mut gathering: Gathering| {
+            let is_enough = gathering.begin(&known);
+            for at in first..size {
+                gathering.leaf(at, leaf_hash(&line(at)));
+            }
+            is_enough.then(|| gathering.hashes())
+        };
+        if index < size && index >= first {
+            let gathering = || Gathering::inclusion(index, size).unwrap();
+            prop_assert_eq!(rest(gathering()), Some(gathered(gathering(), size)));
+        }
+        if index >= first {
+            let gathering = || Gathering::consistency(index, size).unwrap();
+            prop_assert_eq!(rest(gathering()), Some(gathered(gathering(), size)));
+        }
+        let mut again = known.clone();
+        for at in first..size {
+            again.push(leaf_hash(&line(at)));
+        }
+        prop_assert_eq!(again.root(), whole.root());
+        // Below the cut there is either a right proof or none.
+        if index < first {
+            let gathering = || Gathering::consistency(index, size).unwrap();
+            let proof = rest(gathering());
+            prop_assert!(proof.is_none() || proof == Some(gathered(gathering(), size)));
+        }
+    }
+}

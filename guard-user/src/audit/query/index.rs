@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::block::{BLOCK_BYTES, Block, ENCODED_BYTES};
-use crate::audit::LINE_BYTES_MAX;
 use crate::audit::walk::{Found, Lines, segments};
+use crate::audit::{LINE_BYTES_MAX, packed};
 use crate::config::who_else_may_write;
 
 /// The folder in the trail's directory. Not part of the trail.
@@ -54,22 +54,23 @@ impl Index {
         let shelf = Shelf::open(dir).inspect_err(|error| tracing::debug!(%error, "there is no index"));
         let shelf = shelf.as_ref().ok();
         let mut known = Vec::new();
-        for (first, path) in found {
+        let last = found.len();
+        for (number, (first, path)) in (1..).zip(found) {
             let kept = shelf.and_then(|shelf| Kept::read(shelf, &path)).filter(|kept| kept.fits(&path));
             let kept = kept.unwrap_or_else(|| Kept::none(&path));
-            let bytes = path.metadata().map_err(at(&path))?.len();
+            let bytes = packed::length(&path).map_err(at(&path))?;
             let from = kept.blocks.last().map_or((0, first), |last| (last.end(), last.first + last.count));
-            known.push((path, kept, from, bytes));
+            known.push((path, kept, from, bytes, number < last));
         }
-        let all = known.iter().map(|(_, _, (from, _), bytes)| bytes.saturating_sub(*from)).sum();
+        let all = known.iter().map(|(_, _, (from, _), bytes, _)| bytes.saturating_sub(*from)).sum();
         let (mut done, mut segments) = (0, Vec::new());
-        for (path, mut kept, from, _) in known {
+        for (path, mut kept, from, _, is_full) in known {
             let added = blocks(&path, from, u64::MAX, |bytes| {
                 done += bytes;
                 progress(done, all);
             });
             let added = added.map_err(at(&path))?;
-            kept.keep(shelf, kept.blocks.len(), &added);
+            kept.keep((shelf, is_full), kept.blocks.len(), &added);
             kept.blocks.extend(added);
             segments.push(Segment { path, blocks: kept.blocks });
         }
@@ -81,20 +82,25 @@ impl Index {
     pub fn keep_up(dir: &Path, bytes_max: u64) -> Result<(), IndexError> {
         let found = segments(dir).map_err(|error| IndexError { path: dir.to_owned(), error })?;
         let is_long = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.len() >= BLOCK_BYTES);
-        if !found.iter().any(|(_, path)| is_long(path)) {
+        if found.len() < 2 && !found.iter().any(|(_, path)| is_long(path)) {
             return Ok(());
         }
         let Ok(shelf) = Shelf::open(dir) else { return Ok(()) };
-        let mut left = bytes_max;
-        for (first, path) in found {
+        let (mut left, all) = (bytes_max, found.len());
+        for (number, (first, path)) in (1..).zip(found) {
+            // It was kept as long as it was plain.
+            if packed::is_packed(&path) && shelf.file(&Kept::none(&path).name, OFlags::RDONLY).is_ok() {
+                continue;
+            }
             let at = |error| IndexError { path: path.clone(), error };
             let (count, last) = Kept::tail(&shelf, &path).unwrap_or((0, None));
             let from = last.map_or((0, first), |last| (last.end(), last.first + last.count));
-            if path.metadata().map_err(at)?.len().saturating_sub(from.0) < BLOCK_BYTES {
+            let (is_full, rest) = (number < all, packed::length(&path).map_err(at)?.saturating_sub(from.0));
+            if rest < if is_full { 1 } else { BLOCK_BYTES } {
                 continue;
             }
             let added = blocks(&path, from, left, |bytes| left = left.saturating_sub(bytes)).map_err(at)?;
-            Kept::none(&path).keep(Some(&shelf), count, &added);
+            Kept::none(&path).keep((Some(&shelf), is_full), count, &added);
             if left == 0 {
                 break;
             }
@@ -180,12 +186,11 @@ impl Kept {
     /// Whether the segment still has the line that the last block ends with: a disk's error cuts lines off.
     fn fits(&self, segment: &Path) -> bool {
         let Some(last) = self.blocks.last() else { return true };
-        let Ok(file) = File::open(segment) else { return false };
         let back = u64::try_from(LINE_BYTES_MAX + 2).unwrap_or(u64::MAX);
         let start = last.end().saturating_sub(back).max(last.offset);
         let Ok(length) = usize::try_from(last.end() - start) else { return false };
         let mut bytes = vec![0; length];
-        if file.read_exact_at(&mut bytes, start).is_err() {
+        if packed::read_exact_at(segment, &mut bytes, start).is_err() {
             return false;
         }
         let Some(bytes) = bytes.strip_suffix(b"\n") else { return false };
@@ -193,9 +198,10 @@ impl Kept {
         bytes.get(begin..).is_some_and(|line| last.ends_with(line))
     }
 
-    /// Writes the full ones of `added` behind the first `count`. That this cannot be done is no error: the next one reads more.
-    fn keep(&self, place: Option<&Shelf>, count: usize, added: &[Block]) {
-        let full: Vec<_> = added.iter().filter(|block| block.bytes >= BLOCK_BYTES).collect();
+    /// Writes the full ones of `added` behind the first `count`; of a full segment, all. That this cannot be done is no error: the next one
+    /// reads more.
+    fn keep(&self, (place, is_full): (Option<&Shelf>, bool), count: usize, added: &[Block]) {
+        let full: Vec<_> = added.iter().filter(|block| is_full || block.bytes >= BLOCK_BYTES).collect();
         let (Some(place), false) = (place, full.is_empty()) else { return };
         if let Err(error) = self.write(place, count, &full) {
             tracing::debug!(file = %self.name.display(), %error, "the index is not kept");

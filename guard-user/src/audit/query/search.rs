@@ -1,10 +1,8 @@
 //! Reads the blocks that may have what is wanted, on all cores.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 
@@ -13,6 +11,7 @@ use memchr::memmem::Finder;
 use super::index::{Index, IndexError};
 use super::terms::{Fields, Term};
 use super::{Query, block::Block};
+use crate::audit::packed;
 
 /// Blocks behind that of a call in which its outcome is looked for. A call may take long; what comes later is not shown with it.
 const OUTCOME_BLOCKS: usize = 64;
@@ -170,6 +169,6 @@ fn each_line(blocks: &[(&Path, &Block)], at: usize, mut take: impl FnMut(&[u8]))
 fn bytes(path: &Path, block: &Block) -> io::Result<Vec<u8>> {
     let length = usize::try_from(block.bytes).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
-    File::open(path)?.read_exact_at(&mut bytes, block.offset)?;
+    packed::read_exact_at(path, &mut bytes, block.offset)?;
     Ok(bytes)
 }

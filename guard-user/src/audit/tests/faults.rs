@@ -10,10 +10,12 @@ use crate::audit::record::tests::call;
 use crate::audit::{AuditError, Refusal};
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub(super) struct Mood {
     pub(super) full: bool,
     /// Bytes of the next failing write that still get through.
     torn_bytes: usize,
+    pub(super) create_fails: bool,
     sync_fails: bool,
     stuck: bool,
     /// Writes that met a stuck disk.
@@ -34,6 +36,9 @@ impl Faulty {
 
 impl Disk for Faulty {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Segment>> {
+        if self.mood.0.lock().unwrap().create_fails {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(Arc::new(FaultySegment { real: OsDisk.create(path)?, disk: self.clone() }))
     }
 

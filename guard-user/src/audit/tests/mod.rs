@@ -4,13 +4,14 @@ mod calls;
 mod export;
 mod faults;
 mod recovery;
+mod rotation;
 mod story;
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::disk::Disk;
-use super::{AuditLog, OpenError, Options, Outcome, OutcomeResult, Report, Verdict, verify};
+use super::{AuditLog, OpenError, Options, Outcome, OutcomeResult, Report, Retention, Verdict, verify};
 use crate::config::Durability;
 
 /// In memory where there is such a place: these tests sync thousands of times, and none is about the disk.
@@ -27,6 +28,7 @@ fn options(dir: &Path) -> Options {
         wait: Duration::from_secs(20),
         calls_in_flight_max: 64,
         calls_in_flight_per_agent_max: 64,
+        retention: Retention { compress: false, ..Retention::default() },
     }
 }
 

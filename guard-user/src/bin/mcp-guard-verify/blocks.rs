@@ -1,11 +1,15 @@
 //! Reads files in blocks of whole lines, and has every core read records from them. What comes out is in order.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+
+use flate2::bufread::MultiGzDecoder;
 
 use super::record::{self, Record};
 
@@ -22,6 +26,8 @@ struct Block {
     /// Number of its first line in the file, from 1.
     first: u64,
     lines: Vec<u8>,
+    /// Bytes of the file that they took.
+    bytes: u64,
     /// What keeps the file from going on behind these lines.
     end: Option<End>,
 }
@@ -38,7 +44,7 @@ pub(crate) enum End {
 pub(crate) struct Batch {
     pub(crate) path: Arc<Path>,
     pub(crate) first: u64,
-    pub(crate) bytes: usize,
+    pub(crate) bytes: u64,
     /// Up to the first line that is no record.
     pub(crate) records: Vec<Result<Record, String>>,
     pub(crate) end: Option<End>,
@@ -83,7 +89,7 @@ fn work(blocks: &Receiver<Block>, done: &SyncSender<Batch>) {
             }
         }
         let batch =
-            Batch { path: block.path, first: block.first, bytes: block.lines.len(), records, end: block.end };
+            Batch { path: block.path, first: block.first, bytes: block.bytes, records, end: block.end };
         if done.send(batch).is_err() {
             return;
         }
@@ -95,15 +101,14 @@ fn feed(files: &[PathBuf], cores: &[SyncSender<Block>]) {
     let mut cores = cores.iter().cycle();
     for path in files {
         let path: Arc<Path> = path.as_path().into();
-        let mut give = |first, lines, end| {
-            cores
-                .next()
-                .is_some_and(|core| core.send(Block { path: Arc::clone(&path), first, lines, end }).is_ok())
+        let mut give = |first, lines, bytes, end| {
+            let block = Block { path: Arc::clone(&path), first, lines, bytes, end };
+            cores.next().is_some_and(|core| core.send(block).is_ok())
         };
-        let mut file = match File::open(&path) {
-            Ok(file) => BufReader::with_capacity(1 << 18, file),
+        let (mut file, read) = match open(&path) {
+            Ok(opened) => opened,
             Err(error) => {
-                give(0, Vec::new(), Some(End::Unreadable(error)));
+                give(0, Vec::new(), 0, Some(End::Unreadable(error)));
                 return;
             }
         };
@@ -111,11 +116,41 @@ fn feed(files: &[PathBuf], cores: &[SyncSender<Block>]) {
         loop {
             let (lines, count, end) = block(&mut file);
             let is_over = end.is_some() || count == 0;
-            if !give(first, lines, end) || is_over {
+            if !give(first, lines, read.take(), end) || is_over {
                 break;
             }
             first += count;
         }
+    }
+}
+
+/// What it holds, and how much of it was read.
+type Opened = (Box<dyn BufRead>, Rc<Cell<u64>>);
+
+/// A file of either form, unpacked, and how much of it was read. Nothing of what it unpacks to is kept but some lines.
+fn open(path: &Path) -> io::Result<Opened> {
+    let read = Rc::new(Cell::new(0));
+    let file = Counted { file: File::open(path)?, read: Rc::clone(&read) };
+    let mut file = BufReader::with_capacity(1 << 18, file);
+    let is_packed = path.extension().is_some_and(|ending| ending == "gz");
+    // An empty file holds no member, and nothing.
+    Ok(if is_packed && !file.fill_buf()?.is_empty() {
+        (Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))), read)
+    } else {
+        (Box::new(file), read)
+    })
+}
+
+struct Counted {
+    file: File,
+    read: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(bytes)?;
+        self.read.set(self.read.get() + u64::try_from(count).unwrap_or(0));
+        Ok(count)
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::note::base64;
 use super::tree::{Hash, leaf};
 
 /// The format that this program reads.
@@ -30,13 +31,30 @@ pub(crate) enum Meaning {
         id: String,
         call_seq: u64,
     },
-    /// A signed note.
-    Checkpoint(String),
+    /// A signed note; as the first record of a file, with how the trail stands.
+    Checkpoint {
+        note: String,
+        state: Option<State>,
+    },
+    /// The records before `to` are no more.
+    Pruned {
+        to: u64,
+        time: String,
+        cause: String,
+    },
     /// `open_count`, if a restart made it.
     Gap {
         restart: Option<u64>,
     },
     Other,
+}
+
+/// How a trail stands, for who begins to read there.
+pub(crate) struct State {
+    /// The roots of the complete subtrees, the largest first.
+    pub(crate) peaks: Vec<Hash>,
+    /// Calls without an outcome.
+    pub(crate) open: u64,
 }
 
 /// The fields that matter here. `seq` and `prev` are read from the line's first bytes, which are fixed.
@@ -57,6 +75,13 @@ struct Fields<'a> {
     #[serde(borrow)]
     reason: Option<Cow<'a, str>>,
     open_count: Option<u64>,
+    #[serde(borrow)]
+    peaks: Option<Vec<Cow<'a, str>>>,
+    to: Option<u64>,
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    cause: Option<Cow<'a, str>>,
 }
 
 /// Reads a line without its newline; says what keeps it from being a record.
@@ -114,7 +139,15 @@ fn meaning(fields: Fields<'_>) -> Result<Meaning, String> {
             (Some(id), Some(call_seq)) => Meaning::Outcome { id, call_seq },
             _ => return Err("an outcome that names no call".into()),
         },
-        ("checkpoint", ..) => Meaning::Checkpoint(fields.note.map(Cow::into_owned).unwrap_or_default()),
+        ("checkpoint", ..) => Meaning::Checkpoint {
+            note: fields.note.map(Cow::into_owned).unwrap_or_default(),
+            state: fields.peaks.map(|peaks| state(&peaks, fields.format, fields.open_count)).transpose()?,
+        },
+        ("pruned", ..) => Meaning::Pruned {
+            to: fields.to.ok_or("it does not say which records were pruned")?,
+            time: fields.time.map(Cow::into_owned).unwrap_or_default(),
+            cause: fields.cause.map(Cow::into_owned).unwrap_or_default(),
+        },
         ("gap", ..) => match (fields.reason.as_deref(), fields.open_count) {
             (Some("restart"), Some(open)) => Meaning::Gap { restart: Some(open) },
             (Some("restart"), None) => {
@@ -124,6 +157,15 @@ fn meaning(fields: Fields<'_>) -> Result<Meaning, String> {
         },
         _ => Meaning::Other,
     })
+}
+
+fn state(peaks: &[Cow<'_, str>], format: Option<u64>, open: Option<u64>) -> Result<State, String> {
+    if format != Some(FORMAT) {
+        return Err("a format that this program does not know".into());
+    }
+    let peak = |text: &Cow<'_, str>| base64(text).and_then(|hash| Hash::try_from(hash).ok());
+    let peaks = peaks.iter().map(peak).collect::<Option<_>>().ok_or("one of its peaks is no hash")?;
+    Ok(State { peaks, open: open.ok_or("it does not say how many calls wait")? })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::proof::Proved;
-use super::trail::{Fault, Report, Verdict};
+use super::trail::{Fault, Pruned, Report, Verdict};
 
 pub(crate) fn text(report: &Report) -> String {
     let mut out = String::new();
@@ -19,7 +19,17 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(origin) = &report.origin {
         writeln!(out, "trail     {origin}")?;
     }
-    writeln!(out, "records   {} in {} files", report.records, report.segments)?;
+    writeln!(out, "records   {} in {} files", report.records(), report.segments)?;
+    if let (Some(pruned), true) = (&report.pruned, report.first > 0) {
+        let last = report.first - 1;
+        let Pruned { seq, time, cause, .. } = pruned;
+        writeln!(
+            out,
+            "pruned    records 0 to {last} by {} at {}, as record {seq} says",
+            plain(cause),
+            plain(time)
+        )?;
+    }
     writeln!(
         out,
         "calls     {} forwarded ({} outcomes, {} lost, {} open), {} refused",
@@ -41,7 +51,7 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
     match report.verdict() {
         Verdict::Sound => writeln!(out, "SOUND"),
         // The counts above are those of the records before the fault.
-        Verdict::Tampered => writeln!(out, "TAMPERED after record count {}", report.records),
+        Verdict::Tampered => writeln!(out, "TAMPERED after record count {}", report.next),
         Verdict::Incomplete => writeln!(out, "INCOMPLETE"),
         Verdict::Unreadable => writeln!(out, "UNREADABLE"),
     }
@@ -55,7 +65,14 @@ pub(crate) fn json(report: &Report) -> serde_json::Value {
         "origin": report.origin,
         "key_from_trail": report.key_from_trail,
         "segments": report.segments,
-        "records": report.records,
+        "records": report.records(),
+        "first": report.first,
+        "pruned": report.pruned.as_ref().map(|pruned| serde_json::json!({
+            "to": pruned.to,
+            "seq": pruned.seq,
+            "time": pruned.time,
+            "cause": pruned.cause,
+        })),
         "calls": report.calls,
         "refusals": report.refusals,
         "outcomes": report.outcomes,
@@ -65,6 +82,11 @@ pub(crate) fn json(report: &Report) -> serde_json::Value {
         "checkpoints": report.checkpoints,
         "unsigned_records": report.unsigned_records,
     })
+}
+
+/// What a terminal may be sent of a text.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 /// What a proof proves.

@@ -34,7 +34,11 @@ pub(crate) struct Report {
     pub(crate) origin: Option<String>,
     pub(crate) key_from_trail: bool,
     pub(crate) segments: u64,
-    pub(crate) records: u64,
+    /// The first record: not 0 where the beginning was pruned.
+    pub(crate) first: u64,
+    /// Behind the last record.
+    pub(crate) next: u64,
+    pub(crate) pruned: Option<Pruned>,
     pub(crate) calls: u64,
     pub(crate) refusals: u64,
     pub(crate) outcomes: u64,
@@ -60,6 +64,17 @@ pub(crate) struct Wanted<'a> {
     pub(crate) since: Option<&'a Path>,
 }
 
+/// What a record says of those that are no more.
+#[derive(Debug, Clone)]
+pub(crate) struct Pruned {
+    /// The first that was to stay.
+    pub(crate) to: u64,
+    /// The record that says so.
+    pub(crate) seq: u64,
+    pub(crate) time: String,
+    pub(crate) cause: String,
+}
+
 struct Reader<'r> {
     report: &'r mut Report,
     key: Key,
@@ -68,6 +83,8 @@ struct Reader<'r> {
     tree: Tree,
     prev: Hash,
     open: HashMap<String, u64>,
+    /// Calls from before the first record that wait for their outcome, as that says.
+    open_before: u64,
 }
 
 impl Verdict {
@@ -82,6 +99,10 @@ impl Verdict {
 }
 
 impl Report {
+    pub(crate) fn records(&self) -> u64 {
+        self.next - self.first
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
         self.fault.as_ref().map_or(Verdict::Sound, |fault| fault.verdict)
     }
@@ -112,8 +133,10 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
     let last = segments.last().map_or(dir.to_owned(), |(_, path)| path.clone());
     let (firsts, files): (Vec<_>, Vec<_>) = segments.into_iter().unzip();
     let bytes: u64 = files.iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum();
+    let first = firsts.first().copied().unwrap_or(0);
+    (report.first, report.next) = (first, first);
     let (tree, prev, open) = (Tree::default(), [0; 32], HashMap::new());
-    let mut reader = Reader { report, key, latest, since, tree, prev, open };
+    let mut reader = Reader { report, key, latest, since, tree, prev, open, open_before: 0 };
     reader.look().map_err(|reason| fault(Verdict::Tampered, dir, 0, &reason))?;
     let (mut firsts, mut done) = (firsts.into_iter(), 0);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -123,14 +146,27 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
         {
             reader.segment(first, &batch.path)?;
         }
-        done += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
+        done += batch.bytes;
         progress(done, bytes);
         reader.batch(batch)
     })?;
-    let records = reader.report.records;
-    if records < size {
-        let reason = format!("the trail ends after {records} records; a signed checkpoint covers {size}");
+    let next = reader.report.next;
+    if next < size {
+        let reason = format!("the trail ends after {next} records; a signed checkpoint covers {size}");
         return Err(fault(Verdict::Incomplete, &last, 0, &reason));
+    }
+    let signed = reader.latest.size;
+    let is_told = |pruned: &Pruned| pruned.to >= first && pruned.seq < signed;
+    if first > 0 && !reader.report.pruned.as_ref().is_some_and(is_told) {
+        let reason =
+            format!("the records before {first} are gone; no signed record says that they were pruned");
+        return Err(fault(Verdict::Tampered, files.first().unwrap_or(&last), 0, &reason));
+    }
+    if let (Some(since), Some(path)) = (reader.report.since.filter(|since| *since < first), wanted.since) {
+        let reason = format!(
+            "it covers {since} records, and those before {first} were pruned: nothing says whether they were these; take a later one"
+        );
+        return Err(fault(Verdict::Incomplete, path, 0, &reason));
     }
     Ok(())
 }
@@ -143,7 +179,7 @@ fn older(path: &Path, key: &Key) -> Result<Checkpoint, Fault> {
 
 impl Reader<'_> {
     fn segment(&mut self, first: u64, path: &Path) -> Result<(), Fault> {
-        let next = self.report.records;
+        let next = self.report.next;
         if first != next {
             let verdict = if first > next { Verdict::Incomplete } else { Verdict::Tampered };
             let reason = format!("its first record should be {next}: a file is missing, cut or renamed");
@@ -169,13 +205,22 @@ impl Reader<'_> {
                 Err(fault(Verdict::Incomplete, &batch.path, number, reason))
             }
             Some(End::Unreadable(error)) => {
-                Err(fault(Verdict::Unreadable, &batch.path, number, &error.to_string()))
+                let verdict = match error.kind() {
+                    // What is packed is not as it was written.
+                    ErrorKind::InvalidInput | ErrorKind::InvalidData => Verdict::Tampered,
+                    ErrorKind::UnexpectedEof => Verdict::Incomplete,
+                    _ => Verdict::Unreadable,
+                };
+                Err(fault(verdict, &batch.path, number, &error.to_string()))
             }
         }
     }
 
     fn record(&mut self, record: Record) -> Result<(), String> {
-        let seq = self.report.records;
+        let seq = self.report.next;
+        if seq > 0 && seq == self.report.first {
+            self.begin(seq, &record)?;
+        }
         if record.seq != seq {
             return Err(format!("record {seq} belongs here"));
         }
@@ -188,16 +233,41 @@ impl Reader<'_> {
         self.meaning(seq, record.meaning)?;
         self.prev = record.leaf;
         self.tree.add(self.prev);
-        self.report.records += 1;
-        self.report.open_calls = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
-        self.report.unsigned_records = self.report.records.saturating_sub(self.latest.size);
+        self.report.next += 1;
+        self.report.open_calls = self.open_calls();
+        self.report.unsigned_records = self.report.next.saturating_sub(self.latest.size);
         self.look()
+    }
+
+    /// Takes the word of the first record of a trail without its beginning, which it has signed.
+    fn begin(&mut self, seq: u64, record: &Record) -> Result<(), String> {
+        let Meaning::Checkpoint { note, state: Some(state) } = &record.meaning else {
+            return Err("a trail does not begin here: the record does not say what was before".into());
+        };
+        let signed = self.key.checkpoint(note)?;
+        self.tree = Tree::of(seq, &state.peaks)
+            .filter(|tree| signed.size == seq && tree.root() == signed.root)
+            .ok_or("what was before it is not what it has signed")?;
+        (self.prev, self.open_before) = (record.prev, state.open);
+        match &self.since {
+            Some(since) if since.size == seq && since.root != signed.root => {
+                Err("the checkpoint of --since covers other records than those before it".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls without an outcome.
+    fn open_calls(&self) -> u64 {
+        u64::try_from(self.open.len()).unwrap_or(u64::MAX).saturating_add(self.open_before)
     }
 
     /// Where a signed checkpoint ends, the tree has its root.
     fn look(&self) -> Result<(), String> {
         let is_other = |checkpoint: &Checkpoint| {
-            checkpoint.size == self.report.records && checkpoint.root != self.tree.root()
+            // Before the first record of a trail without its beginning, nothing is known yet.
+            let is_known = self.report.next == 0 || self.report.next > self.report.first;
+            is_known && checkpoint.size == self.report.next && checkpoint.root != self.tree.root()
         };
         if is_other(&self.latest) {
             return Err("the signed checkpoint covers other records than those up to here".into());
@@ -222,27 +292,42 @@ impl Reader<'_> {
             }
             Meaning::Refusal => self.report.refusals += 1,
             Meaning::Outcome { id, call_seq } => {
-                if self.open.remove(&id) != Some(call_seq) {
-                    return Err("an outcome, but no call waits for it".into());
+                match self.open.remove(&id) {
+                    Some(seq) if seq == call_seq => {}
+                    None if call_seq < self.report.first && self.open_before > 0 => self.open_before -= 1,
+                    _ => return Err("an outcome, but no call waits for it".into()),
                 }
                 self.report.outcomes += 1;
             }
-            Meaning::Checkpoint(note) => {
+            Meaning::Checkpoint { note, state } => {
                 let signed = self.key.checkpoint(&note)?;
                 if signed.size != seq || signed.root != self.tree.root() {
                     return Err("its checkpoint covers other records than those before it".into());
                 }
+                if let Some(state) = state
+                    && (state.open != self.open_calls()
+                        || Tree::of(seq, &state.peaks).as_ref() != Some(&self.tree))
+                {
+                    return Err("how the trail stood before it is not as it says".into());
+                }
                 self.report.checkpoints += 1;
+            }
+            Meaning::Pruned { to, .. } if to > seq => return Err("it is about records behind it".into()),
+            Meaning::Pruned { to, time, cause } => {
+                if self.report.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
+                    self.report.pruned = Some(Pruned { to, seq, time, cause });
+                }
             }
             Meaning::Gap { restart } => {
                 self.report.gaps += 1;
                 let Some(said) = restart else { return Ok(()) };
-                let open = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
+                let open = self.open_calls();
                 if said != open {
                     return Err(format!("{open} calls were open at this restart"));
                 }
                 self.report.lost_outcomes += open;
                 self.open.clear();
+                self.open_before = 0;
             }
         }
         Ok(())
@@ -252,18 +337,21 @@ impl Reader<'_> {
 /// Files named by twenty digits, in order.
 fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fault> {
     let unreadable = |error: std::io::Error| fault(Verdict::Unreadable, dir, 0, &error.to_string());
-    let mut found = Vec::new();
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let digits =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));
-        if let Some(digits) = digits.filter(|digits| digits.len() == 20)
+        let name = path.file_name().and_then(|name| name.to_str());
+        let digits = name.and_then(|name| name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".jsonl"));
+        if let Some(digits) =
+            digits.filter(|digits| digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
             && let Ok(first) = digits.parse()
         {
             found.push((first, path));
         }
     }
+    // Of one that is there plain and packed, the plain one is first, and counts.
     found.sort();
+    found.dedup_by_key(|(first, _)| *first);
     Ok(found)
 }
 

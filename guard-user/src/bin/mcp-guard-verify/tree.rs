@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) type Hash = [u8; 32];
 
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
     slots: Vec<Option<Hash>>,
 }
@@ -15,6 +15,16 @@ pub(crate) fn leaf(line: &[u8]) -> Hash {
 }
 
 impl Tree {
+    /// Of so many leaves, from the roots of its complete subtrees, the largest first.
+    pub(crate) fn of(size: u64, peaks: &[Hash]) -> Option<Self> {
+        let mut peaks = peaks.iter().rev();
+        let height = u64::BITS - size.leading_zeros();
+        let slots: Vec<_> =
+            (0..height).map(|bit| (size >> bit & 1 == 1).then(|| peaks.next().copied())).collect();
+        let is_whole = peaks.next().is_none() && slots.iter().all(|slot| *slot != Some(None));
+        is_whole.then(|| Self { slots: slots.into_iter().map(Option::flatten).collect() })
+    }
+
     pub(crate) fn add(&mut self, leaf: Hash) {
         let mut carry = leaf;
         for slot in &mut self.slots {

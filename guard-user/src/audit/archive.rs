@@ -1,0 +1,155 @@
+//! The thread that packs full segments, away from the path of calls.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::disk::{beside, sync_dir};
+use super::packed;
+use super::retention::Retention;
+use super::walk::segments;
+
+/// Before what failed is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
+/// The least of the processor's time.
+const NICE: i32 = 19;
+
+/// Takes the number of the segment that is written to; those before it are full.
+pub(super) struct Archive {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    stops: AtomicBool,
+}
+
+struct State {
+    full_up_to: u64,
+    is_new: bool,
+}
+
+impl Archive {
+    pub(super) fn spawn(dir: PathBuf, retention: Retention, full_up_to: u64) -> io::Result<Self> {
+        let state = Mutex::new(State { full_up_to, is_new: true });
+        let shared = Arc::new(Shared { state, changed: Condvar::new(), stops: AtomicBool::new(false) });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("audit-archive".into()).spawn(move || {
+            if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+                tracing::debug!(%error, "full audit segments are packed with the priority of all else");
+            }
+            theirs.run(&dir, &retention);
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A new segment begins with this record.
+    pub(super) fn full_up_to(&self, first: u64) {
+        let mut state = self.shared.lock();
+        (state.full_up_to, state.is_new) = (first, true);
+        self.shared.changed.notify_one();
+    }
+}
+
+/// Ends within the time of one member.
+impl Drop for Archive {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::Relaxed);
+        // The thread looks at it under this lock before it waits.
+        drop(self.shared.lock());
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed; there is nobody else to tell.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stops(&self) -> bool {
+        self.stops.load(Ordering::Relaxed)
+    }
+
+    /// `None`: the trail is closed.
+    fn wait(&self) -> Option<u64> {
+        let idle = |state: &mut State| !state.is_new && !self.stops();
+        let waited = self.changed.wait_timeout_while(self.lock(), RETRY_EVERY, idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_new = false;
+        (!self.stops()).then_some(state.full_up_to)
+    }
+
+    fn run(&self, dir: &Path, retention: &Retention) {
+        while let Some(full_up_to) = self.wait() {
+            if retention.compress
+                && let Err(error) = self.pack(dir, full_up_to)
+            {
+                tracing::warn!(%error, "a full audit segment is not packed; it stays as it is");
+            }
+        }
+    }
+
+    fn pack(&self, dir: &Path, full_up_to: u64) -> io::Result<()> {
+        for (first, path) in segments(dir)? {
+            if first < full_up_to && !packed::is_packed(&path) {
+                pack(dir, &path, || self.stops())?;
+            }
+            if self.stops() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the packed segment in the plain one's place. Whenever this ends before its end, one of the two is whole, and the next attempt goes
+/// on from there.
+fn pack(dir: &Path, plain: &Path, stops: impl Fn() -> bool) -> io::Result<()> {
+    let packed = packed::name(plain);
+    let next = beside(&packed, ".next");
+    let made = make(plain, &next, stops);
+    if !matches!(made, Ok(true)) {
+        // On a full disk, its room is needed.
+        return fs::remove_file(&next).and(made.map(|_stopped| ()));
+    }
+    fs::rename(&next, &packed)?;
+    // The name is there to stay before the other goes.
+    sync_dir(dir)?;
+    fs::remove_file(plain)?;
+    sync_dir(dir)
+}
+
+/// Whether `next` holds all of `plain`, on disk.
+fn make(plain: &Path, next: &Path, stops: impl Fn() -> bool) -> io::Result<bool> {
+    let mut from = File::open(plain)?;
+    let mut to = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(next)?;
+    if packed::pack(&mut from, &mut to, stops)?.is_none() {
+        return Ok(false);
+    }
+    // What looks for the records of the last days goes by it.
+    to.set_modified(from.metadata()?.modified()?)?;
+    to.sync_all()?;
+    if packed::is_same(File::open(plain)?, File::open(next)?)? {
+        Ok(true)
+    } else {
+        Err(io::Error::other(format!("{}: it does not unpack to what was packed", next.display())))
+    }
+}

@@ -1,0 +1,28 @@
+//! How much of the audit trail stands in one file.
+
+use super::{Key, Places};
+use crate::config::{Audit, Problems};
+
+/// Smaller files would be many.
+const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+const SEGMENT_SECONDS_MIN: u64 = 60;
+
+pub(super) fn check(audit: &Audit, places: &Places<'_>, problems: &mut Problems) {
+    let least = [
+        ("segment_bytes", audit.segment_bytes, SEGMENT_BYTES_MIN, "67108864"),
+        ("segment_seconds", audit.segment_seconds, SEGMENT_SECONDS_MIN, "86400"),
+    ];
+    for (name, value, least, default) in least {
+        if value < least {
+            let what = format!(
+                "{name} is {value}, and the least is {least}: there would be a file for a few records"
+            );
+            let problem = places.problem(&[Key("audit"), Key(name)], what);
+            problems.push(
+                problem.with_hint(format!(
+                    "write a greater number, or remove the line for the default, {default}"
+                )),
+            );
+        }
+    }
+}
