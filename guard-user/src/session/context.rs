@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::Owner;
+use super::clock::wall_milliseconds;
 use super::visit::{Presence, Visit};
-use super::{Owner, unix_milliseconds};
 use crate::config::Limits;
 use crate::rpc::Words;
 use crate::types::{AgentName, LabelName, ServerName, Uptime, UserName};
@@ -182,7 +183,7 @@ impl Contexts {
             let lines = self.table().lines();
             return book.rewrite(lines);
         }
-        book.append(line)
+        book.append(std::slice::from_ref(line))
     }
 
     /// Takes out what was idle for too long. Those in which something was read.
@@ -204,10 +205,8 @@ impl Contexts {
             // Lost, the next guard holds the context for longer.
             let write = move || {
                 let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-                for line in &lines {
-                    if let Err(error) = book.append(line) {
-                        tracing::warn!(%error, "that a context is over will not outlive this guard");
-                    }
+                if let Err(error) = book.append(&lines) {
+                    tracing::warn!(%error, "that contexts are over will not outlive this guard");
                 }
             };
             match tokio::runtime::Handle::try_current() {
@@ -219,7 +218,7 @@ impl Contexts {
     }
 
     pub fn list(&self) -> Vec<SeenContext> {
-        let (mut all, now, wall) = (self.table().list(since_boot()), since_boot(), unix_milliseconds());
+        let (mut all, now, wall) = (self.table().list(since_boot()), since_boot(), wall_milliseconds());
         for seen in &mut all {
             seen.used_at = wall.saturating_sub(now.saturating_sub(seen.used_at));
         }

@@ -6,6 +6,7 @@
 
 mod ages;
 mod claim;
+mod clock;
 mod context;
 mod errand;
 mod events;
@@ -19,11 +20,11 @@ mod visit;
 mod written;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 pub use claim::{Claim, EVENT_HEADER, Gets, NotYours, SESSION_HEADER, Scope};
 pub use context::{Contexts, Said, SeenContext, Whose};
@@ -39,6 +40,7 @@ pub use visit::Visit;
 use crate::config::Limits;
 use crate::kernel::{Dialer, Door};
 use crate::types::{AgentName, ServerName};
+use clock::unix_milliseconds;
 use events::{EventId, Streams};
 use journal::Journal;
 use round::Rounds;
@@ -88,6 +90,8 @@ impl Sessions {
     /// What a former guard left in `state_dir`. A file that cannot be read is no reason to let anybody use a session that
     /// is not his: it is an error.
     pub fn open(state_dir: &Path, limits: &Limits, dialer: Dialer) -> io::Result<Self> {
+        fs::create_dir_all(state_dir)?;
+        clock::go_on(state_dir);
         Ok(Self {
             state: Mutex::new(State::open(state_dir, limits)?),
             tasks_per_agent_max: limits.tasks_per_agent_max,
@@ -236,7 +240,11 @@ impl Sessions {
 
     /// Every session, the newest first.
     pub fn list(&self) -> Vec<Seen> {
-        self.lock().table.list(unix_milliseconds())
+        let mut all = self.lock().table.list(unix_milliseconds());
+        for seen in &mut all {
+            (seen.opened_at, seen.used_at) = (clock::as_shown(seen.opened_at), clock::as_shown(seen.used_at));
+        }
+        all
     }
 
     /// How many of them each agent has.
@@ -364,12 +372,6 @@ impl State {
         journal.all_ended((&to_close, &forgotten), table, tasks);
         Taken { sessions: to_close.len() + known, to_close, tasks: forgotten.len() }
     }
-}
-
-/// Lifetimes are counted in the time of day, since they outlive the guard and the host's boot.
-fn unix_milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

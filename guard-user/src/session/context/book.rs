@@ -52,11 +52,21 @@ pub(super) struct Book {
     lines: usize,
     /// So many lines make it due: by then at least half of them count no more.
     lines_max: usize,
+    /// How often the disk was waited for.
+    #[cfg(test)]
+    pub(super) syncs: usize,
 }
 
 impl Book {
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE), file: None, lines: 0, lines_max: LINES_MAX }
+        Self {
+            path: state_dir.join(FILE),
+            file: None,
+            lines: 0,
+            lines_max: LINES_MAX,
+            #[cfg(test)]
+            syncs: 0,
+        }
     }
 
     /// Whether it is to be written anew.
@@ -71,16 +81,23 @@ impl Book {
         self.path = "/nowhere/contexts.jsonl".into();
     }
 
-    /// Durable when it returns.
-    pub(super) fn append(&mut self, line: &Line) -> io::Result<()> {
+    /// Durable when it returns: one wait for the disk, whatever their number.
+    pub(super) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         let Some(file) = &mut self.file else {
             return Err(io::Error::other("the file of contexts is not open"));
         };
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, line)?;
+            text.push(b'\n');
+        }
+        #[cfg(test)]
+        {
+            self.syncs += 1;
+        }
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         match written {
-            Ok(()) => self.lines += 1,
+            Ok(()) => self.lines += lines.len(),
             // Half a line may stand there.
             Err(_) => self.file = None,
         }

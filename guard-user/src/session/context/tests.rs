@@ -132,13 +132,31 @@ fn no_step_of_the_wall_clock_makes_a_context_old() {
     assert!((before..=since_boot()).contains(&used_at), "it goes by the time since the boot: {used_at}");
     // Tables show the time of day.
     let shown = contexts.list()[0].used_at;
-    assert!(unix_milliseconds().abs_diff(shown) < 60_000, "{shown}");
+    assert!(wall_milliseconds().abs_diff(shown) < 60_000, "{shown}");
+}
+
+#[test]
+fn many_contexts_that_end_at_once_wait_for_the_disk_once_and_the_next_guard_knows_of_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let contexts = Arc::new(Contexts::open(dir.path(), &limits(100, 60)).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for user in 0..50 {
+        let reading = contexts.enter(&owner("a", user));
+        runtime.block_on(contexts.raise(&reading, &label("internal"))).unwrap();
+    }
+    let syncs = || contexts.book.lock().unwrap().syncs;
+    let before = syncs();
+    // Without a runtime it is written here.
+    assert_eq!(contexts.clear(|_| true).len(), 50);
+    assert_eq!(syncs() - before, 1);
+    drop(contexts);
+    assert!(Contexts::open(dir.path(), &limits(100, 60)).unwrap().list().is_empty());
 }
 
 #[test]
 fn those_for_whom_there_is_no_room_share_what_they_read_and_nobody_forgets_it() {
     let mut table = Table::new(&limits(2, 60));
-    let now = unix_milliseconds();
+    let now = wall_milliseconds();
     let enter = |table: &mut Table, user| table.enter(Whose::of(&owner("a", user)), now);
     let _one = enter(&mut table, 1);
     let two = enter(&mut table, 2);
