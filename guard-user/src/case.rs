@@ -140,16 +140,26 @@ impl<'a> Case<'a> {
         for pass in passes {
             has_room = has_room && self.counted.merge(pass.counted);
             self.leases.push(pass.lease);
-            for rule in pass.would_deny {
-                if !self.would_deny.contains(&rule) {
-                    tracing::info!(decision = %self.asked.decision, %rule, "a rule in shadow would refuse this");
-                    if self.would_deny.len() < WOULD_DENY_MAX {
-                        self.would_deny.push(rule);
-                    }
+            self.note_shadows(pass.would_deny);
+        }
+        has_room
+    }
+
+    /// Takes in which rules in shadow would refuse it.
+    pub fn note_shadows(&mut self, rules: Vec<RuleName>) {
+        for rule in rules {
+            if !self.would_deny.contains(&rule) {
+                tracing::info!(decision = %self.asked.decision, %rule, "a rule in shadow would refuse this");
+                if self.would_deny.len() < WOULD_DENY_MAX {
+                    self.would_deny.push(rule);
                 }
             }
         }
-        has_room
+    }
+
+    /// Its record is on disk, and `status` tells of no more than that.
+    pub fn count_shadows(&self) {
+        self.would_deny.iter().for_each(|rule| self.rules.shadows.count(rule));
     }
 
     pub fn target(&self) -> Target<'_> {

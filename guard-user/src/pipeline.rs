@@ -198,8 +198,7 @@ impl Pipeline {
         }
         caller.check_expiry(Timestamp::now())?;
         self.remember(case, &caller);
-        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        self.learn(case).await;
+        let permit = self.intend(case).await?;
         let permit = permit.heeding(&why).telling(&case.found).keep(std::mem::take(&mut case.leases));
         claim.spend();
         let answer = async {
@@ -267,7 +266,6 @@ impl Pipeline {
         case.intent = judged.intent;
         case.risk = judged.risk;
         let has_room = case.pass(passes);
-        case.would_deny.iter().for_each(|rule| case.rules.shadows.count(rule));
         let rule = judged.rule?;
         if !has_room {
             return Err(Refusal::exceeded(Exceeded::too_much_at_once(rule)));
@@ -291,14 +289,14 @@ impl Pipeline {
         let question = Question { around, ..question };
         let is_first = claim.round().is_none();
         if let Some(made) = claim.made() {
-            return judge_task(&case.rules, &question, made);
+            return judge_task(&case.rules, &question, made, passes);
         }
         let mut highest = None;
         let mut carried: Vec<LabelName> = Vec::new();
         for target in message.map_or_else(Vec::new, Message::listened) {
             let judged = match target {
                 Target::Task(id) => match claim.task(id) {
-                    Ok(made) => judge_task(&case.rules, &question, &made),
+                    Ok(made) => judge_task(&case.rules, &question, &made, passes),
                     Err(refusal) => {
                         Judged { intent: None, rule: Err(refusal.into()), risk: None, label: None }
                     }
@@ -416,8 +414,8 @@ impl Pipeline {
         self.remember_refused(case.caller.as_ref(), &refusal);
         let written =
             case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
-        match written.await {
-            Ok(_seq) => response,
+        match written.await.map(|_seq| case.count_shadows()) {
+            Ok(()) => response,
             Err(error) => answer(&error.into()),
         }
     }
@@ -504,9 +502,11 @@ struct Judged {
 }
 
 /// A task's result: whoever may still make the call may have it. That it needed an approval is over.
-fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made) -> Judged {
+fn judge_task(rules: &Rules, question: &Question<'_>, made: &Made, passes: &mut Vec<Pass>) -> Judged {
     let question = Question { target: Target::Tool(&made.tool), ..*question };
-    match rules.policy.decide_as_shown(&question) {
+    let decision = rules.policy.decide_as_shown(&question);
+    passes.push(Pass { would_deny: decision.would_deny().to_vec(), ..Pass::default() });
+    match decision {
         Decision::Allow(allow) => {
             let (intent, label) = (allow.intents().first().cloned(), allow.label().cloned());
             Judged { intent, rule: Ok(allow.rule().clone()), risk: None, label }

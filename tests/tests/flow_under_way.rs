@@ -1,11 +1,16 @@
 //! What is under way while a reload labels it higher, while time goes by, and where rules speak of what only a server asks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
 
 use guard_tests::https::{Https, Line, Request};
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::Heard;
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 const POLICY: &str = r"
@@ -183,5 +188,148 @@ fn what_a_server_asks_late_in_a_session_is_late_for_a_rule_on_its_age() {
         errand.answer(&json!({})).unwrap();
         reload(&scene, &SHORT.replace("session_minutes: 5", "session_minutes: 15"));
         assert!(is_asked(&scene, 30), "by this rule it is young enough");
+    });
+}
+
+/// What one escalate rule leaves of what is under way: a task, and a stream of a method of the server's own.
+const WATCHED: &str = r"
+agents:
+  tester: {client_id: tester}
+intents:
+  note: [{server: demo, tool: note}]
+  slow: [{server: demo, tool: report}, {server: demo, method: acme/watch}]
+policies:
+  - {intent: note, agents: [tester], decision: allow}
+  - {intent: slow, agents: [tester], decision: allow}
+";
+
+#[test]
+fn an_escalate_rule_with_conditions_keeps_no_task_and_no_stream_open_and_one_without_them_does() {
+    apart(|| {
+        let scene = Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", WATCHED)).unwrap();
+        open(&scene, "s-1");
+        let on = |message: &Value| scene.post(message).with("Mcp-Session-Id", "s-1");
+        let send = |message: &Value| {
+            let mut line = scene.https.line().unwrap();
+            line.send(&on(message).bytes()).unwrap();
+            line
+        };
+        let mut line = send(&call(2, "report"));
+        let made = json!({"task": {"taskId": "t-1", "status": "working", "ttl": 60000}});
+        scene.puppet.hear().unwrap().answer(&json!({"jsonrpc": "2.0", "id": 2, "result": made})).unwrap();
+        assert!(line.answer().unwrap().text().contains("t-1"));
+        let mut watching = send(&json!({"jsonrpc": "2.0", "id": 3, "method": "acme/watch"}));
+        let mut heard = scene.puppet.hear().unwrap();
+        heard.stream().unwrap();
+        watching.head().unwrap();
+        heard.event(&progress("by the first policy")).unwrap();
+        watching.chunks_until("by the first policy").unwrap();
+        let ask =
+            |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "tasks/get", "params": {"taskId": "t-1"}});
+        // That a person has to agree was asked when they began.
+        let rule = "{intent: slow, agents: [tester], decision: allow}";
+        reload(&scene, &WATCHED.replace(rule, "{intent: slow, agents: [tester], decision: escalate}"));
+        heard.event(&progress("by the second")).unwrap();
+        watching.chunks_until("by the second").unwrap();
+        let mut line = send(&ask(4));
+        scene.puppet.hear().unwrap().answer(&done(4)).unwrap();
+        assert!(line.answer().unwrap().text().contains("done"));
+        let narrow = "{intent: slow, agents: [tester], decision: escalate, conditions: {in_session: true}}";
+        reload(&scene, &WATCHED.replace(rule, narrow));
+        let _ended = heard.event(&progress("by the third"));
+        let told = watching.chunks_until("access_withdrawn").unwrap();
+        assert!(!told.contains("by the third"), "{told}");
+        let answer = send(&ask(5)).answer().unwrap().text();
+        assert!(!answer.contains("done"), "{answer}");
+        assert!(scene.puppet.heard().is_none(), "it reached the server");
+        let record = scene.daemon.ledger().unwrap().of_kind("call").last().cloned().unwrap();
+        assert_eq!(
+            (&record["decision"], &record["reason"], &record["target"]["kind"]),
+            (&json!("deny"), &json!("default_deny"), &json!("task")),
+            "{record}"
+        );
+    });
+}
+
+const TRIAL: &str = r"
+agents:
+  tester: {client_id: tester}
+intents:
+  note: [{server: demo, tool: note, label: internal, sink: internal}]
+  report: [{server: demo, tool: report, label: public}]
+policies:
+  - {intent: '*', agents: [tester], decision: allow}
+default_label: public
+flow_rules:
+  - {name: trial, after: internal, sink: external, decision: deny, shadow: true}
+";
+
+/// A file system of its own for this thread alone.
+fn small_disk(dir: &Path) {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=512k,mode=700")).unwrap();
+}
+
+#[test]
+fn flow_rules_in_shadow_tell_of_tasks_and_forms_and_status_of_no_more_than_the_trail() {
+    apart(|| {
+        let disk = tempfile::tempdir().unwrap();
+        small_disk(disk.path());
+        let scene = Scene::with(&json!({}), |daemon| {
+            daemon.config.audit.dir = Some(disk.path().join("audit"));
+            daemon.config.servers[0].forward_authorization = true;
+            daemon.config.servers[0].oauth_paths = vec!["/token".into()];
+            daemon.write_policy("policy.yaml", TRIAL)
+        });
+        let scene = scene.unwrap();
+        let served = |request: &Request, answer: &Value| {
+            let mut line = scene.https.line().unwrap();
+            line.send(&request.bytes()).unwrap();
+            scene.puppet.hear().unwrap().answer(answer).unwrap();
+            assert_eq!(line.answer().unwrap().status, 200);
+        };
+        let made = json!({"task": {"taskId": "t-1", "status": "working", "ttl": 60000}});
+        served(&scene.post(&call(1, "report")), &json!({"jsonrpc": "2.0", "id": 1, "result": made}));
+        served(&scene.post(&call(2, "note")), &done(2));
+        let ask = |params: Value| json!({"jsonrpc": "2.0", "id": 3, "method": "tasks/get", "params": params});
+        served(&scene.post(&ask(json!({"taskId": "t-1", "x": "what was read"}))), &done(3));
+        let form = Request { path: "/token".into(), ..scene.post(&Value::Null) };
+        let form = form.instead("Content-Type", "application/x-www-form-urlencoded").body("x=what+was+read");
+        served(&form, &json!({"token_type": "Bearer"}));
+        // What says nothing of the agent's.
+        served(&scene.post(&ask(json!({"taskId": "t-1"}))), &done(3));
+        let told = |scene: &Scene| -> Vec<Value> {
+            let ledger = scene.daemon.ledger().unwrap();
+            ledger.of_kind("call").map(|record| record["would_deny"].clone()).collect()
+        };
+        let trial = json!(["trial"]);
+        assert_eq!(told(&scene), [Value::Null, Value::Null, trial.clone(), trial.clone(), Value::Null]);
+        let counted = |scene: &Scene| scene.daemon.status().unwrap()["shadows"].clone();
+        assert_eq!(counted(&scene), json!([{"rule": "trial", "would_deny": 2}]));
+        // What has no record is not counted.
+        let mut ballast = File::create(disk.path().join("ballast")).unwrap();
+        while ballast.write(&[0; 4096]).is_ok() {}
+        let mut tries = 0;
+        loop {
+            let mut line = scene.https.line().unwrap();
+            line.send(&scene.post(&call(9, "report")).bytes()).unwrap();
+            let waiting = thread::spawn(move || line.answer().unwrap().text());
+            let told = eventually(START_LIMIT, || {
+                if let Some(heard) = scene.puppet.heard() {
+                    heard.answer(&done(9))?;
+                }
+                Ok(waiting.is_finished().then_some(()))
+            });
+            told.unwrap().expect("it goes on, or is refused");
+            if waiting.join().unwrap().contains("audit_unavailable") {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 1000, "the disk is not full");
+        }
+        let recorded = told(&scene).iter().filter(|would| **would == trial).count();
+        assert_eq!(counted(&scene), json!([{"rule": "trial", "would_deny": recorded}]));
     });
 }

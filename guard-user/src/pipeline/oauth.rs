@@ -42,12 +42,15 @@ impl Pipeline {
             around: Circumstances { read: Some(&read), is_bare: case.is_bare(), ..Circumstances::default() },
         };
         case.rule = match case.rules.policy.decide(&question) {
-            Decision::Allow(allow) => Some(allow.rule().clone()),
+            Decision::Allow(allow) => {
+                case.note_shadows(allow.would_deny().to_vec());
+                Some(allow.rule().clone())
+            }
             Decision::Hold(hold) => return Err(Refusal::held(&hold)),
             Decision::Deny(deny) => return Err(Refusal::Denied(deny)),
         };
         caller.check_expiry(Timestamp::now())?;
-        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let permit = self.intend(case).await?;
         let permit = permit.heeding(why);
         let connection = case.connection;
         let mut headers = case.head.headers.clone();

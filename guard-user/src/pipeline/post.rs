@@ -37,8 +37,7 @@ impl Pipeline {
             _ => None,
         };
         self.remember(case, caller);
-        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
-        self.learn(case).await;
+        let permit = self.intend(case).await?;
         let permit = permit.telling(&case.found).keep(std::mem::take(&mut case.leases));
         // Only a request goes on with a call.
         if let Some(expected) = &expected {

@@ -2,6 +2,7 @@
 //! the server knows it already.
 
 use super::Pipeline;
+use crate::audit::{AuditError, Permit};
 use crate::case::Case;
 use crate::session::Claim;
 
@@ -12,8 +13,15 @@ pub(super) fn compare(case: &mut Case<'_>, claim: &Claim) {
 }
 
 impl Pipeline {
-    /// Remembers it. To be called when it was let through and its record is on disk.
-    pub(super) async fn learn(&self, case: &Case<'_>) {
+    /// Lets it through once its record is on disk. Only then it is remembered, and counted for rules in shadow.
+    pub(super) async fn intend(&self, case: &Case<'_>) -> Result<Permit, AuditError> {
+        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        case.count_shadows();
+        self.learn(case).await;
+        Ok(permit)
+    }
+
+    async fn learn(&self, case: &Case<'_>) {
         if let Some(said) = case.said.as_ref().filter(|said| !said.is_known) {
             self.sessions.contexts.learn(said).await;
         }

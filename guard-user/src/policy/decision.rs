@@ -17,6 +17,15 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// The rules in shadow that would have refused it, sorted.
+    pub fn would_deny(&self) -> &[RuleName] {
+        match self {
+            Self::Allow(allow) => &allow.would_deny,
+            Self::Hold(hold) => &hold.would_deny,
+            Self::Deny(_) => &[],
+        }
+    }
+
     /// The same of a message of the protocol's own: what answers it carries nothing, and no person can approve what is no call.
     pub(super) fn of_protocol(self) -> Self {
         match self {

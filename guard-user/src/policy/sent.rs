@@ -38,7 +38,7 @@ impl Surface {
 impl Policy {
     /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
     /// for an answer cannot wait for a person. The answer sends where the call does in whose course it is asked, `about`; `None`: any call
-    /// there may be.
+    /// there may be. An intent that names the question can close that way, and not open it: of the answer nobody knows what was asked.
     pub fn may_ask(
         &self,
         (agent, profile): (&AgentName, Option<&ProfileName>),
@@ -52,15 +52,17 @@ impl Policy {
         // Not the agent's call, so nothing that it did before speaks for or against it.
         question.around.risk = self.risk(&question, None).map(|risk| risk.score);
         // The answer to a ping is empty.
-        question.around.is_bare = method == PING;
+        let is_ping = method == PING;
         let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
         let call = about.and_then(|(target, method)| surface?.targets.find(target, method));
-        let is_named = surface.is_some_and(|surface| surface.targets.find(target, method).is_some());
-        let Some(call) = call.filter(|_| !is_named && !question.around.is_bare) else {
-            return matches!(self.decide(&question), Decision::Allow(_));
+        // Without a rule of its own it goes where its answer does.
+        question.around.is_bare = is_ping || call.is_some();
+        let decision = self.decide(&question);
+        let way = call.map(|call| &call.flow).or(surface.map(|surface| &surface.flow));
+        let decision = match way.filter(|_| !is_ping) {
+            Some(flow) => flow.apply(decision, &question, &[].into(), false),
+            None => decision,
         };
-        question.around.is_bare = true;
-        let decision = call.flow.apply(self.decide(&question), &question, &[].into(), false);
         matches!(decision, Decision::Allow(_))
     }
 

@@ -196,6 +196,26 @@ fn a_server_asks_nobody_who_could_not_answer_it() {
     assert!(may_ask("ping", "restricted", None));
 }
 
+/// The client answers on its own, and nobody can tell to what: so an intent that names the question opens no way for the answer.
+#[test]
+fn a_question_that_an_intent_calls_internal_is_not_asked_where_its_answer_could_not_go() {
+    let rules = RULES.replace("sampling/createMessage}", "sampling/createMessage, sink: internal}");
+    let policy = policy(&[("rules.yaml", &rules)]).unwrap();
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let read = [LabelName::parse("confidential").unwrap()];
+    let around = Circumstances { read: Some(&read), ..Circumstances::default() };
+    let may_ask = |about: Option<&str>| {
+        let about = about.map(|tool| (Target::Tool(tool), "tools/call"));
+        policy.may_ask((&agent, None), &server, "sampling/createMessage", around, about)
+    };
+    let (profile, target, arguments) = (None, Target::Method, None);
+    let (agent, server) = (&agent, &server);
+    let answer = Question { agent, profile, server, method: "ping", target, arguments, around };
+    assert_eq!(word(&policy.decide(&answer)), "flow no-leak", "the answer by itself");
+    assert!(!may_ask(None));
+    assert!(may_ask(Some("note")) && !may_ask(Some("mail")), "a further round goes where its call does");
+}
+
 #[test]
 fn what_more_than_its_id_is_said_of_a_task_is_sent_like_its_call() {
     let policy = policy(&[("rules.yaml", RULES)]).unwrap();
