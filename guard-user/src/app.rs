@@ -11,6 +11,7 @@ mod reloads;
 mod risk;
 mod sessions;
 mod tools;
+mod trail;
 mod upkeep;
 mod velocity;
 mod watchers;
@@ -419,6 +420,7 @@ impl App {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
+            Ask::Prune { before, force } => self.prune(before, (uid, force)).await,
             Ask::Sessions => self.sessions(),
             Ask::ClearContexts { agent } => {
                 let done = self.clear_contexts(agent.as_deref(), uid).await;
@@ -543,7 +545,7 @@ async fn open_unless_held(config: &Config) -> anyhow::Result<Option<AuditLog>> {
     }
 }
 
-fn audit_options(config: &Config) -> Options {
+pub(crate) fn audit_options(config: &Config) -> Options {
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
     Options {
         dir: config.audit_dir(),

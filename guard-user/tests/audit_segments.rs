@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mcp_guard::audit::{self, Retention, Verdict};
+use jiff::{SignedDuration, Timestamp};
+use mcp_guard::audit::{self, Pruning, Retention, Verdict};
 
 use written::verifier::trail;
 use written::{CHECKPOINT, Trail, VERIFIER_KEY};
@@ -87,5 +88,45 @@ async fn all_three_readers_agree_on_packed_segments_and_on_each_that_is_changed(
     assert_eq!(verdicts(&trail, None), [0; 3], "both forms");
     fs::remove_file(middle).unwrap();
     assert!(Command::new("gzip").arg("-9").arg(middle.with_extension("")).status().unwrap().success());
+    assert_eq!(verdicts(&trail, None), [0; 3]);
+}
+
+#[tokio::test]
+async fn all_three_readers_agree_on_a_pruned_trail() {
+    let trail = packed().await;
+    let outside = tempfile::tempdir().unwrap();
+    let (older, later) = (outside.path().join("older"), outside.path().join("later"));
+    fs::copy(trail.path(CHECKPOINT), &older).unwrap();
+    let retention = || Retention { segment_bytes: 20_000, ..Retention::default() };
+    trail.append_with(60, retention()).await;
+    let before = Some(Timestamp::now() + SignedDuration::from_secs(60));
+    let removal = trail.prune(Pruning { before, ..Pruning::default() }).await;
+    assert!(removal.to > 100 && removal.files > 3, "{removal:?}");
+    assert_eq!(verdicts(&trail, None), [0; 3]);
+    assert_eq!(verdicts(&trail, Some(&older)), [2; 3], "nothing is left to compare it with");
+    fs::copy(trail.path(CHECKPOINT), &later).unwrap();
+    trail.append_with(60, retention()).await;
+    assert_eq!(verdicts(&trail, Some(&later)), [0; 3]);
+
+    // Further files gone than was said, and the first record of what is left changed.
+    let mut left = files(&trail, ".jsonl.gz");
+    left.sort();
+    let first = fs::read(&left[0]).unwrap();
+    fs::remove_file(&left[0]).unwrap();
+    assert_eq!(verdicts(&trail, None), [1; 3]);
+    fs::write(&left[0], &first).unwrap();
+    assert!(Command::new("gzip").arg("-d").arg(&left[0]).status().unwrap().success());
+    let plain = left[0].with_extension("");
+    let text = fs::read_to_string(&plain).unwrap();
+    let begins = |name: &str| text.find(&format!("\"{name}\":")).unwrap() + name.len() + 3;
+    // A link, a peak, the number of calls that wait, the note.
+    for (name, at) in [("prev", 5), ("peaks", 5), ("open_count", 0), ("note", 100)] {
+        let mut bytes = text.clone().into_bytes();
+        let byte = &mut bytes[begins(name) + at];
+        *byte = if *byte == b'1' { b'2' } else { b'1' };
+        fs::write(&plain, bytes).unwrap();
+        assert_eq!(verdicts(&trail, None), [1; 3], "{name}");
+    }
+    fs::write(&plain, text).unwrap();
     assert_eq!(verdicts(&trail, None), [0; 3]);
 }

@@ -9,6 +9,7 @@ pub use client::{Error as ClientError, ask, ask_within};
 pub use handover::take_over;
 pub use server::{Reply, listen, serve};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::tools::Digest;
@@ -48,6 +49,8 @@ pub enum Ask {
     Tools { server: Option<String>, with_definitions: bool },
     /// Pin what the operator has seen.
     ApproveTools(ToolChoice),
+    /// Remove the oldest files of the audit trail.
+    Prune { before: Option<Timestamp>, force: Option<String> },
     /// Forget tools of a server, so that the next list shows them for the first time.
     ForgetTools { server: String, tools: Vec<String> },
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, changes, errands, listeners, proof, risk, velocity};
+use super::{App, changes, errands, listeners, proof, risk, trail, velocity};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Index, Occasion};
 use crate::config::Reload;
@@ -41,6 +41,7 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(risk::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(index(app.config.audit_dir())).abort_handle());
+    tasks.push(tokio::spawn(trail::prune_by_policy(Arc::clone(app))).abort_handle());
     tasks.extend(app.keep_keys());
     if app.config.reload == Reload::OnChange {
         tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());

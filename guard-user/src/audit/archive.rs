@@ -28,7 +28,29 @@ pub(super) struct Archive {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    stops: AtomicBool,
+    files: Arc<Files>,
+}
+
+/// The files of a trail, for those that pack or remove full ones.
+pub(super) struct Files {
+    pub(super) dir: PathBuf,
+    /// Held by whoever packs or removes one.
+    pub(super) alone: Mutex<()>,
+    /// The trail is closed: nothing more is done to it.
+    pub(super) stops: AtomicBool,
+    /// Held by whoever decides what goes.
+    pub(super) pruning: tokio::sync::Mutex<()>,
+}
+
+impl Files {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        let pruning = tokio::sync::Mutex::default();
+        Self { dir, alone: Mutex::default(), stops: AtomicBool::default(), pruning }
+    }
+
+    fn stops(&self) -> bool {
+        self.stops.load(Ordering::Relaxed)
+    }
 }
 
 struct State {
@@ -37,15 +59,15 @@ struct State {
 }
 
 impl Archive {
-    pub(super) fn spawn(dir: PathBuf, retention: Retention, full_up_to: u64) -> io::Result<Self> {
+    pub(super) fn spawn(files: Arc<Files>, retention: Retention, full_up_to: u64) -> io::Result<Self> {
         let state = Mutex::new(State { full_up_to, is_new: true });
-        let shared = Arc::new(Shared { state, changed: Condvar::new(), stops: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { state, changed: Condvar::new(), files });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("audit-archive".into()).spawn(move || {
             if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
                 tracing::debug!(%error, "full audit segments are packed with the priority of all else");
             }
-            theirs.run(&dir, &retention);
+            theirs.run(&retention);
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -61,7 +83,7 @@ impl Archive {
 /// Ends within the time of one member.
 impl Drop for Archive {
     fn drop(&mut self) {
-        self.shared.stops.store(true, Ordering::Relaxed);
+        self.shared.files.stops.store(true, Ordering::Relaxed);
         // The thread looks at it under this lock before it waits.
         drop(self.shared.lock());
         self.shared.changed.notify_one();
@@ -69,6 +91,8 @@ impl Drop for Archive {
             // A panic there has been printed; there is nobody else to tell.
             drop(thread.join());
         }
+        // Whoever removes a file now has seen the word before the next one.
+        drop(self.shared.files.alone.lock());
     }
 }
 
@@ -77,36 +101,35 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stops(&self) -> bool {
-        self.stops.load(Ordering::Relaxed)
-    }
-
     /// `None`: the trail is closed.
     fn wait(&self) -> Option<u64> {
-        let idle = |state: &mut State| !state.is_new && !self.stops();
+        let idle = |state: &mut State| !state.is_new && !self.files.stops();
         let waited = self.changed.wait_timeout_while(self.lock(), RETRY_EVERY, idle);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.is_new = false;
-        (!self.stops()).then_some(state.full_up_to)
+        (!self.files.stops()).then_some(state.full_up_to)
     }
 
-    fn run(&self, dir: &Path, retention: &Retention) {
+    fn run(&self, retention: &Retention) {
         while let Some(full_up_to) = self.wait() {
             if retention.compress
-                && let Err(error) = self.pack(dir, full_up_to)
+                && let Err(error) = self.pack(full_up_to)
             {
                 tracing::warn!(%error, "a full audit segment is not packed; it stays as it is");
             }
         }
     }
 
-    fn pack(&self, dir: &Path, full_up_to: u64) -> io::Result<()> {
+    fn pack(&self, full_up_to: u64) -> io::Result<()> {
+        let Files { dir, alone, .. } = &*self.files;
         for (first, path) in segments(dir)? {
-            if first < full_up_to && !packed::is_packed(&path) {
-                pack(dir, &path, || self.stops())?;
-            }
-            if self.stops() {
+            let _one_at_a_time = alone.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.files.stops() {
                 break;
+            }
+            // It may have been removed meanwhile.
+            if first < full_up_to && !packed::is_packed(&path) && path.exists() {
+                pack(dir, &path, || self.files.stops())?;
             }
         }
         Ok(())

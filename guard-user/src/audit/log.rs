@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::archive::Archive;
+use super::archive::{Archive, Files};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
 use super::heartbeat::Heartbeat;
 use super::inspected::Inspected;
 use super::note::{SigningKey, VerifierKey};
+use super::prune;
 use super::queue::{Append, Compose, Done};
 use super::record::{
     self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, Local, OpenCall, Outcome, Refusal,
@@ -64,6 +65,7 @@ struct Shared {
     wait: Duration,
     verifier: VerifierKey,
     health: Arc<Health>,
+    files: Arc<Files>,
 }
 
 /// How the writer is, for those who do not wait for it.
@@ -144,9 +146,10 @@ impl AuditLog {
         let gone = || OpenError::Rollback { dir: dir.clone(), have: 0, checkpoint: 1 };
         let recovered = recovered.ok_or_else(gone)?;
         let verifier = key.verifier().clone();
+        let files = Arc::new(Files::new(dir.clone()));
         let health = Arc::<Health>::default();
         let writer =
-            resume((&dir, durability, options.retention), disk, Arc::new(key), recovered, lock, &health)?;
+            resume((&files, durability, options.retention), disk, Arc::new(key), recovered, lock, &health)?;
         let shared_desk = Arc::new(Desk::new(writer));
         let theirs = Arc::clone(&shared_desk);
         thread::Builder::new()
@@ -155,7 +158,7 @@ impl AuditLog {
             .map_err(OpenError::io(&dir))?;
         let calls = Slots::new(calls_max, per_agent_max);
         let refusals = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
-        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, health };
+        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, health, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -230,10 +233,7 @@ impl AuditLog {
 
     /// Writes what happens to the guard itself, and waits until it is on disk. Returns the record's number.
     pub async fn note(&self, event: &Event<'_>) -> Result<u64, AuditError> {
-        let (reply, answer) = oneshot::channel();
-        let body = bounded(text::encode(event))?;
-        self.shared.send(Append::new(body, Done::Note(None, reply)))?;
-        self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
+        self.write_own(text::encode(event)).await
     }
 
     /// Writes a heartbeat, whose counts `count` takes at the moment of its writing: each record before it is in the
@@ -247,6 +247,20 @@ impl AuditLog {
         let append = Append { compose: Some(compose), ..Append::new(Vec::new(), Done::Note(None, reply)) };
         self.shared.send(append)?;
         self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::TooLong)) }).await
+    }
+
+    /// Writes a record whose body was encoded, and waits until it is on disk. Returns its number.
+    pub(super) async fn write_own(
+        &self,
+        body: Result<Vec<u8>, serde_json::Error>,
+    ) -> Result<u64, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Append::new(bounded(body)?, Done::Note(None, reply)))?;
+        self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
+    }
+
+    pub(super) fn files(&self) -> &Arc<Files> {
+        &self.shared.files
     }
 
     /// Writes the stop record and the last checkpoint, and frees the directory. Outcomes of calls still under
@@ -419,16 +433,18 @@ fn sign(dir: &Path, key: &SigningKey, position: &Position) -> Result<(), OpenErr
 
 /// The writer at the end of what was recovered, after a record of what that end lacks.
 fn resume(
-    (dir, durability, retention): (&Path, Durability, Retention),
+    (files, durability, retention): (&Arc<Files>, Durability, Retention),
     disk: Box<dyn Disk>,
     key: Arc<SigningKey>,
     recovered: Recovered,
     lock: fs::File,
     health: &Arc<Health>,
 ) -> Result<Writer, OpenError> {
-    let Recovered { walk, path, first, bytes, torn } = recovered;
+    let dir = files.dir.as_path();
+    let Recovered { walk, path, first, bytes, torn, covered } = recovered;
     let open_count = walk.open_count();
-    let Walk { tree, prev, open, .. } = walk;
+    let Walk { tree, prev, open, pruned, .. } = walk;
+    let pruned = pruned.filter(|pruned| pruned.seq < covered);
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
     if open_count > 0 || torn.is_some() {
@@ -451,10 +467,14 @@ fn resume(
     sign(dir, &key, &position)?;
     let size = position.tree.size();
     health.records.store(size, Ordering::Relaxed);
+    if let Some(pruned) = &pruned {
+        // What a guard that was killed has not come to.
+        prune::remove(dir, pruned.to, &files.alone, &files.stops).map_err(OpenError::io(dir))?;
+    }
     let now = Instant::now();
     let age = rotate::age(&path).map_err(OpenError::io(&path))?;
     let current = Current::new(first, age, (retention.segment_bytes, retention.segment_age));
-    let archive = Archive::spawn(dir.to_owned(), retention, first).map_err(OpenError::io(dir))?;
+    let archive = Archive::spawn(Arc::clone(files), retention, first).map_err(OpenError::io(dir))?;
     Ok(Writer {
         checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(&key)).map_err(OpenError::io(dir))?,
         dir: dir.to_owned(),

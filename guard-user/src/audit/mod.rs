@@ -13,6 +13,7 @@
 //! key, recover   what stands in the directory when the guard starts
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! rotate         goes on in a new segment; retention: when, and what becomes of the full ones; archive: packs these
+//! prune          which of them may go, and their removal; removal: of a running trail; pruned: what is said of them
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
@@ -42,12 +43,14 @@ mod packed;
 mod past;
 mod proof;
 mod prove;
+mod prune;
 mod pruned;
 mod query;
 mod queue;
 mod reconcile;
 mod record;
 mod recover;
+mod removal;
 mod reread;
 mod retention;
 mod rotate;
@@ -71,6 +74,7 @@ pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
 pub use past::{Past, past};
 pub use prove::{Claim, ProveError, prove};
+pub use prune::{PruneError, Pruner, Pruning, Removal};
 pub use query::{Found, Index, IndexError, Order, Outcomes, Query, search};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{

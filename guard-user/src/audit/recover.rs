@@ -20,6 +20,8 @@ pub(super) struct Recovered {
     /// Its length; what stood behind was moved aside.
     pub(super) bytes: u64,
     pub(super) torn: Option<Torn>,
+    /// Records that its checkpoint covered.
+    pub(super) covered: u64,
 }
 
 /// The end of a segment that is no record: the guard or the host died while writing it.
@@ -111,7 +113,7 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
         // Made, but its first record never reached the disk: the segment before is the last.
         fs::remove_file(&path).map_err(OpenError::io(&path))?;
     }
-    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn }))
+    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn, covered }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

@@ -1,5 +1,6 @@
 //! When the trail goes on in a new segment, and what becomes of the full ones.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config;
@@ -13,6 +14,12 @@ pub struct Retention {
     pub segment_age: Duration,
     /// Pack full segments.
     pub compress: bool,
+    /// How long records are kept; none: for ever.
+    pub keep: Option<Duration>,
+    /// Bytes on disk that are kept; none: all.
+    pub keep_bytes: Option<u64>,
+    /// What these exports have not behind them is kept.
+    pub cursors: Vec<PathBuf>,
 }
 
 impl From<&config::Audit> for Retention {
@@ -21,6 +28,9 @@ impl From<&config::Audit> for Retention {
             segment_bytes: audit.segment_bytes,
             segment_age: Duration::from_secs(audit.segment_seconds),
             compress: audit.compress,
+            keep: audit.keep_days.map(|days| Duration::from_secs(days.saturating_mul(24 * 3600))),
+            keep_bytes: audit.keep_bytes,
+            cursors: audit.export_cursors.clone(),
         }
     }
 }

@@ -63,16 +63,22 @@ impl Current {
     }
 }
 
-/// How old a segment is, by the time of its first record and the host's clock.
+/// How old a segment is, by the host's clock.
 pub(super) fn age(path: &Path) -> io::Result<Duration> {
+    let age = Timestamp::now().duration_since(began(path)?);
+    Ok(Duration::try_from(age).unwrap_or(Duration::ZERO))
+}
+
+/// When a segment's first record was written; now, if it has none.
+pub(super) fn began(path: &Path) -> io::Result<Timestamp> {
     #[derive(Deserialize)]
     struct First {
         time: Timestamp,
     }
     let mut lines = Lines::open(path)?;
-    let Some(Found::Line(line)) = lines.next()? else { return Ok(Duration::ZERO) };
+    let Some(Found::Line(line)) = lines.next()? else { return Ok(Timestamp::now()) };
     let First { time } = serde_json::from_slice(line)?;
-    Ok(Duration::try_from(Timestamp::now().duration_since(time)).unwrap_or(Duration::ZERO))
+    Ok(time)
 }
 
 impl Writer {

@@ -2,6 +2,7 @@
 
 mod export;
 mod prove;
+mod prune;
 mod query;
 mod stats;
 
@@ -43,6 +44,7 @@ enum Command {
     },
     Export(export::Args),
     Prove(prove::Args),
+    Prune(prune::Args),
     Query(query::Args),
     Stats(stats::Args),
     /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
@@ -170,6 +172,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Export(args) => export::run(&args),
         Command::Prove(args) => prove::run(&args),
+        Command::Prune(args) => prune::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Reconcile { dir, config, all, json } => {
@@ -204,6 +207,7 @@ impl Args {
             Command::Reconcile { json, .. } => *json,
             Command::Export(args) => args.place.json,
             Command::Prove(args) => args.place.json,
+            Command::Prune(args) => args.json,
             Command::Query(args) => args.place.json,
             Command::Stats(args) => args.place.json,
         }
@@ -216,6 +220,7 @@ impl Args {
             Command::List { .. }
             | Command::Export(_)
             | Command::Prove(_)
+            | Command::Prune(_)
             | Command::Query(_)
             | Command::Stats(_) => 1,
         }

@@ -181,6 +181,12 @@ pub struct Audit {
     pub segment_seconds: u64,
     /// Pack files that nothing is added to any more, with gzip.
     pub compress: bool,
+    /// Remove files whose records are all older, from the first on; none: keep them.
+    pub keep_days: Option<u64>,
+    /// Remove the oldest files while all have more bytes; none: keep them.
+    pub keep_bytes: Option<u64>,
+    /// Cursors of `audit export`: what they have not behind them stays.
+    pub export_cursors: Vec<PathBuf>,
 }
 
 impl Default for Audit {
@@ -192,6 +198,9 @@ impl Default for Audit {
             segment_bytes: 64 * 1024 * 1024,
             segment_seconds: 24 * 3600,
             compress: true,
+            keep_days: None,
+            keep_bytes: None,
+            export_cursors: Vec::new(),
         }
     }
 }

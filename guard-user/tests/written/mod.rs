@@ -7,7 +7,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mcp_guard::audit::{AuditLog, CallRecord, Event, Local, Options, Outcome, Refusal, Retention, Target};
+use mcp_guard::audit::{
+    AuditLog, CallRecord, Event, Local, Options, Outcome, Pruning, Refusal, Removal, Retention, Target,
+};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 
@@ -33,16 +35,7 @@ impl Trail {
 
     /// Waits until the full segments are packed.
     pub(crate) async fn append_with(&self, calls: u8, retention: Retention) {
-        let log = AuditLog::open(Options {
-            dir: self.dir.path().to_owned(),
-            host: "box".into(),
-            durability: Durability::Os,
-            wait: Duration::from_secs(20),
-            calls_in_flight_max: 8,
-            calls_in_flight_per_agent_max: 8,
-            retention,
-        })
-        .unwrap();
+        let log = self.open(retention);
         let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };
         log.note(&start).await.unwrap();
         for number in 0..calls {
@@ -53,6 +46,26 @@ impl Trail {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         log.close().await;
+    }
+
+    pub(crate) async fn prune(&self, pruning: Pruning) -> Removal {
+        let log = self.open(Retention::default());
+        let removal = log.prune(pruning).await.unwrap().expect("something goes");
+        log.leave().await;
+        removal
+    }
+
+    fn open(&self, retention: Retention) -> AuditLog {
+        AuditLog::open(Options {
+            dir: self.dir.path().to_owned(),
+            host: "box".into(),
+            durability: Durability::Os,
+            wait: Duration::from_secs(20),
+            calls_in_flight_max: 8,
+            calls_in_flight_per_agent_max: 8,
+            retention,
+        })
+        .unwrap()
     }
 
     fn plain(&self) -> usize {

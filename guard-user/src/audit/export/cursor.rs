@@ -70,20 +70,15 @@ impl Cursor {
         Self { key: key.to_owned(), format, tree: tree.clone(), prev, made: made.cloned() }
     }
 
+    /// How many records the cursor at `path` has behind it, whatever its format. `None`: there is none yet.
+    pub fn records(path: &Path, key: &VerifierKey) -> Result<Option<u64>, CursorError> {
+        Ok(written(path, key)?.map(|written| written.records))
+    }
+
     /// `None`: there is none yet.
     pub fn read(path: &Path, key: &VerifierKey, format: Format) -> Result<Option<Self>, CursorError> {
-        let key = key.to_string();
-        let at = |error| CursorError::Io { path: path.to_owned(), error };
-        let text = match read_bounded(path, BYTES_MAX) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(at(error)),
-        };
+        let Some(written) = written(path, key)? else { return Ok(None) };
         let wrong = |why: String| CursorError::Wrong { path: path.to_owned(), why };
-        let written: Written = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if written.key != key {
-            return Err(CursorError::Other { path: path.to_owned(), ours: key });
-        }
         if written.format != format {
             return Err(CursorError::OtherFormat { path: path.to_owned() });
         }
@@ -92,7 +87,7 @@ impl Cursor {
         let (Some(tree), Some(prev)) = (tree, digest(&written.hash)) else {
             return Err(wrong("its hashes do not fit its number of records".into()));
         };
-        Ok(Some(Self { key, format, tree, prev, made: written.ocsf }))
+        Ok(Some(Self { key: written.key, format, tree, prev, made: written.ocsf }))
     }
 
     /// Puts it in the file's place, synced.
@@ -129,6 +124,23 @@ impl Cursor {
             Err(fs::TryLockError::WouldBlock) => Err(CursorError::Taken { path: path.to_owned() }),
             Err(fs::TryLockError::Error(error)) => Err(at(error)),
         }
+    }
+}
+
+/// What stands there, if it is about the trail with this key.
+fn written(path: &Path, key: &VerifierKey) -> Result<Option<Written>, CursorError> {
+    let text = match read_bounded(path, BYTES_MAX) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CursorError::Io { path: path.to_owned(), error }),
+    };
+    let written: Written = serde_json::from_slice(&text)
+        .map_err(|error| CursorError::Wrong { path: path.to_owned(), why: error.to_string() })?;
+    let ours = key.to_string();
+    if written.key == ours {
+        Ok(Some(written))
+    } else {
+        Err(CursorError::Other { path: path.to_owned(), ours })
     }
 }
 

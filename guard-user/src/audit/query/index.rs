@@ -141,6 +141,14 @@ fn blocks(
     Ok(blocks)
 }
 
+/// The blocks of a segment that is no more. What is left over costs some room, and nothing else.
+pub(in crate::audit) fn forget(dir: &Path, first: u64) {
+    let path = dir.join(DIR).join(format!("{first:020}.blocks"));
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(%error, first, "the index of a pruned file stays");
+    }
+}
+
 /// What a file beside the trail has of a segment.
 struct Kept {
     name: PathBuf,

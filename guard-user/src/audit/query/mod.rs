@@ -14,6 +14,7 @@ mod terms;
 
 use jiff::Timestamp;
 
+pub(super) use index::forget;
 pub use index::{Index, IndexError};
 pub use search::{Found, Order, Outcomes, search};
 

@@ -3,6 +3,7 @@
 mod calls;
 mod export;
 mod faults;
+mod pruning;
 mod recovery;
 mod rotation;
 mod story;

@@ -25,4 +25,11 @@ pub(super) fn check(audit: &Audit, places: &Places<'_>, problems: &mut Problems)
             );
         }
     }
+    for (name, value) in [("keep_days", audit.keep_days), ("keep_bytes", audit.keep_bytes)] {
+        if value == Some(0) {
+            let problem = places
+                .problem(&[Key("audit"), Key(name)], format!("{name} is 0: only the last file would stay"));
+            problems.push(problem.with_hint("write a number from 1 on, or remove the line to keep all"));
+        }
+    }
 }
