@@ -146,6 +146,61 @@ fn what_clients_read_otherwise_than_the_guard_does_not_go_on() {
 }
 
 #[test]
+fn what_is_said_to_be_in_other_letters_does_not_go_on_where_a_rule_binds() {
+    let told = |scene: &Scene, head: &str, body: &[u8]| {
+        let mut line = scene.https.line().unwrap();
+        line.send(&scene.post(&call(1, "open")).bytes()).unwrap();
+        let mut heard = scene.puppet.hear().unwrap();
+        heard
+            .write(format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len()))
+            .unwrap();
+        heard.write(body).unwrap();
+        drop(heard);
+        line.answer().unwrap().text()
+    };
+    // To who reads UTF-7 an address, and to the guard an error about nothing.
+    let error = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"a+AEA-b.example"}}"#;
+    let event = [&b"data: "[..], error, b"\n\n"].concat();
+    let others = [
+        ("500 Oh\r\nContent-Type: text/plain; charset=utf-7", &b"a+AEA-b.example"[..]),
+        ("400 No\r\nContent-Type: application/json; charset=\"UTF-7\"", error),
+        ("200 OK\r\nContent-Type: text/plain;charset=UTF-16", "愀䀀戀⸀攀砀".as_bytes()),
+        (
+            "500 Oh\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Type: text/plain; charset=cp037",
+            b"x",
+        ),
+    ];
+    apart(|| {
+        let scene = scene();
+        for (head, body) in others {
+            let text = told(&scene, head, body);
+            assert!(text.contains("no inspection rule can look into it"), "{head}: {text}");
+        }
+        for head in ["200 OK", "500 Oh"] {
+            let text =
+                told(&scene, &format!("{head}\r\nContent-Type: text/event-stream; charset=utf-7"), &event);
+            assert!(text.contains("what its Content-Type means") && !text.contains("AEA"), "{head}: {text}");
+        }
+        for charset in ["utf-8", "\"UTF-8\"", "us-ascii"] {
+            let head = format!("500 Oh\r\nContent-Type: text/plain; charset={charset}");
+            assert_eq!(told(&scene, &head, b"sorry, ask a@b.example"), "sorry, ask [email]", "{charset}");
+        }
+    });
+    apart(|| {
+        let counts =
+            POLICY.replace("action: mask", "action: count").replace("action: refuse}", "action: count}");
+        let scene = Scene::with(&json!({}), |daemon| daemon.write_policy("policy.yaml", &counts)).unwrap();
+        for (head, body) in &others[..2] {
+            assert_eq!(
+                told(&scene, head, body).as_bytes(),
+                *body,
+                "rules that count keep nothing back: {head}"
+            );
+        }
+    });
+}
+
+#[test]
 fn more_than_can_be_masked_is_kept_back_and_counted() {
     apart(|| {
         let scene = scene();

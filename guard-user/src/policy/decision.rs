@@ -30,15 +30,27 @@ impl Decision {
     pub(super) fn of_protocol(self) -> Self {
         match self {
             Self::Allow(allow) => Self::Allow(Allow { label: None, ..allow }),
+            other => other.without_a_person("a message of the protocol's own cannot wait for that"),
+        }
+    }
+
+    /// The same of what a server asks of its client: the server waits for the answer.
+    pub(super) fn of_server(self) -> Self {
+        self.without_a_person("what a server asks of its client cannot wait for that")
+    }
+
+    /// What needs an approval is refused.
+    fn without_a_person(self, why: &str) -> Self {
+        match self {
             Self::Hold(Hold { rule, intent, intents, reason, .. }) => Self::Deny(Deny {
                 code: DenyCode::DeniedByRule,
                 rule: Some(rule),
                 intent: Some(intent),
                 intents,
-                reason: format!("{reason}; a message of the protocol's own cannot wait for that"),
+                reason: format!("{reason}; {why}"),
                 is_hidden: false,
             }),
-            deny @ Self::Deny(_) => deny,
+            other @ (Self::Allow(_) | Self::Deny(_)) => other,
         }
     }
 }

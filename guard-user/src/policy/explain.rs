@@ -155,9 +155,14 @@ impl Written {
     /// The decision about `asked` and how it came about.
     pub fn explain(&self, asked: &Asked) -> Explanation {
         let mut question = asked.question(self.profile(asked));
-        let risk = self.policy.risk(&question, asked.known);
+        let is_of_server = question.is_of_server();
+        let risk = self.policy.risk(&question, asked.known.filter(|_| !is_of_server));
         question.around.risk = asked.risk.or(risk.as_ref().map(|risk| risk.score));
-        let decision = self.policy.decide(&question);
+        let decision = if is_of_server {
+            self.policy.decide_of_server(&mut question, None)
+        } else {
+            self.policy.decide(&question)
+        };
         let targets = self.policy.intents.get(question.server);
         let found = targets.and_then(|targets| targets.find(question.target, question.method));
         let how = Conditions::Judged(question.arguments, question.around);

@@ -35,10 +35,17 @@ impl Surface {
     }
 }
 
+impl Question<'_> {
+    /// Not the agent's call, but its server's: nothing that the agent did before speaks for or against it, and no person is waited for.
+    pub(super) fn is_of_server(&self) -> bool {
+        matches!(self.target, Target::ServerRequest(_))
+    }
+}
+
 impl Policy {
-    /// Whether the server may ask this agent something by `method`. What needs an approval is refused: a server that waits
-    /// for an answer cannot wait for a person. The answer sends where the call does in whose course it is asked, `about`; `None`: any call
-    /// there may be. An intent that names the question can close that way, and not open it: of the answer nobody knows what was asked.
+    /// Whether the server may ask this agent something by `method`; see [`Question::is_of_server`]. The answer sends where the call does
+    /// in whose course it is asked, `about`; `None`: any call there may be. An intent that names the question can close that way, and
+    /// not open it: of the answer nobody knows what was asked.
     pub fn may_ask(
         &self,
         (agent, profile): (&AgentName, Option<&ProfileName>),
@@ -49,21 +56,29 @@ impl Policy {
     ) -> bool {
         let target = Target::ServerRequest(method);
         let mut question = Question { agent, profile, server, method, target, arguments: None, around };
-        // Not the agent's call, so nothing that it did before speaks for or against it.
         question.around.risk = self.risk(&question, None).map(|risk| risk.score);
-        // The answer to a ping is empty.
-        let is_ping = method == PING;
-        let surface = self.agents.get(agent).and_then(|agent| agent.servers.get(server));
+        matches!(self.decide_of_server(&mut question, about), Decision::Allow(_))
+    }
+
+    /// The decision about such a question of a server's.
+    pub(super) fn decide_of_server(
+        &self,
+        question: &mut Question<'_>,
+        about: Option<(Target<'_>, &str)>,
+    ) -> Decision {
+        let surface = self.agents.get(question.agent).and_then(|agent| agent.servers.get(question.server));
         let call = about.and_then(|(target, method)| surface?.targets.find(target, method));
+        // The answer to a ping is empty.
+        let is_ping = question.method == PING;
         // Without a rule of its own it goes where its answer does.
         question.around.is_bare = is_ping || call.is_some();
-        let decision = self.decide(&question);
+        let decision = self.decide(question);
         let way = call.map(|call| &call.flow).or(surface.map(|surface| &surface.flow));
         let decision = match way.filter(|_| !is_ping) {
-            Some(flow) => flow.apply(decision, &question, &[].into(), false),
+            Some(flow) => flow.apply(decision, question, &[].into(), false),
             None => decision,
         };
-        matches!(decision, Decision::Allow(_))
+        decision.of_server()
     }
 
     /// Whether who has read this has read all that the answers to such a request carry, or something above.

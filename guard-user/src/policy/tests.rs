@@ -13,6 +13,7 @@ mod meaning;
 mod model;
 mod opened;
 mod profiles;
+mod server_asks;
 mod uncounted;
 mod users;
 

@@ -64,6 +64,11 @@ impl View {
         Some(inspection)
     }
 
+    /// Whether a rule masks or refuses what answers to this hold.
+    pub(super) fn binds(&self) -> bool {
+        self.inspection(&self.rules.load()).and_then(binding).is_some()
+    }
+
     /// What goes to the client of a message that may.
     pub(super) fn inspected(&self, passed: Passed, reply: &Reply, rules: &Rules) -> Passed {
         let (Some(data), Some(inspection)) = (&passed.data, self.inspection(rules)) else { return passed };

@@ -1,6 +1,7 @@
 //! The one place where bytes for the client are made: from a server's reply, or from a refusal.
 
 mod challenge;
+mod charset;
 mod inspected;
 mod link;
 mod refuse;

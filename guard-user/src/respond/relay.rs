@@ -9,11 +9,11 @@ use http::response::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
-use super::Elsewhere;
 use super::link::Expected;
 use super::refuse::Asked;
 use super::stream::ReplyStream;
 use super::view::{NOT_TO_ASK, Passed, View};
+use super::{Elsewhere, charset};
 use crate::audit::{Outcome, OutcomeResult};
 use crate::config::Limits;
 use crate::http::{Body, Held, Memory, Pieces};
@@ -26,6 +26,7 @@ use crate::upstream::{Reply, ReplyBody, end_to_end};
 pub(super) const NO_MEMORY: &str = "the answers under way hold as much memory as they may (limits.answers_bytes_max), or as this server's may (limits.answers_bytes_per_server_max)";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
+const UNCLEAR_KIND: &str = "clients differ on what its Content-Type means";
 
 /// Turns `reply` into the answer to what was `asked`. Every message in it is read on the way through `view`; the
 /// call is concluded when its last byte has gone by.
@@ -186,18 +187,20 @@ fn check_kind(head: &Parts) -> Result<(), &'static str> {
     }
     let mut kinds = head.headers.get_all(CONTENT_TYPE).iter();
     let (kind, another) = (kinds.next(), kinds.next());
-    let Some(kind) = kind.filter(|_| head.status.is_success()) else { return Ok(()) };
+    let Some(kind) = kind else { return Ok(()) };
     let text = String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase();
-    let hides = |word, wanted| text.contains(word) && !is(&head.headers, &CONTENT_TYPE, wanted);
     // One client decodes events by this parameter, others as UTF-8 whatever it says.
-    let other_charset = text.split(';').skip(1).any(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        name.trim() == "charset" && !matches!(value.trim().trim_matches('"'), "utf-8" | "utf8")
-    });
+    let is_other = charset::is_other(&head.headers);
+    if is_other && is(&head.headers, &CONTENT_TYPE, EVENTS) {
+        return Err(UNCLEAR_KIND);
+    }
+    if !head.status.is_success() {
+        return Ok(());
+    }
+    let hides = |word, wanted| text.contains(word) && !is(&head.headers, &CONTENT_TYPE, wanted);
     let is_read = text.contains("json") || text.contains("event-stream");
-    if another.is_some() || hides("json", JSON) || hides("event-stream", EVENTS) || (is_read && other_charset)
-    {
-        return Err("clients differ on what its Content-Type means");
+    if another.is_some() || hides("json", JSON) || hides("event-stream", EVENTS) || (is_read && is_other) {
+        return Err(UNCLEAR_KIND);
     }
     Ok(())
 }
@@ -241,6 +244,9 @@ async fn collect(mut body: Limited<ReplyBody>, share: &mut Held) -> Result<Bytes
 /// notification, a server's own HTTP error) holds no list and answers nothing, and goes on as it is. Whatever its status, a
 /// message that some client would take out of it is read.
 fn judge(view: &View, head: &Parts, body: Bytes) -> Result<Passed, &'static str> {
+    if !body.is_empty() && charset::is_other(&head.headers) && view.binds() {
+        return Err(charset::OTHER);
+    }
     let is_json = is(&head.headers, &CONTENT_TYPE, JSON);
     match view.pass(body.clone()) {
         Ok(passed) => Ok(passed),

@@ -1,5 +1,6 @@
 //! What a velocity check costs among a million live keys, and what a key takes in memory; beside it a plain locked map that
-//! counts by minute, without a window that slides, records or a bound. In this process: no guard, no network.
+//! counts by minute, without a window that slides, records or a bound, and what one read of as much memory costs on this machine. In
+//! this process: no guard, no network.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -18,6 +19,9 @@ const KEYS: u32 = 1_000_000;
 const SAMPLES: usize = 200_000;
 /// One after the other, keys that are far from each other.
 const STRIDE: u32 = 514_229;
+const LINE_BYTES: usize = 64;
+/// As much memory as a million keys take.
+const LINES: usize = 2_500_000;
 const POLICY: &str = r"
 agents: {a: {client_id: c}}
 intents: {i.x: [{server: s, tool: t}]}
@@ -42,7 +46,7 @@ impl Measured {
 
 pub(crate) fn run() -> anyhow::Result<Vec<Measured>> {
     let users: Vec<String> = (0..KEYS).map(|n| format!("user-{n}@example.com")).collect();
-    Ok(vec![guard(&users)?, map(&users)?])
+    Ok(vec![guard(&users)?, map(&users)?, memory()?])
 }
 
 fn guard(users: &[String]) -> anyhow::Result<Measured> {
@@ -88,6 +92,30 @@ fn map(users: &[String]) -> anyhow::Result<Measured> {
     })
 }
 
+/// One read at a time, of a line that no cache has and that only the read before tells: what each look at a key's count waits for.
+fn memory() -> anyhow::Result<Measured> {
+    // Each line tells the next one: all of them are one ring.
+    let mut lines = vec![[0_u32; LINE_BYTES / 4]; LINES];
+    let mut order: Vec<u32> = (0..u32::try_from(LINES)?).collect();
+    let mut roll = 1_u64;
+    for last in (1..LINES).rev() {
+        roll = roll.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, usize::try_from(roll >> 33)? % last);
+    }
+    for (from, to) in order.iter().zip(order.iter().cycle().skip(1)) {
+        lines[usize::try_from(*from)?][0] = *to;
+    }
+    let mut costs = Vec::with_capacity(SAMPLES);
+    let mut at = 0_usize;
+    for _ in 0..SAMPLES {
+        let begun = Instant::now();
+        at = usize::try_from(black_box(lines[black_box(at)][0]))?;
+        costs.push(u64::try_from(begun.elapsed().as_nanos())?);
+    }
+    let bytes = f64::from(u32::try_from(LINES * LINE_BYTES)?);
+    Ok(measured("one read of memory", costs, bytes))
+}
+
 /// All keys are made and counted three times, then each check is timed by itself.
 fn measure(
     what: &'static str,
@@ -114,11 +142,15 @@ fn measure(
         costs.push(u64::try_from(begun.elapsed().as_nanos())?);
         ensure!(is_within, "a check refused the load");
     }
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let bytes = bytes as f64;
+    Ok(measured(what, costs, bytes))
+}
+
+fn measured(what: &'static str, mut costs: Vec<u64>, bytes: f64) -> Measured {
     costs.sort_unstable();
     let part = |of: usize| costs.get(SAMPLES * of / 100).copied().unwrap_or_default();
-    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-    let bytes_per_key = bytes as f64 / f64::from(KEYS);
-    Ok(Measured { what, p50_ns: part(50), p99_ns: part(99), bytes_per_key })
+    Measured { what, p50_ns: part(50), p99_ns: part(99), bytes_per_key: bytes / f64::from(KEYS) }
 }
 
 /// Bytes that this process has in memory.
