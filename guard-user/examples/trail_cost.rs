@@ -206,6 +206,7 @@ fn call(number: u64) -> CallRecord<'static> {
         rpc_method: Some("tools/call"),
         rpc_id: Some("1"),
         target: Some(Target { kind: "tool", name: "read_customer" }),
+        arguments: None,
         intent: Some(INTENTS[pick(4, number / 7)]),
         continues: None,
         cause: None,

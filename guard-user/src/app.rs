@@ -169,6 +169,7 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             durability: config.audit.durability,
+            digest_key: pipeline.audit.digester().id(),
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::Method;
 use http::request::Parts;
 
-use crate::audit::{CallRecord, Inspected, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX};
+use crate::audit::{
+    CallRecord, Digester, Inspected, Local, Target as RecordTarget, Velocity, WOULD_DENY_MAX,
+};
 use crate::config::Limits;
 use crate::connection::Connection;
 use crate::identity::{Caller, CredentialId};
@@ -224,6 +226,7 @@ impl<'a> Case<'a> {
     pub async fn record<T>(
         &self,
         refusal: Option<&Refusal>,
+        digester: &Digester,
         write: impl AsyncFnOnce(&CallRecord<'_>) -> T,
     ) -> T {
         let text = refusal.map(ToString::to_string);
@@ -235,6 +238,10 @@ impl<'a> Case<'a> {
         let rule = refusal.and_then(Refusal::rule).or(self.rule.as_ref()).map(RuleName::as_str);
         let rpc_method = self.message.as_ref().map(Message::method).filter(|method| !method.is_empty());
         let caller = self.caller.as_ref();
+        let arguments = self.message.as_ref().and_then(|message| {
+            let in_clear = self.rules.policy.in_clear(&self.connection.server.name, message.target());
+            Some(digester.arguments(message.arguments()?, in_clear))
+        });
         let certificate = self.connection.certificate.as_ref().map(|certificate| certificate.fingerprint());
         let record = CallRecord {
             id: self.asked.decision,
@@ -266,6 +273,7 @@ impl<'a> Case<'a> {
             } else {
                 target(self.target(), rpc_method)
             },
+            arguments: arguments.as_ref(),
             intent: self.intent.as_ref().map(IntentName::as_str),
             continues: self.continues,
             reason: refusal.map_or_else(|| self.reason_to_allow(), Refusal::reason),

@@ -412,8 +412,9 @@ impl Pipeline {
         };
         let status = response.status().as_u16();
         self.remember_refused(case.caller.as_ref(), &refusal);
-        let written =
-            case.record(Some(&refusal), async |record| self.audit.refuse(record, verdict, status).await);
+        let written = case.record(Some(&refusal), self.audit.digester(), async |record| {
+            self.audit.refuse(record, verdict, status).await
+        });
         match written.await.map(|_seq| case.count_shadows()) {
             Ok(()) => response,
             Err(error) => answer(&error.into()),

@@ -229,6 +229,9 @@ impl Within {
     }
 }
 
+/// The way to an argument: names of members, outermost first.
+pub type ArgumentPath = [Box<str>];
+
 #[cfg(test)]
 mod tests {
     use super::*;

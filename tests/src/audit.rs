@@ -25,6 +25,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         rpc_method: Some("tools/call"),
         rpc_id: Some("17"),
         target: Some(Target { kind: "tool", name: "get_customer" }),
+        arguments: None,
         intent: Some("customer.read"),
         continues: None,
         cause: None,

@@ -163,6 +163,7 @@ impl App {
             rpc_method: None,
             rpc_id: asked.map(|(id, _)| id.as_str()),
             target: asked.map(|(_, method)| Target { kind: "server_request", name: method }),
+            arguments: None,
             intent: None,
             continues: None,
             cause: None,

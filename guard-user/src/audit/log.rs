@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::archive::{Archive, Files};
+use super::arguments::{DIGEST_KEY_FILE, Digester};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::error::{AuditError, OpenError};
@@ -64,6 +65,7 @@ struct Shared {
     refusals: Arc<Semaphore>,
     wait: Duration,
     verifier: VerifierKey,
+    digester: Digester,
     health: Arc<Health>,
     files: Arc<Files>,
 }
@@ -134,6 +136,7 @@ impl AuditLog {
         let (calls_max, per_agent_max) = (options.calls_in_flight_max, options.calls_in_flight_per_agent_max);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
+        let digester = Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?;
         let key = match key::load(&dir)? {
             Some(key) => key,
             None => begin(&dir, &host)?,
@@ -158,13 +161,18 @@ impl AuditLog {
             .map_err(OpenError::io(&dir))?;
         let calls = Slots::new(calls_max, per_agent_max);
         let refusals = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
-        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, health, files };
+        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, digester, health, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The key that checks this trail; its name is the trail's origin.
     pub fn verifier_key(&self) -> &VerifierKey {
         &self.shared.verifier
+    }
+
+    /// Makes the digests of arguments.
+    pub fn digester(&self) -> &Digester {
+        &self.shared.digester
     }
 
     /// Records written so far.

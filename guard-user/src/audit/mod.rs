@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! text, record   what a line says          (pure)
+//! arguments      a call's arguments, as keyed digests
 //! merkle, note   tree, signed checkpoints  (pure)
 //! walk           reads lines, in order, and says which one is wrong
 //! disk           the few file operations, so that tests can make each of them fail
@@ -26,6 +27,7 @@
 //! here may be used there.
 
 mod archive;
+mod arguments;
 mod calls;
 mod checkpoint;
 mod counted;
@@ -63,6 +65,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use arguments::{ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, Arguments, DIGEST_KEY_FILE, Digester};
 pub use calls::{Call, Reading, calls};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};

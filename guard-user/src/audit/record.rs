@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::arguments::Arguments;
 use super::inspected::Findings;
 use super::merkle::sha256;
 use super::text;
@@ -66,6 +67,9 @@ pub struct CallRecord<'a> {
     #[serde(serialize_with = "text::name_opt")]
     pub rpc_id: Option<&'a str>,
     pub target: Option<Target<'a>>,
+    /// What a tool or a prompt is called with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<&'a Arguments>,
     #[serde(serialize_with = "text::name_opt")]
     pub intent: Option<&'a str>,
     /// The call that this request goes on with, since its server asked for more input.
@@ -206,6 +210,8 @@ pub enum Event<'a> {
         version: &'a str,
         pid: u32,
         durability: Durability,
+        /// Names the key of the digests of arguments from here on.
+        digest_key: &'a str,
     },
     /// Something in the kernel is not, or is again, as the guard left it.
     Drift {

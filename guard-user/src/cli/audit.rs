@@ -1,6 +1,7 @@
 //! `mcp-guard audit`
 
 mod export;
+mod hash;
 mod prove;
 mod prune;
 mod query;
@@ -46,6 +47,7 @@ enum Command {
     Prove(prove::Args),
     Prune(prune::Args),
     Query(query::Args),
+    Hash(hash::Args),
     Stats(stats::Args),
     /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
     /// unreadable
@@ -174,6 +176,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Prove(args) => prove::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Hash(args) => hash::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Reconcile { dir, config, all, json } => {
             let dir = Place { dir, config, json }.dir()?;
@@ -209,6 +212,7 @@ impl Args {
             Command::Prove(args) => args.place.json,
             Command::Prune(args) => args.json,
             Command::Query(args) => args.place.json,
+            Command::Hash(args) => args.place.json,
             Command::Stats(args) => args.place.json,
         }
     }
@@ -222,6 +226,7 @@ impl Args {
             | Command::Prove(_)
             | Command::Prune(_)
             | Command::Query(_)
+            | Command::Hash(_)
             | Command::Stats(_) => 1,
         }
     }

@@ -29,7 +29,10 @@ impl Pipeline {
             "bearer_methods_supported": ["header"],
         });
         // Anybody may ask, so it waits with the refusals: a flood of it takes no place of a call's.
-        case.record(None, async |record| self.audit.refuse(record, audit::Refusal::Tell, 200).await).await?;
+        case.record(None, self.audit.digester(), async |record| {
+            self.audit.refuse(record, audit::Refusal::Tell, 200).await
+        })
+        .await?;
         Ok(respond::document(&document))
     }
 }

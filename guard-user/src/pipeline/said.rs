@@ -15,7 +15,8 @@ pub(super) fn compare(case: &mut Case<'_>, claim: &Claim) {
 impl Pipeline {
     /// Lets it through once its record is on disk. Only then it is remembered, and counted for rules in shadow.
     pub(super) async fn intend(&self, case: &Case<'_>) -> Result<Permit, AuditError> {
-        let permit = case.record(None, async |record| self.audit.intend(record).await).await?;
+        let permit =
+            case.record(None, self.audit.digester(), async |record| self.audit.intend(record).await).await?;
         case.count_shadows();
         self.learn(case).await;
         Ok(permit)

@@ -20,6 +20,7 @@ use velocity::{Limits, check_meters};
 pub use velocity::VELOCITY_METERS_MAX;
 pub(super) use words::{clause_in_words, source_in_words};
 
+use super::clear::InClear;
 use super::decide::{AgentRules, AllowRule, DenyRule, HoldRule, IntentRules, RuleSet, ShadowRule, Surface};
 use super::decision::{Allow, Decision};
 use super::fact::Measure as FactMeasure;
@@ -83,6 +84,7 @@ pub(super) fn compile(document: &Document, servers: &[Server], digest: Digest) -
         profiles,
         scoring: scoring(document),
         protocol: Decision::Allow(Allow { rule, intents, velocity, would_deny: Vec::new(), label: None }),
+        in_clear: InClear::new(document),
         labels: Arc::clone(&flows.labels),
         warnings,
         shadow_servers: shadowed(document).into_iter().cloned().collect(),

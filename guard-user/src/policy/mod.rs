@@ -5,6 +5,7 @@
 
 mod asked;
 pub mod cases;
+mod clear;
 mod compile;
 mod condition;
 mod decide;
@@ -63,7 +64,7 @@ use crate::config::Problem;
 use crate::identity::{Candidate, Entry};
 use crate::kernel::Client;
 use crate::rpc::{Json, Target};
-use crate::types::{AgentName, ClientId, LabelName, ProfileName, ServerName, UserName, Within};
+use crate::types::{AgentName, ArgumentPath, ClientId, LabelName, ProfileName, ServerName, UserName, Within};
 
 /// One version of the policy: loaded whole, checked whole, then never changed.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub struct Policy {
     /// Every limit of every velocity rule.
     velocity: Vec<Arc<VelocityRule>>,
     scoring: risk::Scoring,
+    /// Arguments that records show, of tools and prompts.
+    in_clear: clear::InClear,
     /// Of what is read.
     labels: Arc<label::Labels>,
     /// What its files say and surely do not mean.
@@ -201,6 +204,11 @@ impl Policy {
     /// What is taken all the same, each with its place.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
+    }
+
+    /// Arguments of a call of `target` that its record shows.
+    pub fn in_clear(&self, server: &ServerName, target: Target<'_>) -> &[Box<ArgumentPath>] {
+        self.in_clear.of(server, target)
     }
 
     /// Servers whose rules bind nobody, by their names.

@@ -36,7 +36,7 @@ impl Trail {
     /// Waits until the full segments are packed.
     pub(crate) async fn append_with(&self, calls: u8, retention: Retention) {
         let log = self.open(retention);
-        let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os };
+        let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os, digest_key: "0" };
         log.note(&start).await.unwrap();
         for number in 0..calls {
             log.intend(&call(number)).await.unwrap().conclude(&Outcome::abandoned());
@@ -115,6 +115,7 @@ fn call(number: u8) -> CallRecord<'static> {
         rpc_method: Some("tools/call"),
         rpc_id: Some("1"),
         target: Some(Target { kind: "tool", name: "get_\u{202e}customer" }),
+        arguments: None,
         intent: Some("customer.read"),
         continues: None,
         cause: None,

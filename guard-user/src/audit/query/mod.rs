@@ -48,6 +48,8 @@ pub struct Query {
     pub to: Option<Timestamp>,
     /// Anywhere in the line, whatever its case. In the line's own spelling: all but printable ASCII is `\u` and four digits.
     pub text: Option<String>,
+    /// Digests of which some argument of the call has one; none: any call.
+    pub arguments: Vec<String>,
 }
 
 impl Query {
@@ -73,6 +75,7 @@ impl Query {
                 .is_none_or(|wanted| record.intent.as_deref().is_some_and(|intent| wanted.matches(intent)))
             && self.min_risk.is_none_or(|least| record.score().is_some_and(|score| score >= least))
             && self.is_in_time(record.moment())
+            && (self.arguments.is_empty() || self.arguments.iter().any(|wanted| has_digest(line, wanted)))
             && self.text.as_deref().is_none_or(|text| has(line, text.as_bytes()))
     }
 
@@ -104,6 +107,11 @@ impl Query {
         terms.extend(self.intent.as_ref().and_then(|intent| Term::of_pattern(intent.as_str())));
         terms
     }
+}
+
+/// Whether an argument has this digest. No name in a record can look like that: its quotes are escaped.
+fn has_digest(line: &[u8], digest: &str) -> bool {
+    memchr::memmem::find(line, format!("\"digest\":\"{digest}\"").as_bytes()).is_some()
 }
 
 /// Whether `line` has `text`, whatever its case.

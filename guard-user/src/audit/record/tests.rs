@@ -25,6 +25,7 @@ pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
         rpc_method: Some("tools/call"),
         rpc_id: Some("1"),
         target: Some(Target { kind: "tool", name: "get_customer" }),
+        arguments: None,
         intent: Some("customer.read"),
         continues: None,
         cause: None,

@@ -11,6 +11,7 @@ use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use super::hash::digests;
 use super::{Place, table};
 use crate::audit::{Found, Index, Order, Outcomes, Query, search};
 use crate::cli::output;
@@ -92,10 +93,14 @@ pub(super) struct Wanted {
     /// Those with this text anywhere, whatever its case
     #[arg(long)]
     text: Option<String>,
+    /// Calls with this value as an argument, which records have as a digest: a text, or as JSON what is none (`120.5`, `true`)
+    #[arg(long, value_name = "VALUE")]
+    argument: Option<String>,
 }
 
 impl Wanted {
-    pub(super) fn query(&self) -> anyhow::Result<Query> {
+    /// `dir`: where the key of digests is.
+    pub(super) fn query(&self, dir: &Path) -> anyhow::Result<Query> {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from >= to
         {
@@ -116,13 +121,17 @@ impl Wanted {
             from: self.from,
             to: self.to,
             text: self.text.clone(),
+            arguments: match &self.argument {
+                Some(value) => digests(dir, value)?.into_iter().map(|(_, digest)| digest).collect(),
+                None => Vec::new(),
+            },
         })
     }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
-    let query = args.wanted.query()?;
+    let query = args.wanted.query(&dir)?;
     if args.follow {
         return follow(&dir, &query, args.place.json);
     }

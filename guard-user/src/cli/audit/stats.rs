@@ -162,7 +162,7 @@ fn show(name: &str, counts: &BTreeMap<String, Count>) -> String {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
-    let mut query = args.wanted.query()?;
+    let mut query = args.wanted.query(&dir)?;
     query.kind = Some("call".into());
     let mut stats = Stats::default();
     search(&open(&dir)?, &query, (Order::Oldest, Outcomes::LeftOut), |found| {

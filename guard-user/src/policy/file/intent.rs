@@ -13,6 +13,8 @@ use crate::risk::{Class, SCORE_MAX};
 use crate::rpc::Json;
 use crate::types::{IntentName, ServerName};
 
+/// Arguments that records show as they are.
+const IN_CLEAR: &str = "in_clear";
 /// What a fact is where its argument is left out.
 const ABSENT: &str = "absent";
 
@@ -32,6 +34,8 @@ pub(in crate::policy) struct Matcher {
     pub class: Option<Class>,
     pub risk: Weights,
     pub carries: Carries,
+    /// Arguments that records show.
+    pub in_clear: Vec<Box<[Box<str>]>>,
 }
 
 impl Matcher {
@@ -86,6 +90,7 @@ impl File<'_> {
             "risk",
             "label",
             "sink",
+            IN_CLEAR,
         ];
         // Whoever binds a pack names the server.
         let keys = if self.no_server.is_some() { keys.get(1..).unwrap_or_default() } else { &keys };
@@ -121,6 +126,7 @@ impl File<'_> {
             self.reader.problem(facts, what, Some("remove `facts`".into()));
         }
         let facts = facts.map(|node| self.facts(node)).unwrap_or_default();
+        let in_clear = fields.optional(IN_CLEAR).map(|node| self.in_clear(node, kind)).unwrap_or_default();
         let when = fields.optional("when").map(|node| self.of_facts(node, "when", &[]));
         let class = fields.optional("class").map(|node| self.reader.choice(node, "class", &Class::ALL));
         let risk = fields.optional("risk").map(|node| self.weights(node));
@@ -133,6 +139,7 @@ impl File<'_> {
             class: class.flatten(),
             risk: risk.flatten().unwrap_or_default(),
             carries: carries?,
+            in_clear,
         })
     }
 
@@ -339,15 +346,31 @@ impl File<'_> {
             self.reader.problem(node, what, None);
             return None;
         };
-        let text = self.reader.text(path, "an argument's path")?;
-        let parts: Arc<[Box<str>]> = text.split('.').map(Box::from).collect();
+        let parts = self.argument_path(path)?;
+        let absent = fields.optional(ABSENT).map(|node| self.absent(node, measure));
+        Some(Source { measure, path: parts.into(), absent: absent.flatten().map(Arc::new) })
+    }
+
+    /// `message.to`
+    fn argument_path(&mut self, node: &Node) -> Option<Box<[Box<str>]>> {
+        let text = self.reader.text(node, "an argument's path")?;
+        let parts: Box<[Box<str>]> = text.split('.').map(Box::from).collect();
         if parts.iter().any(|part| part.is_empty()) {
             let hint = Some("write names with dots between them, such as `message.to`".to_owned());
-            self.reader.problem(path, format!("{text:?} is not a path to an argument"), hint);
+            self.reader.problem(node, format!("{text:?} is not a path to an argument"), hint);
             return None;
         }
-        let absent = fields.optional(ABSENT).map(|node| self.absent(node, measure));
-        Some(Source { measure, path: parts, absent: absent.flatten().map(Arc::new) })
+        Some(parts)
+    }
+
+    fn in_clear(&mut self, node: &Node, kind: &str) -> Vec<Box<[Box<str>]>> {
+        if !matches!(kind, "tool" | "prompt") {
+            let what = format!("a {kind} has no arguments, so none can be in clear");
+            self.reader.problem(node, what, Some(format!("remove `{IN_CLEAR}`")));
+            return Vec::new();
+        }
+        let nodes = self.reader.list(node, IN_CLEAR).unwrap_or_default();
+        nodes.iter().filter_map(|node| self.argument_path(node)).collect()
     }
 
     /// What the server takes for an argument that is left out.

@@ -1,0 +1,277 @@
+//! A call's arguments in its record: each value as a keyed digest, and what the policy lists in clear as well.
+//!
+//! Who has the trail and not the key learns no value from it, not even one of few that it could be. Who has the key finds
+//! every call with a value that he knows.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use aws_lc_rs::{hmac, rand};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::{disk, text};
+use crate::rpc::Json;
+use crate::types::ArgumentPath;
+
+/// Where the key of the digests is kept: 32 random bytes in hex, mode 0600.
+pub const DIGEST_KEY_FILE: &str = "digest-key";
+/// Values of one call that have a digest of their own; the digest of all of them has the rest.
+pub const ARGUMENT_VALUES_MAX: usize = 64;
+/// Bytes of a record that the names of arguments and what is in clear may take.
+pub const ARGUMENTS_BYTES_MAX: usize = 8 * 1024;
+/// What a character of a name or value takes at most in a record, for each of its bytes: `\u007f`.
+const ESCAPED_BYTES_MAX: usize = 6;
+/// Hex digits of a digest in a record: 128 bits.
+const DIGITS: usize = 32;
+const KEY_BYTES: usize = 32;
+
+/// Makes the digests. The key lives as long as the trail does.
+#[derive(Debug)]
+pub struct Digester {
+    key: hmac::Key,
+    /// Names the key: 16 hex digits of a SHA-256 over it.
+    id: String,
+}
+
+/// The arguments of one call, as its record has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Arguments {
+    /// Of all names and values together.
+    digest: String,
+    values: Vec<Value>,
+    /// Values without a digest of their own.
+    #[serde(skip_serializing_if = "is_none")]
+    left_off: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Value {
+    /// `to[0]`, `customer.name`
+    #[serde(serialize_with = "named")]
+    name: String,
+    digest: String,
+    /// JSON text, where the policy lists it.
+    #[serde(serialize_with = "shown", skip_serializing_if = "Option::is_none")]
+    clear: Option<String>,
+}
+
+impl Digester {
+    /// The key that stands in `dir`, or a new one.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        match Self::read(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            read => return read,
+        }
+        let mut bytes = [0; KEY_BYTES];
+        rand::fill(&mut bytes).map_err(|_unspecified| io::Error::other("no random numbers"))?;
+        disk::replace(dir, DIGEST_KEY_FILE, format!("{}\n", hex::encode(bytes)).as_bytes())?;
+        disk::sync_dir(dir)?;
+        Ok(Self::new(&bytes))
+    }
+
+    /// The key that stands in `dir`. One that others may read is refused.
+    pub fn read(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(DIGEST_KEY_FILE);
+        if fs::metadata(&path)?.permissions().mode() & 0o077 != 0 {
+            return Err(io::Error::other("others may read it; chmod 600 it if nobody else has"));
+        }
+        let mut bytes = [0; KEY_BYTES];
+        hex::decode_to_slice(fs::read_to_string(&path)?.trim_end(), &mut bytes).map_err(|error| {
+            io::Error::new(ErrorKind::InvalidData, format!("it is not 64 hex digits: {error}"))
+        })?;
+        Ok(Self::new(&bytes))
+    }
+
+    fn new(key: &[u8; KEY_BYTES]) -> Self {
+        let name = Sha256::new().chain_update(b"mcp-guard digest key\0").chain_update(key).finalize();
+        let id = hex::encode(name.first_chunk::<8>().unwrap_or(&[0; 8]));
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), id }
+    }
+
+    /// Names the key in `start` records.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Of a text, number, truth value or null; the same wherever it stands, and however a number is written.
+    pub fn value(&self, value: &Json) -> String {
+        let mut context = hmac::Context::with_key(&self.key);
+        feed(&mut context, value);
+        digits(context)
+    }
+
+    /// `in_clear`: paths of what is shown, too.
+    pub fn arguments(&self, arguments: &Json, in_clear: &[Box<ArgumentPath>]) -> Arguments {
+        let all = hmac::Context::with_key(&self.key);
+        let mut found = Leaves { of: self, all, in_clear, values: Vec::new(), bytes: 0, left_off: 0 };
+        found.walk(arguments, &mut Vec::new());
+        Arguments { digest: digits(found.all), values: found.values, left_off: found.left_off }
+    }
+}
+
+/// What is found in one call's arguments so far.
+struct Leaves<'a> {
+    of: &'a Digester,
+    all: hmac::Context,
+    in_clear: &'a [Box<ArgumentPath>],
+    values: Vec<Value>,
+    bytes: usize,
+    left_off: usize,
+}
+
+/// A step to a value.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Member(&'a str),
+    Entry(usize),
+}
+
+impl<'a> Leaves<'a> {
+    fn walk(&mut self, value: &'a Json, path: &mut Vec<Step<'a>>) {
+        match value {
+            Json::Object(members) if !members.is_empty() => {
+                open(&mut self.all, b'{', members.len());
+                for (name, inner) in members {
+                    sized(&mut self.all, name.as_bytes());
+                    path.push(Step::Member(name));
+                    self.walk(inner, path);
+                    path.pop();
+                }
+            }
+            Json::Array(entries) if !entries.is_empty() => {
+                open(&mut self.all, b'[', entries.len());
+                for (at, inner) in entries.iter().enumerate() {
+                    path.push(Step::Entry(at));
+                    self.walk(inner, path);
+                    path.pop();
+                }
+            }
+            leaf => {
+                feed(&mut self.all, leaf);
+                self.leaf(leaf, path);
+            }
+        }
+    }
+
+    fn leaf(&mut self, value: &Json, path: &[Step<'a>]) {
+        if self.values.len() >= ARGUMENT_VALUES_MAX {
+            self.left_off += 1;
+            return;
+        }
+        let name = name(path);
+        let clear = self.is_clear(path).then(|| written(value));
+        let shown = |text: &str| text.len().min(text::NAME_BYTES_MAX).saturating_mul(ESCAPED_BYTES_MAX);
+        let bytes = self.bytes + shown(&name) + clear.as_deref().map_or(0, shown);
+        if bytes > ARGUMENTS_BYTES_MAX {
+            self.left_off += 1;
+            return;
+        }
+        self.bytes = bytes;
+        self.values.push(Value { name, digest: self.of.value(value), clear });
+    }
+
+    fn is_clear(&self, path: &[Step<'_>]) -> bool {
+        let members =
+            || path.iter().filter_map(|step| if let Step::Member(name) = step { Some(*name) } else { None });
+        self.in_clear.iter().any(|listed| {
+            let mut members = members();
+            listed.iter().all(|wanted| members.next() == Some(wanted))
+        })
+    }
+}
+
+/// `to[0]`, `customer.name`; as long as it is, since it is cut in the record.
+fn name(path: &[Step<'_>]) -> String {
+    let mut name = String::new();
+    for step in path {
+        match step {
+            Step::Member(member) if name.is_empty() => name.push_str(member),
+            Step::Member(member) => {
+                name.push('.');
+                name.push_str(member);
+            }
+            Step::Entry(at) => {
+                use std::fmt::Write as _;
+                let _infallible = write!(name, "[{at}]");
+            }
+        }
+    }
+    name
+}
+
+/// A value's JSON text. Lists and objects here are empty ones.
+fn written(value: &Json) -> String {
+    match value {
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => value.to_string(),
+        Json::Number(number) => number.to_string(),
+        Json::String(text) => serde_json::Value::from(text.as_str()).to_string(),
+        Json::Array(_) => "[]".to_owned(),
+        Json::Object(_) => "{}".to_owned(),
+    }
+}
+
+/// No two values feed the same bytes, but for one number in several spellings.
+fn feed(context: &mut hmac::Context, value: &Json) {
+    match value {
+        Json::Null => context.update(b"z"),
+        Json::Bool(value) => context.update(if *value { b"t" } else { b"f" }),
+        Json::Number(number) => {
+            context.update(b"n");
+            sized(context, plain(number).as_bytes());
+        }
+        Json::String(text) => {
+            context.update(b"s");
+            sized(context, text.as_bytes());
+        }
+        Json::Array(_) => open(context, b'[', 0),
+        Json::Object(_) => open(context, b'{', 0),
+    }
+}
+
+/// One spelling for `100`, `100.0` and `1e2`.
+fn plain(number: &serde_json::Number) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float == 0.0 => "0".to_owned(),
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
+        Some(float) if number.is_f64() => format!("{float:e}"),
+        _ => number.to_string(),
+    }
+}
+
+fn open(context: &mut hmac::Context, tag: u8, length: usize) {
+    context.update(&[tag]);
+    context.update(&u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
+}
+
+/// Length first, so that what follows cannot be taken for a part of it.
+fn sized(context: &mut hmac::Context, bytes: &[u8]) {
+    context.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+    context.update(bytes);
+}
+
+fn digits(context: hmac::Context) -> String {
+    let mut digits = hex::encode(context.sign());
+    digits.truncate(DIGITS);
+    digits
+}
+
+fn named<S: serde::Serializer>(name: &str, to: S) -> Result<S::Ok, S::Error> {
+    text::name(name, to)
+}
+
+#[expect(clippy::ref_option, reason = "serde passes the field by reference")]
+fn shown<S: serde::Serializer>(clear: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    text::name(clear.as_deref().unwrap_or_default(), to)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests;
