@@ -48,3 +48,25 @@ impl fmt::Display for MarkTest {
         f.write_str(&self.shown)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_at_its_bound_is_within_it_and_a_list_names_what_it_names() {
+        let labels = Arc::new(Labels::default());
+        let name = |name: &str| LabelName::parse(name).unwrap();
+        let level = |label: &str| labels.level(&name(label)).unwrap();
+        let judged = |asked: MarkAsked| {
+            let test = MarkTest { labels: Arc::clone(&labels), asked, shown: "x".into() };
+            let met = |read: &str| if test.judge(Some(&[name(read)])) == Verdict::Met { 'y' } else { 'n' };
+            assert!(matches!(test.judge(None), Verdict::Unknown(_)));
+            ["public", "internal", "confidential", "restricted"].map(met).into_iter().collect::<String>()
+        };
+        assert_eq!(judged(MarkAsked::AtMost(level("internal"))), "yynn");
+        assert_eq!(judged(MarkAsked::Above(level("internal"))), "nnyy");
+        assert_eq!(judged(MarkAsked::OneOf([level("internal"), level("restricted")].into())), "nyny");
+        assert_eq!(judged(MarkAsked::NoneOf([level("internal")].into())), "ynyy");
+    }
+}

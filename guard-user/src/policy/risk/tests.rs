@@ -149,3 +149,38 @@ fn there_is_one_risk_section() {
     let problems = policy(&[("p.yaml", POLICY), more]).unwrap_err().to_string();
     assert!(problems.contains("p.yaml:4:3: there is another `risk` already; see more.yaml:1"), "{problems}");
 }
+
+#[test]
+fn the_riskiest_of_what_a_call_means_counts_and_an_unknown_moment_is_outside_of_the_working_hours() {
+    let policy = policy(&[(
+        "p.yaml",
+        "
+agents: {a: {client_id: a}}
+risk:
+  working_hours: {time_of_day: {from: '08:00', to: '18:00'}, zone: UTC}
+intents:
+  a.look: [{server: customer-ops, tool: sync, facts: {all: {flag: all, absent: false}}, class: read}]
+  b.wipe: [{server: customer-ops, tool: sync, facts: {all: {flag: all, absent: false}}, when: {all_is: true}, class: destructive}]
+policies:
+  - {intent: '*', agents: [a], decision: allow}
+",
+    )])
+    .unwrap_or_else(|problems| panic!("{problems}"));
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let told = |arguments: &str, moment: Option<i64>| {
+        let moment = moment.map(|hour| Timestamp::from_second(hour * 3600).unwrap());
+        let question = Question {
+            agent: &agent,
+            profile: None,
+            server: &server,
+            method: "tools/call",
+            target: Target::Tool("sync"),
+            arguments: Some(&json(arguments)),
+            around: Circumstances { moment, ..Circumstances::default() },
+        };
+        policy.risk(&question, None).unwrap().to_string()
+    };
+    assert_eq!(told(r#"{"all": true}"#, Some(9)), "50: class 50");
+    assert_eq!(told(r#"{"all": false}"#, Some(9)), "5: class 5", "it does not mean to wipe");
+    assert_eq!(told("{}", None), "15: class 5, off_hours 10");
+}

@@ -289,3 +289,33 @@ fn an_answer_goes_through_the_rules_of_its_target_and_an_unknown_one_through_all
     let all = policy.inspection(&agent, &server, None).unwrap();
     assert_eq!(all.kinds, Kinds::from_iter([Kind::Email, Kind::Card, Kind::Secret]));
 }
+
+#[test]
+fn where_a_flow_rule_and_a_condition_refuse_the_flow_rule_is_told() {
+    let rules = RULES.replace(
+        "  - {intent: '*', agents: [a, b], decision: allow}",
+        "  - {intent: '*', agents: [a, b], decision: allow, conditions: {max_mark: public}}",
+    );
+    let policy = policy(&[("rules.yaml", &rules)]).unwrap();
+    let (agent, server) = (AgentName::parse("a").unwrap(), ServerName::parse("customer-ops").unwrap());
+    let told = |read: &str| {
+        let read = [LabelName::parse(read).unwrap()];
+        let around = Circumstances { read: Some(&read), ..Circumstances::default() };
+        let (profile, target, arguments) = (None, Target::Tool("mail"), None);
+        let (agent, server) = (&agent, &server);
+        let method = "tools/call";
+        policy.decide(&Question { agent, profile, server, method, target, arguments, around })
+    };
+    assert_eq!(word(&told("confidential")), "flow no-leak");
+    let Decision::Deny(deny) = told("internal") else { panic!("a condition is not met") };
+    assert_eq!(deny.code(), DenyCode::ConditionFailed);
+}
+
+/// Streams, their ends and answers are asked about as pings.
+#[test]
+fn what_an_intent_says_of_pings_speaks_for_nothing_else() {
+    let rules = RULES
+        .replace("  other: ", "  pings: [{server: customer-ops, method: 'pi*', sink: internal}]\n  other: ");
+    let policy = policy(&[("rules.yaml", &rules)]).unwrap();
+    assert_eq!(told_of(&policy, "a", "ping", "confidential"), "flow no-leak");
+}
