@@ -449,10 +449,9 @@ fn resume(
     health: &Arc<Health>,
 ) -> Result<Writer, OpenError> {
     let dir = files.dir.as_path();
-    let Recovered { walk, path, first, bytes, torn, covered } = recovered;
+    let Recovered { walk, path, first, bytes, torn } = recovered;
     let open_count = walk.open_count();
     let Walk { tree, prev, open, pruned, .. } = walk;
-    let pruned = pruned.filter(|pruned| pruned.seq < covered);
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
     if open_count > 0 || torn.is_some() {

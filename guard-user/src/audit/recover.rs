@@ -20,8 +20,6 @@ pub(super) struct Recovered {
     /// Its length; what stood behind was moved aside.
     pub(super) bytes: u64,
     pub(super) torn: Option<Torn>,
-    /// Records that its checkpoint covered.
-    pub(super) covered: u64,
 }
 
 /// The end of a segment that is no record: the guard or the host died while writing it.
@@ -47,7 +45,7 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
     let rollback = |have| OpenError::Rollback { dir: dir.to_owned(), have, checkpoint: covered };
 
     let found = segments(dir).map_err(OpenError::io(dir))?;
-    let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first));
+    let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first), covered);
     let begin = found.first().map(|(_, path)| path.clone());
     let mut last: Option<(u64, PathBuf, u64)> = None;
     let mut torn = None;
@@ -106,14 +104,14 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }
-    if let (Err(reason), Some(file)) = (walk.begins_rightly(covered), begin) {
+    if let (Err(reason), Some(file)) = (walk.begins_rightly(), begin) {
         return Err(OpenError::Tampered { file, line: 0, reason });
     }
     if let Some(path) = empty {
         // Made, but its first record never reached the disk: the segment before is the last.
         fs::remove_file(&path).map_err(OpenError::io(&path))?;
     }
-    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn, covered }))
+    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

@@ -106,7 +106,7 @@ fn check(
     report.segments = found.len();
 
     let (first, begin) = found.first().map_or((0, dir), |(first, path)| (*first, path.as_path()));
-    let mut walk = Walk::from(first);
+    let mut walk = Walk::from(first, checkpoint.size);
     report.first = first;
     let signed: Vec<_> = [Some(&checkpoint), older.as_ref()].into_iter().flatten().collect();
     look(&signed, &walk).map_err(|reason| failure(Verdict::Tampered, dir, 0, reason))?;
@@ -136,7 +136,7 @@ fn check(
             format!("the trail ends after {} records, but {size} are in a signed checkpoint", walk.next());
         return Err(failure(Verdict::Incomplete, last, 0, reason));
     }
-    walk.begins_rightly(checkpoint.size).map_err(|reason| failure(Verdict::Tampered, begin, 0, reason))?;
+    walk.begins_rightly().map_err(|reason| failure(Verdict::Tampered, begin, 0, reason))?;
     if let (Some(older), Some(path)) = (older.filter(|older| older.size < first), since) {
         let reason = format!(
             "it covers {} records, and those before {first} were pruned: nothing says whether they were these. Keep a later one",

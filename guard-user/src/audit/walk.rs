@@ -27,7 +27,10 @@ pub(super) struct Walk {
     open_before: usize,
     /// The first record that was read.
     first: u64,
-    /// The highest record up to which those before were pruned, and the record that says so.
+    /// Records that the checkpoint covers.
+    signed: u64,
+    /// The highest record up to which those before were pruned, and the signed record that says so. What is not signed says nothing of that, since
+    /// anybody could have written it.
     pub(super) pruned: Option<Pruned>,
     pub(super) counts: Counts,
 }
@@ -86,14 +89,15 @@ struct Line<'a> {
 }
 
 impl Walk {
-    /// Of a trail whose first record is this one.
-    pub(super) fn from(first: u64) -> Self {
+    /// Of a trail whose first record is this one, and whose checkpoint covers so many.
+    pub(super) fn from(first: u64, signed: u64) -> Self {
         Self {
             tree: Tree::default(),
             prev: NO_PREV,
             open: BTreeMap::new(),
             open_before: 0,
             first,
+            signed,
             pruned: None,
             counts: Counts::default(),
         }
@@ -109,11 +113,9 @@ impl Walk {
         self.open.len() + self.open_before
     }
 
-    /// An error unless the trail begins with record 0, or a record that a checkpoint of `signed` records covers says that those before it were
-    /// pruned.
-    pub(super) fn begins_rightly(&self, signed: u64) -> Result<(), String> {
-        let is_told = |pruned: &Pruned| pruned.to >= self.first && pruned.seq < signed;
-        if self.first == 0 || self.pruned.as_ref().is_some_and(is_told) {
+    /// An error unless the trail begins with record 0, or a signed record says that those before it were pruned.
+    pub(super) fn begins_rightly(&self) -> Result<(), String> {
+        if self.first == 0 || self.pruned.as_ref().is_some_and(|pruned| pruned.to >= self.first) {
             return Ok(());
         }
         Err(format!(
@@ -211,7 +213,7 @@ impl Walk {
             }
             "pruned" => {
                 let to = line.to.filter(|to| *to <= line.seq).ok_or("it does not say what was pruned")?;
-                if self.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
+                if line.seq < self.signed && self.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
                     let text = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or_default().to_owned();
                     let (time, cause) = (text(&line.time), text(&line.cause));
                     self.pruned = Some(Pruned { to, seq: line.seq, time, cause });
@@ -252,7 +254,7 @@ impl Walk {
 
 /// How a trail stands before its first record, by that record's signed word, and what that has as `prev`.
 pub(super) fn beginning(first: u64, path: &Path, key: &VerifierKey) -> io::Result<(Tree, Hash)> {
-    let mut walk = Walk::from(first);
+    let mut walk = Walk::from(first, u64::MAX);
     let mut lines = Lines::open(path)?;
     let Some(Found::Line(bytes)) = lines.next()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
     walk.begin(&serde_json::from_slice(bytes)?, key).map_err(io::Error::other)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use guard_tests::audit::call;
-use mcp_guard::audit::{AuditLog, Options, Outcome, Retention};
+use mcp_guard::audit::{AuditLog, Options, Outcome, Pruning, Retention};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 
@@ -25,11 +25,18 @@ struct Args {
     /// Write without fdatasync.
     #[arg(long)]
     os: bool,
+    /// A segment of so many bytes is full.
+    #[arg(long)]
+    segment_bytes: Option<u64>,
+    /// Remove the oldest segments while all have more bytes.
+    #[arg(long)]
+    keep_bytes: Option<u64>,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let defaults = Retention::default();
     let log = AuditLog::open(Options {
         dir: args.dir,
         host: "test".into(),
@@ -37,8 +44,22 @@ async fn main() -> anyhow::Result<ExitCode> {
         wait: Duration::from_secs(30),
         calls_in_flight_max: 1024,
         calls_in_flight_per_agent_max: 1024,
-        retention: Retention::default(),
+        retention: Retention {
+            segment_bytes: args.segment_bytes.unwrap_or(defaults.segment_bytes),
+            ..defaults
+        },
     })?;
+    if let Some(bytes) = args.keep_bytes {
+        let log = log.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Err(error) = log.prune(Pruning { bytes: Some(bytes), ..Pruning::default() }).await {
+                    eprintln!("{error}");
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..args.tasks)
         .map(|_| {

@@ -57,7 +57,7 @@ fn lines(path: &Path) -> Vec<Vec<u8>> {
 /// The leaf hash of each line, and the root that a reader of the segments from `from` on comes to.
 fn read(dir: &Path, from: usize) -> (Vec<[u8; 32]>, [u8; 32]) {
     let (files, key) = (files(dir), key(dir));
-    let mut walk = Walk::from(files[from].0);
+    let mut walk = Walk::from(files[from].0, u64::MAX);
     let mut hashes = Vec::new();
     for (_, path) in &files[from..] {
         for line in lines(path) {

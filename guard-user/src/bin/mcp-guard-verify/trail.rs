@@ -155,8 +155,7 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
         let reason = format!("the trail ends after {next} records; a signed checkpoint covers {size}");
         return Err(fault(Verdict::Incomplete, &last, 0, &reason));
     }
-    let signed = reader.latest.size;
-    let is_told = |pruned: &Pruned| pruned.to >= first && pruned.seq < signed;
+    let is_told = |pruned: &Pruned| pruned.to >= first;
     if first > 0 && !reader.report.pruned.as_ref().is_some_and(is_told) {
         let reason =
             format!("the records before {first} are gone; no signed record says that they were pruned");
@@ -314,7 +313,9 @@ impl Reader<'_> {
             }
             Meaning::Pruned { to, .. } if to > seq => return Err("it is about records behind it".into()),
             Meaning::Pruned { to, time, cause } => {
-                if self.report.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
+                // What is not signed anybody could have written.
+                let is_signed = seq < self.latest.size;
+                if is_signed && self.report.pruned.as_ref().is_none_or(|pruned| pruned.to < to) {
                     self.report.pruned = Some(Pruned { to, seq, time, cause });
                 }
             }
