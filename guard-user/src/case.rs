@@ -1,5 +1,6 @@
 //! What is known about one request so far. The stages add to it, and its audit record is read off it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::Method;
@@ -50,7 +51,7 @@ pub struct Case<'a> {
     pub continues: Option<DecisionId>,
     /// The windows that counted it, and the rules in shadow that it exceeds.
     pub counted: Counted,
-    pub would_deny: Vec<RuleName>,
+    pub would_deny: BTreeSet<RuleName>,
     /// Allowed, and not a part of a call that was counted before.
     pub is_new: bool,
     /// How risky it is.
@@ -83,7 +84,7 @@ impl<'a> Case<'a> {
             link: None,
             continues: None,
             counted: Counted::default(),
-            would_deny: Vec::new(),
+            would_deny: BTreeSet::new(),
             is_new: false,
             risk: None,
             leases: Vec::new(),
@@ -150,11 +151,8 @@ impl<'a> Case<'a> {
     /// Takes in which rules in shadow would refuse it.
     pub fn note_shadows(&mut self, rules: Vec<RuleName>) {
         for rule in rules {
-            if !self.would_deny.contains(&rule) {
+            if self.would_deny.insert(rule.clone()) {
                 tracing::info!(decision = %self.asked.decision, %rule, "a rule in shadow would refuse this");
-                if self.would_deny.len() < WOULD_DENY_MAX {
-                    self.would_deny.push(rule);
-                }
             }
         }
     }
@@ -238,7 +236,10 @@ impl<'a> Case<'a> {
         let rule = refusal.and_then(Refusal::rule).or(self.rule.as_ref()).map(RuleName::as_str);
         let rpc_method = self.message.as_ref().map(Message::method).filter(|method| !method.is_empty());
         let caller = self.caller.as_ref();
-        let arguments = self.message.as_ref().and_then(|message| {
+        let would_deny: Vec<_> = self.would_deny.iter().take(WOULD_DENY_MAX).cloned().collect();
+        // Of nobody knows whom, they would be a way to ask what digest a guess has.
+        let message = self.message.as_ref().filter(|_| self.caller.is_some());
+        let arguments = message.and_then(|message| {
             let in_clear = self.rules.policy.in_clear(&self.connection.server.name, message.target());
             Some(digester.arguments(message.arguments()?, in_clear))
         });
@@ -282,7 +283,7 @@ impl<'a> Case<'a> {
             rule,
             velocity: refusal.and_then(exceeded),
             counted: (!self.counted.is_empty()).then_some(&self.counted),
-            would_deny: &self.would_deny,
+            would_deny: &would_deny,
             risk: self.risk.as_ref(),
             label: self.label.as_ref().map(LabelName::as_str),
             mark: self.mark.as_ref().map(LabelName::as_str),

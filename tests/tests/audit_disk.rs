@@ -48,7 +48,7 @@ async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
             wait: Duration::from_secs(30),
             calls_in_flight_max: 64,
             calls_in_flight_per_agent_max: 64,
-            retention: Retention::default(),
+            retention: Retention { compress: false, ..Retention::default() },
         })
     };
     let log = open().expect("a new trail");

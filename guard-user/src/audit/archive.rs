@@ -16,6 +16,10 @@ use super::walk::segments;
 
 /// Before what failed is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(60);
+/// Files that are larger, and twice as large as `audit.segment_bytes`, stay as they are: one of a former build may be the trail of a year, and what is packed needs room and time meanwhile.
+const PACKED_FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Bytes that must be free beside what a file may take when it is packed.
+const ROOM_LEFT: u64 = 64 * 1024 * 1024;
 /// The least of the processor's time.
 const NICE: i32 = 19;
 
@@ -113,15 +117,17 @@ impl Shared {
     fn run(&self, retention: &Retention) {
         while let Some(full_up_to) = self.wait() {
             if retention.compress
-                && let Err(error) = self.pack(full_up_to)
+                && let Err(error) = self.pack(full_up_to, retention.segment_bytes)
             {
                 tracing::warn!(%error, "a full audit segment is not packed; it stays as it is");
             }
         }
     }
 
-    fn pack(&self, full_up_to: u64) -> io::Result<()> {
+    fn pack(&self, full_up_to: u64, segment_bytes: u64) -> io::Result<()> {
+        let bytes_max = segment_bytes.saturating_mul(2).max(PACKED_FILE_BYTES_MAX);
         let Files { dir, alone, .. } = &*self.files;
+        let mut failed = Ok(());
         for (first, path) in segments(dir)? {
             let _one_at_a_time = alone.lock().unwrap_or_else(PoisonError::into_inner);
             if self.files.stops() {
@@ -129,16 +135,27 @@ impl Shared {
             }
             // It may have been removed meanwhile.
             if first < full_up_to && !packed::is_packed(&path) && path.exists() {
-                pack(dir, &path, || self.files.stops())?;
+                // One that cannot be packed keeps no other from it.
+                failed = failed.and(pack(dir, &path, bytes_max, || self.files.stops()));
             }
         }
-        Ok(())
+        failed
     }
 }
 
 /// Puts the packed segment in the plain one's place. Whenever this ends before its end, one of the two is whole, and the next attempt goes
 /// on from there.
-fn pack(dir: &Path, plain: &Path, stops: impl Fn() -> bool) -> io::Result<()> {
+fn pack(dir: &Path, plain: &Path, bytes_max: u64, stops: impl Fn() -> bool) -> io::Result<()> {
+    let length = plain.metadata()?.len();
+    if length > bytes_max {
+        return Ok(());
+    }
+    let room = nix::sys::statvfs::statvfs(dir)?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    if free < length.saturating_add(ROOM_LEFT) {
+        let what = format!("{}: {free} bytes are free, and it has {length}", plain.display());
+        return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+    }
     let packed = packed::name(plain);
     let next = beside(&packed, ".next");
     let made = make(plain, &next, stops);
@@ -164,14 +181,15 @@ fn make(plain: &Path, next: &Path, stops: impl Fn() -> bool) -> io::Result<bool>
         .mode(0o600)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(next)?;
-    if packed::pack(&mut from, &mut to, stops)?.is_none() {
+    if packed::pack(&mut from, &mut to, &stops)?.is_none() {
         return Ok(false);
     }
     // What looks for the records of the last days goes by it.
     to.set_modified(from.metadata()?.modified()?)?;
     to.sync_all()?;
-    if packed::is_same(File::open(plain)?, File::open(next)?)? {
-        Ok(true)
+    let same = packed::is_same(File::open(plain)?, File::open(next)?, &stops)?;
+    if same == Some(true) || same.is_none() {
+        Ok(same.is_some())
     } else {
         Err(io::Error::other(format!("{}: it does not unpack to what was packed", next.display())))
     }

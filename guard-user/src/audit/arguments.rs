@@ -27,6 +27,8 @@ const ESCAPED_BYTES_MAX: usize = 6;
 /// Hex digits of a digest in a record: 128 bits.
 const DIGITS: usize = 32;
 const KEY_BYTES: usize = 32;
+/// 2^64: a whole number below it has its digits for its spelling, however it was written.
+const WHOLE_MAX: f64 = 18_446_744_073_709_551_616.0;
 
 /// Makes the digests. The key lives as long as the trail does.
 #[derive(Debug)]
@@ -105,18 +107,25 @@ impl Digester {
 
     /// `in_clear`: paths of what is shown, too.
     pub fn arguments(&self, arguments: &Json, in_clear: &[Box<ArgumentPath>]) -> Arguments {
-        let all = hmac::Context::with_key(&self.key);
-        let mut found = Leaves { of: self, all, in_clear, values: Vec::new(), bytes: 0, left_off: 0 };
-        found.walk(arguments, &mut Vec::new());
-        Arguments { digest: digits(found.all), values: found.values, left_off: found.left_off }
+        let mut found =
+            Leaves { of: self, in_clear, is_listed: true, values: Vec::new(), bytes: 0, left_off: 0 };
+        // What is listed has its place whatever else the agent sends, and leaves room for the rest.
+        if !in_clear.is_empty() {
+            found.walk(arguments, &mut Vec::new(), None);
+        }
+        found.is_listed = false;
+        let mut all = hmac::Context::with_key(&self.key);
+        found.walk(arguments, &mut Vec::new(), Some(&mut all));
+        Arguments { digest: digits(all), values: found.values, left_off: found.left_off }
     }
 }
 
 /// What is found in one call's arguments so far.
 struct Leaves<'a> {
     of: &'a Digester,
-    all: hmac::Context,
     in_clear: &'a [Box<ArgumentPath>],
+    /// Those that are listed are looked for, or the others.
+    is_listed: bool,
     values: Vec<Value>,
     bytes: usize,
     left_off: usize,
@@ -130,47 +139,59 @@ enum Step<'a> {
 }
 
 impl<'a> Leaves<'a> {
-    fn walk(&mut self, value: &'a Json, path: &mut Vec<Step<'a>>) {
+    /// `all` is fed with every value.
+    fn walk(&mut self, value: &'a Json, path: &mut Vec<Step<'a>>, mut all: Option<&mut hmac::Context>) {
         match value {
             Json::Object(members) if !members.is_empty() => {
-                open(&mut self.all, b'{', members.len());
+                if let Some(all) = all.as_deref_mut() {
+                    open(all, b'{', members.len());
+                }
                 for (name, inner) in members {
-                    sized(&mut self.all, name.as_bytes());
+                    if let Some(all) = all.as_deref_mut() {
+                        sized(all, name.as_bytes());
+                    }
                     path.push(Step::Member(name));
-                    self.walk(inner, path);
+                    self.walk(inner, path, all.as_deref_mut());
                     path.pop();
                 }
             }
             Json::Array(entries) if !entries.is_empty() => {
-                open(&mut self.all, b'[', entries.len());
+                if let Some(all) = all.as_deref_mut() {
+                    open(all, b'[', entries.len());
+                }
                 for (at, inner) in entries.iter().enumerate() {
                     path.push(Step::Entry(at));
-                    self.walk(inner, path);
+                    self.walk(inner, path, all.as_deref_mut());
                     path.pop();
                 }
             }
             leaf => {
-                feed(&mut self.all, leaf);
+                if let Some(all) = all {
+                    feed(all, leaf);
+                }
                 self.leaf(leaf, path);
             }
         }
     }
 
+    /// Costs little where there is no room: names are as long as their agent likes, and may stand before many values.
     fn leaf(&mut self, value: &Json, path: &[Step<'a>]) {
-        if self.values.len() >= ARGUMENT_VALUES_MAX {
-            self.left_off += 1;
+        let share = if self.is_listed { 2 } else { 1 };
+        let (values_max, bytes_max) = (ARGUMENT_VALUES_MAX / share, ARGUMENTS_BYTES_MAX / share);
+        let is_listed = self.is_clear(path);
+        if is_listed != self.is_listed {
             return;
         }
-        let name = name(path);
-        let clear = self.is_clear(path).then(|| written(value));
-        let shown = |text: &str| text.len().min(text::NAME_BYTES_MAX).saturating_mul(ESCAPED_BYTES_MAX);
-        let bytes = self.bytes + shown(&name) + clear.as_deref().map_or(0, shown);
-        if bytes > ARGUMENTS_BYTES_MAX {
+        let clear = |text: &Json| text_bytes(text).min(text::NAME_BYTES_MAX);
+        let shown = name_bytes(path).min(text::NAME_BYTES_MAX) + if is_listed { clear(value) } else { 0 };
+        let bytes = self.bytes + shown.saturating_mul(ESCAPED_BYTES_MAX);
+        if self.values.len() >= values_max || bytes > bytes_max {
             self.left_off += 1;
             return;
         }
         self.bytes = bytes;
-        self.values.push(Value { name, digest: self.of.value(value), clear });
+        let clear = is_listed.then(|| written(value));
+        self.values.push(Value { name: name(path), digest: self.of.value(value), clear });
     }
 
     fn is_clear(&self, path: &[Step<'_>]) -> bool {
@@ -200,6 +221,23 @@ fn name(path: &[Step<'_>]) -> String {
         }
     }
     name
+}
+
+/// At least as long as the name is.
+fn name_bytes(path: &[Step<'_>]) -> usize {
+    let digits =
+        |at: usize| at.checked_ilog10().and_then(|last| usize::try_from(last).ok()).unwrap_or_default() + 1;
+    path.iter().fold(0, |bytes: usize, step| {
+        bytes.saturating_add(match step {
+            Step::Member(member) => member.len() + 1,
+            Step::Entry(at) => digits(*at) + "[]".len(),
+        })
+    })
+}
+
+/// Of a value's JSON text, before what it escapes.
+fn text_bytes(value: &Json) -> usize {
+    if let Json::String(text) = value { text.len() + 2 } else { written(value).len() }
 }
 
 /// A value's JSON text. Lists and objects here are empty ones.
@@ -236,7 +274,9 @@ fn feed(context: &mut hmac::Context, value: &Json) {
 fn plain(number: &serde_json::Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() && float == 0.0 => "0".to_owned(),
-        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < WHOLE_MAX => {
+            format!("{float:.0}")
+        }
         Some(float) if number.is_f64() => format!("{float:e}"),
         _ => number.to_string(),
     }
@@ -271,6 +311,24 @@ fn shown<S: serde::Serializer>(clear: &Option<String>, to: S) -> Result<S::Ok, S
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
 fn is_none(count: &usize) -> bool {
     *count == 0
+}
+
+impl Arguments {
+    /// For a record that would be too long with them.
+    pub(super) fn without_values(&self) -> Self {
+        let left_off = self.left_off.saturating_add(self.values.len());
+        Self { digest: self.digest.clone(), values: Vec::new(), left_off }
+    }
+}
+
+#[cfg(test)]
+impl Arguments {
+    /// As long in a record as an agent can make them.
+    pub(super) fn longest_for_tests() -> Self {
+        let name = "\u{7f}".repeat(ARGUMENTS_BYTES_MAX / ARGUMENT_VALUES_MAX / ESCAPED_BYTES_MAX);
+        let value = Value { name, digest: "f".repeat(DIGITS), clear: None };
+        Self { digest: "f".repeat(DIGITS), values: vec![value; ARGUMENT_VALUES_MAX], left_off: usize::MAX }
+    }
 }
 
 #[cfg(test)]

@@ -4,15 +4,16 @@
 //! each says in its header how long it is packed and unpacked, so that a reader finds its way without unpacking all. Whoever does not
 //! know these words reads the members as one file. Reading takes bounded memory, whatever was packed.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::DeflateEncoder;
 
-use super::disk::beside;
+use super::disk::{beside, sync_dir};
 
 /// Behind the name of a segment.
 pub(super) const ENDING: &str = ".gz";
@@ -109,21 +110,43 @@ pub(super) fn pack(
 }
 
 /// Whether `packed` holds what `plain` does.
-pub(super) fn is_same(plain: impl Read, packed: File) -> io::Result<bool> {
+pub(super) fn is_same(plain: impl Read, packed: File, stops: impl Fn() -> bool) -> io::Result<Option<bool>> {
     let mut plain = BufReader::with_capacity(BUFFER_BYTES, plain);
     let mut unpacked = unpack(packed)?;
     loop {
+        if stops() {
+            return Ok(None);
+        }
         let (one, other) = (plain.fill_buf()?, unpacked.fill_buf()?);
         let length = one.len().min(other.len());
         if one.get(..length) != other.get(..length) || (length == 0 && one.len() != other.len()) {
-            return Ok(false);
+            return Ok(Some(false));
         }
         if length == 0 {
-            return Ok(true);
+            return Ok(Some(true));
         }
         plain.consume(length);
         unpacked.consume(length);
     }
+}
+
+/// Unpacks the file that is written on to, if it is packed, and gives its name then.
+pub(super) fn restore(path: &Path) -> io::Result<PathBuf> {
+    if !is_packed(path) {
+        return Ok(path.to_owned());
+    }
+    let plain = path.with_extension("");
+    let next = beside(&plain, ".next");
+    let mut to = File::create(&next)?;
+    to.set_permissions(Permissions::from_mode(0o600))?;
+    io::copy(&mut open(&plain, 0)?, &mut to)?;
+    to.sync_all()?;
+    fs::rename(&next, &plain)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    sync_dir(dir)?;
+    fs::remove_file(path)?;
+    sync_dir(dir)?;
+    Ok(plain)
 }
 
 fn file(path: &Path) -> io::Result<(File, bool)> {
@@ -214,13 +237,17 @@ mod tests {
         (0..count).flat_map(|at| line(at).into_bytes()).collect()
     }
 
+    fn compare(plain: &[u8], path: &Path) -> io::Result<bool> {
+        is_same(plain, File::open(path).unwrap(), || false).map(|same| same.unwrap())
+    }
+
     fn packed(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("00000000000000000000.jsonl.gz");
         let mut to = Vec::new();
         let mut plain = bytes;
         assert_eq!(pack(&mut plain, &mut to, || false).unwrap(), Some(u64::try_from(bytes.len()).unwrap()));
-        std::fs::write(&path, to).unwrap();
+        fs::write(&path, to).unwrap();
         (dir, path)
     }
 
@@ -232,7 +259,7 @@ mod tests {
             let (_dir, path) = packed(&plain);
             let length = u64::try_from(plain.len()).unwrap();
             prop_assert_eq!(super::length(&path).unwrap(), length);
-            prop_assert!(is_same(plain.as_slice(), File::open(&path).unwrap()).unwrap());
+            prop_assert!(compare(plain.as_slice(), &path).unwrap());
             for place in places {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place, about")]
                 let at = (place * plain.len() as f64) as usize;
@@ -252,7 +279,7 @@ mod tests {
         assert!(theirs.status.success() && theirs.stdout == plain);
 
         let again = path.with_file_name("00000000000000000007.jsonl");
-        std::fs::write(&again, &plain).unwrap();
+        fs::write(&again, &plain).unwrap();
         assert!(std::process::Command::new("gzip").arg(&again).status().unwrap().success());
         assert_eq!(length(&again).unwrap(), u64::try_from(plain.len()).unwrap());
         let mut rest = Vec::new();
@@ -264,21 +291,21 @@ mod tests {
     fn a_changed_or_shorter_file_is_not_the_same() {
         let plain = lines(30_000);
         let (_dir, path) = packed(&plain);
-        let whole = std::fs::read(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
         for at in (0..whole.len()).step_by(whole.len() / 97) {
             let mut changed = whole.clone();
             changed[at] ^= 0x10;
             for bytes in [&changed[..], &whole[..at]] {
-                std::fs::write(&path, bytes).unwrap();
-                let same = is_same(plain.as_slice(), File::open(&path).unwrap());
+                fs::write(&path, bytes).unwrap();
+                let same = compare(plain.as_slice(), &path);
                 // A few bytes of a header say nothing of the content.
                 let is_harmless = bytes.len() == whole.len() && same.as_ref().is_ok_and(|same| *same);
                 assert!(!matches!(same, Ok(true)) || is_harmless, "byte {at}");
             }
         }
-        assert!(!is_same(&plain[..plain.len() - 1], File::open(&path).unwrap()).unwrap_or(false));
-        std::fs::write(&path, whole).unwrap();
-        assert!(!is_same(&plain[..plain.len() - 1], File::open(&path).unwrap()).unwrap());
+        assert!(!compare(&plain[..plain.len() - 1], &path).unwrap_or(false));
+        fs::write(&path, whole).unwrap();
+        assert!(!compare(&plain[..plain.len() - 1], &path).unwrap());
     }
 
     #[test]
@@ -286,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("00000000000000000000.jsonl.gz");
         let head = [HEAD.as_slice(), &[0; 8]].concat();
-        std::fs::write(&path, head.repeat(3)).unwrap();
+        fs::write(&path, head.repeat(3)).unwrap();
         assert!(open(&path, 0).and_then(|mut file| file.read_to_end(&mut Vec::new())).is_err());
         assert!(length(&path).is_err());
     }

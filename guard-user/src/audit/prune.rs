@@ -77,7 +77,7 @@ pub enum PruneError {
     NoCursor(PathBuf),
     #[error("its record could not be written: {0}; nothing was removed")]
     Record(#[from] AuditError),
-    #[error("its record was not signed within {} s; nothing was removed", SIGNED_WITHIN.as_secs())]
+    #[error("its record was not signed within {} s; what it says is removed once it is, at the next start at the latest", SIGNED_WITHIN.as_secs())]
     NotSigned,
     #[error("it was not done to its end; `mcp-guard audit verify` tells how the trail stands")]
     NotDone,
@@ -198,14 +198,14 @@ fn cut(all: &[Segment], (before, bytes): (Option<Timestamp>, Option<u64>), limit
     let mut found = None;
     for (at, (gone, next)) in (1..).zip(all.iter().zip(all.get(1..)?)) {
         let is_old = before.is_some_and(|before| next.begins <= before);
-        let is_much = bytes.is_some_and(|bytes| left > bytes);
-        if !(is_old || is_much) || next.first > limit {
+        // At least so much stays.
+        let is_much = bytes.is_some_and(|bytes| left.saturating_sub(gone.bytes) >= bytes);
+        // Not past one that no trail can begin with, such as a gap of former builds: whoever is cut off there leaves just that.
+        if !(is_old || is_much) || next.first > limit || !next.is_beginning {
             break;
         }
         left = left.saturating_sub(gone.bytes);
-        if next.is_beginning {
-            found = Some(at);
-        }
+        found = Some(at);
     }
     found
 }
@@ -285,11 +285,19 @@ mod tests {
         assert_eq!(cut(&trail, at(1_000_000), 25), Some(2));
         assert_eq!(cut(&trail, at(1_000_000), 9), None);
         assert_eq!(cut(&trail, (None, Some(400)), u64::MAX), None);
-        assert_eq!(cut(&trail, (None, Some(399)), u64::MAX), Some(1));
+        assert_eq!(cut(&trail, (None, Some(301)), u64::MAX), None, "the rest would be less than that");
+        assert_eq!(cut(&trail, (None, Some(300)), u64::MAX), Some(1));
+        assert_eq!(cut(&trail, (None, Some(101)), u64::MAX), Some(2));
         assert_eq!(cut(&trail, (None, Some(0)), u64::MAX), Some(3));
         let gapped = all(&[(10, 100, false), (10, 100, false), (10, 100, true), (10, 100, false)]);
         assert_eq!(cut(&gapped, at(100), u64::MAX), None);
-        assert_eq!(cut(&gapped, at(1_000_000), u64::MAX), Some(2));
+        assert_eq!(
+            cut(&gapped, at(1_000_000), u64::MAX),
+            None,
+            "what is left after the first would begin nowhere"
+        );
+        let later = all(&[(10, 100, false), (10, 100, true), (10, 100, false), (10, 100, true)]);
+        assert_eq!(cut(&later, at(1_000_000), u64::MAX), Some(1));
         assert_eq!(cut(&[], at(1), u64::MAX), None);
     }
 

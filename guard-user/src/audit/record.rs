@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::arguments::Arguments;
 use super::inspected::Findings;
 use super::merkle::sha256;
-use super::text;
+use super::{LINE_BYTES_MAX, text};
 use crate::attendance::Guest;
 use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
@@ -464,8 +464,24 @@ struct Closing<'a> {
     inspected: Option<&'a Findings>,
 }
 
+/// Bytes that a line has before its body, at most, and some to spare.
+const PREFIX_ROOM: usize = 1024;
+
+/// With the digest of its arguments alone where it would be longer than a line can be: no agent can make its own record impossible.
+fn encoded(call: &Call<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    let line = text::encode(call)?;
+    let Some(arguments) = call.fields.arguments.filter(|_| line.len() > LINE_BYTES_MAX - PREFIX_ROOM) else {
+        return Ok(line);
+    };
+    let arguments = arguments.without_values();
+    text::encode(&Call {
+        fields: &CallRecord { arguments: Some(&arguments), ..call.fields.clone() },
+        ..*call
+    })
+}
+
 pub(super) fn allowed(call: &CallRecord<'_>) -> Result<Vec<u8>, serde_json::Error> {
-    text::encode(&Call { decision: "allow", http_status: None, fields: call })
+    encoded(&Call { decision: "allow", http_status: None, fields: call })
 }
 
 pub(super) fn refused(
@@ -478,7 +494,7 @@ pub(super) fn refused(
         Refusal::Hold => "hold",
         Refusal::Tell => "tell",
     };
-    text::encode(&Call { decision, http_status: Some(http_status), fields: call })
+    encoded(&Call { decision, http_status: Some(http_status), fields: call })
 }
 
 pub(super) fn closing(

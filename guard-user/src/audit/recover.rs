@@ -8,7 +8,7 @@ use super::error::OpenError;
 use super::merkle::sha256;
 use super::note::{Checkpoint, VerifierKey};
 use super::walk::{Found, Lines, Walk, segments};
-use super::{CHECKPOINT_FILE, disk};
+use super::{CHECKPOINT_FILE, disk, packed};
 
 /// A trail that can be continued.
 pub(super) struct Recovered {
@@ -79,6 +79,9 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
                     let last_of_all = at + 1 == count && reason == "the line has no end";
                     return Err(if last_of_all { rollback(walk.next()) } else { tampered(number, &reason) });
                 }
+                if packed::is_packed(&path) {
+                    return Err(tampered(number, &reason));
+                }
                 torn = Some(move_aside(dir, &path, end, walk.tree.size()).map_err(OpenError::io(&path))?);
                 break;
             }
@@ -111,7 +114,9 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
         // Made, but its first record never reached the disk: the segment before is the last.
         fs::remove_file(&path).map_err(OpenError::io(&path))?;
     }
-    Ok(last.map(|(first, path, bytes)| Recovered { walk, path, first, bytes, torn }))
+    let Some((first, path, bytes)) = last else { return Ok(None) };
+    let path = packed::restore(&path).map_err(OpenError::io(&path))?;
+    Ok(Some(Recovered { walk, path, first, bytes, torn }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

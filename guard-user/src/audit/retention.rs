@@ -16,7 +16,7 @@ pub struct Retention {
     pub compress: bool,
     /// How long records are kept; none: for ever.
     pub keep: Option<Duration>,
-    /// Bytes on disk that are kept; none: all.
+    /// Bytes on disk that are kept at least; none: all.
     pub keep_bytes: Option<u64>,
     /// What these exports have not behind them is kept.
     pub cursors: Vec<PathBuf>,

@@ -43,13 +43,16 @@ pub(super) struct Current {
     bytes_max: u64,
     age_max: Duration,
     retry: Instant,
+    /// What kept it from going on in a new one at last.
+    told: Option<io::ErrorKind>,
 }
 
 impl Current {
     /// Of one that began so long ago.
     pub(super) fn new(first: u64, age: Duration, (bytes_max, age_max): (u64, Duration)) -> Self {
         let now = Instant::now();
-        Self { first, full_at: now.checked_add(age_max.saturating_sub(age)), bytes_max, age_max, retry: now }
+        let full_at = now.checked_add(age_max.saturating_sub(age));
+        Self { first, full_at, bytes_max, age_max, retry: now, told: None }
     }
 
     pub(super) fn begins(&mut self, first: u64) {
@@ -109,7 +112,10 @@ impl Writer {
             }
             Err(error) => {
                 self.current.retry = now + RETRY_EVERY;
-                tracing::warn!(%error, segment = %path.display(), "the audit trail cannot go on in a new file yet");
+                // Tried each second, told once.
+                if self.current.told.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!(%error, segment = %path.display(), "the audit trail cannot go on in a new file yet");
+                }
                 if let Err(error) = std::fs::remove_file(&path)
                     && error.kind() != io::ErrorKind::NotFound
                 {
@@ -120,16 +126,21 @@ impl Writer {
         }
     }
 
-    /// A new segment on disk, with its first record.
-    fn begin(&self, path: &Path) -> io::Result<(Arc<dyn Segment>, Position)> {
+    /// The body of the first record of a segment.
+    pub(super) fn beginning(&self) -> Result<Vec<u8>, serde_json::Error> {
         let tree = &self.position.tree;
         let note = self.key.checkpoint(tree.size(), tree.root());
-        let body = text::encode(&Beginning {
+        text::encode(&Beginning {
             note: &note,
             format: FORMAT,
             peaks: tree.peaks().iter().map(|peak: &Hash| BASE64.encode(peak)).collect(),
             open_count: self.open_count,
-        })?;
+        })
+    }
+
+    /// A new segment on disk, with its first record.
+    fn begin(&self, path: &Path) -> io::Result<(Arc<dyn Segment>, Position)> {
+        let body = self.beginning()?;
         let segment = self.disk.create(path)?;
         let position = Position { bytes: 0, ..self.position.clone() };
         let position = write(segment.as_ref(), true, &position, std::iter::once(body.as_slice()))?;

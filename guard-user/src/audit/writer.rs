@@ -366,6 +366,7 @@ impl Writer {
 
     /// Tries to go on in a new segment.
     fn recover(&mut self) {
+        let beginning = self.beginning();
         let State::Failed { cause, segment, refused, owed, retry } = &mut self.state else { return };
         *retry = Instant::now() + RETRY_EVERY;
         let seq = self.position.tree.size();
@@ -380,13 +381,17 @@ impl Writer {
             torn_bytes: 0,
             torn_sha256: None,
         });
-        let sync = self.durability == Durability::Durable;
         let opened = segment.truncate(self.position.bytes).and_then(|()| {
             ends_with(&self.path, &self.position)?;
             let position = Position { bytes: 0, ..self.position.clone() };
-            let body = gap.map_err(io::Error::other)?;
+            let bodies = [beginning?, gap?];
+            if path != self.path {
+                // What an attempt before left there, and could not remove.
+                absent(std::fs::remove_file(&path))?;
+            }
             let segment = self.disk.create(&path)?;
-            write(segment.as_ref(), sync, &position, std::iter::once(body.as_slice()))
+            // Whatever durability: the file before it may be packed from now on.
+            write(segment.as_ref(), true, &position, bodies.iter().map(Vec::as_slice))
                 .and_then(|position| disk::sync_dir(&self.dir).map(|()| (segment, position)))
                 // Nothing in it has been answered for; the next attempt takes its name again.
                 .inspect_err(|_| drop(std::fs::remove_file(&path)))
@@ -407,6 +412,14 @@ impl Writer {
             }
             Err(error) => *cause = format!("{}: {error}", self.path.display()).into(),
         }
+    }
+}
+
+/// Nothing there is as good as nothing left there.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

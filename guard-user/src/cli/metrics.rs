@@ -7,7 +7,6 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value};
 
@@ -23,7 +22,7 @@ pub(super) const NOT_RUNNING: u8 = 3;
 ///
 /// For the textfile collector of a node exporter, or whatever else reads its text format: the guard itself opens no port for
 /// it. What is counted is as of now; counters begin anew with the guard, those of rules in shadow with each version of the
-/// policy. Exit code 3: no guard runs, and `mcp_guard_up 0` is all that is printed.
+/// policy. Where no guard runs (exit code 3) or answers (1), `mcp_guard_up 0` is all that is printed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -41,7 +40,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             output::print(text(None)?.trim_end())?;
             Ok(ExitCode::from(NOT_RUNNING))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            // What reads it must not go on with what was true before.
+            output::print(text(None)?.trim_end())?;
+            Err(error.into())
+        }
     }
 }
 
@@ -67,7 +70,9 @@ fn text(status: Option<&Value>) -> Result<String, fmt::Error> {
 
 fn of_guard(registry: &mut Registry, status: &Value) {
     let named = |name: &'static str| (name, word(&status[name]));
-    registry.register("build", "Version and policy", Info::new([named("version"), named("policy")]));
+    let build = gauges(registry, "build_info", "Version and policy");
+    // Not of OpenMetrics' type `info`: the collectors of node exporters leave out a whole file that has one.
+    put(&build, &vec![named("version"), named("policy")], 1);
     let protected = &status["kernel"]["protected"];
     gauge(registry, "protected", "Every claim was tried and holds", i64::from(*protected == true));
     let claims = gauges(registry, "claim_holds", "Claims of `mcp-guard status`");
@@ -78,6 +83,14 @@ fn of_guard(registry: &mut Registry, status: &Value) {
     for block in array(status, "/kernel/blocks") {
         put(&blocks, &vec![("kind", word(&block["kind"])), ("name", word(&block["name"]))], 1);
     }
+    let audit = &status["audit"];
+    gauge(
+        registry,
+        "audit_writable",
+        "0: the trail cannot be written, and every call is refused",
+        i64::from(audit["failed"].is_null()),
+    );
+    gauge(registry, "audit_records", "Records of the trail", number(&audit["records"]));
     let drifts = array(status, "/kernel/drift").len();
     gauge(registry, "kernel_drifts", "What is not as the guard left it", whole(drifts));
     gauge(registry, "listeners_waiting", "Listeners that wait for a decision", number(&status["waiting"]));
@@ -210,7 +223,7 @@ mod tests {
     #[test]
     fn names_are_quoted_and_every_count_of_the_status_is_there() {
         let status = json!({
-            "version": "1", "policy": "ab", "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
+            "version": "1", "policy": "ab", "audit": {"records": 12, "failed": "full"}, "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
             "kernel": {
                 "protected": true,
                 "claims": [{"name": "a \"b\"\nmcp_guard_up 0", "holds": false}],
@@ -234,6 +247,8 @@ mod tests {
             "mcp_guard_claim_holds{claim=\"a \\\"b\\\"\\nmcp_guard_up 0\"} 0",
             "mcp_guard_blocked{kind=\"agent\",name=\"x\"} 1",
             "mcp_guard_listeners_waiting 2",
+            "mcp_guard_audit_writable 0",
+            "mcp_guard_audit_records 12",
             "mcp_guard_client_certificates_refused_total 4",
             "mcp_guard_kernel_events_total{event=\"steered\"} 11",
             "mcp_guard_port_events_total{server=\"demo\",netns=\"7\",port=\"3001\",event=\"steered\"} 5",

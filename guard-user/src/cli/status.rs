@@ -162,7 +162,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
-    out.push_str(&in_shadow(status));
+    out.push_str(&(unwritten(status) + &in_shadow(status)));
     out.push_str(&reloads(status));
     let policy = text("/policy");
     writeln!(
@@ -291,6 +291,15 @@ fn holders(status: &Value) -> String {
         table.add_row([plain(&holder["agent"]), count("calls"), count("streams"), count("sessions")]);
     }
     format!("{table}\n")
+}
+
+/// Why every call is refused, if the trail cannot be written.
+fn unwritten(status: &Value) -> String {
+    let cause = status.pointer("/audit/failed").and_then(Value::as_str);
+    let line = |cause: &str| {
+        format!("NO AUDIT TRAIL   it cannot be written, so every call is refused: {}", output::plain(cause))
+    };
+    cause.map(|cause| output::red(&line(cause)) + "\n").unwrap_or_default()
 }
 
 /// Servers whose rules bind nobody.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 /// What comes after a secret's beginning.
 #[derive(Clone, Copy)]
@@ -52,7 +52,7 @@ const KNOWN: [(&str, Tail); 26] = [
     ("-----BEGIN", Tail::Pem),
 ];
 
-/// None begins within another, so the leftmost is also the first to end.
+/// None begins within another, so the leftmost is also the first to end. The end of one may be the beginning of another.
 static BEGINNINGS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
     let mut known = AhoCorasick::builder();
     let beginnings = KNOWN.iter().map(|(beginning, _)| beginning);
@@ -68,8 +68,10 @@ pub(super) fn find(text: &[u8], mut tell: impl FnMut(Range<usize>)) {
     let Some(known) = BEGINNINGS.as_ref() else { return };
     // Behind the last secret, and where the next token may begin.
     let (mut free, mut token_free) = (0, 0);
-    for found in known.find_iter(text) {
+    let mut at = 0;
+    while let Some(found) = known.find(Input::new(text).range(at..)) {
         let (start, end) = (found.start(), found.end());
+        at = start + 1;
         let is_letter = |at: usize| text.get(at).is_some_and(u8::is_ascii_alphanumeric);
         if start < free || (is_letter(start) && start.checked_sub(1).is_some_and(is_letter)) {
             continue;
@@ -83,6 +85,7 @@ pub(super) fn find(text: &[u8], mut tell: impl FnMut(Range<usize>)) {
         };
         if let Some(length) = length {
             free = end + length;
+            at = free;
             tell(start..free);
         }
     }
@@ -175,6 +178,16 @@ mod tests {
             find(text.as_bytes(), |_| {});
             let looked_at = LOOKED_AT.get();
             assert!(looked_at <= 4 * text.len(), "{pattern}: {looked_at} of {}", text.len());
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_that_begins_where_another_beginning_ends() {
+        for before in ["sk-ant-", "glpat-", "sk-proj-", "xoxb-", "-"] {
+            let text = format!("{before}----BEGIN PRIVATE KEY-----\nMII");
+            let mut found = 0;
+            find(text.as_bytes(), |_| found += 1);
+            assert_eq!(found, 1, "{text}");
         }
     }
 

@@ -81,6 +81,16 @@ impl Policy {
         decision.of_server()
     }
 
+    /// Whether who has read this has read all that any answer of the server carries, or something above.
+    pub fn has_read_all(&self, read: &[LabelName], agent: &AgentName, server: &ServerName) -> bool {
+        let Some(surface) = self.agents.get(agent).and_then(|agent| agent.servers.get(server)) else {
+            return !self.has_flow_rules || self.labels.mark(read) >= self.labels.top();
+        };
+        let labels = surface.targets.values().filter_map(|rules| rules.flow.label.as_ref());
+        let highest = labels.filter_map(|label| self.labels.level(label)).max();
+        !self.has_flow_rules || highest.is_none_or(|highest| self.labels.mark(read) >= highest)
+    }
+
     /// Whether who has read this has read all that the answers to such a request carry, or something above.
     pub fn has_read(
         &self,

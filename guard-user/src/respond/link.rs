@@ -152,7 +152,7 @@ impl Link {
     }
 
     /// Whether a reload has labelled higher what some call that waits is about.
-    fn has_withdrawn(&self, stream: &View) -> bool {
+    pub(super) fn has_withdrawn(&self, stream: &View) -> bool {
         let rules = stream.rules.load();
         let views: Vec<_> = {
             let waiting = self.lock();

@@ -267,7 +267,11 @@ impl ReplyStream {
         // Comments, the empty events by which servers make a stream resumable, and events that no client takes for
         // a message.
         if !piece.is_message() {
-            return Ok(self.view.may_pass(&piece.raw).then_some(piece.raw));
+            let has_withdrawn = match &self.session {
+                Some(session) => session.link.has_withdrawn(&self.view),
+                None => self.view.claim.gets_stream().is_some() && self.suspended.has_withdrawn(&self.view),
+            };
+            return Ok((!has_withdrawn && self.view.may_pass(&piece.raw)).then_some(piece.raw));
         }
         self.outcome.events += 1;
         let data = piece.data.clone();
@@ -283,7 +287,7 @@ impl ReplyStream {
             self.outcome.error_code = answer.error_code;
             self.outcome.reason = answer.reason;
         }
-        Ok(passed.data.map(|data| piece.passing(&data)))
+        Ok(passed.data.map(|data| piece.passing(&data, self.view.binds())))
     }
 
     fn conclude(&mut self, result: OutcomeResult) {

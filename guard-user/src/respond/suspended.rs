@@ -126,9 +126,10 @@ impl Suspended {
     pub(super) fn pass(&self, data: Bytes, stream: &View) -> Result<Passed, &'static str> {
         let reply = View::look(&data)?;
         let Some((id, view)) = self.find(&reply, stream) else {
-            // It may tell of any call that waits here.
-            let has_withdrawn = self.has_withdrawn(stream);
-            return if has_withdrawn { Ok(stream.withheld(&reply)) } else { stream.read(data, &reply) };
+            // It may tell of any call that waits here; and nobody knows any more what call an answer is of, if it is of none that is kept.
+            let is_answer = matches!(reply.kind, ReplyKind::Error { .. } | ReplyKind::Result(_));
+            let is_withdrawn = self.has_withdrawn(stream) || (is_answer && !stream.has_read_all());
+            return if is_withdrawn { Ok(stream.withheld(&reply)) } else { stream.read(data, &reply) };
         };
         let Some(view) = view else { return Ok(Passed { data: None, answer: None }) };
         let passed = view.read(data, &reply);
@@ -167,7 +168,7 @@ impl Suspended {
     }
 
     /// Whether a reload has labelled higher what some call is about whose answer is still to come.
-    fn has_withdrawn(&self, stream: &View) -> bool {
+    pub(super) fn has_withdrawn(&self, stream: &View) -> bool {
         let rules = stream.rules.load();
         let views: Vec<_> = {
             let scopes = self.lock();

@@ -25,6 +25,12 @@ impl View {
         Arc::ptr_eq(rules, &self.judged_by) || self.about.target().is_none_or(has_read)
     }
 
+    /// Whether the agent's mark tells of whatever its server may answer.
+    pub(super) fn has_read_all(&self) -> bool {
+        let rules = self.rules.load();
+        rules.policy.has_read_all(&self.claim.read(), &self.agent, &self.server.name)
+    }
+
     /// In place of a message that may not go on for this.
     pub(super) fn withheld(&self, reply: &Reply) -> Passed {
         tracing::info!(decision = %self.asked.decision, "a message was kept back: a reload has labelled it higher");

@@ -223,8 +223,10 @@ impl Piece {
     }
 
     /// What goes to the client when `data`, a JSON text, goes in place of this event's own.
-    pub fn passing(&self, data: &Bytes) -> Bytes {
-        if ends_a_line_for_some(data) {
+    pub fn passing(&self, data: &Bytes, is_looked_into: bool) -> Bytes {
+        if is_looked_into {
+            self.bare(&without_separators(data))
+        } else if ends_a_line_for_some(data) {
             self.with_data(&without_separators(data))
         } else if *data == self.data {
             self.raw.clone()
@@ -233,8 +235,23 @@ impl Piece {
         }
     }
 
+    /// What goes to the client where an answer is looked into: `data` and what a client needs to come back. Comments, and fields that
+    /// no client knows, would be a way around.
+    pub fn bare(&self, data: &[u8]) -> Bytes {
+        self.written(data, |line| {
+            let digits = || line.strip_prefix(b"retry:").map(<[u8]>::trim_ascii);
+            line.starts_with(b"id:")
+                || line.trim_ascii().is_empty()
+                || digits().is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+        })
+    }
+
     /// The same event with other data: all other lines stay as they are, in their place.
     pub fn with_data(&self, data: &[u8]) -> Bytes {
+        self.written(data, |_line| true)
+    }
+
+    fn written(&self, data: &[u8], stays: impl Fn(&[u8]) -> bool) -> Bytes {
         let mut out = Vec::with_capacity(self.raw.len().saturating_add(16));
         let mut is_written = false;
         let mut rest: &[u8] = &self.raw;
@@ -245,7 +262,7 @@ impl Piece {
                 .strip_prefix(b"data")
                 .is_some_and(|rest| matches!(rest.first(), Some(b':' | b'\r' | b'\n')));
             if !is_data {
-                out.extend_from_slice(line);
+                out.extend_from_slice(if stays(line) { line } else { &[] });
             } else if !std::mem::replace(&mut is_written, true) {
                 let ending: &[u8] = if line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
                 for part in data.split(|byte| *byte == b'\n') {
@@ -255,7 +272,7 @@ impl Piece {
                 }
             }
         }
-        out.extend_from_slice(rest);
+        out.extend_from_slice(if stays(rest) { rest } else { &[] });
         out.into()
     }
 }

@@ -58,7 +58,14 @@ fn each_value_has_its_digest_by_the_way_to_it_and_what_is_listed_is_in_clear() {
 #[test]
 fn one_number_has_one_digest_however_it_is_written_and_text_is_no_number() {
     let of = |text: &str| digester().value(&json(text));
-    for same in [["100", "100.0"], ["100", "1e2"], ["0", "-0.0"], ["0.1", "1e-1"], ["1e300", "1.0e300"]] {
+    for same in [
+        ["100", "100.0"],
+        ["100", "1e2"],
+        ["0", "-0.0"],
+        ["0.1", "1e-1"],
+        ["1e300", "1.0e300"],
+        ["1e16", "10000000000000000"],
+    ] {
         assert_eq!(of(same[0]), of(same[1]), "{same:?}");
     }
     for other in [
@@ -89,6 +96,12 @@ fn another_key_makes_other_digests_and_has_another_name() {
 fn a_call_with_many_or_long_arguments_has_a_bounded_record_that_says_so() {
     let many: Vec<_> = (0..ARGUMENT_VALUES_MAX + 5).collect();
     let recorded_many = recorded(&json!({ "n": many }).to_string(), &["n"]);
+    assert_eq!(
+        recorded_many["left_off"],
+        json!(ARGUMENT_VALUES_MAX / 2 + 5),
+        "half of the room is for the rest"
+    );
+    let recorded_many = recorded(&json!({ "n": many }).to_string(), &[]);
     assert_eq!(recorded_many["left_off"], json!(5));
     assert_eq!(recorded_many["values"].as_array().unwrap().len(), ARGUMENT_VALUES_MAX);
     let long = "\u{7f}".repeat(70_000);
@@ -102,6 +115,28 @@ fn a_call_with_many_or_long_arguments_has_a_bounded_record_that_says_so() {
     // One more value beyond the bound is still in the digest of all.
     let other: Vec<_> = (0..ARGUMENT_VALUES_MAX + 6).collect();
     assert_ne!(recorded(&json!({ "n": other }).to_string(), &[])["digest"], recorded_many["digest"]);
+}
+
+#[test]
+fn a_long_name_before_many_values_costs_no_more_than_its_length() {
+    let zeros = vec![Json::Number(0.into()); 200_000];
+    let arguments = Json::Object(vec![("n".repeat(3_600_000), Json::Array(zeros))]);
+    // Built for each value, the names alone would be 720 GB, and this would not end.
+    let recorded = digester().arguments(&arguments, &[]);
+    assert_eq!(recorded.values.len() + recorded.left_off, 200_000);
+}
+
+#[test]
+fn what_is_listed_has_its_place_whatever_stands_before_it() {
+    let many: Vec<_> = (0..2 * ARGUMENT_VALUES_MAX).collect();
+    let arguments = json!({"a": many, "to": "evil@x.example", "n".repeat(300): 1}).to_string();
+    let recorded = recorded(&arguments, &["to"]);
+    assert_eq!(recorded["values"][0]["clear"], json!("\"evil@x.example\""));
+    // And leaves place for the rest.
+    let listed: Vec<_> = (0..2 * ARGUMENT_VALUES_MAX).collect();
+    let recorded_listed = self::recorded(&json!({"to": listed, "other": 7}).to_string(), &["to"]);
+    let names = recorded_listed["values"].as_array().unwrap();
+    assert!(names.iter().any(|value| value["name"] == "other"), "{recorded_listed}");
 }
 
 #[test]

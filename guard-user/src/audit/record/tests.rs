@@ -1,4 +1,5 @@
 use super::*;
+use crate::audit::Arguments;
 use crate::audit::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::kernel::process::{Executable, Place, Running, Unit};
 use crate::types::LocalProcess;
@@ -83,6 +84,7 @@ fn the_longest_record_that_an_attacker_can_cause_fits_a_line() {
     };
     let local =
         Local::Process { evidence: &evidence, relay: Some("systemd-socket-proxyd"), sha256: Some([0; 32]) };
+    let arguments = Arguments::longest_for_tests();
     let call = CallRecord {
         server: text,
         agent: Some(text),
@@ -109,11 +111,20 @@ fn the_longest_record_that_an_attacker_can_cause_fits_a_line() {
         counted: Some(&Counted::longest_for_tests()),
         risk: Some(&Score::longest_for_tests()),
         would_deny: &vec![RuleName::for_tests(&"\u{1f600}".repeat(32)); WOULD_DENY_MAX],
+        arguments: Some(&arguments),
         label: None,
         mark: None,
         policy: Some(text),
         ..call(1)
     };
-    let bytes = refused(&call, Refusal::Hold, 200).unwrap().len();
-    assert!(bytes < LINE_BYTES_MAX - 1024, "{bytes}");
+    let told = refused(&call, Refusal::Hold, 200).unwrap();
+    assert!(told.len() <= LINE_BYTES_MAX - PREFIX_ROOM, "{}", told.len());
+    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(
+        (&told["arguments"]["digest"], &told["arguments"]["values"]),
+        (&"f".repeat(32).into(), &serde_json::json!([]))
+    );
+    let ordinary = CallRecord { arguments: Some(&arguments), ..self::call(1) };
+    let told: serde_json::Value = serde_json::from_slice(&allowed(&ordinary).unwrap()).unwrap();
+    assert_eq!(told["arguments"]["values"].as_array().unwrap().len(), crate::audit::ARGUMENT_VALUES_MAX);
 }

@@ -114,8 +114,11 @@ async fn a_full_disk_refuses_calls_loses_no_outcome_and_recovers_with_a_gap() {
         assert!(log.records() >= 5);
         log.close().await;
 
-        assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
-        let gap = &records(dir.path())[2];
+        assert_eq!(
+            kinds(dir.path()),
+            ["genesis", "call", "checkpoint", "gap", "outcome", "call", "outcome", "stop"]
+        );
+        let gap = &records(dir.path())[3];
         let durable_seq = (durability == Durability::Durable).then_some(1);
         assert_eq!((&gap["reason"], gap["durable_seq"].as_u64()), (&"write_failed".into(), durable_seq));
         assert!(gap["refused"].as_u64().unwrap() >= 2, "{gap}");
@@ -140,7 +143,7 @@ async fn an_outcome_owed_when_the_guard_stops_is_written_if_the_disk_allows() {
         let expected: &[_] = if still_full {
             &["genesis", "call", "gap", "stop"]
         } else {
-            &["genesis", "call", "gap", "outcome", "stop", "stop"]
+            &["genesis", "call", "checkpoint", "gap", "outcome", "stop", "stop"]
         };
         assert_eq!(kinds(dir.path()), expected);
         sound(dir.path());
@@ -159,7 +162,10 @@ async fn an_outcome_whose_sync_fails_later_is_written_again() {
     disk.set(|mood| mood.sync_fails = false);
     until_written(&log, 3).await;
     log.close().await;
-    assert_eq!(kinds(dir.path()), ["genesis", "call", "gap", "outcome", "call", "outcome", "stop"]);
+    assert_eq!(
+        kinds(dir.path()),
+        ["genesis", "call", "checkpoint", "gap", "outcome", "call", "outcome", "stop"]
+    );
     sound(dir.path());
 }
 
@@ -174,7 +180,7 @@ async fn a_failed_sync_retires_the_segment_though_the_next_sync_would_succeed() 
     until_written(&log, 2).await;
     log.close().await;
     // Call 1 was never answered for: it is in no segment.
-    assert_eq!(kinds(dir.path()), ["genesis", "gap", "call", "outcome", "stop"]);
+    assert_eq!(kinds(dir.path()), ["genesis", "checkpoint", "gap", "call", "outcome", "stop"]);
     assert_eq!(segments(dir.path()).len(), 2);
     sound(dir.path());
 }

@@ -97,7 +97,11 @@ async fn what_remains_of_a_pruned_trail_is_verified_searched_exported_proved_and
         assert!(again.to > removal.to && again.records < again.to);
         log.close().await;
         assert_eq!(sound(dir.path()).first, again.to);
-        assert_eq!(AuditLog::open(small(dir.path(), compress)).unwrap().prune(all()).await.unwrap(), None);
+        // And a third time, whatever has become full meanwhile.
+        let log = AuditLog::open(small(dir.path(), compress)).unwrap();
+        let third = log.prune(all()).await.unwrap();
+        log.close().await;
+        assert_eq!(sound(dir.path()).first, third.map_or(again.to, |third| third.to));
     }
 }
 

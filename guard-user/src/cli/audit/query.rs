@@ -132,6 +132,11 @@ impl Wanted {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dir = args.place.dir()?;
     let query = args.wanted.query(&dir)?;
+    if args.wanted.argument.is_some() {
+        output::warn(
+            "records tell of at most 64 values of a call, and of none from before this version or under another digest-key: what is not found may have been there",
+        );
+    }
     if args.follow {
         return follow(&dir, &query, args.place.json);
     }
