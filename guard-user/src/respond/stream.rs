@@ -287,7 +287,8 @@ impl ReplyStream {
             self.outcome.error_code = answer.error_code;
             self.outcome.reason = answer.reason;
         }
-        Ok(passed.data.map(|data| piece.passing(&data, self.view.binds())))
+        let is_looked_into = self.view.binds();
+        Ok(passed.data.map(|data| if is_looked_into { piece.bare(&data) } else { piece.passing(&data) }))
     }
 
     fn conclude(&mut self, result: OutcomeResult) {

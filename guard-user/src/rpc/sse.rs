@@ -223,10 +223,8 @@ impl Piece {
     }
 
     /// What goes to the client when `data`, a JSON text, goes in place of this event's own.
-    pub fn passing(&self, data: &Bytes, is_looked_into: bool) -> Bytes {
-        if is_looked_into {
-            self.bare(&without_separators(data))
-        } else if ends_a_line_for_some(data) {
+    pub fn passing(&self, data: &Bytes) -> Bytes {
+        if ends_a_line_for_some(data) {
             self.with_data(&without_separators(data))
         } else if *data == self.data {
             self.raw.clone()
@@ -238,7 +236,8 @@ impl Piece {
     /// What goes to the client where an answer is looked into: `data` and what a client needs to come back. Comments, and fields that
     /// no client knows, would be a way around.
     pub fn bare(&self, data: &[u8]) -> Bytes {
-        self.written(data, |line| {
+        let escaped = ends_a_line_for_some(data).then(|| without_separators(data));
+        self.written(escaped.as_deref().unwrap_or(data), |line| {
             let digits = || line.strip_prefix(b"retry:").map(<[u8]>::trim_ascii);
             line.starts_with(b"id:")
                 || line.trim_ascii().is_empty()
