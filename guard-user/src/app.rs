@@ -478,7 +478,7 @@ impl App {
             "shadow_servers": rules.policy.shadow_servers(),
             "shadows": rules.shadows.list(),
             "durability": self.config.audit.durability,
-            "audit": {"records": self.pipeline.audit.records(), "failed": self.pipeline.audit.failure()},
+            "audit": {"records": self.pipeline.audit.records(), "failed": self.pipeline.audit.failure().as_deref()},
             "ca": self.tls.ca_file(),
             "client_certificates_refused": self.tls.certificates_refused(),
             "servers": self.config.servers,
