@@ -238,10 +238,10 @@ impl Piece {
     pub fn bare(&self, data: &[u8]) -> Bytes {
         let escaped = ends_a_line_for_some(data).then(|| without_separators(data));
         self.written(escaped.as_deref().unwrap_or(data), |line| {
-            let digits = || line.strip_prefix(b"retry:").map(<[u8]>::trim_ascii);
-            line.starts_with(b"id:")
-                || line.trim_ascii().is_empty()
-                || digits().is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+            let pause = || line.strip_prefix(b"retry:").map(<[u8]>::trim_ascii);
+            // Longer numbers are no pause.
+            let is_pause = |digits: &[u8]| digits.len() < 9 && digits.iter().all(u8::is_ascii_digit);
+            line.starts_with(b"id:") || line.trim_ascii().is_empty() || pause().is_some_and(is_pause)
         })
     }
 
