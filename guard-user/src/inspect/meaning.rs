@@ -113,25 +113,28 @@ fn escape(text: &[u8]) -> (char, usize) {
         Some(b't') => one(' '),
         Some(b'"') => one('"'),
         Some(b'/') => one('/'),
-        Some(b'u') => {
-            let Some(high) = unit(after) else { return ('\\', slashes) };
-            let low = after.get(5..).and_then(|next| {
-                let (same, next) = next.split_at_checked(slashes)?;
-                let is_pair = (0xd800..0xdc00).contains(&high) && same.iter().all(|byte| *byte == b'\\');
-                unit(next).filter(|low| is_pair && (0xdc00..0xe000).contains(low))
-            });
-            let (code, length) = match low {
-                Some(low) => (0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00), 2 * (slashes + 5)),
-                None => (high, slashes + 5),
-            };
-            (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), length)
-        }
+        Some(b'u') => unicode(after, slashes).unwrap_or(('\\', slashes)),
         _ => ('\\', slashes),
     }
 }
 
+/// `u` after so many backslashes, and four digits; also two of them that are one character. With the bytes of all, backslashes included.
+pub(super) fn unicode(after: &[u8], slashes: usize) -> Option<(char, usize)> {
+    let high = unit(after)?;
+    let low = after.get(5..).and_then(|next| {
+        let (same, next) = next.split_at_checked(slashes)?;
+        let is_pair = (0xd800..0xdc00).contains(&high) && same.iter().all(|byte| *byte == b'\\');
+        unit(next).filter(|low| is_pair && (0xdc00..0xe000).contains(low))
+    });
+    let (code, length) = match low {
+        Some(low) => (0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00), 2 * (slashes + 5)),
+        None => (high, slashes + 5),
+    };
+    Some((char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), length))
+}
+
 /// Of `u` and four hex digits.
-pub(super) fn unit(text: &[u8]) -> Option<u32> {
+fn unit(text: &[u8]) -> Option<u32> {
     let hex = text.strip_prefix(b"u")?.get(..4).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))?;
     u32::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()
 }

@@ -1,7 +1,7 @@
 //! What a string with escapes means, in one way through it: enough to tell that it holds nothing. Where what it holds stands is
 //! asked of `json` and `meaning`, which take longer.
 
-use super::meaning::{alike, unit};
+use super::meaning::{alike, unicode};
 use super::starts::{BLOCK, block, mask};
 
 static ESCAPED: [u8; 256] = escaped();
@@ -185,22 +185,12 @@ impl Meant {
     fn unicode(&mut self, rest: &[u8], slashes: usize) -> usize {
         self.is_new = true;
         let is_even = slashes.is_multiple_of(2);
-        let Some(high) = unit(rest).filter(|_| is_even || slashes == 1) else {
+        let Some((character, length)) = unicode(rest, slashes).filter(|_| is_even || slashes == 1) else {
             // A digit may be escaped itself.
             self.is_unclear |= !is_even || rest.iter().take(5).any(|byte| *byte == b'\\');
             self.put(b"\\");
             return slashes;
         };
-        let low = rest.get(5..).and_then(|next| {
-            let (same, next) = next.split_at_checked(slashes)?;
-            let is_pair = (0xd800..0xdc00).contains(&high) && same.iter().all(|byte| *byte == b'\\');
-            unit(next).filter(|low| is_pair && (0xdc00..0xe000).contains(low))
-        });
-        let (code, length) = match low {
-            Some(low) => (0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00), 2 * (slashes + 5)),
-            None => (high, slashes + 5),
-        };
-        let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
         // It may escape what follows.
         self.is_unclear |= character == '\\' && slashes == 1;
         let mut utf8 = [0; 4];
