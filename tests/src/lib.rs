@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod daemon;
 pub mod differ;
 pub mod dns;
+pub mod faults;
 pub mod foreign;
 pub mod h2;
 pub mod https;

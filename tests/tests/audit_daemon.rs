@@ -1,23 +1,32 @@
 //! The audit trail of a guard that is killed, left by its clients, or tampered with.
+//!
+//! `GUARD_FAULTS_KILLS` says how often it is killed, and `GUARD_FAULTS_SEED` when; `cargo xtask faults` sets them.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use guard_tests::differ::Random;
+use guard_tests::faults;
 use guard_tests::https::Request;
 use guard_tests::ledger::segments;
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
 use serde_json::json;
 
-const KILLS: usize = 20;
+const KILLS: u64 = 20;
 /// Calls that must have reached the server before the next kill.
 const CALLS_PER_LIFE: usize = 10;
+/// It dies at some moment within so many microseconds after them.
+const MOMENT_MICROSECONDS_MAX: usize = 60_000;
 
 #[test]
-fn a_guard_killed_under_load_has_a_durable_record_of_each_call_that_reached_the_server() {
+fn audit_kill9_loop() {
+    let (kills, seed) = (faults::number("KILLS", KILLS), faults::seed());
+    let mut random = Random::new(seed);
     apart(|| {
         let Scene { mut daemon, puppet, credential, https } = Scene::new(&json!({})).unwrap();
         let reached = puppet.answer_all(done_for);
@@ -37,12 +46,14 @@ fn a_guard_killed_under_load_has_a_durable_record_of_each_call_that_reached_the_
                     }
                 });
             }
-            let lives = (0..KILLS).try_for_each(|life| {
+            let lives = (0..kills).try_for_each(|life| {
                 let before = reached.load(Ordering::SeqCst);
                 let busy = eventually(START_LIMIT, || {
                     Ok((reached.load(Ordering::SeqCst) >= before + CALLS_PER_LIFE).then_some(()))
                 })?;
                 anyhow::ensure!(busy.is_some(), "life {life}: no calls");
+                let moment = random.below(MOMENT_MICROSECONDS_MAX);
+                thread::sleep(Duration::from_micros(u64::try_from(moment)?));
                 daemon.kill()?;
                 let refused = TcpStream::connect(ADDRESS).map_err(|error| error.kind());
                 anyhow::ensure!(
@@ -62,9 +73,13 @@ fn a_guard_killed_under_load_has_a_durable_record_of_each_call_that_reached_the_
         });
         daemon.stop().unwrap();
         let ledger = daemon.ledger().unwrap();
-        assert!(reached.load(Ordering::SeqCst) <= ledger.calls("allow", "open").count());
-        assert_eq!(ledger.of_kind("start").count(), KILLS + 1);
+        let (reached, durable) = (reached.load(Ordering::SeqCst), ledger.calls("allow", "open").count());
+        assert!(reached <= durable, "{reached} calls, {durable} records");
+        assert_eq!(u64::try_from(ledger.of_kind("start").count()).unwrap(), kills + 1);
         assert_eq!(daemon.verify().unwrap().code, Some(0));
+        println!(
+            "seed {seed}: {kills} kills, {reached} calls reached the server, {durable} have a durable record"
+        );
     });
 }
 

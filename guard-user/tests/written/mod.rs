@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mcp_guard::audit::{
-    AuditLog, CallRecord, Event, Local, Options, Outcome, Pruning, Refusal, Removal, Retention, Target,
+    AuditLog, CallRecord, Event, Local, OpenError, Options, Outcome, Pruning, Refusal, Removal, Retention,
+    Target,
 };
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
@@ -56,6 +57,10 @@ impl Trail {
     }
 
     fn open(&self, retention: Retention) -> AuditLog {
+        self.try_open(retention).unwrap()
+    }
+
+    pub(crate) fn try_open(&self, retention: Retention) -> Result<AuditLog, OpenError> {
         AuditLog::open(Options {
             dir: self.dir.path().to_owned(),
             host: "box".into(),
@@ -65,7 +70,6 @@ impl Trail {
             calls_in_flight_per_agent_max: 8,
             retention,
         })
-        .unwrap()
     }
 
     fn plain(&self) -> usize {

@@ -18,7 +18,7 @@ use std::fmt;
 
 use anyhow::Context;
 
-use random::Random;
+pub use random::Random;
 pub use readers::{Case, Reader};
 
 /// A POST body, made from this seed.

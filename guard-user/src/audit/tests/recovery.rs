@@ -27,56 +27,6 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn a_torn_tail_behind_the_checkpoint_is_moved_aside_whatever_its_length() {
-    let made = tempdir();
-    closed(made.path()).await;
-    let old = fs::read(segment(made.path())).unwrap();
-    let checkpoint = fs::read(made.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
-    let log = open(made.path()).unwrap();
-    log.intend(&call(2)).await.unwrap().conclude(&ok());
-    log.close().await;
-    let new = fs::read(segment(made.path())).unwrap();
-    let line_ends: Vec<_> = (old.len()..new.len()).filter(|&at| new[at] == b'\n').map(|at| at + 1).collect();
-
-    for end in old.len()..=line_ends[1] {
-        let dir = tempdir();
-        copy(made.path(), dir.path());
-        fs::write(segment(dir.path()), &new[..end]).unwrap();
-        fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), &checkpoint).unwrap();
-        open(dir.path()).unwrap().close().await;
-
-        let whole = line_ends.iter().rev().find(|&&whole| whole <= end).copied().unwrap_or(old.len());
-        let text = fs::read(segment(dir.path())).unwrap();
-        assert!(text.starts_with(&new[..whole]), "cut at {end}");
-        let torn: Vec<_> = records(dir.path()).into_iter().filter(|record| record["kind"] == "gap").collect();
-        let in_flight = usize::from(whole == line_ends[0]);
-        assert_eq!(torn.len(), usize::from(end > whole || in_flight > 0), "cut at {end}");
-        for gap in &torn {
-            assert_eq!(gap["torn_bytes"], end - whole);
-            assert_eq!(gap["open_count"], in_flight);
-        }
-        sound(dir.path());
-    }
-}
-
-#[tokio::test]
-async fn a_trail_that_lost_checkpointed_records_is_not_continued() {
-    let made = tempdir();
-    closed(made.path()).await;
-    let whole = fs::read(segment(made.path())).unwrap();
-    for end in 0..whole.len() {
-        let dir = tempdir();
-        copy(made.path(), dir.path());
-        fs::write(segment(dir.path()), &whole[..end]).unwrap();
-        let Err(OpenError::Rollback { checkpoint: 4, .. }) = open(dir.path()) else {
-            panic!("opened when cut at byte {end} of {}", whole.len());
-        };
-        // What is left stays as it is, for whoever looks into it.
-        assert_eq!(fs::read(segment(dir.path())).unwrap(), &whole[..end]);
-    }
-}
-
-#[tokio::test]
 async fn a_changed_byte_in_checkpointed_records_is_not_continued() {
     let made = tempdir();
     closed(made.path()).await;
