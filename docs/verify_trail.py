@@ -1,45 +1,31 @@
 #!/usr/bin/env python3
 """Checks an audit trail of mcp-guard, as docs/audit-format.md describes it and with nothing of mcp-guard's.
-
     verify_trail.py DIR [VERIFIER_KEY_FILE] [OLDER_CHECKPOINT_FILE]
-
-Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable. Slower than mcp-guard-verify; it shows that the page is enough.
-"""
+Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable. Slower than mcp-guard-verify; it shows that the page is enough."""
 import base64, gzip, hashlib, json, pathlib, re, sys, zlib
-
 TAMPERED, INCOMPLETE, UNREADABLE = 1, 2, 3
-WORDS = {TAMPERED: "TAMPERED", INCOMPLETE: "INCOMPLETE", UNREADABLE: "UNREADABLE"}
-
 class Fault(Exception): pass
 def need(is_so, why, code=TAMPERED):
     if not is_so: raise Fault(why, code)
 
 # --- Ed25519 (RFC 8032, section 5.1), for verifying only ---
-P = 2**255 - 19
-L = 2**252 + 27742317777372353535851937790883648493
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
-
 def add(a, b):  # extended coordinates: X, Y, Z, T
-    e, f = (a[1] - a[0]) * (b[1] - b[0]), (a[1] + a[0]) * (b[1] + b[0])
-    g, h = 2 * a[3] * b[3] * D, 2 * a[2] * b[2]
-    x, y, z, t = f - e, h - g, h + g, f + e
-    return x * y % P, z * t % P, y * z % P, x * t % P
-
+    e, f, g, h = (a[1] - a[0]) * (b[1] - b[0]), (a[1] + a[0]) * (b[1] + b[0]), 2 * a[3] * b[3] * D, 2 * a[2] * b[2]
+    return (f - e) * (h - g) % P, (h + g) * (f + e) % P, (h - g) * (h + g) % P, (f - e) * (f + e) % P
 def times(n, point):
     result = (0, 1, 1, 0)
     while n: result, point, n = add(result, point) if n & 1 else result, add(point, point), n >> 1
     return result
-
 def point(data):
     y, sign = int.from_bytes(data, "little") & (1 << 255) - 1, data[31] >> 7
     square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
     x = pow(square, (P + 3) // 8, P)
     x = x * pow(2, (P - 1) // 4, P) % P if (x * x - square) % P else x
     if y >= P or (x * x - square) % P or (x == 0 and sign): return None
-    x = P - x if x & 1 != sign else x
-    return x, y, 1, x * y % P
+    return (x := P - x if x & 1 != sign else x), y, 1, x * y % P
 BASE = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
-
 def is_signed(public, text, signature):
     a, r, s = point(public), point(signature[:32]), int.from_bytes(signature[32:], "little")
     if len(signature) != 64 or a is None or r is None or s >= L: return False
@@ -47,36 +33,50 @@ def is_signed(public, text, signature):
     one, other = times(s, BASE), add(r, times(k, a))
     return not any((one[i] * other[2] - other[i] * one[2]) % P for i in (0, 1))
 
-# --- Signed notes and the tree ---
+# --- Signed notes, keys and the tree ---
 def base64_of(text):
     data = base64.b64decode(text, validate=True)
     need(base64.b64encode(data).decode() == text, "base64 in another spelling")
     return data
-
 class Key:
     def __init__(self, text):
         self.name, key_id, key = text.strip().split("+", 2)
         data = base64_of(key)
-        need(len(data) == 33 and data[0] == 1, "not an Ed25519 key", UNREADABLE)
         self.public, self.id = data[1:], hashlib.sha256(self.name.encode() + b"\n" + data).digest()[:4]
-        need(self.id.hex() == key_id, "the key's id is not its own", UNREADABLE)
-
-    def checkpoint(self, note):
-        """Number of records, and their root."""
-        text, _, lines = note.rpartition("\n\n")
+        need(len(data) == 33 and data[0] == 1 and self.id.hex() == key_id, "not an Ed25519 key, or its id is not its own", UNREADABLE)
+    def signed(self, note):
+        """The lines of a note that this key signed."""
+        (text, _, lines), signed = note.rpartition("\n\n"), False
         need(lines.endswith("\n"), "not a signed note")
-        signed = False
         for line in lines[:-1].split("\n"):
             need(line.startswith("\u2014 ") and line.count(" ") == 2, "not a signature line")
             name, blob = line.split(" ")[1], base64_of(line.split(" ")[2])
             if name == self.name and blob[:4] == self.id:
                 signed = is_signed(self.public, (text + "\n").encode(), blob[4:])
                 need(signed, "a signature does not match")
-        need(signed, "not signed with this key")
-        parts = text.split("\n")
-        need(len(parts) == 3 and parts[0] == self.name and re.fullmatch("0|[1-9][0-9]*", parts[1]), "not a checkpoint of this trail")
-        return int(parts[1]), base64_of(parts[2])
-
+        need(signed, "not signed with the key whose turn it was")
+        return text.split("\n")
+class Keys:
+    """One after the other; the last thing that each has signed is the key after it."""
+    def __init__(self, root, lines):
+        self.all, self.lines, self.name = [(-1, Key(root))], {}, Key(root).name  # all: (record that hands over, key)
+        need(lines.endswith(b"\n") or not lines, "`keys`: the last line has no end")
+        for line in lines.splitlines(): self.take(line)
+    def said(self, origin, size, root):
+        need(origin == self.name and re.fullmatch("0|[1-9][0-9]*", size), "not a checkpoint of this trail")
+        return int(size), base64_of(root)
+    def take(self, line):
+        record, (before, key) = json.loads(line), self.all[-1]
+        *old, new = key.signed(record["note"])
+        (size, root), new = self.said(*old), Key(new)
+        is_next = [record["kind"], record["epoch"], record["seq"], new.name] == ["key", len(self.all), size, self.name]
+        need(is_next and size > before, "not the record of the next key")
+        self.all.append((size, new))
+        self.lines[size] = line, root
+    def checkpoint(self, note):
+        """Number of records, and their root."""
+        turn = [key for seq, key in self.all if seq < int(note.split("\n")[1])]
+        return self.said(*turn[-1].signed(note))
 def sha256(*parts): return hashlib.sha256(b"".join(parts)).digest()
 def grow(peaks, size, leaf):
     while size & 1: leaf, size = sha256(b"\1", peaks.pop(), leaf), size >> 1
@@ -88,10 +88,10 @@ def root_of(peaks):
 
 # --- The trail ---
 def verify(folder, key_file, older_file):
-    key = Key(key_file.read_text())
-    need((folder / "checkpoint").exists(), "the checkpoint is missing", INCOMPLETE)
-    signed = [key.checkpoint((folder / "checkpoint").read_bytes().decode())]
-    signed += [key.checkpoint(older_file.read_bytes().decode())] if older_file else []
+    root, later, newest = key_file.read_text(), folder / "keys", folder / "checkpoint"
+    need(newest.exists(), "the checkpoint is missing", INCOMPLETE)
+    note, keys = newest.read_bytes().decode(), Keys(root, later.read_bytes() if later.exists() else b"")
+    signed = [keys.checkpoint(note)] + ([keys.checkpoint(older_file.read_bytes().decode())] if older_file else [])
     files = sorted((p for p in folder.iterdir() if re.fullmatch("[0-9]{20}[.]jsonl([.]gz)?", p.name)), reverse=True)
     files = sorted({p.name[:20]: p for p in files}.items())  # plain or packed; with both, the plain one
     begin = size = int(files[0][0]) if files else 0
@@ -108,25 +108,25 @@ def verify(folder, key_file, older_file):
                 peaks, before, prev = [base64_of(peak) for peak in record["peaks"]], record["open_count"], bytes.fromhex(record["prev"])
                 need(len(peaks) == bin(size).count("1") and record["kind"] == "checkpoint", where + "a trail does not begin here")
             need(is_as_signed(), where + "a signed checkpoint covers other records than those before it")
-            need(all(0x20 <= byte < 0x7F for byte in line), where + "a byte that is not printable ASCII")
             head = '{"seq":%d,"prev":"%s","time":"' % (size, prev.hex())
             need(line.startswith(head.encode()), where + "another record, or `prev` is not the line before")
+            need(all(0x20 <= byte < 0x7F for byte in line), where + "a byte that is not printable ASCII")
             kind, call = record["kind"], record.get("id")
             need((size == 0) == (kind == "genesis"), where + "the first record, and only that, is a genesis record")
-            if kind == "genesis":
-                need(record["format"] == 1 and record["origin"] == key.name, where + "another format or trail")
-            elif kind == "call" and record["decision"] == "allow":
-                need(waiting.setdefault(call, size) == size, where + "its id is that of a call under way")
+            if kind == "genesis": need(record["format"] == 1 and record["origin"] == keys.name, where + "another format or trail")
+            elif kind == "call" and record["decision"] == "allow": need(waiting.setdefault(call, size) == size, where + "its id is that of a call under way")
             elif kind == "outcome":
                 is_before = call not in waiting and before > 0 and record["call_seq"] < begin
                 need(is_before or waiting.pop(call, None) == record["call_seq"], where + "no call waits for this outcome")
                 before -= is_before
             elif kind == "checkpoint":
-                need(key.checkpoint(record["note"]) == (size, root_of(peaks)), where + "it covers other records")
+                need(keys.checkpoint(record["note"]) == (size, root_of(peaks)), where + "it covers other records")
                 stands = [[base64.b64encode(peak).decode() for peak in peaks], len(waiting) + before, 1]
                 need([record.get(name) for name in ("peaks", "open_count", "format")] in (stands, [None] * 3), where + "the trail stood otherwise")
-            elif kind == "pruned" and size < signed[0][0]:
-                pruned = max(pruned, record["to"])
+            elif kind == "key":
+                if size > keys.all[-1][0]: keys.take(line)  # behind the checkpoint, `keys` may lack it
+                need(keys.lines.pop(size, None) == (line, root_of(peaks)), where + "`keys` has another one, or it covers other records")
+            elif kind == "pruned" and size < signed[0][0]: pruned = max(pruned, record["to"])
             elif kind == "gap" and record["reason"] == "restart":
                 need(record["open_count"] == len(waiting) + before, where + "another number of calls was open")
                 waiting, before = {}, 0
@@ -134,16 +134,16 @@ def verify(folder, key_file, older_file):
             size += grow(peaks, size, prev)
     need(is_as_signed(), "the signed checkpoint covers other records")
     need(size >= max(end for end, _ in signed), "fewer records than a signed checkpoint covers", INCOMPLETE)
+    need(all(seq < begin for seq in keys.lines), "`keys` has a record of a key that is not in the trail", INCOMPLETE if max(keys.lines, default=0) >= size else TAMPERED)
     need(pruned >= begin, f"the records before {begin} are gone, and no signed record says that they were pruned")
     need(all(end >= begin for end, _ in signed), "the older checkpoint is of records that were pruned", INCOMPLETE)
     return f"records {begin} to {size - 1}, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting) + before} calls open"
 
 if __name__ == "__main__":
     folder, *files = [*map(pathlib.Path, sys.argv[1:4]), None, None]
-    try:
-        print("SOUND:", verify(folder, files[0] or folder / "verifier-key", files[1]))
+    try: print("SOUND:", verify(folder, files[0] or folder / "verifier-key", files[1]))
     except (Fault, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         unread = UNREADABLE if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) else TAMPERED
         code = error.args[1] if isinstance(error, Fault) else INCOMPLETE if isinstance(error, EOFError) else unread
-        print(f"{WORDS[code]}: {error.args[0] if isinstance(error, Fault) else error}")
+        print(f"{[None, 'TAMPERED', 'INCOMPLETE', 'UNREADABLE'][code]}: {error.args[0] if isinstance(error, Fault) else error}")
         sys.exit(code)

@@ -45,7 +45,7 @@ fn checkpoint(trail: &Trail, outside: &tempfile::TempDir, name: &str) -> PathBuf
 /// What both verifiers say of the trail with an older checkpoint, by their exit codes.
 fn verdict_since(trail: &Trail, since: &Path) -> u8 {
     let key = key(trail);
-    let wanted = trail::Wanted { dir: trail.dir.path(), key: Some(&key), since: Some(since) };
+    let wanted = trail::Wanted { dir: trail.dir.path(), key: Some(&key), keys: None, since: Some(since) };
     let theirs = trail::verify(&wanted, |_, _| {}).verdict().code();
     let ours = audit::verify(trail.dir.path(), Some(&VerifierKey::parse(&key).unwrap()), Some(since)).verdict;
     let ours = match ours {
@@ -92,7 +92,8 @@ async fn each_record_is_proved_and_no_changed_proof_passes() {
     for (number, line) in (0..).zip(&lines) {
         let text = prove(trail.dir.path(), &verifier, Claim::Record(number)).unwrap();
         fs::write(&file, &text).unwrap();
-        let Ok(Proved::Record { number: proved, record, size }) = proof::verify(&file, &key, None) else {
+        let Ok(Proved::Record { number: proved, record, size }) = proof::verify(&file, (&key, ""), None)
+        else {
             panic!("record {number}: {text}");
         };
         assert_eq!((proved, size), (number, lines.len() as u64));
@@ -106,14 +107,17 @@ async fn each_record_is_proved_and_no_changed_proof_passes() {
         let mut changed = text.clone();
         changed[at] ^= 1;
         fs::write(&file, &changed).unwrap();
-        assert!(proof::verify(&file, &key, None).is_err(), "byte {at}");
+        assert!(proof::verify(&file, (&key, ""), None).is_err(), "byte {at}");
     }
     for changed in [&text[..text.len() - 1], &text[1..]] {
         fs::write(&file, changed).unwrap();
-        assert!(proof::verify(&file, &key, None).is_err());
+        assert!(proof::verify(&file, (&key, ""), None).is_err());
     }
     fs::write(&file, &text).unwrap();
-    assert!(proof::verify(&file, &self::key(&Trail::write().await), None).is_err(), "another trail's key");
+    assert!(
+        proof::verify(&file, (&self::key(&Trail::write().await), ""), None).is_err(),
+        "another trail's key"
+    );
 }
 
 #[tokio::test]
@@ -132,14 +136,14 @@ async fn growth_is_proved_from_each_older_checkpoint_and_from_no_other_history()
         let text = prove(trail.dir.path(), &verifier, Claim::Since(&note)).unwrap();
         fs::write(&file, &text).unwrap();
         assert!(
-            matches!(proof::verify(&file, &key, Some(since)), Ok(Proved::Grown { .. })),
+            matches!(proof::verify(&file, (&key, ""), Some(since)), Ok(Proved::Grown { .. })),
             "{since:?}: {text}"
         );
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] ^= 1;
             fs::write(&file, &changed).unwrap();
-            assert!(proof::verify(&file, &key, Some(since)).is_err(), "{since:?}, byte {at}");
+            assert!(proof::verify(&file, (&key, ""), Some(since)).is_err(), "{since:?}, byte {at}");
         }
     }
     // Another history of the same length or more has no proof, and an old proof is not about it.
@@ -151,7 +155,7 @@ async fn growth_is_proved_from_each_older_checkpoint_and_from_no_other_history()
     let (proof_lines, _) = text.split_once("\n\n").unwrap();
     let forged = format!("{proof_lines}\n\n{}", fs::read_to_string(trail.path(CHECKPOINT)).unwrap());
     fs::write(&file, forged).unwrap();
-    let fault = proof::verify(&file, &key, Some(&older[1])).unwrap_err();
+    let fault = proof::verify(&file, (&key, ""), Some(&older[1])).unwrap_err();
     assert_eq!(fault.verdict, trail::Verdict::Tampered);
 }
 
@@ -254,6 +258,6 @@ async fn the_description_of_the_format_is_enough_to_check_a_trail() {
 
 /// What the offline verifier says.
 fn verdict(trail: &Trail) -> u8 {
-    let wanted = trail::Wanted { dir: trail.dir.path(), key: None, since: None };
+    let wanted = trail::Wanted { dir: trail.dir.path(), key: None, keys: None, since: None };
     trail::verify(&wanted, |_, _| {}).verdict().code()
 }

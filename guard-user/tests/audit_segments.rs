@@ -41,7 +41,7 @@ fn verdicts(trail: &Trail, since: Option<&Path>) -> [u8; 3] {
     let (dir, key) = (trail.dir.path(), trail.path(VERIFIER_KEY));
     let text = fs::read_to_string(&key).unwrap();
     let ours = audit::verify(dir, Some(&audit::VerifierKey::parse(&text).unwrap()), since);
-    let theirs = trail::verify(&trail::Wanted { dir, key: Some(&text), since }, |_, _| {});
+    let theirs = trail::verify(&trail::Wanted { dir, key: Some(&text), keys: None, since }, |_, _| {});
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/verify_trail.py");
     let ran = Command::new("python3").arg(script).arg(dir).arg(key).args(since).output().unwrap();
     assert!(ran.stderr.is_empty(), "{}", String::from_utf8_lossy(&ran.stderr));

@@ -52,7 +52,7 @@ fn verdict_with(trail: &Trail, key: Option<&str>) -> Says {
 }
 
 fn verified(trail: &Trail, key: Option<&str>) -> trail::Report {
-    trail::verify(&trail::Wanted { dir: trail.dir.path(), key, since: None }, |_, _| {})
+    trail::verify(&trail::Wanted { dir: trail.dir.path(), key, keys: None, since: None }, |_, _| {})
 }
 
 /// File and line of the first fault.

@@ -52,7 +52,7 @@ fn is_sound(dir: &Path, cut: usize) {
     let key = fs::read_to_string(dir.join(VERIFIER_KEY)).unwrap();
     let ours = audit::verify(dir, Some(&VerifierKey::parse(&key).unwrap()), None);
     assert_eq!(ours.verdict, audit::Verdict::Sound, "cut at {cut}: {:?}", ours.fault);
-    let theirs = trail::verify(&trail::Wanted { dir, key: Some(&key), since: None }, |_, _| {});
+    let theirs = trail::verify(&trail::Wanted { dir, key: Some(&key), keys: None, since: None }, |_, _| {});
     assert_eq!(theirs.verdict(), trail::Verdict::Sound, "cut at {cut}: {:?}", theirs.fault);
     if cut.is_multiple_of(DOCUMENTED_EVERY) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/verify_trail.py");

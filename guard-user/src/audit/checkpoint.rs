@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::CHECKPOINT_FILE;
 use super::disk::{self, Segment};
+use super::log::Health;
 use super::merkle::Hash;
 use super::note::SigningKey;
 
@@ -14,6 +16,8 @@ use super::note::SigningKey;
 pub(super) struct Head {
     pub(super) size: u64,
     pub(super) root: Hash,
+    /// The one whose turn it is.
+    pub(super) key: Arc<SigningKey>,
     /// To be synced first: a checkpoint must not reach the disk before its records do.
     pub(super) unsynced: Option<Arc<dyn Segment>>,
 }
@@ -37,12 +41,12 @@ struct State {
 }
 
 impl Checkpointer {
-    pub(super) fn spawn(dir: PathBuf, key: Arc<SigningKey>) -> io::Result<Self> {
+    pub(super) fn spawn(dir: PathBuf, health: Arc<Health>) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("audit-checkpoint".into()).spawn(move || {
             while let Some(head) = theirs.wait() {
-                theirs.write(&dir, &key, &head);
+                theirs.write(&dir, &health, &head);
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
@@ -90,15 +94,17 @@ impl Shared {
         }
     }
 
-    fn write(&self, dir: &std::path::Path, key: &SigningKey, head: &Head) {
+    fn write(&self, dir: &std::path::Path, health: &Health, head: &Head) {
         if let Some(Err(error)) = head.unsynced.as_ref().map(|segment| segment.sync()) {
             self.lock().sync_error = Some(error);
             return;
         }
-        let note = key.checkpoint(head.size, head.root);
+        let note = head.key.checkpoint(head.size, head.root);
         if let Err(error) = disk::replace(dir, CHECKPOINT_FILE, note.as_bytes()) {
             // The records are safe and the next checkpoint covers them; a full disk stops the writer itself.
             tracing::warn!(%error, size = head.size, "the audit checkpoint could not be written");
+            return;
         }
+        health.signed.store(head.size, Ordering::Relaxed);
     }
 }

@@ -58,7 +58,7 @@ pub enum OpenError {
     )]
     Tampered { file: PathBuf, line: u64, reason: String },
     #[error(
-        "{path}: {source}. A trail needs its `key`, `verifier-key` and `checkpoint`: restore them, or start a new \
+        "{path}: {source}. A trail needs its `key`, `verifier-key`, `keys` and `checkpoint`: restore them, or start a new \
          trail by moving the directory away"
     )]
     Key { path: PathBuf, source: NoteError },

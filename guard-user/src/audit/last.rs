@@ -200,6 +200,7 @@ impl Summary {
                 summary.result = format!("{} ended", field("count"));
                 summary.why = format!("by uid {}", field("uid"));
             }
+            "key" => summary.what = field("epoch"),
             "genesis" => summary.what = field("origin"),
             "start" => summary.what = field("version"),
             _ => {}

@@ -15,9 +15,11 @@ use super::archive::{Archive, Files};
 use super::arguments::{DIGEST_KEY_FILE, Digester};
 use super::checkpoint::Checkpointer;
 use super::disk::{Disk, OsDisk, sync_dir};
+use super::epoch::Epoch;
 use super::error::{AuditError, OpenError};
 use super::heartbeat::Heartbeat;
 use super::inspected::Inspected;
+use super::keys::Keys;
 use super::note::{SigningKey, VerifierKey};
 use super::prune;
 use super::queue::{Append, Compose, Done};
@@ -30,7 +32,7 @@ use super::rotate::{self, Current};
 use super::slots::{Slot, Slots, UnderWay};
 use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
-use super::{CHECKPOINT_FILE, FORMAT, LINE_BYTES_MAX, disk, key, text};
+use super::{CHECKPOINT_FILE, FORMAT, KEYS_FILE, LINE_BYTES_MAX, disk, key, text};
 use crate::config::Durability;
 use crate::service::Beat;
 use crate::types::DecisionId;
@@ -71,9 +73,11 @@ struct Shared {
 }
 
 /// How the writer is, for those who do not wait for it.
-#[derive(Default)]
 pub(super) struct Health {
     pub(super) records: AtomicU64,
+    /// What the checkpoint's file covers.
+    pub(super) signed: AtomicU64,
+    keys: Mutex<Arc<Keys>>,
     pub(super) failed: Mutex<Option<Arc<str>>>,
 }
 
@@ -137,22 +141,29 @@ impl AuditLog {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
         let digester = Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?;
-        let key = match key::load(&dir)? {
-            Some(key) => key,
-            None => begin(&dir, &host)?,
+        let root = match key::root(&dir)? {
+            Some(root) => root,
+            None => begin(&dir, &host)?.verifier().clone(),
         };
-        let mut recovered = recover::recover(&dir, key.verifier())?;
+        let keys_path = dir.join(KEYS_FILE);
+        let keys = Keys::beside(&dir, root.clone()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => {
+                OpenError::Tampered { file: keys_path, line: 0, reason: error.to_string() }
+            }
+            _ => OpenError::Io { path: keys_path, source: error },
+        })?;
+        let mut recovered = recover::recover(&dir, &keys)?;
         if recovered.is_none() {
-            genesis(&dir, disk.as_ref(), &key, &host, durability)?;
-            recovered = recover::recover(&dir, key.verifier())?;
+            genesis(&dir, disk.as_ref(), &key::current(&dir, &keys)?, &host, durability)?;
+            recovered = recover::recover(&dir, &keys)?;
         }
         let gone = || OpenError::Rollback { dir: dir.clone(), have: 0, checkpoint: 1 };
         let recovered = recovered.ok_or_else(gone)?;
-        let verifier = key.verifier().clone();
+        let keys = recovered.walk.keys.clone();
+        let key = Arc::new(key::current(&dir, &keys)?);
         let files = Arc::new(Files::new(dir.clone()));
-        let health = Arc::<Health>::default();
-        let writer =
-            resume((&files, durability, options.retention), disk, Arc::new(key), recovered, lock, &health)?;
+        let health = Arc::new(Health::new(keys));
+        let writer = resume((&files, durability, options.retention), disk, key, recovered, lock, &health)?;
         let shared_desk = Arc::new(Desk::new(writer));
         let theirs = Arc::clone(&shared_desk);
         thread::Builder::new()
@@ -161,13 +172,24 @@ impl AuditLog {
             .map_err(OpenError::io(&dir))?;
         let calls = Slots::new(calls_max, per_agent_max);
         let refusals = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
-        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, digester, health, files };
+        let shared =
+            Shared { desk: shared_desk, calls, refusals, wait, verifier: root, digester, health, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The key that checks this trail; its name is the trail's origin.
+    /// The first key of this trail, which vouches for all; its name is the trail's origin.
     pub fn verifier_key(&self) -> &VerifierKey {
         &self.shared.verifier
+    }
+
+    /// All keys of this trail.
+    pub fn keys(&self) -> Arc<Keys> {
+        self.shared.health.keys()
+    }
+
+    /// Records that the signed checkpoint covers.
+    pub(super) fn signed(&self) -> u64 {
+        self.shared.health.signed.load(Ordering::Relaxed)
     }
 
     /// Makes the digests of arguments.
@@ -277,6 +299,26 @@ impl AuditLog {
         let (done, closed) = oneshot::channel();
         self.shared.desk.queue.close(Some(done));
         let _writer_gone = closed.await;
+    }
+}
+
+impl Health {
+    fn new(keys: Keys) -> Self {
+        Self {
+            records: AtomicU64::default(),
+            signed: AtomicU64::default(),
+            keys: Mutex::new(Arc::new(keys)),
+            failed: Mutex::default(),
+        }
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another key signs from now on.
+    pub(super) fn hand_over(&self, keys: &Keys) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys.clone());
     }
 }
 
@@ -451,7 +493,7 @@ fn resume(
     let dir = files.dir.as_path();
     let Recovered { walk, path, first, bytes, torn } = recovered;
     let open_count = walk.open_count();
-    let Walk { tree, prev, open, pruned, .. } = walk;
+    let Walk { tree, prev, open, pruned, keys, .. } = walk;
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
     if open_count > 0 || torn.is_some() {
@@ -474,6 +516,7 @@ fn resume(
     sign(dir, &key, &position)?;
     let size = position.tree.size();
     health.records.store(size, Ordering::Relaxed);
+    health.signed.store(size, Ordering::Relaxed);
     if let Some(pruned) = &pruned {
         // What a guard that was killed has not come to.
         prune::remove(dir, pruned.to, &files.alone, &files.stops).map_err(OpenError::io(dir))?;
@@ -481,9 +524,10 @@ fn resume(
     let now = Instant::now();
     let age = rotate::age(&path).map_err(OpenError::io(&path))?;
     let current = Current::new(first, age, (retention.segment_bytes, retention.segment_age));
+    let epoch = Epoch::new(keys, retention.key_epoch);
     let archive = Archive::spawn(Arc::clone(files), retention, first).map_err(OpenError::io(dir))?;
     Ok(Writer {
-        checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(&key)).map_err(OpenError::io(dir))?,
+        checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(health)).map_err(OpenError::io(dir))?,
         dir: dir.to_owned(),
         disk,
         durability,
@@ -498,6 +542,7 @@ fn resume(
         published: (size, now),
         embedded: (size, now),
         current,
+        epoch,
         archive,
         _lock: lock,
     })

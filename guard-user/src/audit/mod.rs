@@ -12,6 +12,7 @@
 //! disk           the few file operations, so that tests can make each of them fail
 //! packed         segments in gzip, and both forms of them to read
 //! key, recover   what stands in the directory when the guard starts
+//! keys           which key signs when; epoch: hands over to the next one
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! rotate         goes on in a new segment; retention: when, and what becomes of the full ones; archive: packs these
 //! prune          which of them may go, and their removal; removal: of a running trail; pruned: what is said of them
@@ -32,11 +33,13 @@ mod calls;
 mod checkpoint;
 mod counted;
 mod disk;
+mod epoch;
 mod error;
 mod export;
 mod heartbeat;
 mod inspected;
 mod key;
+mod keys;
 mod last;
 mod log;
 mod merkle;
@@ -72,6 +75,7 @@ pub use error::{AuditError, OpenError};
 pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, frame};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
+pub use keys::Keys;
 pub use last::{Filter, Summary, last};
 pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
@@ -98,7 +102,11 @@ pub const LINE_BYTES_MAX: usize = 65_535;
 pub const FORMAT: u32 = 1;
 /// Where the signing key is kept (PKCS#8, mode 0600).
 pub const KEY_FILE: &str = "key";
-/// Where its public half is kept, as a C2SP verifier key.
+/// Where its successor is kept until the record that hands over to it is on disk.
+pub const NEXT_KEY_FILE: &str = "key-next";
+/// Where the records are repeated that handed over from one key to the next.
+pub const KEYS_FILE: &str = "keys";
+/// Where the public half of the first key is kept, as a C2SP verifier key.
 pub const VERIFIER_KEY_FILE: &str = "verifier-key";
 /// Where the latest signed checkpoint is kept.
 pub const CHECKPOINT_FILE: &str = "checkpoint";

@@ -30,6 +30,10 @@ pub enum NoteError {
     NotACheckpoint,
     #[error("the private key cannot be read as Ed25519 PKCS#8")]
     PrivateKey,
+    #[error("its text does not hand over to a key of the same trail")]
+    NotAHandOver,
+    #[error("it is signed with a key of {0} whose turn it was not")]
+    NotItsTurn(String),
 }
 
 /// The public half of a trail's key: who signs, and how to check it.
@@ -115,6 +119,22 @@ impl VerifierKey {
     }
 }
 
+impl VerifierKey {
+    /// The checkpoint in `note`, and the key of the same trail that signs all later ones, if this key signed it.
+    pub(super) fn open_hand_over(&self, note: &str) -> Result<(Checkpoint, Self), NoteError> {
+        let text = self.open(note)?.strip_suffix('\n').ok_or(NoteError::NotAHandOver)?;
+        let (checkpoint, next) = text.rsplit_once('\n').ok_or(NoteError::NotAHandOver)?;
+        let checkpoint = Checkpoint::parse(&format!("{checkpoint}\n"))?;
+        let next_key = Self::parse(next)?;
+        let is_of_this_trail = checkpoint.origin == self.name && next_key.name == self.name;
+        if is_of_this_trail && next_key.to_string() == next {
+            Ok((checkpoint, next_key))
+        } else {
+            Err(NoteError::NotAHandOver)
+        }
+    }
+}
+
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = [&[TYPE_ED25519], self.public.as_slice()].concat();
@@ -153,6 +173,12 @@ impl SigningKey {
         self.sign(&Checkpoint { origin: self.verifier.name.clone(), size, root }.to_string())
     }
 
+    /// The same, and a line more: the key that signs from there on.
+    pub(super) fn hand_over(&self, size: u64, root: Hash, next: &VerifierKey) -> String {
+        let checkpoint = Checkpoint { origin: self.verifier.name.clone(), size, root };
+        self.sign(&format!("{checkpoint}{next}\n"))
+    }
+
     /// `text`, which ends in a newline, with its signature.
     fn sign(&self, text: &str) -> String {
         let signature = self.pair.sign(text.as_bytes());
@@ -164,6 +190,12 @@ impl SigningKey {
 // === impl Checkpoint ===
 
 impl Checkpoint {
+    /// What `note` says, whoever signed it.
+    pub(super) fn said(note: &str) -> Result<Self, NoteError> {
+        let split = note.rfind("\n\n").ok_or(NoteError::NotANote)?;
+        Self::parse(note.get(..=split).ok_or(NoteError::NotANote)?)
+    }
+
     fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.split('\n');
         let (Some(origin), Some(size), Some(root), Some("")) =

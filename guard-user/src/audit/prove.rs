@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::CHECKPOINT_FILE;
+use super::keys::Keys;
 use super::merkle::{Tree, leaf_hash};
 use super::note::{Checkpoint, NoteError, VerifierKey};
 use super::proof::Gathering;
 use super::walk::{Found, Lines, beginning, segments};
+use super::{CHECKPOINT_FILE, KEYS_FILE};
 
 /// What is to be proved, against the trail's latest signed checkpoint.
 #[derive(Debug, Clone, Copy)]
@@ -57,21 +58,24 @@ pub enum ProveError {
 pub fn prove(dir: &Path, key: &VerifierKey, claim: Claim<'_>) -> Result<String, ProveError> {
     let path = dir.join(CHECKPOINT_FILE);
     let note = fs::read_to_string(&path).map_err(|error| ProveError::Read { path: path.clone(), error })?;
-    let latest = key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?;
+    // Read after the checkpoint: what signed that is there.
+    let keys = Keys::beside(dir, key.clone());
+    let keys = &keys.map_err(|error| ProveError::Read { path: dir.join(KEYS_FILE), error })?;
+    let latest = keys.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?;
     match claim {
         Claim::Record(seq) => {
             let last = latest.size.saturating_sub(1);
             let mut gathering =
                 Gathering::inclusion(seq, latest.size).ok_or(ProveError::NotSigned { seq, last })?;
             let record =
-                gather((dir, key), &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
+                gather((dir, keys), &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
             Ok(gathering.inclusion_file(seq, &record, &note))
         }
         Claim::Since(older) => {
-            let older = key.open_checkpoint(older).map_err(ProveError::Older)?;
+            let older = keys.open_checkpoint(older).map_err(ProveError::Older)?;
             let (old, size) = (older.size, latest.size);
             let mut gathering = Gathering::consistency(old, size).ok_or(ProveError::Shrunk { old, size })?;
-            gather((dir, key), &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
+            gather((dir, keys), &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
             Ok(gathering.consistency_file(old, &note))
         }
     }
@@ -85,7 +89,7 @@ struct Wanted<'a> {
 
 /// Reads what `latest` covers, and gives the line that is wanted.
 fn gather(
-    (dir, key): (&Path, &VerifierKey),
+    (dir, keys): (&Path, &Keys),
     latest: &Checkpoint,
     gathering: &mut Gathering,
     wanted: &Wanted<'_>,
@@ -94,7 +98,7 @@ fn gather(
     let found = segments(dir).map_err(|error| read(dir, error))?;
     let mut tree = Tree::default();
     if let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) {
-        (tree, _) = beginning(*first, path, key).map_err(|error| read(path, error))?;
+        (tree, _) = beginning(*first, path, keys).map_err(|error| read(path, error))?;
         match (wanted.line, wanted.older) {
             (Some(seq), _) if seq < *first => return Err(ProveError::Pruned { seq, first: *first }),
             (_, Some(older)) if older.size < *first => {

@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::error::AuditError;
 use super::export::{Cursor, CursorError};
-use super::note::VerifierKey;
+use super::keys::Keys;
 use super::retention::Retention;
 use super::walk::{beginning, segments};
-use super::{CHECKPOINT_FILE, disk, packed, rotate, text};
+use super::{disk, packed, rotate, text};
 
 /// How long the signature that covers the record may take; one follows within a quarter of a second.
 pub(super) const SIGNED_WITHIN: Duration = Duration::from_secs(20);
@@ -144,7 +144,7 @@ impl Pruning {
     }
 
     /// What would go of the trail in `dir`.
-    pub fn plan(&self, dir: &Path, key: &VerifierKey) -> Result<Option<Removal>, PruneError> {
+    pub fn plan(&self, dir: &Path, keys: &Keys) -> Result<Option<Removal>, PruneError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| PruneError::Io { path, error }
@@ -153,10 +153,10 @@ impl Pruning {
         for (first, path) in segments(dir).map_err(at(dir))? {
             let begins = rotate::began(&path).map_err(at(&path))?;
             let bytes = packed::metadata(&path).map_err(at(&path))?.len();
-            let is_beginning = first > 0 && beginning(first, &path, key).is_ok();
+            let is_beginning = first > 0 && beginning(first, &path, keys).is_ok();
             all.push(Segment { first, begins, bytes, is_beginning });
         }
-        let exported = self.exported(key)?;
+        let exported = self.exported(keys)?;
         let wanted = cut(&all, (self.before, self.bytes), u64::MAX);
         let limit = if self.is_forced() { u64::MAX } else { exported };
         let Some(index) = cut(&all, (self.before, self.bytes), limit) else {
@@ -166,10 +166,10 @@ impl Pruning {
     }
 
     /// Records that all cursors have behind them.
-    fn exported(&self, key: &VerifierKey) -> Result<u64, PruneError> {
+    fn exported(&self, keys: &Keys) -> Result<u64, PruneError> {
         let mut least = u64::MAX;
         for path in &self.cursors {
-            let exported = match Cursor::records(path, key) {
+            let exported = match Cursor::records(path, keys.root()) {
                 Ok(Some(records)) => records,
                 // What is forced is told with the number of what is lost.
                 Ok(None) | Err(_) if self.is_forced() => 0,
@@ -222,12 +222,6 @@ fn pruned(all: &[Segment], index: usize, (exported, wanted): (u64, usize)) -> Re
         held: first(wanted).saturating_sub(to),
         seq: None,
     }
-}
-
-/// Whether the trail's checkpoint covers record `seq`, on disk.
-pub(super) fn is_signed(dir: &Path, key: &VerifierKey, seq: u64) -> bool {
-    let note = fs::read_to_string(dir.join(CHECKPOINT_FILE)).unwrap_or_default();
-    key.open_checkpoint(&note).is_ok_and(|checkpoint| checkpoint.size > seq) && disk::sync_dir(dir).is_ok()
 }
 
 /// Removes what stands before record `to`, the oldest first, so that whatever is left begins where a trail may. Nothing unless some segment begins

@@ -5,10 +5,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
+use super::keys::Keys;
 use super::merkle::sha256;
-use super::note::{Checkpoint, VerifierKey};
+use super::note::Checkpoint;
 use super::walk::{Found, Lines, Walk, segments};
-use super::{CHECKPOINT_FILE, disk, packed};
+use super::{CHECKPOINT_FILE, KEYS_FILE, disk, packed};
 
 /// A trail that can be continued.
 pub(super) struct Recovered {
@@ -39,13 +40,13 @@ pub fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// Reads the whole trail. `None` if there is no record yet and no checkpoint says that there was one.
-pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>, OpenError> {
-    let checkpoint = checkpoint(dir, key)?;
+pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, OpenError> {
+    let checkpoint = checkpoint(dir, keys)?;
     let covered = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
     let rollback = |have| OpenError::Rollback { dir: dir.to_owned(), have, checkpoint: covered };
 
     let found = segments(dir).map_err(OpenError::io(dir))?;
-    let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first), covered);
+    let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first), covered, keys.clone());
     let begin = found.first().map(|(_, path)| path.clone());
     let mut last: Option<(u64, PathBuf, u64)> = None;
     let mut torn = None;
@@ -68,7 +69,7 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
             let number = lines.number + 1;
             let reason = match lines.next().map_err(OpenError::io(&path))? {
                 None => break,
-                Some(Found::Line(line)) => walk.line(line, key).err(),
+                Some(Found::Line(line)) => walk.line(line).err(),
                 Some(Found::Torn) => Some("the line has no end".to_owned()),
             };
             if let Some(reason) = reason {
@@ -107,6 +108,16 @@ pub(super) fn recover(dir: &Path, key: &VerifierKey) -> Result<Option<Recovered>
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }
+    if let Some(seq) = walk.hand_over_missed() {
+        return Err(if seq < walk.next() {
+            let reason = format!(
+                "it says that record {seq} hands over to the next key, and the trail has no such record"
+            );
+            OpenError::Tampered { file: dir.join(KEYS_FILE), line: 0, reason }
+        } else {
+            OpenError::Rollback { dir: dir.to_owned(), have: walk.next(), checkpoint: seq + 1 }
+        });
+    }
     if let (Err(reason), Some(file)) = (walk.begins_rightly(), begin) {
         return Err(OpenError::Tampered { file, line: 0, reason });
     }
@@ -125,10 +136,10 @@ fn checkpoint_gone(dir: &Path) -> OpenError {
 }
 
 /// The signed checkpoint in `dir`; `None` if there is no file.
-pub(super) fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Option<Checkpoint>, OpenError> {
+pub(super) fn checkpoint(dir: &Path, keys: &Keys) -> Result<Option<Checkpoint>, OpenError> {
     let path = dir.join(CHECKPOINT_FILE);
     match fs::read_to_string(&path) {
-        Ok(note) => key.open_checkpoint(&note).map(Some).map_err(|source| OpenError::Key { path, source }),
+        Ok(note) => keys.open_checkpoint(&note).map(Some).map_err(|source| OpenError::Key { path, source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::io(&path)(error)),
     }

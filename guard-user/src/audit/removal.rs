@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::disk::sync_dir;
 use super::error::OpenError;
 use super::log::AuditLog;
-use super::prune::{PruneError, Pruning, Removal, SIGNED_WITHIN, is_signed, remove};
+use super::prune::{PruneError, Pruning, Removal, SIGNED_WITHIN, remove};
 use super::recover::lock;
 
 /// Between two looks for the signature.
@@ -16,14 +17,14 @@ impl AuditLog {
     pub async fn prune(&self, pruning: Pruning) -> Result<Option<Removal>, PruneError> {
         let files = Arc::clone(self.files());
         let _alone = files.pruning.lock().await;
-        let key = self.verifier_key().clone();
+        let keys = self.keys();
         let theirs = Arc::clone(&files);
-        let planned = blocking(move || Ok((pruning.plan(&theirs.dir, &key)?, pruning))).await;
+        let planned = blocking(move || Ok((pruning.plan(&theirs.dir, &keys)?, pruning))).await;
         let (plan, pruning) = planned?;
         let Some(mut removal) = plan.clone().filter(|plan| plan.files > 0) else { return Ok(plan) };
         let seq = self.write_own(pruning.record(&removal)).await?;
         let by = Instant::now() + SIGNED_WITHIN;
-        while !is_signed(&files.dir, self.verifier_key(), seq) {
+        while !(self.signed() > seq && sync_dir(&files.dir).is_ok()) {
             if Instant::now() >= by {
                 return Err(PruneError::NotSigned);
             }

@@ -1,4 +1,4 @@
-//! When the trail goes on in a new segment, and what becomes of the full ones.
+//! When the trail goes on in a new segment or with a new key, and what becomes of the full ones.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,8 @@ pub struct Retention {
     pub segment_bytes: u64,
     /// So is one that is this old, and has a record of something else than its beginning.
     pub segment_age: Duration,
+    /// The key that signs is replaced by another, and destroyed, when it is so old.
+    pub key_epoch: Duration,
     /// Pack full segments.
     pub compress: bool,
     /// How long records are kept; none: for ever.
@@ -27,6 +29,7 @@ impl From<&config::Audit> for Retention {
         Self {
             segment_bytes: audit.segment_bytes,
             segment_age: Duration::from_secs(audit.segment_seconds),
+            key_epoch: Duration::from_secs(audit.key_epoch_seconds),
             compress: audit.compress,
             keep: audit.keep_days.map(|days| Duration::from_secs(days.saturating_mul(24 * 3600))),
             keep_bytes: audit.keep_bytes,

@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::note::{Checkpoint, VerifierKey};
+use super::keys::Keys;
+use super::note::{Checkpoint, NoteError, VerifierKey};
 use super::walk::{Counts, Found, Lines, Pruned, Walk, beginning, segments};
-use super::{CHECKPOINT_FILE, VERIFIER_KEY_FILE, packed};
+use super::{CHECKPOINT_FILE, KEYS_FILE, VERIFIER_KEY_FILE, packed};
 
 /// What a check came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -45,6 +46,8 @@ pub struct Report {
     pub counts: Counts,
     /// Forwarded calls without an outcome: under way, or cut off by a crash.
     pub open_calls: usize,
+    /// How many times the trail's key was replaced.
+    pub keys: u64,
     /// Records behind the latest checkpoint; only the chain protects these.
     pub unsigned_records: u64,
     /// Records that the older checkpoint covers, if one was given.
@@ -80,6 +83,7 @@ pub(super) fn verify_with(
         segments: 0,
         counts: Counts::default(),
         open_calls: 0,
+        keys: 0,
         unsigned_records: 0,
         since: None,
         key_from_trail: key.is_none(),
@@ -99,32 +103,36 @@ fn check(
 ) -> Result<(), Failure> {
     let key = key.cloned().map_or_else(|| key_beside(dir), Ok)?;
     report.origin = Some(key.name().to_owned());
-    let older = since.map(|path| older(path, &key)).transpose()?;
+    // Read before the keys: a guard that is running may go on to another one.
+    let note = checkpoint_beside(dir)?;
+    let keys = keys_beside(dir, key)?;
+    let older = since.map(|path| older(path, &keys)).transpose()?;
     report.since = older.as_ref().map(|older| older.size);
-    let checkpoint = checkpoint(dir, &key)?;
+    let checkpoint = checkpoint(dir, &note, &keys)?;
     let found = segments(dir).map_err(|error| failure(Verdict::Unreadable, dir, 0, error))?;
     report.segments = found.len();
 
     let (first, begin) = found.first().map_or((0, dir), |(first, path)| (*first, path.as_path()));
-    let mut walk = Walk::from(first, checkpoint.size);
+    let mut walk = Walk::from(first, checkpoint.size, keys);
     report.first = first;
     let signed: Vec<_> = [Some(&checkpoint), older.as_ref()].into_iter().flatten().collect();
     look(&signed, &walk).map_err(|reason| failure(Verdict::Tampered, dir, 0, reason))?;
     // Where it begins, no line has been read yet; if it cannot begin there, the first line says why.
-    if let Some((tree, _)) = (first > 0).then(|| beginning(first, begin, &key).ok()).flatten()
+    if let Some((tree, _)) = (first > 0).then(|| beginning(first, begin, &walk.keys).ok()).flatten()
         && signed.iter().any(|checkpoint| checkpoint.size == first && checkpoint.root != tree.root())
     {
         return Err(failure(Verdict::Tampered, begin, 0, OTHER_RECORDS));
     }
     let mut end = Ok(());
     for (first, path) in &found {
-        end = segment(*first, path, (&key, &signed), &mut walk, each);
+        end = segment(*first, path, &signed, &mut walk, each);
         if end.is_err() {
             break;
         }
     }
     report.records = walk.next() - first;
     report.open_calls = walk.open_count();
+    report.keys = walk.keys.epoch();
     report.pruned.clone_from(&walk.pruned);
     report.unsigned_records = walk.tree.size().saturating_sub(checkpoint.size);
     report.counts.clone_from(&walk.counts);
@@ -135,6 +143,12 @@ fn check(
         let reason =
             format!("the trail ends after {} records, but {size} are in a signed checkpoint", walk.next());
         return Err(failure(Verdict::Incomplete, last, 0, reason));
+    }
+    if let Some(seq) = walk.hand_over_missed() {
+        let verdict = if seq < walk.next() { Verdict::Tampered } else { Verdict::Incomplete };
+        let reason =
+            format!("it says that record {seq} hands over to the next key, and the trail has no such record");
+        return Err(failure(verdict, &dir.join(KEYS_FILE), 0, reason));
     }
     walk.begins_rightly().map_err(|reason| failure(Verdict::Tampered, begin, 0, reason))?;
     if let (Some(older), Some(path)) = (older.filter(|older| older.size < first), since) {
@@ -156,7 +170,7 @@ fn key_beside(dir: &Path) -> Result<VerifierKey, Failure> {
 fn segment(
     first: u64,
     path: &Path,
-    (key, signed): (&VerifierKey, &[&Checkpoint]),
+    signed: &[&Checkpoint],
     walk: &mut Walk,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), Failure> {
@@ -179,7 +193,7 @@ fn segment(
         match lines.next().map_err(|error| unreadable(number, error))? {
             None => return Ok(()),
             Some(Found::Line(line)) => {
-                walk.line(line, key).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
+                walk.line(line).map_err(|reason| failure(Verdict::Tampered, path, number, reason))?;
                 each(line);
             }
             Some(Found::Torn) => {
@@ -201,25 +215,50 @@ fn look(signed: &[&Checkpoint], walk: &Walk) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The checkpoint that the trail must go on from.
-fn older(path: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
-    let note = fs::read_to_string(path).map_err(|error| failure(Verdict::Unreadable, path, 0, error))?;
-    key.open_checkpoint(&note).map_err(|error| failure(Verdict::Unreadable, path, 0, error))
+/// All keys of the trail, which the first one vouches for.
+fn keys_beside(dir: &Path, key: VerifierKey) -> Result<Keys, Failure> {
+    Keys::beside(dir, key).map_err(|error| {
+        let is_wrong = error.kind() == io::ErrorKind::InvalidData;
+        let verdict = if is_wrong { Verdict::Tampered } else { Verdict::Unreadable };
+        failure(verdict, &dir.join(KEYS_FILE), 0, error)
+    })
 }
 
-fn checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, Failure> {
+/// The checkpoint that the trail must go on from.
+fn older(path: &Path, keys: &Keys) -> Result<Checkpoint, Failure> {
+    let note = fs::read_to_string(path).map_err(|error| failure(Verdict::Unreadable, path, 0, error))?;
+    keys.open_checkpoint(&note).map_err(|error| {
+        let is_ours = Checkpoint::said(&note).is_ok_and(|said| said.origin == keys.name());
+        match error {
+            // Of a later key than this trail has, if it is genuine.
+            NoteError::NotSigned(_) if is_ours => {
+                let reason = format!("it is signed with a key that `{KEYS_FILE}` does not have: the trail was put back to an older state, or it is another one's");
+                failure(Verdict::Incomplete, path, 0, reason)
+            }
+            error => failure(Verdict::Unreadable, path, 0, error),
+        }
+    })
+}
+
+fn checkpoint_beside(dir: &Path) -> Result<String, Failure> {
     let path = dir.join(CHECKPOINT_FILE);
-    match fs::read(&path) {
-        Ok(bytes) => {
-            std::str::from_utf8(&bytes).map_err(|error| failure(Verdict::Tampered, &path, 0, error)).and_then(
-                |note| key.open_checkpoint(note).map_err(|error| failure(Verdict::Tampered, &path, 0, error)),
-            )
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(failure(Verdict::Incomplete, &path, 0, "the signed checkpoint is missing"))
-        }
-        Err(error) => Err(failure(Verdict::Unreadable, &path, 0, error)),
-    }
+    fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => failure(Verdict::Incomplete, &path, 0, "the signed checkpoint is missing"),
+        io::ErrorKind::InvalidData => failure(Verdict::Tampered, &path, 0, error),
+        _ => failure(Verdict::Unreadable, &path, 0, error),
+    })
+}
+
+fn checkpoint(dir: &Path, note: &str, keys: &Keys) -> Result<Checkpoint, Failure> {
+    keys.open_checkpoint(note).map_err(|error| {
+        let is_there = dir.join(KEYS_FILE).exists();
+        let verdict = match error {
+            NoteError::NotSigned(_) if !is_there => Verdict::Incomplete,
+            _ => Verdict::Tampered,
+        };
+        let hint = if is_there { "" } else { ", and there is no file `keys`" };
+        failure(verdict, &dir.join(CHECKPOINT_FILE), 0, format!("{error}{hint}"))
+    })
 }
 
 fn failure(verdict: Verdict, file: &Path, line: u64, reason: impl std::fmt::Display) -> Failure {

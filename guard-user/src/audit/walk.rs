@@ -9,15 +9,19 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
+use super::keys::{HandOvers, Keys};
 use super::merkle::{Hash, Tree, leaf_hash};
-use super::note::VerifierKey;
-use super::{FORMAT, LINE_BYTES_MAX, packed};
+use super::{FORMAT, KEYS_FILE, LINE_BYTES_MAX, packed};
 
 /// `prev` of the first record.
 pub(super) const NO_PREV: Hash = [0; 32];
 
 /// Where a trail stands after some of its lines.
 pub(super) struct Walk {
+    /// Those whose turn has come.
+    pub(super) keys: Keys,
+    /// What the trail's file of keys has beyond them.
+    hand_overs: HandOvers,
     pub(super) tree: Tree,
     /// `prev` of the next record.
     pub(super) prev: Hash,
@@ -89,9 +93,12 @@ struct Line<'a> {
 }
 
 impl Walk {
-    /// Of a trail whose first record is this one, and whose checkpoint covers so many.
-    pub(super) fn from(first: u64, signed: u64) -> Self {
+    /// Of a trail whose first record is this one, whose checkpoint covers so many, and which has these keys.
+    pub(super) fn from(first: u64, signed: u64, keys: Keys) -> Self {
+        let (keys, hand_overs) = keys.split(first);
         Self {
+            keys,
+            hand_overs,
             tree: Tree::default(),
             prev: NO_PREV,
             open: BTreeMap::new(),
@@ -124,15 +131,20 @@ impl Walk {
         ))
     }
 
+    /// The next record that the file of keys says hands over, and that was not met.
+    pub(super) fn hand_over_missed(&self) -> Option<u64> {
+        self.hand_overs.missed()
+    }
+
     /// The state before the first line, by its own word: the root is signed.
-    fn begin(&mut self, line: &Line<'_>, key: &VerifierKey) -> Result<(), String> {
+    fn begin(&mut self, line: &Line<'_>) -> Result<(), String> {
         let wrong =
             || format!("a trail does not begin here: record {} does not say what came before", self.first);
         let (note, peaks) = line.note.as_deref().zip(line.peaks.as_ref()).ok_or_else(wrong)?;
         if line.format != Some(FORMAT) {
             return Err(format!("format {:?}, but this program reads {FORMAT}", line.format));
         }
-        let checkpoint = key.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
+        let checkpoint = self.keys.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
         let tree = tree_of(self.first, peaks).ok_or_else(wrong)?;
         let mut prev = NO_PREV;
         let is_hash = line.prev.len() == 64 && hex::decode_to_slice(line.prev, &mut prev).is_ok();
@@ -149,14 +161,14 @@ impl Walk {
     }
 
     /// Takes the next line, without its newline; says why it cannot be the next.
-    pub(super) fn line(&mut self, bytes: &[u8], key: &VerifierKey) -> Result<(), String> {
+    pub(super) fn line(&mut self, bytes: &[u8]) -> Result<(), String> {
         if bytes.len() > LINE_BYTES_MAX {
             return Err(format!("the line is longer than {LINE_BYTES_MAX} bytes"));
         }
         let line: Line<'_> =
             serde_json::from_slice(bytes).map_err(|error| format!("not a record: {error}"))?;
         if self.tree.size() < self.first {
-            self.begin(&line, key)?;
+            self.begin(&line)?;
         }
         let seq = self.tree.size();
         if line.seq != seq {
@@ -168,20 +180,24 @@ impl Walk {
         if (seq == 0) != (line.kind == "genesis") {
             return Err("a trail has one genesis record, and it is the first".into());
         }
-        self.meaning(&line, key)?;
+        self.meaning(&line, bytes)?;
         self.prev = leaf_hash(bytes);
         self.tree.push(self.prev);
         Ok(())
     }
 
-    fn meaning(&mut self, line: &Line<'_>, key: &VerifierKey) -> Result<(), String> {
+    fn meaning(&mut self, line: &Line<'_>, bytes: &[u8]) -> Result<(), String> {
         match line.kind {
             "genesis" => {
                 if line.format != Some(FORMAT) {
                     return Err(format!("format {:?}, but this program reads {FORMAT}", line.format));
                 }
-                if line.origin.as_deref() != Some(key.name()) {
-                    return Err(format!("the trail of {:?}, but the key of {}", line.origin, key.name()));
+                if line.origin.as_deref() != Some(self.keys.name()) {
+                    return Err(format!(
+                        "the trail of {:?}, but the key of {}",
+                        line.origin,
+                        self.keys.name()
+                    ));
                 }
             }
             "call" => self.call(line)?,
@@ -199,7 +215,8 @@ impl Walk {
             }
             "checkpoint" => {
                 let note = line.note.as_deref().ok_or("a checkpoint record without a note")?;
-                let checkpoint = key.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
+                let checkpoint =
+                    self.keys.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
                 if checkpoint.size != self.tree.size() || checkpoint.root != self.tree.root() {
                     return Err("its checkpoint was signed over other records than those before it".into());
                 }
@@ -210,6 +227,16 @@ impl Walk {
                     return Err("it says otherwise than the records before it how the trail stood".into());
                 }
                 self.counts.checkpoints += 1;
+            }
+            "key" => {
+                let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+                if !self.hand_overs.meets(text) {
+                    return Err(format!("`{KEYS_FILE}` has another record of this key"));
+                }
+                self.keys.take(text)?;
+                if self.keys.last().is_none_or(|last| last.root != self.tree.root()) {
+                    return Err("it was signed over other records than those before it".into());
+                }
             }
             "pruned" => {
                 let to = line.to.filter(|to| *to <= line.seq).ok_or("it does not say what was pruned")?;
@@ -253,11 +280,11 @@ impl Walk {
 }
 
 /// How a trail stands before its first record, by that record's signed word, and what that has as `prev`.
-pub(super) fn beginning(first: u64, path: &Path, key: &VerifierKey) -> io::Result<(Tree, Hash)> {
-    let mut walk = Walk::from(first, u64::MAX);
+pub(super) fn beginning(first: u64, path: &Path, keys: &Keys) -> io::Result<(Tree, Hash)> {
+    let mut walk = Walk::from(first, u64::MAX, keys.clone());
     let mut lines = Lines::open(path)?;
     let Some(Found::Line(bytes)) = lines.next()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-    walk.begin(&serde_json::from_slice(bytes)?, key).map_err(io::Error::other)?;
+    walk.begin(&serde_json::from_slice(bytes)?).map_err(io::Error::other)?;
     Ok((walk.tree, walk.prev))
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::archive::Archive;
 use super::checkpoint::{Checkpointer, Head};
 use super::disk::{self, Disk, Segment};
+use super::epoch::Epoch;
 use super::error::AuditError;
 use super::log::Health;
 use super::merkle::{Hash, Tree, leaf_hash};
@@ -72,6 +73,7 @@ pub(super) struct Writer {
     pub(super) published: (u64, Instant),
     pub(super) embedded: (u64, Instant),
     pub(super) current: Current,
+    pub(super) epoch: Epoch,
     /// Ends before the directory is unlocked.
     pub(super) archive: Archive,
     pub(super) _lock: File,
@@ -223,6 +225,10 @@ impl Writer {
             }
             State::Good(_) => self.embedded.1 + CHECKPOINT_RECORD_EVERY,
         };
+        let due = match (&self.state, self.epoch.due()) {
+            (State::Good(_), Some(over_at)) => due.min(over_at),
+            _ => due,
+        };
         let due = due.saturating_duration_since(Instant::now());
         if self.open_count > 0 { due.min(OUTCOME_WAIT) } else { due }
     }
@@ -244,6 +250,7 @@ impl Writer {
             self.write_own(text::encode(&Embedded { note: &note }));
             self.embedded = (self.position.tree.size(), now);
         }
+        self.hand_over_if_due();
         self.rotate_if_due();
         if self.published.0 < self.position.tree.size() && self.published.1 + CHECKPOINT_FILE_EVERY <= now {
             self.publish();
@@ -252,10 +259,16 @@ impl Writer {
 
     fn publish(&mut self) {
         self.sync();
+        if !self.epoch.settle(&self.dir) {
+            // Nobody could check it.
+            self.published.1 = Instant::now();
+            return;
+        }
         let State::Good(segment) = &self.state else { return };
         let (size, root) = (self.position.tree.size(), self.position.tree.root());
         let unsynced = (self.durability == Durability::Os).then(|| Arc::clone(segment));
-        self.checkpointer.publish(Head { size, root, unsynced });
+        let key = Arc::clone(&self.key);
+        self.checkpointer.publish(Head { size, root, key, unsynced });
         self.published = (size, Instant::now());
     }
 
@@ -430,12 +443,22 @@ pub(super) fn write<'a>(
     position: &Position,
     bodies: impl Iterator<Item = &'a [u8]>,
 ) -> io::Result<Position> {
+    write_lines(segment, sync, position, bodies).map(|(_lines, position)| position)
+}
+
+/// The same, and gives what was written.
+pub(super) fn write_lines<'a>(
+    segment: &dyn Segment,
+    sync: bool,
+    position: &Position,
+    bodies: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<(Vec<u8>, Position)> {
     let (lines, position) = lines(position, bodies, jiff::Timestamp::now());
     segment.append(&lines)?;
     if sync {
         segment.sync()?;
     }
-    Ok(position)
+    Ok((lines, position))
 }
 
 /// An error unless the file ends with the record that `position` says.

@@ -263,6 +263,9 @@ fn print_report(report: &Report) {
         counts.calls, counts.outcomes, counts.lost_outcomes, report.open_calls, counts.refusals
     );
     println!("signed    {} checkpoint records, {} gaps", counts.checkpoints, counts.gaps);
+    if report.keys > 0 {
+        println!("keys      {} hand-overs, each signed by the key before it", report.keys);
+    }
     if let (Some(since), Verdict::Sound) = (report.since, report.verdict) {
         println!("since     the older checkpoint's {since} records are the first of this trail");
     }

@@ -179,6 +179,8 @@ pub struct Audit {
     /// The trail goes on in a new file when one has so many bytes, or is so old.
     pub segment_bytes: u64,
     pub segment_seconds: u64,
+    /// The key that signs is replaced by another when it is so old, and destroyed.
+    pub key_epoch_seconds: u64,
     /// Pack files that nothing is added to any more, with gzip.
     pub compress: bool,
     /// Remove files whose records are all older, from the first on; none: keep them.
@@ -197,6 +199,7 @@ impl Default for Audit {
             heartbeat_seconds: 60,
             segment_bytes: 64 * 1024 * 1024,
             segment_seconds: 24 * 3600,
+            key_epoch_seconds: 6 * 3600,
             compress: true,
             keep_days: None,
             keep_bytes: None,

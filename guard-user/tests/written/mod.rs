@@ -4,7 +4,8 @@
 pub(crate) mod verifier;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use mcp_guard::audit::{
@@ -56,6 +57,22 @@ impl Trail {
         removal
     }
 
+    /// Has the trail's key replaced once.
+    pub(crate) async fn hand_over(&self) {
+        let log = self.open(Retention { key_epoch: Duration::from_millis(200), ..Retention::default() });
+        let before = log.keys().epoch();
+        while log.keys().epoch() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        log.leave().await;
+    }
+
+    /// The records that hand over, as lines of the first segment.
+    pub(crate) fn hand_overs(&self) -> Vec<usize> {
+        let is_key = |line: &Vec<u8>| memchr::memmem::find(line, br#""kind":"key""#).is_some();
+        (0..).zip(self.lines()).filter(|(_, line)| is_key(line)).map(|(seq, _)| seq).collect()
+    }
+
     fn open(&self, retention: Retention) -> AuditLog {
         self.try_open(retention).unwrap()
     }
@@ -96,6 +113,17 @@ impl Trail {
     pub(crate) fn put_lines(&self, lines: &[Vec<u8>]) {
         self.put(SEGMENT, &lines.concat());
     }
+}
+
+/// What the script of docs/ says of a trail.
+pub(crate) fn script(dir: &Path, since: Option<&Path>) -> i32 {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/verify_trail.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(dir);
+    if let Some(since) = since {
+        command.arg(dir.join(VERIFIER_KEY)).arg(since);
+    }
+    command.output().unwrap().status.code().unwrap()
 }
 
 fn call(number: u8) -> CallRecord<'static> {

@@ -2,6 +2,8 @@
 
 #[path = "../../src/bin/mcp-guard-verify/blocks.rs"]
 mod blocks;
+#[path = "../../src/bin/mcp-guard-verify/keys.rs"]
+mod keys;
 #[path = "../../src/bin/mcp-guard-verify/note.rs"]
 pub(crate) mod note;
 #[path = "../../src/bin/mcp-guard-verify/proof.rs"]

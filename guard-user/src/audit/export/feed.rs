@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::entry::Link;
-use crate::audit::CHECKPOINT_FILE;
+use crate::audit::keys::Keys;
 use crate::audit::merkle::{Hash, Tree};
-use crate::audit::note::{Checkpoint, VerifierKey};
+use crate::audit::note::{Checkpoint, NoteError, VerifierKey};
 use crate::audit::prove::ProveError;
 use crate::audit::pruned;
 use crate::audit::walk::{Found, Lines, NO_PREV, beginning, segments};
+use crate::audit::{CHECKPOINT_FILE, KEYS_FILE};
 
 /// Records between two signed checkpoints; a guard signs at least each thousand and what is written with it.
 const UNSIGNED_RECORDS_MAX: usize = 65_536;
@@ -73,7 +74,7 @@ struct Signing<'a> {
 /// Where it is in the files of a trail.
 pub(super) struct Feed {
     dir: PathBuf,
-    key: VerifierKey,
+    keys: Keys,
     /// All records that were read, which are ahead of those that were exported.
     tree: Tree,
     /// `prev` of the next record.
@@ -90,7 +91,8 @@ impl Feed {
     /// Of what follows on these records, the last of which has this hash.
     pub(super) fn open(dir: &Path, key: VerifierKey, tree: Tree, prev: Hash) -> Result<Self, FeedError> {
         let opened_at = tree.size();
-        let feed = Self { dir: dir.to_owned(), key, tree, prev, opened_at, file: None, held: None };
+        let keys = Keys::new(key);
+        let mut feed = Self { dir: dir.to_owned(), keys, tree, prev, opened_at, file: None, held: None };
         let signed = feed.signed()?;
         feed.goes_on(&signed)?;
         Ok(feed)
@@ -98,7 +100,7 @@ impl Feed {
 
     /// What comes before the first record that is there: nothing, unless it was pruned.
     pub(super) fn beginning(dir: &Path, key: &VerifierKey) -> Result<(Tree, Hash), FeedError> {
-        let feed = Self::open(dir, key.clone(), Tree::default(), NO_PREV)?;
+        let mut feed = Self::open(dir, key.clone(), Tree::default(), NO_PREV)?;
         let at = |error| FeedError::Read { path: dir.to_owned(), error };
         let found = segments(dir).map_err(at)?;
         let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) else {
@@ -107,15 +109,22 @@ impl Feed {
         if !pruned::beginning(dir, feed.signed()?.size).map_err(at)?.1 {
             return Err(FeedError::NoBeginning { first: *first });
         }
-        beginning(*first, path, key).map_err(|error| FeedError::Read { path: path.clone(), error })
+        beginning(*first, path, &feed.keys).map_err(|error| FeedError::Read { path: path.clone(), error })
     }
 
     /// What is signed by now.
-    pub(super) fn signed(&self) -> Result<Checkpoint, FeedError> {
+    pub(super) fn signed(&mut self) -> Result<Checkpoint, FeedError> {
         let path = self.dir.join(CHECKPOINT_FILE);
         let note =
             fs::read_to_string(&path).map_err(|error| FeedError::Read { path: path.clone(), error })?;
-        Ok(self.key.open_checkpoint(&note).map_err(|error| ProveError::Checkpoint { path, error })?)
+        let mut opened = self.keys.open_checkpoint(&note);
+        if matches!(opened, Err(NoteError::NotSigned(_))) {
+            // The guard has gone on to another key.
+            self.keys = Keys::beside(&self.dir, self.keys.root().clone())
+                .map_err(|error| FeedError::Read { path: self.dir.join(KEYS_FILE), error })?;
+            opened = self.keys.open_checkpoint(&note);
+        }
+        Ok(opened.map_err(|error| ProveError::Checkpoint { path, error })?)
     }
 
     /// Whether what was read is among what is signed.
@@ -178,7 +187,7 @@ impl Feed {
         let Ok(Signing { kind: "checkpoint", note: Some(note) }) = serde_json::from_str(line) else {
             return Ok(false);
         };
-        let checkpoint = self.key.open_checkpoint(&note).ok();
+        let checkpoint = self.keys.open_checkpoint(&note).ok();
         let is_right = |it: &Checkpoint| it.size == self.tree.size() && it.root == self.tree.root();
         match checkpoint.filter(is_right) {
             Some(_) => Ok(true),

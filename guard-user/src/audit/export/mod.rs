@@ -120,7 +120,7 @@ impl Export {
     }
 
     /// Records that are signed and not exported yet.
-    pub fn lag(&self) -> Result<u64, FeedError> {
+    pub fn lag(&mut self) -> Result<u64, FeedError> {
         Ok(self.feed.signed()?.size.saturating_sub(self.tree.size()))
     }
 

@@ -1,6 +1,7 @@
 //! The trail as its users see it, on a real directory, with a disk that fails when it is told to.
 
 mod calls;
+mod epochs;
 mod export;
 mod faults;
 mod pruning;

@@ -16,7 +16,7 @@ use crate::audit::{
 };
 
 /// All but the last file.
-fn all() -> Pruning {
+pub(super) fn all() -> Pruning {
     Pruning { before: Some(Timestamp::now() + SignedDuration::from_secs(60)), ..Pruning::default() }
 }
 
@@ -24,7 +24,7 @@ fn by_operator(pruning: Pruning, force: Option<&str>) -> Pruning {
     Pruning { who: Pruner::Operator { uid: 7, force: force.map(str::to_owned) }, ..pruning }
 }
 
-async fn pruned(log: &AuditLog, pruning: Pruning) -> Removal {
+pub(super) async fn pruned(log: &AuditLog, pruning: Pruning) -> Removal {
     log.prune(pruning).await.unwrap().expect("something goes")
 }
 

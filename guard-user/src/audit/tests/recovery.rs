@@ -18,7 +18,7 @@ async fn closed(dir: &Path) {
     log.close().await;
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to.join("audit")).unwrap();
     for entry in fs::read_dir(from.join("audit")).unwrap() {
         let path = entry.unwrap().path();

@@ -10,8 +10,8 @@ use crate::audit::merkle::leaf_hash;
 use crate::audit::record::tests::call;
 use crate::audit::walk::{Found, Lines, Walk, segments};
 use crate::audit::{
-    Claim, Export, Format, Index, Order, Outcomes, Query, VERIFIER_KEY_FILE, VerifierKey, packed, prove,
-    search,
+    Claim, Export, Format, Index, Keys, Order, Outcomes, Query, VERIFIER_KEY_FILE, VerifierKey, packed,
+    prove, search,
 };
 
 /// Segments of about twenty calls.
@@ -56,12 +56,12 @@ fn lines(path: &Path) -> Vec<Vec<u8>> {
 
 /// The leaf hash of each line, and the root that a reader of the segments from `from` on comes to.
 fn read(dir: &Path, from: usize) -> (Vec<[u8; 32]>, [u8; 32]) {
-    let (files, key) = (files(dir), key(dir));
-    let mut walk = Walk::from(files[from].0, u64::MAX);
+    let (files, keys) = (files(dir), Keys::new(key(dir)));
+    let mut walk = Walk::from(files[from].0, u64::MAX, keys);
     let mut hashes = Vec::new();
     for (_, path) in &files[from..] {
         for line in lines(path) {
-            walk.line(&line, &key).unwrap();
+            walk.line(&line).unwrap();
             hashes.push(leaf_hash(&line));
         }
     }

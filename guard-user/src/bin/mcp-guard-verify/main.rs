@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod keys;
 mod note;
 mod proof;
 mod record;
@@ -19,11 +20,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-Usage: mcp-guard-verify DIR [--key FILE_OR_KEY] [--since CHECKPOINT] [--json]
-       mcp-guard-verify --proof FILE --key FILE_OR_KEY [--since CHECKPOINT] [--json]
+Usage: mcp-guard-verify DIR [--key FILE_OR_KEY] [--keys FILE] [--since CHECKPOINT] [--json]
+       mcp-guard-verify --proof FILE --key FILE_OR_KEY [--keys FILE] [--since CHECKPOINT] [--json]
 
   DIR      an audit directory of mcp-guard, or a copy of it
-  --key    the trail's verifier key, or a file that holds it; kept apart from the trail it proves more
+  --key    the trail's first verifier key, or a file that holds it; kept apart from the trail it proves more
+  --keys   a copy of the trail's file `keys`, which has what came after that key (default: the one in DIR; for a proof: none)
   --since  a file with an older checkpoint of the trail, copied off the host before: the trail must go on from it. Shows what no
            look at a trail alone can: that its end was cut off and signed anew, or that all of it was put back to an older state
   --proof  a file that `mcp-guard audit prove` wrote: of one record or, with --since, that the trail goes on from the checkpoint
@@ -43,6 +45,7 @@ enum Subject {
 struct Args {
     subject: Subject,
     key: Option<String>,
+    keys: Option<PathBuf>,
     since: Option<PathBuf>,
     json: bool,
 }
@@ -62,14 +65,22 @@ fn main() -> ExitCode {
     // A file wins over a key that is written out; neither looks like the other.
     let key = args.key.map(|key| std::fs::read_to_string(&key).unwrap_or(key));
     let since = args.since.as_deref();
+    let keys = match args.keys.as_ref().map(std::fs::read_to_string).transpose() {
+        Ok(keys) => keys,
+        Err(error) => {
+            eprintln!("mcp-guard-verify: --keys: {error}");
+            return ExitCode::from(trail::Verdict::Unreadable.code());
+        }
+    };
     let (text, json, verdict) = match &args.subject {
         Subject::Trail(dir) => {
-            let wanted = trail::Wanted { dir, key: key.as_deref(), since };
+            let wanted = trail::Wanted { dir, key: key.as_deref(), keys: keys.as_deref(), since };
             let report = trail::verify(&wanted, progress());
             (report::text(&report), report::json(&report), report.verdict())
         }
         Subject::Proof(file) => {
-            let proved = proof::verify(file, key.as_deref().unwrap_or_default(), since);
+            let keys = (key.as_deref().unwrap_or_default(), keys.as_deref().unwrap_or_default());
+            let proved = proof::verify(file, keys, since);
             let verdict = proved.as_ref().err().map_or(trail::Verdict::Sound, |fault| fault.verdict);
             (report::proof_text(&proved), report::proof_json(&proved), verdict)
         }
@@ -105,11 +116,13 @@ fn progress() -> impl FnMut(u64, u64) {
 /// `None` asks for help.
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
     let (mut dir, mut proof, mut key, mut since, mut json) = (None, None, None, None, false);
+    let mut keys = None;
     while let Some(word) = words.next() {
         match word.as_str() {
             "-h" | "--help" => return Ok(None),
             "--json" => json = true,
             "--key" => key = Some(words.next().ok_or("--key needs a file or a key")?),
+            "--keys" => keys = Some(PathBuf::from(words.next().ok_or("--keys needs a file")?)),
             "--since" => since = Some(words.next().ok_or("--since needs a checkpoint's file")?.into()),
             "--proof" => proof = Some(PathBuf::from(words.next().ok_or("--proof needs a file")?)),
             _ if word.starts_with('-') => return Err(format!("unknown option {word}")),
@@ -126,5 +139,5 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String
         (Some(_), Some(_)) => return Err("a directory or a proof, not both".into()),
         (None, None) => return Err("which directory?".into()),
     };
-    Ok(Some(Args { subject, key, since, json }))
+    Ok(Some(Args { subject, key, keys, since, json }))
 }

@@ -12,10 +12,52 @@ pub(crate) struct Key {
     public: VerifyingKey,
 }
 
-/// The first `size` records of a trail have this root.
+/// The first `size` records of the trail `origin` have this root.
+#[derive(Debug)]
 pub(crate) struct Checkpoint {
+    pub(crate) origin: String,
     pub(crate) size: u64,
     pub(crate) root: Hash,
+    /// A line behind that: the key that signs from there on.
+    pub(crate) more: Option<String>,
+}
+
+/// Why a note is not what it should be.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It carries no signature of the key whose turn it was.
+    Stranger(String),
+    Wrong(String),
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Stranger(reason) | Self::Wrong(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(reason: &str) -> Self {
+        Self::Wrong(reason.to_owned())
+    }
+}
+
+/// The text of a note up to its signatures, and the checkpoint that it is, whoever signed it.
+pub(crate) fn open_of(note: &str) -> Result<(String, Checkpoint), Refused> {
+    let (text, _signatures) = note.rsplit_once("\n\n").ok_or("not a signed note")?;
+    let lines: Vec<&str> = text.split('\n').collect();
+    let (origin, size, root, more) = match lines.as_slice() {
+        [origin, size, root] => (*origin, *size, *root, None),
+        [origin, size, root, more] => (*origin, *size, *root, Some((*more).to_owned())),
+        _ => return Err("not a checkpoint".into()),
+    };
+    let number: u64 = size.parse().map_err(|_why| "a checkpoint without a size")?;
+    if number.to_string() != size {
+        return Err("a size with leading zeros".into());
+    }
+    let root = base64(root).and_then(|root| root.try_into().ok()).ok_or("a checkpoint without a root")?;
+    Ok((format!("{text}\n"), Checkpoint { origin: origin.to_owned(), size: number, root, more }))
 }
 
 impl Key {
@@ -38,10 +80,10 @@ impl Key {
         Ok(Self { name: name.to_owned(), id: own, public })
     }
 
-    /// The checkpoint of this key's trail in `note`.
-    pub(crate) fn checkpoint(&self, note: &str) -> Result<Checkpoint, String> {
-        let (text, signatures) = note.rsplit_once("\n\n").ok_or("not a signed note")?;
-        let text = format!("{text}\n");
+    /// An error unless this key signed the checkpoint in `note`.
+    pub(crate) fn signed(&self, note: &str) -> Result<(), Refused> {
+        let (text, _) = open_of(note)?;
+        let (_, signatures) = note.rsplit_once("\n\n").ok_or("not a signed note")?;
         let signatures = signatures.strip_suffix('\n').ok_or("the note's last line has no end")?;
         let mut signed = false;
         for line in signatures.split('\n') {
@@ -56,24 +98,17 @@ impl Key {
                     Signature::from_slice(signature).map_err(|_why| "a signature has the wrong length")?;
                 self.public
                     .verify_strict(text.as_bytes(), &signature)
-                    .map_err(|_why| format!("the signature of {name} does not match"))?;
+                    .map_err(|_why| Refused::Wrong(format!("the signature of {name} does not match")))?;
                 signed = true;
             }
         }
-        if !signed {
-            return Err(format!("not signed with the key of {}", self.name));
+        if signed {
+            Ok(())
+        } else {
+            let reason =
+                format!("not signed with the key of {} whose turn it was ({})", self.name, hex(&self.id));
+            Err(Refused::Stranger(reason))
         }
-        let lines: Vec<&str> = text.split('\n').collect();
-        let [origin, size, root, ""] = lines.as_slice() else { return Err("not a checkpoint".into()) };
-        if *origin != self.name {
-            return Err(format!("a checkpoint of {origin}"));
-        }
-        let number: u64 = size.parse().map_err(|_why| "a checkpoint without a size")?;
-        if number.to_string() != *size {
-            return Err("a size with leading zeros".into());
-        }
-        let root = base64(root).and_then(|root| root.try_into().ok()).ok_or("a checkpoint without a root")?;
-        Ok(Checkpoint { size: number, root })
     }
 }
 

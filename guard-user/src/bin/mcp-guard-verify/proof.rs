@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::note::{Checkpoint, Key, base64};
+use super::keys::Keys;
+use super::note::{Checkpoint, Refused, base64};
 use super::trail::{Fault, Verdict, fault, read};
 use super::tree::{Hash, leaf, node};
 
@@ -20,14 +21,23 @@ pub(crate) enum Proved {
 }
 
 /// Checks the proof in the file `path`: of a record, or, with an older checkpoint's file, that the trail goes on from that.
-pub(crate) fn verify(path: &Path, key: &str, since: Option<&Path>) -> Result<Proved, Fault> {
+pub(crate) fn verify(path: &Path, (key, later): (&str, &str), since: Option<&Path>) -> Result<Proved, Fault> {
     let unreadable = |path: &Path, reason: &str| fault(Verdict::Unreadable, path, 0, reason);
-    let key = Key::parse(key).map_err(|reason| unreadable(path, &format!("--key: {reason}")))?;
+    let keys =
+        Keys::parse(key, later).map_err(|reason| unreadable(path, &format!("--key or --keys: {reason}")))?;
     let text = read(path, Verdict::Unreadable)?;
     let (head, note) = text
         .split_once("\n\n")
         .ok_or_else(|| unreadable(path, "not a proof: no empty line before a checkpoint"))?;
-    let latest = key.checkpoint(note).map_err(|reason| fault(Verdict::Tampered, path, 0, &reason))?;
+    let latest = keys.checkpoint(note).map_err(|refused| {
+        let hint = match refused {
+            Refused::Stranger(_) => {
+                "; the trail has had more than one key: its file `keys`, as --keys, has the later ones"
+            }
+            Refused::Wrong(_) => "",
+        };
+        fault(Verdict::Tampered, path, 0, &format!("{refused}{hint}"))
+    })?;
     let wrong = |reason: &str| fault(Verdict::Tampered, path, 0, reason);
     let Some(since) = since else {
         let (number, record, path) = inclusion(head).map_err(|reason| unreadable(path, reason))?;
@@ -38,7 +48,7 @@ pub(crate) fn verify(path: &Path, key: &str, since: Option<&Path>) -> Result<Pro
         return Ok(Proved::Record { number, record, size: latest.size });
     };
     let note = read(since, Verdict::Unreadable)?;
-    let older = key.checkpoint(&note).map_err(|reason| unreadable(since, &reason))?;
+    let older = keys.checkpoint(&note).map_err(|refused| unreadable(since, &refused.to_string()))?;
     let (old, path) = consistency(head).map_err(|reason| unreadable(path, reason))?;
     if old != older.size {
         return Err(unreadable(

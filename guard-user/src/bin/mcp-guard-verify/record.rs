@@ -36,6 +36,11 @@ pub(crate) enum Meaning {
         note: String,
         state: Option<State>,
     },
+    /// Another key signs from here on; the note is the last one of the key before it.
+    Key {
+        epoch: u64,
+        note: String,
+    },
     /// The records before `to` are no more.
     Pruned {
         to: u64,
@@ -78,6 +83,7 @@ struct Fields<'a> {
     #[serde(borrow)]
     peaks: Option<Vec<Cow<'a, str>>>,
     to: Option<u64>,
+    epoch: Option<u64>,
     #[serde(borrow)]
     time: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -142,6 +148,10 @@ fn meaning(fields: Fields<'_>) -> Result<Meaning, String> {
         ("checkpoint", ..) => Meaning::Checkpoint {
             note: fields.note.map(Cow::into_owned).unwrap_or_default(),
             state: fields.peaks.map(|peaks| state(&peaks, fields.format, fields.open_count)).transpose()?,
+        },
+        ("key", ..) => Meaning::Key {
+            epoch: fields.epoch.ok_or("it does not say which key it is")?,
+            note: fields.note.map(Cow::into_owned).unwrap_or_default(),
         },
         ("pruned", ..) => Meaning::Pruned {
             to: fields.to.ok_or("it does not say which records were pruned")?,

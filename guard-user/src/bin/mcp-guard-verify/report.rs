@@ -36,6 +36,9 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
         report.calls, report.outcomes, report.lost_outcomes, report.open_calls, report.refusals
     )?;
     writeln!(out, "signed    {} checkpoint records, {} gaps", report.checkpoints, report.gaps)?;
+    if report.keys > 0 {
+        writeln!(out, "keys      {} hand-overs, each signed by the key before it", report.keys)?;
+    }
     if let (Some(since), Verdict::Sound) = (report.since, report.verdict()) {
         writeln!(out, "since     the older checkpoint's {since} records are the first of this trail")?;
     }
@@ -80,6 +83,7 @@ pub(crate) fn json(report: &Report) -> serde_json::Value {
         "open_calls": report.open_calls,
         "gaps": report.gaps,
         "checkpoints": report.checkpoints,
+        "keys": report.keys,
         "unsigned_records": report.unsigned_records,
     })
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::blocks::{self, Batch, End};
-use super::note::{Checkpoint, Key};
+use super::keys::Keys;
+use super::note::{Checkpoint, Refused};
 use super::record::{Meaning, Record};
 use super::tree::{Hash, Tree};
 
@@ -49,6 +50,8 @@ pub(crate) struct Report {
     pub(crate) gaps: u64,
     /// Checkpoint records.
     pub(crate) checkpoints: u64,
+    /// How often the trail's key was replaced.
+    pub(crate) keys: u64,
     /// Records behind the latest signed checkpoint.
     pub(crate) unsigned_records: u64,
     /// Records that the older checkpoint covers, if one was given.
@@ -60,6 +63,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) dir: &'a Path,
     /// The text of a verifier key; else the one in the trail's directory is taken.
     pub(crate) key: Option<&'a str>,
+    /// The text of the trail's `keys`; else the file in its directory is taken.
+    pub(crate) keys: Option<&'a str>,
     /// A file with a checkpoint of this trail that was copied before.
     pub(crate) since: Option<&'a Path>,
 }
@@ -77,7 +82,9 @@ pub(crate) struct Pruned {
 
 struct Reader<'r> {
     report: &'r mut Report,
-    key: Key,
+    keys: Keys,
+    /// Records of keys that were read.
+    keys_met: usize,
     latest: Checkpoint,
     since: Option<Checkpoint>,
     tree: Tree,
@@ -119,14 +126,28 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
     let dir = wanted.dir;
     let key_path = dir.join("verifier-key");
     let text = wanted.key.map_or_else(|| read(&key_path, Verdict::Unreadable), |text| Ok(text.to_owned()))?;
-    let key = Key::parse(&text).map_err(|reason| fault(Verdict::Unreadable, &key_path, 0, &reason))?;
-    report.origin = Some(key.name.clone());
-
-    let since = wanted.since.map(|path| older(path, &key)).transpose()?;
-    report.since = since.as_ref().map(|since| since.size);
+    Keys::parse(&text, "").map_err(|reason| fault(Verdict::Unreadable, &key_path, 0, &reason))?;
     let path = dir.join("checkpoint");
+    // Before the keys: a guard that is running may go on to another one.
     let note = read(&path, Verdict::Incomplete)?;
-    let latest = key.checkpoint(&note).map_err(|reason| fault(Verdict::Tampered, &path, 0, &reason))?;
+    let keys_path = dir.join("keys");
+    let later = match wanted.keys {
+        Some(later) => Some(later.to_owned()),
+        None if keys_path.exists() => Some(read(&keys_path, Verdict::Incomplete)?),
+        None => None,
+    };
+    let keys = Keys::parse(&text, later.as_deref().unwrap_or_default())
+        .map_err(|reason| fault(Verdict::Tampered, &keys_path, 0, &reason))?;
+    report.origin = Some(keys.name().to_owned());
+
+    let since = wanted.since.map(|path| older(path, &keys)).transpose()?;
+    report.since = since.as_ref().map(|since| since.size);
+    let latest = keys.checkpoint(&note).map_err(|refused| match refused {
+        Refused::Stranger(reason) if later.is_none() => {
+            fault(Verdict::Incomplete, &path, 0, &format!("{reason}; the file `keys` is missing"))
+        }
+        refused => fault(Verdict::Tampered, &path, 0, &refused.to_string()),
+    })?;
     let size = latest.size.max(report.since.unwrap_or(0));
 
     let segments = segments(dir)?;
@@ -136,7 +157,7 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
     let first = firsts.first().copied().unwrap_or(0);
     (report.first, report.next) = (first, first);
     let (tree, prev, open) = (Tree::default(), [0; 32], HashMap::new());
-    let mut reader = Reader { report, key, latest, since, tree, prev, open, open_before: 0 };
+    let mut reader = Reader { report, keys, keys_met: 0, latest, since, tree, prev, open, open_before: 0 };
     reader.look().map_err(|reason| fault(Verdict::Tampered, dir, 0, &reason))?;
     let (mut firsts, mut done) = (firsts.into_iter(), 0);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -155,6 +176,12 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
         let reason = format!("the trail ends after {next} records; a signed checkpoint covers {size}");
         return Err(fault(Verdict::Incomplete, &last, 0, &reason));
     }
+    if let Some(seq) = reader.keys.missed(first, reader.keys_met) {
+        let verdict = if seq < next { Verdict::Tampered } else { Verdict::Incomplete };
+        let reason =
+            format!("record {seq} hands over to the next key, it says; the trail has no such record");
+        return Err(fault(verdict, &keys_path, 0, &reason));
+    }
     let is_told = |pruned: &Pruned| pruned.to >= first;
     if first > 0 && !reader.report.pruned.as_ref().is_some_and(is_told) {
         let reason =
@@ -171,9 +198,17 @@ fn check(wanted: &Wanted<'_>, report: &mut Report, mut progress: impl FnMut(u64,
 }
 
 /// The checkpoint that the trail must go on from.
-fn older(path: &Path, key: &Key) -> Result<Checkpoint, Fault> {
+fn older(path: &Path, keys: &Keys) -> Result<Checkpoint, Fault> {
     let note = read(path, Verdict::Unreadable)?;
-    key.checkpoint(&note).map_err(|reason| fault(Verdict::Unreadable, path, 0, &reason))
+    keys.checkpoint(&note).map_err(|refused| match refused {
+        Refused::Stranger(reason) => {
+            let reason = format!(
+                "{reason}, nor with one that comes later in `keys`: the trail was put back to an older state, or it is another one's"
+            );
+            fault(Verdict::Incomplete, path, 0, &reason)
+        }
+        Refused::Wrong(reason) => fault(Verdict::Unreadable, path, 0, &reason),
+    })
 }
 
 impl Reader<'_> {
@@ -229,10 +264,16 @@ impl Reader<'_> {
         if (seq == 0) != matches!(record.meaning, Meaning::Genesis { .. }) {
             return Err("the first record, and only the first, is a genesis record".into());
         }
+        let leaf = record.leaf;
+        if let Meaning::Key { epoch, note } = &record.meaning {
+            self.keys.meet(&record, *epoch, note, self.tree.root())?;
+            self.keys_met += 1;
+        }
         self.meaning(seq, record.meaning)?;
-        self.prev = record.leaf;
+        self.prev = leaf;
         self.tree.add(self.prev);
         self.report.next += 1;
+        self.report.keys = self.keys.count(self.report.next);
         self.report.open_calls = self.open_calls();
         self.report.unsigned_records = self.report.next.saturating_sub(self.latest.size);
         self.look()
@@ -243,7 +284,7 @@ impl Reader<'_> {
         let Meaning::Checkpoint { note, state: Some(state) } = &record.meaning else {
             return Err("a trail does not begin here: the record does not say what was before".into());
         };
-        let signed = self.key.checkpoint(note)?;
+        let signed = self.keys.checkpoint(note).map_err(|refused| refused.to_string())?;
         self.tree = Tree::of(seq, &state.peaks)
             .filter(|tree| signed.size == seq && tree.root() == signed.root)
             .ok_or("what was before it is not what it has signed")?;
@@ -279,10 +320,10 @@ impl Reader<'_> {
 
     fn meaning(&mut self, seq: u64, meaning: Meaning) -> Result<(), String> {
         match meaning {
-            Meaning::Genesis { origin } if origin != self.key.name => {
+            Meaning::Genesis { origin } if origin != self.keys.name() => {
                 return Err("another key's trail".into());
             }
-            Meaning::Genesis { .. } | Meaning::Other => {}
+            Meaning::Genesis { .. } | Meaning::Key { .. } | Meaning::Other => {}
             Meaning::Call(id) => {
                 if self.open.insert(id, seq).is_some() {
                     return Err("a call with the id of another that is under way".into());
@@ -299,7 +340,7 @@ impl Reader<'_> {
                 self.report.outcomes += 1;
             }
             Meaning::Checkpoint { note, state } => {
-                let signed = self.key.checkpoint(&note)?;
+                let signed = self.keys.checkpoint(&note).map_err(|refused| refused.to_string())?;
                 if signed.size != seq || signed.root != self.tree.root() {
                     return Err("its checkpoint covers other records than those before it".into());
                 }

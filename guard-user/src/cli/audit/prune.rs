@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Ask, ClientError};
 use crate::app;
-use crate::audit::{AuditLog, Pruning, Retention};
+use crate::audit::{AuditLog, KEYS_FILE, Keys, Pruning, Retention};
 use crate::cli::output;
 use crate::config::{Config, Overrides};
 
@@ -47,9 +47,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let ask = Ask::Prune { before: args.before, force: args.force.clone() };
     let done = if args.dry_run {
-        let key = super::prove::key_beside(&config.audit_dir())?;
+        let dir = config.audit_dir();
+        let keys = Keys::beside(&dir, super::prove::key_beside(&dir)?)
+            .with_context(|| dir.join(KEYS_FILE).display().to_string())?;
         let uid = nix::unistd::getuid().as_raw();
-        json!({ "pruned": pruning(&config, args, uid)?.plan(&config.audit_dir(), &key)? })
+        json!({ "pruned": pruning(&config, args, uid)?.plan(&dir, &keys)? })
     } else {
         match admin::ask_within(&config.admin_socket(), &ask, PATIENCE) {
             Err(ClientError::NotRunning { .. }) => alone(&config, args)?,

@@ -6,16 +6,20 @@ use crate::config::{Audit, Problems};
 /// Smaller files would be many.
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 const SEGMENT_SECONDS_MIN: u64 = 60;
+/// What reads the trail checks one signature for each key.
+const KEY_EPOCH_SECONDS_MIN: u64 = 60;
 
 pub(super) fn check(audit: &Audit, places: &Places<'_>, problems: &mut Problems) {
     let least = [
         ("segment_bytes", audit.segment_bytes, SEGMENT_BYTES_MIN, "67108864"),
         ("segment_seconds", audit.segment_seconds, SEGMENT_SECONDS_MIN, "86400"),
+        ("key_epoch_seconds", audit.key_epoch_seconds, KEY_EPOCH_SECONDS_MIN, "21600"),
     ];
     for (name, value, least, default) in least {
         if value < least {
             let what = format!(
-                "{name} is {value}, and the least is {least}: there would be a file for a few records"
+                "{name} is {value}, and the least is {least}: there would be a {what} for a few records",
+                what = if name == "key_epoch_seconds" { "key" } else { "file" }
             );
             let problem = places.problem(&[Key("audit"), Key(name)], what);
             problems.push(
