@@ -219,6 +219,7 @@ fn call(number: u64) -> CallRecord<'static> {
         risk: None,
         label: None,
         mark: None,
+        trace: None,
         policy: Some("7f3923a111c049170119a49ec3d87c1dbce13c9ac52b3cfd44318a4dec7f9726"),
         body_bytes: 320,
         guest: None,

@@ -17,12 +17,12 @@ use crate::policy::RuleName;
 use crate::refusal::{Approval, Refusal};
 use crate::respond::{About, Asked, Link, View};
 use crate::risk::Score;
-use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target, Words};
+use crate::rpc::{Era, HeaderAgreement, Kind, Message, Target, Trace, Words};
 use crate::rules::{InForce, Rules};
 use crate::session::{Claim, SESSION_HEADER, Said, SessionId};
 use crate::tools::Tools;
 use crate::types::{DecisionId, IntentName, LabelName, UserName};
-use crate::velocity::{Counted, Exceeded, Lease, Pass};
+use crate::velocity::{Counted, Exceeded, Filled, Lease, Pass};
 
 /// A request whose answer is a stream, and comes only at its end.
 const LISTEN: &str = "subscriptions/listen";
@@ -49,6 +49,8 @@ pub struct Case<'a> {
     pub link: Option<Arc<Link>>,
     /// Decision id of the call that this request goes on with.
     pub continues: Option<DecisionId>,
+    /// Of the windows that it fits, the one with the least room left.
+    pub fullest: Option<Filled>,
     /// The windows that counted it, and the rules in shadow that it exceeds.
     pub counted: Counted,
     pub would_deny: BTreeSet<RuleName>,
@@ -83,6 +85,7 @@ impl<'a> Case<'a> {
             session: None,
             link: None,
             continues: None,
+            fullest: None,
             counted: Counted::default(),
             would_deny: BTreeSet::new(),
             is_new: false,
@@ -143,6 +146,11 @@ impl<'a> Case<'a> {
         for pass in passes {
             has_room = has_room && self.counted.merge(pass.counted);
             self.leases.push(pass.lease);
+            if let Some(filled) = pass.fullest
+                && self.fullest.as_ref().is_none_or(|it| it.has_more_room_than(filled.count, filled.max))
+            {
+                self.fullest = Some(filled);
+            }
             self.note_shadows(pass.would_deny);
         }
         has_room
@@ -243,6 +251,7 @@ impl<'a> Case<'a> {
             let in_clear = self.rules.policy.in_clear(&self.connection.server.name, message.target());
             Some(digester.arguments(message.arguments()?, in_clear))
         });
+        let trace = Trace::of(self.message.as_ref(), &self.head.headers);
         let certificate = self.connection.certificate.as_ref().map(|certificate| certificate.fingerprint());
         let record = CallRecord {
             id: self.asked.decision,
@@ -281,12 +290,16 @@ impl<'a> Case<'a> {
             cause: refusal.and_then(Refusal::cause),
             text: text.as_deref(),
             rule,
-            velocity: refusal.and_then(exceeded),
+            velocity: match refusal {
+                Some(refusal) => exceeded(refusal),
+                None => self.fullest.as_ref().map(filled),
+            },
             counted: (!self.counted.is_empty()).then_some(&self.counted),
             would_deny: &would_deny,
             risk: self.risk.as_ref(),
             label: self.label.as_ref().map(LabelName::as_str),
             mark: self.mark.as_ref().map(LabelName::as_str),
+            trace: trace.as_ref(),
             policy: Some(&self.rules.digest),
             body_bytes: u64::try_from(self.body_bytes).unwrap_or(u64::MAX),
             guest: Some(Arc::clone(&self.connection.guest)),
@@ -302,6 +315,10 @@ fn exceeded(refusal: &Refusal) -> Option<Velocity<'_>> {
         return None;
     };
     Some(Velocity { rule: rule.as_str(), count: *count, max: *max })
+}
+
+fn filled(Filled { rule, count, max }: &Filled) -> Velocity<'_> {
+    Velocity { rule: rule.as_str(), count: *count, max: *max }
 }
 
 fn local(connection: &Connection) -> Local<'_> {

@@ -38,6 +38,7 @@ pub fn call(id: DecisionId) -> CallRecord<'static> {
         risk: None,
         label: None,
         mark: None,
+        trace: None,
         policy: Some("6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"),
         body_bytes: 142,
         guest: None,

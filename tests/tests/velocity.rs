@@ -118,6 +118,26 @@ fn no_more_calls_than_may_reach_the_server_over_the_death_of_the_guard() {
 }
 
 #[test]
+fn a_record_tells_how_full_the_window_is_and_of_which_trace_the_call_is() {
+    apart(|| {
+        let _served = Puppet::at(ADDRESS).unwrap().answer_all(done_for);
+        let mut stage = stage();
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let mut traced = scene::call(1, "read");
+        traced["params"]["_meta"] = json!({"traceparent": format!("00-{trace}-{span}-01")});
+        stage.https.ask(&call("read", &stage.alice)).unwrap();
+        stage.https.ask(&Request::post(&traced).by(&stage.alice)).unwrap();
+        stage.daemon.stop().unwrap();
+        let ledger = stage.daemon.ledger().unwrap();
+        let calls: Vec<_> = ledger.calls("allow", "read").collect();
+        assert_eq!(calls[0]["velocity"], json!({"rule": "reads", "count": 1, "max": 40}));
+        assert_eq!(calls[1]["velocity"], json!({"rule": "reads", "count": 2, "max": 40}));
+        assert_eq!(calls[0].get("trace"), None);
+        assert_eq!(calls[1]["trace"], json!({"id": trace, "span": span}));
+    });
+}
+
+#[test]
 fn windows_go_on_after_a_restart_with_a_snapshot_without_one_and_with_a_broken_one() {
     apart(|| {
         let served = Puppet::at(ADDRESS).unwrap().answer_all(done_for);

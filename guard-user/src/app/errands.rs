@@ -176,6 +176,7 @@ impl App {
             would_deny: &[],
             label: None,
             mark: None,
+            trace: None,
             policy: Some(&rules.digest),
             body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
             guest: None,

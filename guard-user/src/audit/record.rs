@@ -18,6 +18,7 @@ use crate::kernel::Evidence;
 use crate::kernel::process::FileDigest;
 use crate::policy::RuleName;
 use crate::risk::Score;
+use crate::rpc::Trace;
 use crate::types::DecisionId;
 use crate::velocity::Counted;
 
@@ -101,6 +102,9 @@ pub struct CallRecord<'a> {
     pub label: Option<&'a str>,
     #[serde(serialize_with = "text::name_opt", skip_serializing_if = "Option::is_none")]
     pub mark: Option<&'a str>,
+    /// The trace that its client says it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<&'a Trace>,
     /// Digest of the policy version that judged the call.
     #[serde(serialize_with = "text::name_opt")]
     pub policy: Option<&'a str>,

@@ -18,6 +18,7 @@ mod message;
 mod mirror;
 pub mod reply;
 pub mod sse;
+mod trace;
 mod words;
 
 pub use agree::HeaderAgreement;
@@ -28,6 +29,7 @@ pub use id::{ID_BYTES_MAX, ID_INTEGER_MAX, Id, IdError};
 pub use json::Json;
 pub use message::{Era, Kind, METHOD_BYTES_MAX, Message, TARGET_BYTES_MAX, decode};
 pub use mirror::{MIRROR_PREFIX, Mirror, has_mirrors};
+pub use trace::Trace;
 pub use words::Words;
 
 /// What a request is about, as the policy sees it. Names are compared byte for byte.

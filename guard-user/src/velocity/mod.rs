@@ -75,10 +75,20 @@ pub enum Admission {
 pub struct Pass {
     /// For its record; empty: no window counted it.
     pub counted: Counted,
+    /// Of the windows that it fits, the one with the least room left, this call counted.
+    pub fullest: Option<Filled>,
     /// Rules in shadow that it exceeds.
     pub would_deny: Vec<RuleName>,
     /// To be kept until it has ended.
     pub lease: Lease,
+}
+
+/// How much is in a rule's window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filled {
+    pub rule: RuleName,
+    pub count: u64,
+    pub max: u64,
 }
 
 /// A call that is under way. When this is dropped, it has ended.
@@ -146,9 +156,16 @@ impl Velocity {
             let (Some(shard), Some(meter)) = (shards.get_mut(touch.guard), meters.get(touch.meter)) else {
                 continue;
             };
-            let Some(entry) = touch.place.and_then(|place| shard.get_mut(place)) else { continue };
-            let (count, wait) = entry.room(now, meter.rule.max, meter.weight);
-            let Some(wait) = wait else { continue };
+            let entry = touch.place.and_then(|place| shard.get_mut(place));
+            let (count, wait) =
+                entry.map_or((0, None), |entry| entry.room(now, meter.rule.max, meter.weight));
+            let Some(wait) = wait else {
+                let count = count.saturating_add(meter.weight.into());
+                if pass.fullest.as_ref().is_none_or(|other| other.has_more_room_than(count, meter.rule.max)) {
+                    pass.fullest = Some(Filled { rule: meter.rule.name.clone(), count, max: meter.rule.max });
+                }
+                continue;
+            };
             if meter.rule.action == ExceededAction::Shadow {
                 touch.is_skipped = true;
                 pass.would_deny.push(meter.rule.name.clone());
@@ -335,6 +352,13 @@ impl Store {
         {
             *calls = calls.saturating_sub(1);
         }
+    }
+}
+
+impl Filled {
+    /// By the part of it that is used; of two alike, the first stays.
+    pub fn has_more_room_than(&self, count: u64, max: u64) -> bool {
+        u128::from(self.count) * u128::from(max) < u128::from(count) * u128::from(self.max)
     }
 }
 

@@ -83,6 +83,26 @@ fn the_call_over_the_limit_is_refused_with_rule_reason_and_wait() {
 }
 
 #[test]
+fn what_passes_says_how_full_the_window_is_that_has_the_least_room_left() {
+    let velocity = velocity();
+    let (wide, narrow) = (rule("x", 3600, 100, ExceededAction::Deny), rule("x", 60, 5, ExceededAction::Deny));
+    let a = agent("a");
+    let filled = |now: u64, meters: &[Meter]| {
+        let filled = within(velocity.admit(now, &by(&a), meters)).fullest.unwrap();
+        (filled.rule.as_str().to_owned(), filled.count, filled.max)
+    };
+    let both = [wide.clone(), narrow];
+    assert_eq!(filled(0, &both), ("x-60".into(), 1, 5));
+    assert_eq!(filled(0, &both), ("x-60".into(), 2, 5));
+    // In a minute the narrow one is empty again; the wide one has what it had.
+    for _ in 0..40 {
+        assert_eq!(filled(1, std::slice::from_ref(&wide)).2, 100);
+    }
+    assert_eq!(filled(61_000, &both), ("x-3600".into(), 43, 100));
+    assert_eq!(within(velocity.admit(0, &by(&a), &[])).fullest, None);
+}
+
+#[test]
 fn a_call_that_one_rule_refuses_is_counted_by_none() {
     let velocity = velocity();
     let wide = rule("data.*", 60, 10, ExceededAction::Deny);

@@ -160,6 +160,7 @@ fn call(number: u8) -> CallRecord<'static> {
         risk: None,
         label: None,
         mark: None,
+        trace: None,
         policy: Some("abc"),
         body_bytes: 12,
         guest: None,

@@ -45,14 +45,20 @@ pub(super) fn record(entry: &Entry<'_>) -> Value {
         attributes.push(attribute("client.address", &json!(ip.to_string())));
         attributes.push(attribute("client.port", &json!(port)));
     }
-    json!({
+    let mut log = json!({
         "timeUnixNano": nanos.to_string(),
         "observedTimeUnixNano": nanos.to_string(),
         "severityNumber": number,
         "severityText": text,
         "body": {"stringValue": entry.line},
         "attributes": attributes,
-    })
+    });
+    for (key, name) in [("traceId", "id"), ("spanId", "span")] {
+        if let Some(id) = entry.within("trace", name) {
+            log[key] = id.clone();
+        }
+    }
+    log
 }
 
 /// A request with these log records.

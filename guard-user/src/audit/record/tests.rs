@@ -39,6 +39,7 @@ pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
         risk: None,
         label: None,
         mark: None,
+        trace: None,
         policy: Some("abc"),
         body_bytes: 120,
         guest: None,
