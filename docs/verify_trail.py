@@ -95,7 +95,7 @@ def verify(folder, key_file, older_file):
     files = sorted((p for p in folder.iterdir() if re.fullmatch("[0-9]{20}[.]jsonl([.]gz)?", p.name)), reverse=True)
     files = sorted({p.name[:20]: p for p in files}.items())  # plain or packed; with both, the plain one
     begin = size = int(files[0][0]) if files else 0
-    prev, peaks, waiting, before, pruned = bytes(32), [], {}, 0, 0  # waiting: calls without an outcome; before: how many in what was pruned
+    prev, peaks, waiting, before, pruned, losses = bytes(32), [], {}, 0, 0, 0  # waiting: calls without an outcome; before: how many in what was pruned
     def is_as_signed(): return all(end != size or root == root_of(peaks) for end, root in signed)
     for first, path in ((int(digits), path) for digits, path in files):
         need(first == size, f"{path.name}: record {size} belongs here", INCOMPLETE if first > size else TAMPERED)
@@ -130,6 +130,7 @@ def verify(folder, key_file, older_file):
             elif kind == "gap" and record["reason"] == "restart":
                 need(record["open_count"] == len(waiting) + before, where + "another number of calls was open")
                 waiting, before = {}, 0
+            losses += kind == "gap" and record["reason"] == "loss_accepted"
             prev = sha256(b"\0", line)
             size += grow(peaks, size, prev)
     need(is_as_signed(), "the signed checkpoint covers other records")
@@ -137,7 +138,7 @@ def verify(folder, key_file, older_file):
     need(all(seq < begin for seq in keys.lines), "`keys` has a record of a key that is not in the trail", INCOMPLETE if max(keys.lines, default=0) >= size else TAMPERED)
     need(pruned >= begin, f"the records before {begin} are gone, and no signed record says that they were pruned")
     need(all(end >= begin for end, _ in signed), "the older checkpoint is of records that were pruned", INCOMPLETE)
-    return f"records {begin} to {size - 1}, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting) + before} calls open"
+    return f"records {begin} to {size - 1}, {size - signed[0][0]} of them behind the signed checkpoint, {len(waiting) + before} calls open" + f", {losses} losses accepted" * (losses > 0)
 
 if __name__ == "__main__":
     folder, *files = [*map(pathlib.Path, sys.argv[1:4]), None, None]

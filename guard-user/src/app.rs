@@ -16,6 +16,8 @@ mod upkeep;
 mod velocity;
 mod watchers;
 
+pub(crate) use trail::audit_options;
+
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask, Reply};
-use crate::audit::{AuditLog, Event, Occasion, OpenError, Options, Retention};
+use crate::audit::{Acceptance, Copies, Event, Occasion, Start};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
@@ -60,6 +62,7 @@ const HAND_OVER: Duration = Duration::from_secs(60);
 pub struct App {
     config: Arc<Config>,
     pipeline: Arc<Pipeline>,
+    copies: Copies,
     tls: TlsEnd,
     kernel: kernel::Guard,
     connections: AtomicU64,
@@ -103,13 +106,14 @@ impl App {
     /// closed to all but the guard, also if the rest fails.
     ///
     /// `take_over`: a running guard hands its listeners on, once this one has read its files. `inherited`: what the service
-    /// manager kept.
+    /// manager kept. `accept_loss`: an operator goes on without records of the trail that are lost.
     pub async fn start(
         config: Config,
         manager: Manager,
         take_over: bool,
         allow_downgrade: bool,
         inherited: Vec<Inherited>,
+        accept_loss: Option<Acceptance>,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
@@ -126,12 +130,13 @@ impl App {
         let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
         // A trail that a running guard holds can be read and written: it does so. Any other is opened before that guard is
         // asked to go.
-        let own_trail = if take_over { open_unless_held(&config).await? } else { None };
+        let known = Start::new(&config, accept_loss);
+        let own_trail = if take_over { trail::open_unless_held(&config, &known).await? } else { None };
         let handed = heritage::find(&config, take_over, inherited).await?;
         let occasion = if handed.is_empty() { Occasion::Start } else { Occasion::TakeOver };
         let audit = match own_trail {
             Some(audit) => audit,
-            None => manager.wait_for(open_audit(&config)).await?,
+            None => manager.wait_for(trail::open(&config, &known)).await?,
         };
         let (velocity, clock) = {
             let (config, audit) = (Arc::clone(&config), audit.clone());
@@ -174,9 +179,11 @@ impl App {
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;
         let (ask_heirs, heirs) = mpsc::channel(1);
+        let copies = Copies::begin(&config).context("cannot begin to copy the audit checkpoint")?;
         let app = Self {
             config,
             pipeline,
+            copies,
             tls,
             kernel,
             connections: AtomicU64::new(0),
@@ -255,6 +262,7 @@ impl App {
         self.save_history().await;
         self.heartbeat(if keeps { Occasion::HandOver } else { Occasion::Stop }).await;
         self.pipeline.audit.clone().close().await;
+        tokio::task::block_in_place(|| self.copies.finish());
         self.bequeath(end).await
     }
 
@@ -479,6 +487,7 @@ impl App {
             "shadows": rules.shadows.list(),
             "durability": self.config.audit.durability,
             "audit": {"records": self.pipeline.audit.records(), "failed": self.pipeline.audit.failure().as_deref()},
+            "checkpoints": self.copies.standing(),
             "ca": self.tls.ca_file(),
             "client_certificates_refused": self.tls.certificates_refused(),
             "servers": self.config.servers,
@@ -515,8 +524,6 @@ impl http::Handler for Requests {
     }
 }
 
-const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is let through";
-
 /// What people should know of the rules that were just read, beside mistakes.
 fn tell_notes(rules: &Rules) {
     for note in rules.issuers.notes().iter().chain(rules.clients.notes()) {
@@ -524,39 +531,6 @@ fn tell_notes(rules: &Rules) {
     }
     for server in rules.policy.shadow_servers() {
         tracing::warn!(%server, "in shadow: no rule refuses, holds or masks anything of it");
-    }
-}
-
-async fn open_audit(config: &Config) -> anyhow::Result<AuditLog> {
-    let options = audit_options(config);
-    match tokio::task::spawn_blocking(move || AuditLog::open(options)).await? {
-        Err(error @ OpenError::Locked(_)) => Err(error).context(
-            "a guard runs already and goes on serving; `mcp-guard run --take-over` replaces it without refusing anybody",
-        ),
-        opened => opened.context(NO_TRAIL),
-    }
-}
-
-/// `None`: another guard writes it.
-async fn open_unless_held(config: &Config) -> anyhow::Result<Option<AuditLog>> {
-    let options = audit_options(config);
-    match tokio::task::spawn_blocking(move || AuditLog::open(options)).await? {
-        Ok(audit) => Ok(Some(audit)),
-        Err(OpenError::Locked(_)) => Ok(None),
-        Err(error) => Err(error).context(NO_TRAIL),
-    }
-}
-
-pub(crate) fn audit_options(config: &Config) -> Options {
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
-    Options {
-        dir: config.audit_dir(),
-        host: host.unwrap_or_default(),
-        durability: config.audit.durability,
-        wait: Duration::from_millis(config.limits.audit_wait_milliseconds),
-        calls_in_flight_max: config.limits.calls_in_flight_max,
-        calls_in_flight_per_agent_max: config.limits.calls_in_flight_per_agent_max,
-        retention: Retention::from(&config.audit),
     }
 }
 
@@ -602,20 +576,5 @@ impl Signals {
             _ = self.interrupt.recv() => Wish::Stop,
             _ = self.hangup.recv() => Wish::Reload,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_audit_trail_has_the_limits_of_the_configuration() {
-        let text = "{servers: [{name: a, port: 1}], audit: {dir: /trail, durability: os}, \
-                    limits: {audit_wait_milliseconds: 123, calls_in_flight_max: 7}}";
-        let config = crate::config::Overrides::default().load_text("/etc/guard.yaml".as_ref(), text).unwrap();
-        let options = audit_options(&config);
-        assert_eq!((options.wait, options.calls_in_flight_max), (Duration::from_millis(123), 7));
-        assert_eq!((options.dir, options.durability), ("/trail".into(), crate::config::Durability::Os));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::NoteError;
+use super::copies::Disagreement;
 
 /// Why a call has no durable record. It must not be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,11 +48,8 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
     #[error("{0} is in use by another guard; `mcp-guard status` shows the running one")]
     Locked(PathBuf),
-    #[error(
-        "{dir} holds {have} records, but the guard signed a checkpoint of {checkpoint}: records were lost or removed. \
-         Keep the directory as evidence, find the missing records, or start a new trail by moving it away"
-    )]
-    Rollback { dir: PathBuf, have: u64, checkpoint: u64 },
+    #[error("{0}. {next}", next = .0.next())]
+    Rollback(Disagreement),
     #[error(
         "{file}, line {line}: {reason}. Keep the directory as evidence; `mcp-guard-verify` tells more, and a new \
          trail begins once the directory is moved away"

@@ -174,6 +174,13 @@ impl Summary {
                 summary.why = format!("pid {} ({}, uid {})", field("pid"), field("comm"), field("uid"));
             }
             "policy" => summary.what = field("digest").chars().take(DIGEST_SHOWN).collect(),
+            "gap" if record.get("uid").is_some() => {
+                summary.what = field("reason");
+                summary.why = format!("{} (by uid {})", field("text"), field("uid"));
+                if record.get("lost_from").is_some_and(Value::is_u64) {
+                    summary.result = format!("records {} to {}", field("lost_from"), field("lost_to"));
+                }
+            }
             "gap" => {
                 summary.what = field("reason");
                 summary.why = field("cause");

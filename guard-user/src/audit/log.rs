@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::archive::{Archive, Files};
 use super::arguments::{DIGEST_KEY_FILE, Digester};
 use super::checkpoint::Checkpointer;
+use super::copies::Start;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::epoch::Epoch;
 use super::error::{AuditError, OpenError};
@@ -23,9 +24,7 @@ use super::keys::Keys;
 use super::note::{SigningKey, VerifierKey};
 use super::prune;
 use super::queue::{Append, Compose, Done};
-use super::record::{
-    self, CallRecord, Event, GAP_CALLS_MAX, Gap, Genesis, Local, OpenCall, Outcome, Refusal,
-};
+use super::record::{self, CallRecord, Event, Genesis, Local, Outcome, Refusal};
 use super::recover::{self, Recovered};
 use super::retention::Retention;
 use super::rotate::{self, Current};
@@ -132,34 +131,45 @@ pub(super) struct Ticket {
 impl AuditLog {
     /// Begins or continues the trail in `options.dir`. Reads all of it first; blocks meanwhile.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        Self::open_on(options, Box::new(OsDisk))
+        Self::open_on(options, Box::new(OsDisk), &Start::default())
     }
 
-    pub(super) fn open_on(options: Options, disk: Box<dyn Disk>) -> Result<Self, OpenError> {
+    /// The same, if the trail is what `start` knows of it.
+    pub fn open_known(options: Options, start: &Start) -> Result<Self, OpenError> {
+        Self::open_on(options, Box::new(OsDisk), start)
+    }
+
+    pub(super) fn open_on(options: Options, disk: Box<dyn Disk>, start: &Start) -> Result<Self, OpenError> {
         let Options { dir, host, durability, wait, .. } = options;
         let (calls_max, per_agent_max) = (options.calls_in_flight_max, options.calls_in_flight_per_agent_max);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
-        let digester = Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?;
-        let root = match key::root(&dir)? {
-            Some(root) => root,
-            None => begin(&dir, &host)?.verifier().clone(),
-        };
         let keys_path = dir.join(KEYS_FILE);
-        let keys = Keys::beside(&dir, root.clone()).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => {
-                OpenError::Tampered { file: keys_path, line: 0, reason: error.to_string() }
-            }
-            _ => OpenError::Io { path: keys_path, source: error },
-        })?;
-        let mut recovered = recover::recover(&dir, &keys)?;
+        let beside = |root| {
+            Keys::beside(&dir, root).map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidData => {
+                    OpenError::Tampered { file: keys_path.clone(), line: 0, reason: error.to_string() }
+                }
+                _ => OpenError::Io { path: keys_path.clone(), source: error },
+            })
+        };
+        let keys = key::root(&dir)?.map(beside).transpose()?;
+        let mut known = start.known(&dir, keys.as_ref()).map_err(OpenError::Rollback)?;
+        // Before anything is made: what a start refuses stays as it was.
+        let digester = Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?;
+        let keys = match keys {
+            Some(keys) => keys,
+            None => beside(begin(&dir, &host)?.verifier().clone())?,
+        };
+        let mut recovered = recover::recover(&dir, &keys, &mut known)?;
         if recovered.is_none() {
             genesis(&dir, disk.as_ref(), &key::current(&dir, &keys)?, &host, durability)?;
-            recovered = recover::recover(&dir, &keys)?;
+            recovered = recover::recover(&dir, &keys, &mut known)?;
         }
-        let gone = || OpenError::Rollback { dir: dir.clone(), have: 0, checkpoint: 1 };
+        let gone = || OpenError::io(&dir)(std::io::ErrorKind::NotFound.into());
         let recovered = recovered.ok_or_else(gone)?;
         let keys = recovered.walk.keys.clone();
+        let verifier = keys.root().clone();
         let key = Arc::new(key::current(&dir, &keys)?);
         let files = Arc::new(Files::new(dir.clone()));
         let health = Arc::new(Health::new(keys));
@@ -172,8 +182,7 @@ impl AuditLog {
             .map_err(OpenError::io(&dir))?;
         let calls = Slots::new(calls_max, per_agent_max);
         let refusals = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
-        let shared =
-            Shared { desk: shared_desk, calls, refusals, wait, verifier: root, digester, health, files };
+        let shared = Shared { desk: shared_desk, calls, refusals, wait, verifier, digester, health, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -491,23 +500,13 @@ fn resume(
     health: &Arc<Health>,
 ) -> Result<Writer, OpenError> {
     let dir = files.dir.as_path();
-    let Recovered { walk, path, first, bytes, torn } = recovered;
-    let open_count = walk.open_count();
-    let Walk { tree, prev, open, pruned, keys, .. } = walk;
+    let gaps = recovered.gaps();
+    let Recovered { walk, path, first, bytes, .. } = recovered;
+    let Walk { tree, prev, pruned, keys, .. } = walk;
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
-    if open_count > 0 || torn.is_some() {
-        let gap = Gap {
-            reason: "restart",
-            cause: torn.as_ref().map(|_| "the last write before this start was not finished"),
-            durable_seq: position.tree.size().checked_sub(1),
-            refused: 0,
-            open_count,
-            open: open.iter().take(GAP_CALLS_MAX).map(|(id, &seq)| OpenCall { id, seq }).collect(),
-            torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
-            torn_sha256: torn.map(|torn| torn.sha256),
-        };
-        let body = text::encode(&gap).map_err(|error| OpenError::io(&path)(error.into()))?;
+    for body in gaps {
+        let body = body.map_err(|error| OpenError::io(&path)(error.into()))?;
         let (line, after) = lines(&position, std::iter::once(body.as_slice()), jiff::Timestamp::now());
         segment.append(&line).map_err(OpenError::io(&path))?;
         position = after;

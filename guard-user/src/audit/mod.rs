@@ -21,6 +21,7 @@
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
 //! query          finds records by what they say, by an index that is kept beside the trail
 //! export         the trail in the forms that others read, from a cursor on
+//! copies         of the signed checkpoint elsewhere, and what they say when a guard starts
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -31,6 +32,7 @@ mod archive;
 mod arguments;
 mod calls;
 mod checkpoint;
+mod copies;
 mod counted;
 mod disk;
 mod epoch;
@@ -70,6 +72,7 @@ mod tests;
 
 pub use arguments::{ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, Arguments, DIGEST_KEY_FILE, Digester};
 pub use calls::{Call, Reading, calls};
+pub use copies::{Acceptance, Copies, Disagreement, Standing, Start};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};
 pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, frame};

@@ -4,12 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::copies::{Disagreement, Known, Loss};
 use super::error::OpenError;
 use super::keys::Keys;
 use super::merkle::sha256;
 use super::note::Checkpoint;
+use super::record::{GAP_CALLS_MAX, Gap, OpenCall};
 use super::walk::{Found, Lines, Walk, segments};
-use super::{CHECKPOINT_FILE, KEYS_FILE, disk, packed};
+use super::{CHECKPOINT_FILE, KEYS_FILE, disk, packed, text};
 
 /// A trail that can be continued.
 pub(super) struct Recovered {
@@ -21,12 +23,36 @@ pub(super) struct Recovered {
     /// Its length; what stood behind was moved aside.
     pub(super) bytes: u64,
     pub(super) torn: Option<Torn>,
+    /// Records that a checkpoint covers and that an operator goes on without.
+    pub(super) loss: Option<Loss>,
 }
 
 /// The end of a segment that is no record: the guard or the host died while writing it.
 pub(super) struct Torn {
     pub(super) bytes: u64,
     pub(super) sha256: String,
+}
+
+impl Recovered {
+    /// The records that tell what its end lacks.
+    pub(super) fn gaps(&self) -> Vec<serde_json::Result<Vec<u8>>> {
+        let Walk { tree, open, .. } = &self.walk;
+        let open_count = self.walk.open_count();
+        let torn = self.torn.as_ref();
+        let gap = (open_count > 0 || torn.is_some()).then(|| {
+            text::encode(&Gap {
+                reason: "restart",
+                cause: torn.map(|_| "the last write before this start was not finished"),
+                durable_seq: tree.size().checked_sub(1),
+                refused: 0,
+                open_count,
+                open: open.iter().take(GAP_CALLS_MAX).map(|(id, &seq)| OpenCall { id, seq }).collect(),
+                torn_bytes: torn.map_or(0, |torn| torn.bytes),
+                torn_sha256: torn.map(|torn| torn.sha256.clone()),
+            })
+        });
+        gap.into_iter().chain(self.loss.as_ref().map(Loss::body)).collect()
+    }
 }
 
 /// Holds the directory for this process until it is dropped.
@@ -40,10 +66,12 @@ pub fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// Reads the whole trail. `None` if there is no record yet and no checkpoint says that there was one.
-pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, OpenError> {
+pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Option<Recovered>, OpenError> {
     let checkpoint = checkpoint(dir, keys)?;
     let covered = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
-    let rollback = |have| OpenError::Rollback { dir: dir.to_owned(), have, checkpoint: covered };
+    // Of all that is known; what stands behind it is nobody's yet.
+    let signed = covered.max(known.size());
+    let rollback = OpenError::Rollback;
 
     let found = segments(dir).map_err(OpenError::io(dir))?;
     let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first), covered, keys.clone());
@@ -57,11 +85,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
             |line, reason: &str| OpenError::Tampered { file: path.clone(), line, reason: reason.to_owned() };
         if first != walk.next() {
             // The segments before end early: either they lost lines or a whole segment is gone.
-            return Err(if walk.next() < covered {
-                rollback(walk.next())
-            } else {
-                tampered(0, &format!("record {} is missing before it", walk.next()))
-            });
+            return Err(tampered(0, &format!("record {} is missing before it", walk.next())));
         }
         let mut lines = Lines::open(&path).map_err(OpenError::io(&path))?;
         let mut end = 0;
@@ -76,9 +100,12 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
                 if covered == 0 && walk.tree.size() > 0 {
                     return Err(checkpoint_gone(dir));
                 }
-                if at + 1 < count || walk.next() < covered {
+                if at + 1 < count || walk.next() < signed {
                     let last_of_all = at + 1 == count && reason == "the line has no end";
-                    return Err(if last_of_all { rollback(walk.next()) } else { tampered(number, &reason) });
+                    if !last_of_all {
+                        return Err(tampered(number, &reason));
+                    }
+                    known.end(walk.next(), covered).map_err(rollback)?;
                 }
                 if packed::is_packed(&path) {
                     return Err(tampered(number, &reason));
@@ -95,6 +122,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
                     "the signed checkpoint covers other records than those up to here",
                 ));
             }
+            known.look(&walk.tree).map_err(rollback)?;
         }
         if end == 0 {
             empty = Some(path);
@@ -102,9 +130,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
             last = Some((first, path, end));
         }
     }
-    if walk.tree.size() < covered {
-        return Err(rollback(walk.tree.size()));
-    }
+    known.end(walk.tree.size(), covered).map_err(rollback)?;
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }
@@ -115,7 +141,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
             );
             OpenError::Tampered { file: dir.join(KEYS_FILE), line: 0, reason }
         } else {
-            OpenError::Rollback { dir: dir.to_owned(), have: walk.next(), checkpoint: seq + 1 }
+            OpenError::Rollback(Disagreement::KeyGone { dir: dir.to_owned(), have: walk.next(), seq })
         });
     }
     if let (Err(reason), Some(file)) = (walk.begins_rightly(), begin) {
@@ -127,7 +153,8 @@ pub(super) fn recover(dir: &Path, keys: &Keys) -> Result<Option<Recovered>, Open
     }
     let Some((first, path, bytes)) = last else { return Ok(None) };
     let path = packed::restore(&path).map_err(OpenError::io(&path))?;
-    Ok(Some(Recovered { walk, path, first, bytes, torn }))
+    let loss = known.take_loss();
+    Ok(Some(Recovered { walk, path, first, bytes, torn, loss }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

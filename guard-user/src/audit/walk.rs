@@ -62,6 +62,8 @@ pub struct Counts {
     pub lost_outcomes: u64,
     pub checkpoints: u64,
     pub gaps: u64,
+    /// Of these, losses that an operator accepted.
+    pub losses: u64,
 }
 
 /// The fields that hold a trail together.
@@ -256,6 +258,7 @@ impl Walk {
                     self.open.clear();
                     self.open_before = 0;
                 }
+                self.counts.losses += u64::from(line.reason.as_deref() == Some("loss_accepted"));
                 self.counts.gaps += 1;
             }
             _ => {}

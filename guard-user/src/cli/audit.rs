@@ -266,6 +266,12 @@ fn print_report(report: &Report) {
     if report.keys > 0 {
         println!("keys      {} hand-overs, each signed by the key before it", report.keys);
     }
+    if counts.losses > 0 {
+        println!(
+            "warning   {} times an operator accepted the loss of records (gap, loss_accepted)",
+            counts.losses
+        );
+    }
     if let (Some(since), Verdict::Sound) = (report.since, report.verdict) {
         println!("since     the older checkpoint's {since} records are the first of this trail");
     }

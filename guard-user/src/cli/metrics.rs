@@ -59,6 +59,7 @@ fn text(status: Option<&Value>) -> Result<String, fmt::Error> {
     gauge(&mut registry, "up", "A guard runs and answers", i64::from(status.is_some()));
     if let Some(status) = status {
         of_guard(&mut registry, status);
+        of_copies(&mut registry, array(status, "/checkpoints"));
         of_kernel(&mut registry, &status["kernel"]);
         of_servers(&mut registry, status);
         of_agents(&mut registry, status);
@@ -107,6 +108,22 @@ fn of_guard(registry: &mut Registry, status: &Value) {
         "Handshakes refused for the client's certificate",
         refused,
     );
+}
+
+/// Copies of the trail's checkpoint. One that never arrived has no age.
+fn of_copies(registry: &mut Registry, copies: &[Value]) {
+    let ages =
+        gauges(registry, "checkpoint_copy_age_seconds", "Since a copy of the checkpoint arrived there");
+    let sizes = gauges(registry, "checkpoint_copy_records", "Records that this copy covers");
+    let failures = counters(registry, "checkpoint_copy_failures", "Copies that did not arrive there");
+    for copy in copies {
+        let labels = vec![("kind", word(&copy["kind"])), ("place", word(&copy["place"]))];
+        if let (Some(age), Some(size)) = (copy["age_seconds"].as_i64(), copy["size"].as_i64()) {
+            put(&ages, &labels, age);
+            put(&sizes, &labels, size);
+        }
+        failures.get_or_create(&labels).inc_by(count(&copy["failures"]));
+    }
 }
 
 fn of_kernel(registry: &mut Registry, kernel: &Value) {
@@ -237,7 +254,11 @@ mod tests {
             "servers": [{"name": "demo", "port": 3001}, {"name": "down", "port": 3002}],
             "shadow_servers": ["demo"],
             "shadows": [{"rule": "p.yaml:3", "would_deny": 9}],
-            "holders": [{"agent": "a", "calls": 1, "streams": 0, "sessions": 3}]
+            "holders": [{"agent": "a", "calls": 1, "streams": 0, "sessions": 3}],
+            "checkpoints": [
+                {"kind": "file", "place": "/a", "size": 7, "age_seconds": 3, "failures": 0, "error": null},
+                {"kind": "journal", "place": "/b", "size": null, "age_seconds": null, "failures": 2, "error": "x"}
+            ]
         });
         let text = text(Some(&status)).unwrap();
         for line in [
@@ -258,6 +279,10 @@ mod tests {
             "mcp_guard_server_in_shadow{server=\"down\"} 0",
             "mcp_guard_would_deny_calls_total{rule=\"p.yaml:3\"} 9",
             "mcp_guard_agent_sessions{agent=\"a\"} 3",
+            "mcp_guard_checkpoint_copy_age_seconds{kind=\"file\",place=\"/a\"} 3",
+            "mcp_guard_checkpoint_copy_records{kind=\"file\",place=\"/a\"} 7",
+            "mcp_guard_checkpoint_copy_failures_total{kind=\"file\",place=\"/a\"} 0",
+            "mcp_guard_checkpoint_copy_failures_total{kind=\"journal\",place=\"/b\"} 2",
         ] {
             assert!(text.lines().any(|told| told == line), "no {line} in\n{text}");
         }

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::app::{self, App, Signals};
+use crate::audit::Acceptance;
 use crate::config::{Limits, Overrides};
 use crate::service::Manager;
 use crate::{kernel, privilege, service, telemetry};
@@ -33,6 +34,11 @@ pub struct Args {
     /// Take over the pins of a newer version, which may have protected more than this one knows
     #[arg(long)]
     allow_downgrade: bool,
+    /// Go on with an audit trail that has fewer or other records than a checkpoint of it says. The reason is recorded
+    ///
+    /// For a disk that is lost and was restored from a copy. What is left of the trail must be sound in itself.
+    #[arg(long, value_name = "REASON")]
+    accept_loss: Option<String>,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -41,6 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !user.is_root() {
         bail!("run it as root (this is uid {user}); `mcp-guard doctor` tells what else is missing");
     }
+    let accept_loss = args.accept_loss.as_deref().map(acceptance).transpose()?;
     // A reload that is asked for too early waits instead of ending the guard; the other signals may end it here.
     let mut too_early = SigSet::empty();
     too_early.add(Signal::SIGHUP);
@@ -57,7 +64,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
         let socket = config.admin_socket();
-        let started = App::start(config, manager, args.take_over, args.allow_downgrade, inherited).await;
+        let started =
+            App::start(config, manager, args.take_over, args.allow_downgrade, inherited, accept_loss).await;
         let (app, acceptor) = started.map_err(|error| {
             let nobody = UnixStream::connect(&socket).is_err();
             let words = "no guard runs now, and the ports that one protected stay CLOSED; mend this and run `mcp-guard run`";
@@ -69,6 +77,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })?;
     println!("{}", last_words(&ports, farewell.is_handed_on()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn acceptance(reason: &str) -> anyhow::Result<Acceptance> {
+    if reason.trim().is_empty() {
+        bail!("--accept-loss needs a reason, which is recorded");
+    }
+    Ok(Acceptance { reason: reason.to_owned(), uid: nix::unistd::getuid().as_raw() })
 }
 
 fn last_words(ports: &[String], is_handed_on: bool) -> String {

@@ -162,7 +162,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
-    out.push_str(&(unwritten(status) + &in_shadow(status)));
+    out.push_str(&(unwritten(status) + &uncopied(status) + &in_shadow(status)));
     out.push_str(&reloads(status));
     let policy = text("/policy");
     writeln!(
@@ -300,6 +300,16 @@ fn unwritten(status: &Value) -> String {
         format!("NO AUDIT TRAIL   it cannot be written, so every call is refused: {}", output::plain(cause))
     };
     cause.map(|cause| output::red(&line(cause)) + "\n").unwrap_or_default()
+}
+
+/// Places that get no copies of the trail's checkpoint.
+fn uncopied(status: &Value) -> String {
+    let failing = array(status, "/checkpoints").iter().filter(|copy| !copy["error"].is_null());
+    let line = |copy: &Value| {
+        let (kind, place, error) = (plain(&copy["kind"]), plain(&copy["place"]), plain(&copy["error"]));
+        format!("CHECKPOINT NOT COPIED   to {kind} {place}: {error}\n")
+    };
+    failing.map(line).collect()
 }
 
 /// Servers whose rules bind nobody.

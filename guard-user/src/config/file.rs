@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Egress, OtherPorts};
-use super::{Authorize, Credential, Issuer, Limits, Place};
+use super::{Authorize, Checkpoints, Credential, Issuer, Limits, Place};
 use crate::types::ServerName;
 
 /// `guard.yaml`, complete: what a file leaves out stands here with its default.
@@ -189,6 +189,8 @@ pub struct Audit {
     pub keep_bytes: Option<u64>,
     /// Cursors of `audit export`: what they have not behind them stays.
     pub export_cursors: Vec<PathBuf>,
+    /// Copies of its signed checkpoints.
+    pub checkpoints: Checkpoints,
 }
 
 impl Default for Audit {
@@ -204,6 +206,7 @@ impl Default for Audit {
             keep_days: None,
             keep_bytes: None,
             export_cursors: Vec::new(),
+            checkpoints: Checkpoints::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Reads `guard.yaml`, puts flags and environment over it, and checks what the types cannot.
 
 mod authorize;
+mod checkpoints;
 mod credential;
 mod issuers;
 mod trail;
@@ -126,6 +127,7 @@ impl Config {
             self.servers.iter_mut().filter_map(|server| server.credential.as_mut()?.file.as_mut());
         let clients = self.tls.client_ca.iter_mut().chain(&mut self.tls.client_crl);
         let files = keys.chain(credentials).chain(clients).chain(&mut self.audit.export_cursors);
+        let files = files.chain(&mut self.audit.checkpoints.copy_to);
         for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(files) {
             *path = base.join(&*path);
         }
@@ -359,6 +361,7 @@ fn audit(config: &Config, places: &Places<'_>, problems: &mut Problems) {
         problems.push(problem.with_hint("write a number from 1 on, or remove the line for the default, 60"));
     }
     trail::check(&config.audit, places, problems);
+    checkpoints::check(config, places, problems);
 }
 
 fn limits(config: &Config, places: &Places<'_>, problems: &mut Problems) {

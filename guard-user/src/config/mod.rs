@@ -1,6 +1,7 @@
 //! `guard.yaml`: what is protected, and how the guard itself runs. What agents may do is in the policy files.
 
 mod authorize;
+mod checkpoints;
 mod credential;
 pub mod decisions;
 mod egress;
@@ -22,6 +23,7 @@ mod scope;
 pub mod yaml;
 
 pub use authorize::{Authorize, METADATA_PATH};
+pub use checkpoints::Checkpoints;
 pub use credential::Credential;
 pub use egress::{Answer, Destination, DestinationError, Egress, Host, OtherPorts};
 pub use file::{

@@ -1,6 +1,7 @@
 //! The trail as its users see it, on a real directory, with a disk that fails when it is told to.
 
 mod calls;
+mod copies;
 mod epochs;
 mod export;
 mod faults;
@@ -12,6 +13,7 @@ mod story;
 use std::path::Path;
 use std::time::Duration;
 
+use super::copies::Start;
 use super::disk::Disk;
 use super::{AuditLog, OpenError, Options, Outcome, OutcomeResult, Report, Retention, Verdict, verify};
 use crate::config::Durability;
@@ -39,7 +41,7 @@ fn open(dir: &Path) -> Result<AuditLog, OpenError> {
 }
 
 fn open_on(options: Options, disk: impl Disk + 'static) -> AuditLog {
-    AuditLog::open_on(options, Box::new(disk)).unwrap()
+    AuditLog::open_on(options, Box::new(disk), &Start::default()).unwrap()
 }
 
 fn check(dir: &Path) -> Report {

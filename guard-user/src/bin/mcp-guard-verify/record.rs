@@ -50,6 +50,8 @@ pub(crate) enum Meaning {
     /// `open_count`, if a restart made it.
     Gap {
         restart: Option<u64>,
+        /// An operator went on without records that were lost.
+        is_loss: bool,
     },
     Other,
 }
@@ -159,11 +161,11 @@ fn meaning(fields: Fields<'_>) -> Result<Meaning, String> {
             cause: fields.cause.map(Cow::into_owned).unwrap_or_default(),
         },
         ("gap", ..) => match (fields.reason.as_deref(), fields.open_count) {
-            (Some("restart"), Some(open)) => Meaning::Gap { restart: Some(open) },
+            (Some("restart"), Some(open)) => Meaning::Gap { restart: Some(open), is_loss: false },
             (Some("restart"), None) => {
                 return Err("a restart that does not say how many calls were open".into());
             }
-            _ => Meaning::Gap { restart: None },
+            (reason, _) => Meaning::Gap { restart: None, is_loss: reason == Some("loss_accepted") },
         },
         _ => Meaning::Other,
     })

@@ -39,6 +39,13 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
     if report.keys > 0 {
         writeln!(out, "keys      {} hand-overs, each signed by the key before it", report.keys)?;
     }
+    if report.losses > 0 {
+        writeln!(
+            out,
+            "warning   {} times an operator accepted the loss of records (gap, loss_accepted)",
+            report.losses
+        )?;
+    }
     if let (Some(since), Verdict::Sound) = (report.since, report.verdict()) {
         writeln!(out, "since     the older checkpoint's {since} records are the first of this trail")?;
     }
@@ -82,6 +89,7 @@ pub(crate) fn json(report: &Report) -> serde_json::Value {
         "lost_outcomes": report.lost_outcomes,
         "open_calls": report.open_calls,
         "gaps": report.gaps,
+        "losses": report.losses,
         "checkpoints": report.checkpoints,
         "keys": report.keys,
         "unsigned_records": report.unsigned_records,

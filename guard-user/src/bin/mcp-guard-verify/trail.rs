@@ -48,6 +48,8 @@ pub(crate) struct Report {
     /// Calls without an outcome at the end.
     pub(crate) open_calls: u64,
     pub(crate) gaps: u64,
+    /// Of these, losses that an operator accepted.
+    pub(crate) losses: u64,
     /// Checkpoint records.
     pub(crate) checkpoints: u64,
     /// How often the trail's key was replaced.
@@ -360,8 +362,9 @@ impl Reader<'_> {
                     self.report.pruned = Some(Pruned { to, seq, time, cause });
                 }
             }
-            Meaning::Gap { restart } => {
+            Meaning::Gap { restart, is_loss } => {
                 self.report.gaps += 1;
+                self.report.losses += u64::from(is_loss);
                 let Some(said) = restart else { return Ok(()) };
                 let open = self.open_calls();
                 if said != open {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Ask, ClientError};
 use crate::app;
-use crate::audit::{AuditLog, KEYS_FILE, Keys, Pruning, Retention};
+use crate::audit::{AuditLog, KEYS_FILE, Keys, Pruning, Retention, Start};
 use crate::cli::output;
 use crate::config::{Config, Overrides};
 
@@ -79,7 +79,8 @@ fn alone(config: &Config, args: &Args) -> anyhow::Result<Value> {
     let pruning = pruning(config, args, uid)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let log = AuditLog::open(app::audit_options(config)).context("cannot open the audit trail")?;
+        let log = AuditLog::open_known(app::audit_options(config), &Start::new(config, None))
+            .context("cannot open the audit trail")?;
         let done = log.prune(pruning).await;
         log.leave().await;
         Ok(json!({ "pruned": done? }))

@@ -1,0 +1,28 @@
+//! Where checkpoints of the trail are copied.
+
+use std::path::Path;
+
+use super::{Key, Places, Step};
+use crate::config::{Config, Problem, Problems};
+
+pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Problems) {
+    let checkpoints = &config.audit.checkpoints;
+    let problem = |key, what: String| -> Problem { places.problem(&at(key), what) };
+    if checkpoints.every_seconds == 0 {
+        let problem = problem("every_seconds", "every_seconds is 0: copies without end".into());
+        problems.push(problem.with_hint("write a number from 1 on, or remove the line for the default, 60"));
+    }
+    let is_kept = |dir: &Path| {
+        let kept = [config.audit_dir(), config.state_dir.clone(), config.runtime_dir.clone()];
+        kept.iter().any(|kept| kept == dir)
+    };
+    if let Some(dir) = checkpoints.copy_to.as_deref().filter(|dir| is_kept(dir)) {
+        let what = format!("copy_to is {}, where the guard keeps a checkpoint anyway", dir.display());
+        let problem = problem("copy_to", what);
+        problems.push(problem.with_hint("name a directory on another disk, or remove the line"));
+    }
+}
+
+fn at(key: &str) -> [Step<'_>; 3] {
+    [Key("audit"), Key("checkpoints"), Key(key)]
+}
