@@ -121,8 +121,11 @@ fn every(config: &Config) -> Duration {
 
 fn sinks(config: &Config) -> Vec<(&'static str, String, Box<dyn Sink>)> {
     let mut sinks: Vec<(_, _, Box<dyn Sink>)> = Vec::new();
-    for file in files(config) {
-        sinks.push(("file", file.display().to_string(), Box::new(FileCopy(file))));
+    for path in files(config) {
+        // The guard's own are made if need be. Any other may be a mount that is missing.
+        let is_own =
+            Some(&path) != config.audit.checkpoints.copy_to.as_ref().map(|dir| dir.join(COPY_FILE)).as_ref();
+        sinks.push(("file", path.display().to_string(), Box::new(FileCopy { path, is_own })));
     }
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
         sinks.push(("journal", journal::SOCKET.to_owned(), Box::new(Journal)));
