@@ -87,6 +87,18 @@ def root_of(peaks):
     return root
 
 # --- The trail ---
+def check_members(path):  # of a packed file; one with an `MG` field is as long as that says
+    data = path.read_bytes()
+    while data:
+        need(data[0] == 0x1F, f"{path.name}: something else than a gzip member")
+        member, rest, plain = zlib.decompressobj(31), data, 0
+        while not member.eof:
+            need(rest, f"{path.name}: it ends within a member", INCOMPLETE)
+            plain, rest = plain + len(member.decompress(rest, 1 << 20)), member.unconsumed_tail
+        said, packed = data[3] & 4 and data[10:16] == b"\x0c\0MG\x08\0", len(data) - len(member.unused_data)
+        need(not said or data[16:24] == packed.to_bytes(4, "little") + plain.to_bytes(4, "little"), f"{path.name}: a member is not as long as it says")
+        data = member.unused_data
+
 def verify(folder, key_file, older_file):
     root, later, newest = key_file.read_text(), folder / "keys", folder / "checkpoint"
     need(newest.exists(), "the checkpoint is missing", INCOMPLETE)
@@ -99,7 +111,7 @@ def verify(folder, key_file, older_file):
     def is_as_signed(): return all(end != size or root == root_of(peaks) for end, root in signed)
     for first, path in ((int(digits), path) for digits, path in files):
         need(first == size, f"{path.name}: record {size} belongs here", INCOMPLETE if first > size else TAMPERED)
-        file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+        file = (check_members(path) or gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
         for number, line in enumerate(iter(lambda: file.readline(65_537), b""), 1):  # a longer line is cut, and has no end
             where = f"{path.name}, line {number}: "
             need(line.endswith(b"\n") and len(line) <= 65_536, where + "the line has no end, or is too long", INCOMPLETE)

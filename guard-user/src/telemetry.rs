@@ -15,5 +15,7 @@ pub fn init() {
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
+        // A full disk under the log must not end whoever has something to say: it would be told by a panic.
+        .log_internal_errors(false)
         .try_init();
 }

@@ -2,6 +2,9 @@
 //!
 //! What a test does few of in a run of all tests, `cargo xtask faults` does many of: it sets `GUARD_FAULTS_…`.
 
+pub mod rig;
+pub mod strace;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many: `GUARD_FAULTS_NAME`, or else `usual`.

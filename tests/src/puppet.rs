@@ -64,15 +64,22 @@ impl Puppet {
     pub fn answer_all(self, answer: fn(&Value) -> Value) -> Arc<AtomicUsize> {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
+        self.answer_each(move |message| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            answer(message)
+        });
+        count
+    }
+
+    /// The same with whatever `answer` does besides.
+    pub fn answer_each(self, answer: impl Fn(&Value) -> Value + Send + 'static) {
         thread::spawn(move || {
             for heard in self.heard {
-                counter.fetch_add(1, Ordering::SeqCst);
                 let answer = answer(&heard.message());
                 // Whoever asked may be gone.
                 let _ = heard.answer(&answer);
             }
         });
-        count
     }
 
     /// A request that has arrived already.

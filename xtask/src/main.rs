@@ -57,6 +57,7 @@ verbs! {
     Kills => kills,
     Namespaces => namespaces,
     Churn => churn,
+    Faults => faults,
     Fuzz => fuzz,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Many programs can unpack gzip, and an auditor may have none of ours. A packed segment is several gzip members, one for each MiB or so;
 //! each says in its header how long it is packed and unpacked, so that a reader finds its way without unpacking all. Whoever does not
-//! know these words reads the members as one file. Reading takes bounded memory, whatever was packed.
+//! know these words reads the members as one file. Whoever unpacks one finds out whether these words are true. Reading takes bounded memory,
+//! whatever was packed.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -10,10 +11,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
-use flate2::bufread::MultiGzDecoder;
 use flate2::write::DeflateEncoder;
 
+mod members;
+
 use super::disk::{beside, sync_dir};
+use members::Members;
 
 /// Behind the name of a segment.
 pub(super) const ENDING: &str = ".gz";
@@ -165,7 +168,7 @@ fn unpack(file: File) -> io::Result<Box<dyn BufRead + Send>> {
     if file.fill_buf()?.is_empty() {
         return Ok(Box::new(io::empty()));
     }
-    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))))
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, Members::new(file))))
 }
 
 fn member(part: &[u8]) -> io::Result<Vec<u8>> {
@@ -183,6 +186,13 @@ fn member(part: &[u8]) -> io::Result<Vec<u8>> {
         room.copy_from_slice(&head);
     }
     Ok(bytes)
+}
+
+/// Packed and unpacked, as the extra field of a member's header says; `None`: others have packed it.
+fn lengths(extra: &[u8]) -> Option<(u64, u64)> {
+    let lengths = extra.strip_prefix(HEAD.split_at_checked(12)?.1)?;
+    let [packed, plain]: [[u8; 4]; 2] = lengths.as_chunks::<4>().0.try_into().ok()?;
+    Some((u32::from_le_bytes(packed).into(), u32::from_le_bytes(plain).into()))
 }
 
 /// What the header of a member says.

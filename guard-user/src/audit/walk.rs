@@ -182,6 +182,7 @@ impl Walk {
         if (seq == 0) != (line.kind == "genesis") {
             return Err("a trail has one genesis record, and it is the first".into());
         }
+        is_written_so(bytes, seq, line.prev)?;
         self.meaning(&line, bytes)?;
         self.prev = leaf_hash(bytes);
         self.tree.push(self.prev);
@@ -280,6 +281,17 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+/// What holds a trail together stands first in a line, in one spelling, and a line is printable ASCII: no reader can take it for another.
+fn is_written_so(line: &[u8], seq: u64, prev: &str) -> Result<(), &'static str> {
+    if !line.iter().all(|byte| (0x20..0x7f).contains(byte)) {
+        return Err("it has a byte that is not printable ASCII");
+    }
+    if !line.starts_with(format!(r#"{{"seq":{seq},"prev":"{prev}","time":""#).as_bytes()) {
+        return Err("it does not begin with `seq`, `prev` and `time`");
+    }
+    Ok(())
 }
 
 /// How a trail stands before its first record, by that record's signed word, and what that has as `prev`.

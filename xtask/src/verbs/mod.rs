@@ -5,6 +5,7 @@ pub(crate) mod build;
 pub(crate) mod churn;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod faults;
 pub(crate) mod fuzz;
 pub(crate) mod kernel;
 pub(crate) mod lint;

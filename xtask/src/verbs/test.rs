@@ -69,6 +69,7 @@ fn prepare(ebpf: &ebpf::Options) -> anyhow::Result<()> {
         .advice("The compiler's message stands above.")
         .run()?;
     install_nft()?;
+    install_strace()?;
     let peers = machine::root().join("tests/peers/install.sh");
     if peers.exists() {
         Tool::new(&peers)
@@ -95,6 +96,20 @@ pub(super) fn install_nft() -> anyhow::Result<()> {
     }
     println!("apt-get install nftables: address translation for the tests");
     machine::apt_install("nftables", ADVICE)
+}
+
+/// What makes system calls of a running guard fail.
+pub(super) fn install_strace() -> anyhow::Result<()> {
+    const ADVICE: &str =
+        "The tests of the audit trail make system calls fail with `strace` of the package of that name.";
+    if machine::find_program("strace").is_some() {
+        return Ok(());
+    }
+    if !machine::is_debian() {
+        bail!("there is no strace here.\n  {ADVICE} Install it.");
+    }
+    println!("apt-get install strace: faults of the disk for the tests");
+    machine::apt_install("strace", ADVICE)
 }
 
 fn unit(args: &Args) -> Tool {

@@ -6,6 +6,8 @@ use tlog_tiles::tlog::{self, HashReader, check_record, check_tree, prove_record,
 use super::*;
 use crate::audit::merkle::leaf_hash;
 
+mod vectors;
+
 /// Trees larger than this are tried by chance only.
 const EVERY_SIZE: u64 = 70;
 const LARGEST: u64 = 3_000;

@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::record::{self, Record};
 
@@ -130,15 +130,107 @@ type Opened = (Box<dyn BufRead>, Rc<Cell<u64>>);
 /// A file of either form, unpacked, and how much of it was read. Nothing of what it unpacks to is kept but some lines.
 fn open(path: &Path) -> io::Result<Opened> {
     let read = Rc::new(Cell::new(0));
-    let file = Counted { file: File::open(path)?, read: Rc::clone(&read) };
-    let mut file = BufReader::with_capacity(1 << 18, file);
-    let is_packed = path.extension().is_some_and(|ending| ending == "gz");
-    // An empty file holds no member, and nothing.
-    Ok(if is_packed && !file.fill_buf()?.is_empty() {
-        (Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file))), read)
+    let mut is_packed = path.extension().is_some_and(|ending| ending == "gz");
+    let file = match File::open(path) {
+        // A guard that runs has packed it since the directory was read.
+        Err(error) if error.kind() == ErrorKind::NotFound && !is_packed => {
+            is_packed = true;
+            File::open(path.with_extension("jsonl.gz")).map_err(|_neither| error)?
+        }
+        file => file?,
+    };
+    let file = BufReader::with_capacity(1 << 18, Counted { file, read: Rc::clone(&read) });
+    Ok(if is_packed {
+        let members = Members { of: Some(Place::Between(Taken { file, count: 0 })) };
+        (Box::new(BufReader::with_capacity(1 << 18, members)), read)
     } else {
         (Box::new(file), read)
     })
+}
+
+/// A gzip file. A member that carries its two lengths (`MG`) must have these, or who goes by them is led astray.
+struct Members<R> {
+    /// None: there is nothing more, or an error was told.
+    of: Option<Place<R>>,
+}
+
+enum Place<R> {
+    Between(Taken<R>),
+    /// With what the file had given before it, and what it has unpacked to.
+    Member(Box<GzDecoder<Taken<R>>>, u64, u64),
+}
+
+/// Counts what is taken from a file.
+struct Taken<R> {
+    file: R,
+    count: u64,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let damaged = |why: &str| Err(io::Error::new(ErrorKind::InvalidData, why));
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        while let Some(place) = &mut self.of {
+            match place {
+                Place::Between(file) => {
+                    // A decoder would wait for more of what is no member.
+                    let begins = file.fill_buf()?.first().map(|byte| *byte == 0x1f);
+                    let Some(Place::Between(file)) = self.of.take() else { break };
+                    match begins {
+                        None => {}
+                        Some(true) => {
+                            let before = file.count;
+                            self.of = Some(Place::Member(Box::new(GzDecoder::new(file)), before, 0));
+                        }
+                        Some(false) => return damaged("something else than a gzip member"),
+                    }
+                }
+                Place::Member(member, _, plain) => {
+                    let count = member.read(bytes)?;
+                    if count > 0 {
+                        *plain += u64::try_from(count).unwrap_or(0);
+                        return Ok(count);
+                    }
+                    let Some(Place::Member(member, before, plain)) = self.of.take() else { break };
+                    let said = member.header().and_then(|header| header.extra()).and_then(said);
+                    let file = member.into_inner();
+                    if said.is_some_and(|said| said != [file.count - before, plain]) {
+                        return damaged("a gzip member has other lengths than it says");
+                    }
+                    self.of = Some(Place::Between(file));
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Bytes packed, all of the member, and unpacked.
+fn said(extra: &[u8]) -> Option<[u64; 2]> {
+    let (packed, plain) = extra.strip_prefix(b"MG\x08\0")?.split_first_chunk::<4>()?;
+    let plain: [u8; 4] = plain.try_into().ok()?;
+    Some([u32::from_le_bytes(*packed).into(), u32::from_le_bytes(plain).into()])
+}
+
+impl<R: BufRead> Read for Taken<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(bytes)?;
+        self.count += u64::try_from(count).unwrap_or(0);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Taken<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.file.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.count += u64::try_from(count).unwrap_or(0);
+        self.file.consume(count);
+    }
 }
 
 struct Counted {

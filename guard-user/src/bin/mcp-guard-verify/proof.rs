@@ -98,7 +98,7 @@ fn hashes<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Hash>, &'stati
 }
 
 /// The root of the tree of `size` leaves in which `leaf` has this number and this path (RFC 9162, section 2.1.3.2).
-fn root_of(number: u64, size: u64, leaf: Hash, path: &[Hash]) -> Option<Hash> {
+pub(crate) fn root_of(number: u64, size: u64, leaf: Hash, path: &[Hash]) -> Option<Hash> {
     let (mut own, mut last) = (number, size.checked_sub(1).filter(|last| number <= *last)?);
     let mut root = leaf;
     for sibling in path {
@@ -121,7 +121,7 @@ fn root_of(number: u64, size: u64, leaf: Hash, path: &[Hash]) -> Option<Hash> {
 }
 
 /// Whether the newer tree begins with all of the older one (RFC 9162, section 2.1.4.2).
-fn grows(older: &Checkpoint, latest: &Checkpoint, path: &[Hash]) -> bool {
+pub(crate) fn grows(older: &Checkpoint, latest: &Checkpoint, path: &[Hash]) -> bool {
     if older.size == 0 || older.size == latest.size {
         let is_same = older.size == 0 || older.root == latest.root;
         return path.is_empty() && is_same && older.size <= latest.size;
