@@ -70,6 +70,7 @@ fn prepare(ebpf: &ebpf::Options) -> anyhow::Result<()> {
         .run()?;
     install_nft()?;
     install_strace()?;
+    install_mkfs()?;
     let peers = machine::root().join("tests/peers/install.sh");
     if peers.exists() {
         Tool::new(&peers)
@@ -110,6 +111,22 @@ pub(super) fn install_strace() -> anyhow::Result<()> {
     }
     println!("apt-get install strace: faults of the disk for the tests");
     machine::apt_install("strace", ADVICE)
+}
+
+/// What makes a disk that can be frozen. Machines have it in folders that an ordinary user's PATH may lack.
+fn install_mkfs() -> anyhow::Result<()> {
+    const ADVICE: &str =
+        "The tests of the audit trail freeze a disk made with `mkfs.ext4` of the package e2fsprogs.";
+    let folders = ["/usr/sbin", "/sbin"].map(Path::new);
+    let is_there = folders.iter().any(|folder| folder.join("mkfs.ext4").exists());
+    if is_there || machine::find_program("mkfs.ext4").is_some() {
+        return Ok(());
+    }
+    if !machine::is_debian() {
+        bail!("there is no mkfs.ext4 here.\n  {ADVICE} Install it.");
+    }
+    println!("apt-get install e2fsprogs: a disk to be frozen for the tests");
+    machine::apt_install("e2fsprogs", ADVICE)
 }
 
 fn unit(args: &Args) -> Tool {
