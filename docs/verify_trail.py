@@ -2,7 +2,7 @@
 """Checks an audit trail of mcp-guard, as docs/audit-format.md describes it and with nothing of mcp-guard's.
     verify_trail.py DIR [VERIFIER_KEY_FILE] [OLDER_CHECKPOINT_FILE]
 Exit code: 0 sound, 1 tampered, 2 incomplete, 3 unreadable. Slower than mcp-guard-verify; it shows that the page is enough."""
-import base64, gzip, hashlib, json, pathlib, re, sys, zlib
+import base64, functools, gzip, hashlib, json, pathlib, re, sys, zlib
 TAMPERED, INCOMPLETE, UNREADABLE = 1, 2, 3
 class Fault(Exception): pass
 def need(is_so, why, code=TAMPERED):
@@ -35,29 +35,24 @@ def is_signed(public, text, signature):
 
 # --- Signed notes, keys and the tree ---
 def base64_of(text):
-    data = base64.b64decode(text, validate=True)
-    need(base64.b64encode(data).decode() == text, "base64 in another spelling")
+    need(base64.b64encode(data := base64.b64decode(text, validate=True)).decode() == text, "base64 in another spelling")
     return data
 class Key:
     def __init__(self, text):
         self.name, key_id, key = text.strip().split("+", 2)
-        data = base64_of(key)
-        self.public, self.id = data[1:], hashlib.sha256(self.name.encode() + b"\n" + data).digest()[:4]
+        self.public, self.id = (data := base64_of(key))[1:], hashlib.sha256(self.name.encode() + b"\n" + data).digest()[:4]
         need(len(data) == 33 and data[0] == 1 and self.id.hex() == key_id, "not an Ed25519 key, or its id is not its own", UNREADABLE)
-    def signed(self, note):
-        """The lines of a note that this key signed."""
+    def signed(self, note):  # the lines of a note that this key signed
         (text, _, lines), signed = note.rpartition("\n\n"), False
         need(lines.endswith("\n"), "not a signed note")
         for line in lines[:-1].split("\n"):
             need(line.startswith("\u2014 ") and line.count(" ") == 2, "not a signature line")
             name, blob = line.split(" ")[1], base64_of(line.split(" ")[2])
             if name == self.name and blob[:4] == self.id:
-                signed = is_signed(self.public, (text + "\n").encode(), blob[4:])
-                need(signed, "a signature does not match")
+                need(signed := is_signed(self.public, (text + "\n").encode(), blob[4:]), "a signature does not match")
         need(signed, "not signed with the key whose turn it was")
         return text.split("\n")
-class Keys:
-    """One after the other; the last thing that each has signed is the key after it."""
+class Keys:  # one after the other; the last thing that each has signed is the key after it
     def __init__(self, root, lines):
         self.all, self.lines, self.name = [(-1, Key(root))], {}, Key(root).name  # all: (record that hands over, key)
         need(lines.endswith(b"\n") or not lines, "`keys`: the last line has no end")
@@ -69,22 +64,18 @@ class Keys:
         record, (before, key) = json.loads(line), self.all[-1]
         *old, new = key.signed(record["note"])
         (size, root), new = self.said(*old), Key(new)
-        is_next = [record["kind"], record["epoch"], record["seq"], new.name] == ["key", len(self.all), size, self.name]
-        need(is_next and size > before, "not the record of the next key")
+        said, due = [record["kind"], record["epoch"], record["seq"], new.name], ["key", len(self.all), size, self.name]
+        need(size > before and said == due, "not the record of the next key")
         self.all.append((size, new))
         self.lines[size] = line, root
-    def checkpoint(self, note):
-        """Number of records, and their root."""
-        turn = [key for seq, key in self.all if seq < int(note.split("\n")[1])]
-        return self.said(*turn[-1].signed(note))
+    def checkpoint(self, note):  # number of records, and their root
+        return self.said(*[key for seq, key in self.all if seq < int(note.split("\n")[1])][-1].signed(note))
 def sha256(*parts): return hashlib.sha256(b"".join(parts)).digest()
 def grow(peaks, size, leaf):
     while size & 1: leaf, size = sha256(b"\1", peaks.pop(), leaf), size >> 1
     return peaks.append(leaf) or 1
 def root_of(peaks):
-    root = peaks[-1] if peaks else sha256()
-    for left in reversed(peaks[:-1]): root = sha256(b"\1", left, root)
-    return root
+    return functools.reduce(lambda right, left: sha256(b"\1", left, right), reversed(peaks)) if peaks else sha256()
 
 # --- The trail ---
 def check_members(path):  # of a packed file; one with an `MG` field is as long as that says
@@ -92,13 +83,11 @@ def check_members(path):  # of a packed file; one with an `MG` field is as long 
     while data:
         need(data[0] == 0x1F, f"{path.name}: something else than a gzip member")
         member, rest, plain = zlib.decompressobj(31), data, 0
-        while not member.eof:
-            need(rest, f"{path.name}: it ends within a member", INCOMPLETE)
-            plain, rest = plain + len(member.decompress(rest, 1 << 20)), member.unconsumed_tail
+        while not member.eof and rest: plain, rest = plain + len(member.decompress(rest, 1 << 20)), member.unconsumed_tail
+        need(member.eof, f"{path.name}: it ends within a member", INCOMPLETE)
         said, packed = data[3] & 4 and data[10:16] == b"\x0c\0MG\x08\0", len(data) - len(member.unused_data)
         need(not said or data[16:24] == packed.to_bytes(4, "little") + plain.to_bytes(4, "little"), f"{path.name}: a member is not as long as it says")
         data = member.unused_data
-
 def verify(folder, key_file, older_file):
     root, later, newest = key_file.read_text(), folder / "keys", folder / "checkpoint"
     need(newest.exists(), "the checkpoint is missing", INCOMPLETE)
@@ -120,8 +109,7 @@ def verify(folder, key_file, older_file):
                 peaks, before, prev = [base64_of(peak) for peak in record["peaks"]], record["open_count"], bytes.fromhex(record["prev"])
                 need(len(peaks) == bin(size).count("1") and record["kind"] == "checkpoint", where + "a trail does not begin here")
             need(is_as_signed(), where + "a signed checkpoint covers other records than those before it")
-            head = '{"seq":%d,"prev":"%s","time":"' % (size, prev.hex())
-            need(line.startswith(head.encode()), where + "another record, or `prev` is not the line before")
+            need(line.startswith(b'{"seq":%d,"prev":"%s","time":"' % (size, prev.hex().encode())), where + "another record, or `prev` is not the line before")
             need(all(0x20 <= byte < 0x7F for byte in line), where + "a byte that is not printable ASCII")
             kind, call = record["kind"], record.get("id")
             need((size == 0) == (kind == "genesis"), where + "the first record, and only that, is a genesis record")
@@ -143,8 +131,7 @@ def verify(folder, key_file, older_file):
                 need(record["open_count"] == len(waiting) + before, where + "another number of calls was open")
                 waiting, before = {}, 0
             losses += kind == "gap" and record["reason"] == "loss_accepted"
-            prev = sha256(b"\0", line)
-            size += grow(peaks, size, prev)
+            size += grow(peaks, size, prev := sha256(b"\0", line))
     need(is_as_signed(), "the signed checkpoint covers other records")
     need(size >= max(end for end, _ in signed), "fewer records than a signed checkpoint covers", INCOMPLETE)
     need(all(seq < begin for seq in keys.lines), "`keys` has a record of a key that is not in the trail", INCOMPLETE if max(keys.lines, default=0) >= size else TAMPERED)

@@ -170,11 +170,13 @@ impl App {
             site: Site { ca_file: tls.ca_file() },
             audit,
         });
+        let configured = config.digest();
         let start = Event::Start {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             durability: config.audit.durability,
             digest_key: pipeline.audit.digester().id(),
+            config: &configured,
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use guard_tests::daemon::Daemon;
 use guard_tests::differ::Random;
 use guard_tests::faults;
 use guard_tests::https::Request;
@@ -150,5 +151,25 @@ fn what_is_changed_in_a_guards_trail_is_found() {
         }
         fs::write(&segment, &text).unwrap();
         assert_eq!(daemon.verify_copy(copy.path()).unwrap().code, Some(0));
+    });
+}
+
+#[test]
+fn a_start_is_recorded_with_the_configuration_that_check_names() {
+    apart(|| {
+        let Scene { mut daemon, .. } = Scene::new(&json!({})).unwrap();
+        let named = |daemon: &Daemon| daemon.json("check", &[]).unwrap()["config"].clone();
+        let first = named(&daemon);
+        assert_eq!(first.as_str().map(str::len), Some(64));
+        daemon.stop().unwrap();
+        daemon.config.audit.segment_seconds += 1;
+        daemon.write_config().unwrap();
+        daemon.start().unwrap();
+        let second = named(&daemon);
+        assert_ne!(first, second);
+        daemon.stop().unwrap();
+        let ledger = daemon.ledger().unwrap();
+        let recorded: Vec<_> = ledger.of_kind("start").map(|start| start["config"].clone()).collect();
+        assert_eq!(recorded, [first, second]);
     });
 }

@@ -216,6 +216,9 @@ pub enum Event<'a> {
         durability: Durability,
         /// Names the key of the digests of arguments from here on.
         digest_key: &'a str,
+        /// SHA-256 of the configuration.
+        #[serde(serialize_with = "text::name")]
+        config: &'a str,
     },
     /// Something in the kernel is not, or is again, as the guard left it.
     Drift {

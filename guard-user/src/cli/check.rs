@@ -37,6 +37,8 @@ struct Report {
     warnings: Vec<String>,
     /// SHA-256 of the policy files.
     policy: Option<String>,
+    /// SHA-256 of the configuration, as the record of a start has it.
+    config: Option<String>,
     grants: Vec<Grant>,
     /// What each agent has to show, in the words of records, such as `token+process`.
     agents: BTreeMap<AgentName, String>,
@@ -89,6 +91,7 @@ fn failed(problems: &Problems) -> Report {
         problems: problems.iter().cloned().collect(),
         warnings: Vec::new(),
         policy: None,
+        config: None,
         grants: Vec::new(),
         agents: BTreeMap::new(),
         summary: String::new(),
@@ -161,6 +164,7 @@ fn good(config: &Config, rules: &Rules, notes: &[String]) -> Report {
         problems: Vec::new(),
         warnings,
         policy: Some(digest),
+        config: Some(config.digest()),
         grants: policy.grants(),
         agents: policy.agents().map(|(agent, entry)| (agent.clone(), entry.needs.words())).collect(),
         summary,

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::egress::{Egress, OtherPorts};
 use super::{Authorize, Checkpoints, Credential, Issuer, Limits, Place};
@@ -271,6 +272,13 @@ impl Default for Kernel {
 }
 
 impl Config {
+    /// SHA-256 of all that is configured, defaults, flags and approved listeners included, in hex: the same for the same guard, whatever the file
+    /// looks like.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(Sha256::digest(text))
+    }
+
     /// Where the audit trail is.
     pub fn audit_dir(&self) -> PathBuf {
         self.audit.dir.clone().unwrap_or_else(|| self.state_dir.join("audit"))

@@ -38,7 +38,13 @@ impl Trail {
     /// Waits until the full segments are packed.
     pub(crate) async fn append_with(&self, calls: u8, retention: Retention) {
         let log = self.open(retention);
-        let start = Event::Start { version: "0.1.0", pid: 1, durability: Durability::Os, digest_key: "0" };
+        let start = Event::Start {
+            version: "0.1.0",
+            pid: 1,
+            durability: Durability::Os,
+            digest_key: "0",
+            config: "1",
+        };
         log.note(&start).await.unwrap();
         for number in 0..calls {
             log.intend(&call(number)).await.unwrap().conclude(&Outcome::abandoned());

@@ -8,7 +8,13 @@ use crate::audit::{AuditError, CallRecord, Event, Local, Refusal, Why};
 async fn a_trail_tells_the_whole_life_of_a_guard() {
     let dir = tempdir();
     let log = open(dir.path()).unwrap();
-    let start = Event::Start { version: "0.1.0", pid: 7, durability: Durability::Durable, digest_key: "0" };
+    let start = Event::Start {
+        version: "0.1.0",
+        pid: 7,
+        durability: Durability::Durable,
+        digest_key: "0",
+        config: "1",
+    };
     assert_eq!(log.note(&start).await, Ok(1));
     log.note(&Event::Policy { digest: "abc", text: None }).await.unwrap();
     let permit = log.intend(&call(1)).await.unwrap();
