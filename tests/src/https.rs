@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::daemon::Credential;
 use crate::mtls::Identity;
@@ -165,19 +166,41 @@ pub struct Line {
     pub is_resumed: bool,
 }
 
+/// How a client goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Says so, as TLS has it.
+    Ends,
+    /// Closes the connection without a word.
+    Closes,
+    /// Resets it.
+    Resets,
+}
+
 trait Stream: Read + Write + Send {
     fn tcp(&self) -> &TcpStream;
+
+    fn say_goodbye(&mut self) -> io::Result<()>;
 }
 
 impl Stream for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
+
+    fn say_goodbye(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
     fn tcp(&self) -> &TcpStream {
         &self.sock
+    }
+
+    fn say_goodbye(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()
     }
 }
 
@@ -216,6 +239,15 @@ impl Line {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Goes away.
+    pub fn leave(mut self, how: Leaving) -> io::Result<()> {
+        match how {
+            Leaving::Ends => self.stream.say_goodbye(),
+            Leaving::Closes => Ok(()),
+            Leaving::Resets => SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)),
+        }
     }
 
     /// Waits no longer than this for the other side to take bytes or to send some.

@@ -201,18 +201,9 @@ impl Rig {
         sound.with_context(|| format!("the trail is not sound: {said}"))
     }
 
-    /// The thread of this name.
+    /// The guard's thread of this name.
     pub fn thread(&self, name: &str) -> anyhow::Result<u32> {
-        let pid = self.daemon.pid().context("no guard runs")?;
-        for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let entry = entry?;
-            // The kernel keeps 15 bytes of a name.
-            let comm = fs::read_to_string(entry.path().join("comm"))?;
-            if name.starts_with(comm.trim_end()) && comm.trim_end().len() > "audit-".len() {
-                return Ok(entry.file_name().to_string_lossy().parse()?);
-            }
-        }
-        anyhow::bail!("there is no thread {name}")
+        thread(&self.daemon, name)
     }
 
     /// Limits the size of the files that the guard writes; `None` lifts that.
@@ -230,6 +221,20 @@ impl Rig {
     pub fn pid(&self) -> anyhow::Result<u32> {
         self.daemon.pid().context("no guard runs")
     }
+}
+
+/// The thread of this name.
+pub fn thread(daemon: &Daemon, name: &str) -> anyhow::Result<u32> {
+    let pid = daemon.pid().context("no guard runs")?;
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        // The kernel keeps 15 bytes of a name.
+        let comm = fs::read_to_string(entry.path().join("comm"))?;
+        if name.starts_with(comm.trim_end()) && comm.trim_end().len() > "audit-".len() {
+            return Ok(entry.file_name().to_string_lossy().parse()?);
+        }
+    }
+    anyhow::bail!("there is no thread {name}")
 }
 
 /// The word of a refusal, in whichever form.
