@@ -2,6 +2,7 @@
 
 mod changes;
 mod errands;
+mod files;
 mod heartbeat;
 mod heritage;
 mod keys;
@@ -488,7 +489,7 @@ impl App {
             "shadow_servers": rules.policy.shadow_servers(),
             "shadows": rules.shadows.list(),
             "durability": self.config.audit.durability,
-            "audit": {"records": self.pipeline.audit.records(), "failed": self.pipeline.audit.failure().as_deref()},
+            "audit": self.trail(),
             "checkpoints": self.copies.standing(),
             "ca": self.tls.ca_file(),
             "client_certificates_refused": self.tls.certificates_refused(),

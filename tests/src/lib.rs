@@ -37,6 +37,7 @@ pub mod serve;
 pub mod session;
 pub mod slice;
 pub mod slots;
+pub mod small_disk;
 pub mod suite;
 pub mod tenants;
 pub mod tls;

@@ -1,40 +1,18 @@
 //! A real full disk under the audit trail.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use guard_tests::audit::call;
+use guard_tests::small_disk::{fill, small_disk};
 use mcp_guard::audit::{AuditError, AuditLog, Options, Outcome, Retention, Verdict, verify};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-/// A file system of its own in this thread's own mount namespace: nothing is left behind, whatever happens.
-fn small_disk(dir: &Path) -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=256k,mode=700"))
-}
-
-fn fill(path: &Path) {
-    let mut ballast = File::create(path).expect("a file");
-    loop {
-        match ballast.write(&[0; 4096]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => return,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
     let dir = tempfile::tempdir().expect("a directory");
-    if let Err(error) = small_disk(dir.path()) {
+    if let Err(error) = small_disk(dir.path(), "256k") {
         assert!(std::env::var_os("GUARD_REQUIRE_PRIVILEGED").is_none(), "cannot mount a tmpfs: {error}");
         println!("skipped: cannot mount a tmpfs ({error}); this test needs root");
         return;
@@ -48,7 +26,7 @@ async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
             wait: Duration::from_secs(30),
             calls_in_flight_max: 64,
             calls_in_flight_per_agent_max: 64,
-            retention: Retention { compress: false, ..Retention::default() },
+            retention: Retention { compress: false, reserve_bytes: 0, ..Retention::default() },
         })
     };
     let log = open().expect("a new trail");

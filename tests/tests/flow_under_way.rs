@@ -279,6 +279,7 @@ fn flow_rules_in_shadow_tell_of_tasks_and_forms_and_status_of_no_more_than_the_t
         small_disk(disk.path());
         let scene = Scene::with(&json!({}), |daemon| {
             daemon.config.audit.dir = Some(disk.path().join("audit"));
+            daemon.config.audit.reserve_bytes = 0;
             daemon.config.servers[0].forward_authorization = true;
             daemon.config.servers[0].oauth_paths = vec!["/token".into()];
             daemon.write_policy("policy.yaml", TRIAL)

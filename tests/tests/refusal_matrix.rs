@@ -341,7 +341,10 @@ fn every_client_reports_that_no_record_can_be_written_and_its_next_call_works() 
         let _server =
             Fixture::start("conformance-server", None, BEHIND, &["--journal", "/dev/null"]).unwrap();
         let _door = Door::to(BEHIND);
-        let mut matrix = Matrix::with(|daemon| daemon.config.audit.dir = Some(dir.path().join("audit")));
+        let mut matrix = Matrix::with(|daemon| {
+            daemon.config.audit.dir = Some(dir.path().join("audit"));
+            daemon.config.audit.reserve_bytes = 0;
+        });
         matrix.go_on("connecting");
         let ballast = dir.path().join("ballast");
         fill(&ballast);

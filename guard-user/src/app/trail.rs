@@ -1,19 +1,14 @@
-//! The audit trail is opened, and its oldest files go, by rule or by an operator's word.
+//! The audit trail is opened, and its oldest files go by an operator's word.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
 
 use super::App;
 use crate::audit::{AuditLog, OpenError, Options, Pruning, Retention, Start};
 use crate::config::Config;
-
-/// Between two looks at what is too old, or too much.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is let through";
 
@@ -50,38 +45,6 @@ pub(crate) fn audit_options(config: &Config) -> Options {
         calls_in_flight_max: config.limits.calls_in_flight_max,
         calls_in_flight_per_agent_max: config.limits.calls_in_flight_per_agent_max,
         retention: Retention::from(&config.audit),
-    }
-}
-
-/// Removes what `audit.keep_days` and `audit.keep_bytes` do not keep.
-pub(super) async fn prune_by_policy(app: Arc<App>) {
-    let retention = Retention::from(&app.config.audit);
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = String::new();
-    loop {
-        tick.tick().await;
-        let Some(pruning) = Pruning::by_policy(&retention, Timestamp::now()) else { return };
-        let said = match app.pipeline.audit.prune(pruning).await {
-            Ok(Some(removal)) if removal.files > 0 => {
-                tracing::info!(
-                    to = removal.to,
-                    files = removal.files,
-                    bytes = removal.bytes,
-                    "the audit trail was pruned"
-                );
-                String::new()
-            }
-            Ok(Some(removal)) => format!("{} records stay: they are not exported yet", removal.held),
-            Ok(None) => String::new(),
-            Err(error) => error.to_string(),
-        };
-        if !said.is_empty() && said != told {
-            tracing::warn!(
-                "the audit trail is not pruned as audit.keep_days and audit.keep_bytes say: {said}"
-            );
-        }
-        told = said;
     }
 }
 

@@ -1,13 +1,12 @@
 //! What the running guard does beside serving: it tells the service manager how it is, and shows that it lives.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{App, changes, errands, listeners, proof, risk, trail, velocity};
+use super::{App, changes, errands, files, listeners, proof, risk, velocity};
 use crate::accept::Acceptor;
 use crate::audit::{Event, Index, Occasion};
 use crate::config::Reload;
@@ -40,8 +39,8 @@ pub(super) fn spawn(app: &Arc<App>, acceptor: &Acceptor) -> Upkeep {
     tasks.push(tokio::spawn(velocity::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(risk::keep(Arc::clone(app))).abort_handle());
     tasks.push(tokio::spawn(record_drifts(Arc::clone(app))).abort_handle());
-    tasks.push(tokio::spawn(index(app.config.audit_dir())).abort_handle());
-    tasks.push(tokio::spawn(trail::prune_by_policy(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(index(Arc::clone(app))).abort_handle());
+    tasks.push(tokio::spawn(files::keep(Arc::clone(app))).abort_handle());
     tasks.extend(app.keep_keys());
     if app.config.reload == Reload::OnChange {
         tasks.push(tokio::spawn(changes::watch(Arc::clone(app))).abort_handle());
@@ -65,12 +64,16 @@ async fn beat(app: Arc<App>) {
 }
 
 /// Keeps the index of the trail, so that queries find their way at once.
-async fn index(dir: PathBuf) {
+async fn index(app: Arc<App>) {
     let mut tick = tokio::time::interval(INDEX_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let dir = dir.clone();
+        if app.pipeline.audit.failure().is_some() {
+            // What is left of a full disk is for the trail.
+            continue;
+        }
+        let dir = app.config.audit_dir();
         let kept = tokio::task::spawn_blocking(move || Index::keep_up(&dir, INDEX_BYTES_MAX)).await;
         if let Ok(Err(error)) = kept {
             tracing::debug!(%error, "the index of the trail is not kept; queries read more");

@@ -150,8 +150,7 @@ fn pack(dir: &Path, plain: &Path, bytes_max: u64, stops: impl Fn() -> bool) -> i
     if length > bytes_max {
         return Ok(());
     }
-    let room = nix::sys::statvfs::statvfs(dir)?;
-    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    let free = super::reserve::free(dir)?;
     if free < length.saturating_add(ROOM_LEFT) {
         let what = format!("{}: {free} bytes are free, and it has {length}", plain.display());
         return Err(io::Error::new(io::ErrorKind::StorageFull, what));

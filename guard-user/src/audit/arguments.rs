@@ -105,6 +105,14 @@ impl Digester {
         digits(context)
     }
 
+    /// Of a `result` or `error` as it was passed on, byte for byte.
+    pub fn result(&self, json: &[u8]) -> String {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(b"r");
+        context.update(json);
+        digits(context)
+    }
+
     /// `in_clear`: paths of what is shown, too.
     pub fn arguments(&self, arguments: &Json, in_clear: &[Box<ArgumentPath>]) -> Arguments {
         let mut found =

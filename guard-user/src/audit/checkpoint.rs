@@ -38,6 +38,9 @@ struct State {
     next: Option<Head>,
     stop: bool,
     sync_error: Option<io::Error>,
+    unwritten: Option<io::Error>,
+    /// What kept it from the last file, if anything did.
+    told: Option<io::ErrorKind>,
 }
 
 impl Checkpointer {
@@ -60,6 +63,11 @@ impl Checkpointer {
     /// The error of a sync that this thread did for the writer.
     pub(super) fn sync_error(&self) -> Option<io::Error> {
         self.shared.lock().sync_error.take()
+    }
+
+    /// Why the last checkpoint is not in its file.
+    pub(super) fn unwritten(&self) -> Option<io::Error> {
+        self.shared.lock().unwritten.take()
     }
 }
 
@@ -100,11 +108,19 @@ impl Shared {
             return;
         }
         let note = head.key.checkpoint(head.size, head.root);
-        if let Err(error) = disk::replace(dir, CHECKPOINT_FILE, note.as_bytes()) {
-            // The records are safe and the next checkpoint covers them; a full disk stops the writer itself.
-            tracing::warn!(%error, size = head.size, "the audit checkpoint could not be written");
-            return;
+        let written = disk::replace(dir, CHECKPOINT_FILE, note.as_bytes());
+        let mut state = self.lock();
+        let kind = written.as_ref().err().map(io::Error::kind);
+        // The records are safe and the next checkpoint covers them; it is tried again each second, and told once.
+        if let Err(error) = written {
+            if state.told != kind {
+                tracing::warn!(%error, size = head.size, "the audit checkpoint could not be written");
+            }
+            state.unwritten = Some(error);
         }
-        health.signed.store(head.size, Ordering::Relaxed);
+        state.told = kind;
+        if kind.is_none() {
+            health.signed.store(head.size, Ordering::Relaxed);
+        }
     }
 }

@@ -1,16 +1,26 @@
-//! What inspection rules found in the answers to one call, for its closing record.
+//! What inspection rules found in the answers to one call, for its closing record, and the digest of what was answered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 
+use super::arguments::Digester;
 use crate::inspect::Kind;
 use crate::policy::RuleName;
+use crate::rpc;
 
 /// Shared by who reads the answers and who writes the record. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Inspected(Arc<Mutex<Findings>>);
+pub struct Inspected(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    findings: Mutex<Findings>,
+    digester: OnceLock<Arc<Digester>>,
+    /// Of the answer.
+    digest: OnceLock<String>,
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Findings {
@@ -45,6 +55,22 @@ impl Inspected {
         }
     }
 
+    /// Its closing record has a digest of the answer.
+    pub(super) fn digests_with(&self, digester: &Arc<Digester>) {
+        let _the_same = self.0.digester.set(Arc::clone(digester));
+    }
+
+    /// This is the answer that goes to the client: a message, in JSON.
+    pub fn answered(&self, message: &[u8]) {
+        if let (Some(digester), Some(answer)) = (self.0.digester.get(), rpc::answer(message)) {
+            let _first = self.0.digest.set(digester.result(answer));
+        }
+    }
+
+    pub(super) fn digest(&self) -> Option<&str> {
+        self.0.digest.get().map(String::as_str)
+    }
+
     /// `None`: there is nothing to tell.
     pub(super) fn told(&self) -> Option<Findings> {
         let found = self.lock();
@@ -52,6 +78,6 @@ impl Inspected {
     }
 
     fn lock(&self) -> MutexGuard<'_, Findings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

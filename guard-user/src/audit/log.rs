@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
+use super::ages::{self, Moment};
 use super::archive::{Archive, Files};
 use super::arguments::{DIGEST_KEY_FILE, Digester};
 use super::checkpoint::Checkpointer;
@@ -18,6 +19,7 @@ use super::copies::Start;
 use super::disk::{Disk, OsDisk, sync_dir};
 use super::epoch::Epoch;
 use super::error::{AuditError, OpenError};
+use super::export::Lag;
 use super::heartbeat::Heartbeat;
 use super::inspected::Inspected;
 use super::keys::Keys;
@@ -26,12 +28,13 @@ use super::prune;
 use super::queue::{Append, Compose, Done};
 use super::record::{self, CallRecord, Event, Genesis, Local, Outcome, Refusal};
 use super::recover::{self, Recovered};
+use super::reserve::{Known, Reserve};
 use super::retention::Retention;
 use super::rotate::{self, Current};
 use super::slots::{Slot, Slots, UnderWay};
 use super::walk::{NO_PREV, Walk, segment_name};
 use super::writer::{Desk, PREFIX_BYTES_MAX, Position, State, Writer, lines};
-use super::{CHECKPOINT_FILE, FORMAT, KEYS_FILE, LINE_BYTES_MAX, disk, key, text};
+use super::{CHECKPOINT_FILE, FORMAT, KEYS_FILE, LINE_BYTES_MAX, RESERVE_FILE, disk, key, text};
 use crate::config::Durability;
 use crate::service::Beat;
 use crate::types::DecisionId;
@@ -66,7 +69,7 @@ struct Shared {
     refusals: Arc<Semaphore>,
     wait: Duration,
     verifier: VerifierKey,
-    digester: Digester,
+    digester: Arc<Digester>,
     health: Arc<Health>,
     files: Arc<Files>,
 }
@@ -78,6 +81,13 @@ pub(super) struct Health {
     pub(super) signed: AtomicU64,
     keys: Mutex<Arc<Keys>>,
     pub(super) failed: Mutex<Option<Arc<str>>>,
+    pub(super) room: Known,
+    /// When the last record before this guard was written.
+    pub(super) last_before: OnceLock<jiff::Timestamp>,
+    pub(super) ages: Mutex<Option<Moment>>,
+    /// In seconds.
+    pub(super) ahead: AtomicU64,
+    lags: Mutex<Vec<Lag>>,
 }
 
 /// The right to forward one call. Only a record on disk makes one.
@@ -156,7 +166,7 @@ impl AuditLog {
         let keys = key::root(&dir)?.map(beside).transpose()?;
         let mut known = start.known(&dir, keys.as_ref()).map_err(OpenError::Rollback)?;
         // Before anything is made: what a start refuses stays as it was.
-        let digester = Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?;
+        let digester = Arc::new(Digester::open(&dir).map_err(OpenError::io(&dir.join(DIGEST_KEY_FILE)))?);
         let keys = match keys {
             Some(keys) => keys,
             None => beside(begin(&dir, &host)?.verifier().clone())?,
@@ -272,7 +282,7 @@ impl AuditLog {
 
     /// Writes what happens to the guard itself, and waits until it is on disk. Returns the record's number.
     pub async fn note(&self, event: &Event<'_>) -> Result<u64, AuditError> {
-        self.write_own(text::encode(event)).await
+        self.write(text::encode(event), event.is_vital()).await
     }
 
     /// Writes a heartbeat, whose counts `count` takes at the moment of its writing: each record before it is in the
@@ -293,13 +303,25 @@ impl AuditLog {
         &self,
         body: Result<Vec<u8>, serde_json::Error>,
     ) -> Result<u64, AuditError> {
+        self.write(body, true).await
+    }
+
+    async fn write(
+        &self,
+        body: Result<Vec<u8>, serde_json::Error>,
+        is_vital: bool,
+    ) -> Result<u64, AuditError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Append::new(bounded(body)?, Done::Note(None, reply)))?;
+        self.shared.send(Append { is_vital, ..Append::new(bounded(body)?, Done::Note(None, reply)) })?;
         self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::Stopped)) }).await
     }
 
     pub(super) fn files(&self) -> &Arc<Files> {
         &self.shared.files
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     /// Writes the stop record and the last checkpoint, and frees the directory. Outcomes of calls still under
@@ -318,7 +340,17 @@ impl Health {
             signed: AtomicU64::default(),
             keys: Mutex::new(Arc::new(keys)),
             failed: Mutex::default(),
+            room: Known::default(),
+            last_before: OnceLock::new(),
+            ages: Mutex::default(),
+            ahead: AtomicU64::default(),
+            lags: Mutex::default(),
         }
+    }
+
+    /// How far exports were behind, as of the last look.
+    pub(super) fn lags(&self) -> std::sync::MutexGuard<'_, Vec<Lag>> {
+        self.lags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -388,6 +420,9 @@ impl Permit {
     /// Its closing record tells what is found in its answers.
     pub fn telling(mut self, found: &Inspected) -> Self {
         self.found = found.clone();
+        if let Some(Ticket { shared, .. }) = &self.open {
+            self.found.digests_with(&shared.digester);
+        }
         self
     }
 
@@ -408,7 +443,7 @@ impl Permit {
 
     fn close(&mut self, outcome: &Outcome) {
         let Some(Ticket { slot, shared, .. }) = self.open.take() else { return };
-        match record::closing(self.id, self.seq, outcome, self.found.told().as_ref()) {
+        match record::closing((self.id, self.seq), outcome, self.found.told().as_ref(), self.found.digest()) {
             Ok(body) => {
                 // A later call finds a free slot, or has this one written along with its own record.
                 let is_last = shared.calls.is_last(&slot);
@@ -503,6 +538,11 @@ fn resume(
     let gaps = recovered.gaps();
     let Recovered { walk, path, first, bytes, .. } = recovered;
     let Walk { tree, prev, pruned, keys, .. } = walk;
+    let reserve = Reserve::open(dir, retention.reserve_bytes, health)
+        .map_err(OpenError::io(&dir.join(RESERVE_FILE)))?;
+    if let Some(time) = ages::last_time(&path, bytes).map_err(OpenError::io(&path))? {
+        let _first_to_know = health.last_before.set(time);
+    }
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
     for body in gaps {
@@ -543,6 +583,7 @@ fn resume(
         current,
         epoch,
         archive,
+        reserve,
         _lock: lock,
     })
 }

@@ -16,6 +16,8 @@
 //! queue, writer  what waits, and the one owner of the file; checkpoint: its helper
 //! rotate         goes on in a new segment; retention: when, and what becomes of the full ones; archive: packs these
 //! prune          which of them may go, and their removal; removal: of a running trail; pruned: what is said of them
+//! reserve        room that is set aside, for a full disk
+//! ages           the time by which records are too old
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
@@ -28,6 +30,7 @@
 //! The format is described in `docs/audit-format.md`. `mcp-guard-verify` reads it with code of its own; nothing
 //! here may be used there.
 
+mod ages;
 mod archive;
 mod arguments;
 mod calls;
@@ -59,6 +62,7 @@ mod record;
 mod recover;
 mod removal;
 mod reread;
+mod reserve;
 mod retention;
 mod rotate;
 mod slots;
@@ -75,7 +79,7 @@ pub use calls::{Call, Reading, calls};
 pub use copies::{Acceptance, Copies, Disagreement, Standing, Start};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};
-pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, frame};
+pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, Lag, frame};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
 pub use keys::Keys;
@@ -93,6 +97,7 @@ pub use record::{
 };
 pub use recover::lock;
 pub use reread::Since;
+pub use reserve::Room;
 pub use retention::Retention;
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
@@ -111,5 +116,7 @@ pub const NEXT_KEY_FILE: &str = "key-next";
 pub const KEYS_FILE: &str = "keys";
 /// Where the public half of the first key is kept, as a C2SP verifier key.
 pub const VERIFIER_KEY_FILE: &str = "verifier-key";
+/// Room that is set aside for a full disk.
+pub const RESERVE_FILE: &str = "reserve";
 /// Where the latest signed checkpoint is kept.
 pub const CHECKPOINT_FILE: &str = "checkpoint";

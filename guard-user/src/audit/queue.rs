@@ -18,6 +18,8 @@ pub(super) struct Append {
     pub(super) compose: Option<Compose>,
     /// The connection that has a record with this one.
     pub(super) guest: Option<Arc<Guest>>,
+    /// It is written on the reserve, too.
+    pub(super) is_vital: bool,
     pub(super) done: Done,
 }
 
@@ -26,7 +28,7 @@ pub(super) type Compose = Box<dyn FnOnce() -> Option<Vec<u8>> + Send>;
 
 impl Append {
     pub(super) fn new(body: Vec<u8>, done: Done) -> Self {
-        Self { body, compose: None, guest: None, done }
+        Self { body, compose: None, guest: None, is_vital: false, done }
     }
 }
 

@@ -417,7 +417,8 @@ pub(super) struct Embedded<'a> {
 #[derive(Serialize)]
 #[serde(tag = "kind", rename = "gap")]
 pub(super) struct Gap<'a> {
-    /// `restart`: calls were under way when the last guard ended. `write_failed`: the disk refused records.
+    /// `restart`: calls were under way when the last guard ended. `write_failed`: the disk refused records. `disk_full`: there
+    /// was room for those of the guard's own alone.
     pub(super) reason: &'a str,
     #[serde(serialize_with = "text::sentence_opt")]
     pub(super) cause: Option<&'a str>,
@@ -469,6 +470,8 @@ struct Closing<'a> {
     duration_micros: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     inspected: Option<&'a Findings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_digest: Option<&'a str>,
 }
 
 /// Bytes that a line has before its body, at most, and some to spare.
@@ -505,10 +508,10 @@ pub(super) fn refused(
 }
 
 pub(super) fn closing(
-    id: DecisionId,
-    call_seq: u64,
+    (id, call_seq): (DecisionId, u64),
     outcome: &Outcome,
     inspected: Option<&Findings>,
+    result_digest: Option<&str>,
 ) -> Result<Vec<u8>, serde_json::Error> {
     text::encode(&Closing {
         id,
@@ -521,7 +524,15 @@ pub(super) fn closing(
         events: outcome.events,
         duration_micros: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
         inspected,
+        result_digest: result_digest.filter(|_| outcome.result.is_of_the_server()),
     })
+}
+
+impl OutcomeResult {
+    /// The client was given what the server answered.
+    fn is_of_the_server(self) -> bool {
+        matches!(self, Self::Ok | Self::ToolError | Self::RpcError)
+    }
 }
 
 impl Outcome {

@@ -22,6 +22,8 @@ pub struct Retention {
     pub keep_bytes: Option<u64>,
     /// What these exports have not behind them is kept.
     pub cursors: Vec<PathBuf>,
+    /// Room that is set aside for a full disk; 0: none.
+    pub reserve_bytes: u64,
 }
 
 impl From<&config::Audit> for Retention {
@@ -34,6 +36,7 @@ impl From<&config::Audit> for Retention {
             keep: audit.keep_days.map(|days| Duration::from_secs(days.saturating_mul(24 * 3600))),
             keep_bytes: audit.keep_bytes,
             cursors: audit.export_cursors.clone(),
+            reserve_bytes: audit.reserve_bytes,
         }
     }
 }

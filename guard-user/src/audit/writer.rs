@@ -22,7 +22,8 @@ use super::log::Health;
 use super::merkle::{Hash, Tree, leaf_hash};
 use super::note::SigningKey;
 use super::queue::{Append, Done, Queue, Woken};
-use super::record::{Embedded, Gap, Stop};
+use super::record::{Embedded, Gap};
+use super::reserve::Reserve;
 use super::rotate::Current;
 use super::walk::{Found, Lines, segment_name};
 use super::{LINE_BYTES_MAX, text};
@@ -76,6 +77,7 @@ pub(super) struct Writer {
     pub(super) epoch: Epoch,
     /// Ends before the directory is unlocked.
     pub(super) archive: Archive,
+    pub(super) reserve: Reserve,
     pub(super) _lock: File,
 }
 
@@ -139,6 +141,7 @@ impl Desk {
             let Some(writer) = held.as_mut() else { return };
             writer.work(&self.queue);
             writer.recover_if_due();
+            writer.refill_if_due();
             if let Woken::Stop(done) = woken {
                 // The checkpointer ends its work and the directory is unlocked before anybody is told.
                 if let Some(writer) = held.take() {
@@ -211,8 +214,7 @@ impl Writer {
         if is_asked_to {
             // Outcomes that are still owed get a last chance.
             self.recover();
-            let body = text::encode(&Stop { open_count: self.open_count });
-            self.write_own(body);
+            self.stop();
         }
         self.publish();
     }
@@ -229,6 +231,7 @@ impl Writer {
             (State::Good(_), Some(over_at)) => due.min(over_at),
             _ => due,
         };
+        let due = self.reserve.due().map_or(due, |refill| due.min(refill));
         let due = due.saturating_duration_since(Instant::now());
         if self.open_count > 0 { due.min(OUTCOME_WAIT) } else { due }
     }
@@ -239,11 +242,14 @@ impl Writer {
         if let Some(error) = self.checkpointer.sync_error() {
             self.fail(&error, Vec::new());
         }
+        self.heed_checkpointer();
         if let State::Failed { .. } = &self.state {
             return;
         }
+        // On the reserve, a record that says nothing new is not worth its room.
+        let is_news = !self.reserve.is_spent() || self.position.tree.size() > self.embedded.0;
         if self.position.tree.size().saturating_sub(self.embedded.0) >= CHECKPOINT_RECORD_EVERY_RECORDS
-            || self.embedded.1 + CHECKPOINT_RECORD_EVERY <= now
+            || (is_news && self.embedded.1 + CHECKPOINT_RECORD_EVERY <= now)
         {
             self.sync();
             let note = self.key.checkpoint(self.position.tree.size(), self.position.tree.root());
@@ -261,6 +267,7 @@ impl Writer {
         self.sync();
         if !self.epoch.settle(&self.dir) {
             // Nobody could check it.
+            self.make_more_room();
             self.published.1 = Instant::now();
             return;
         }
@@ -285,7 +292,7 @@ impl Writer {
     }
 
     /// Writes a record of the writer's own.
-    fn write_own(&mut self, body: Result<Vec<u8>, serde_json::Error>) {
+    pub(super) fn write_own(&mut self, body: Result<Vec<u8>, serde_json::Error>) {
         let State::Good(segment) = &self.state else { return };
         let written = body.map_err(io::Error::other).and_then(|body| {
             write(segment.as_ref(), self.syncs(), &self.position, std::iter::once(body.as_slice()))
@@ -297,6 +304,7 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Append>) {
+        let batch = self.reserve.admit(batch);
         if batch.is_empty() {
             return;
         }
@@ -347,7 +355,7 @@ impl Writer {
         self.position = position;
     }
 
-    fn set_failed(&self, cause: Option<&Arc<str>>) {
+    pub(super) fn set_failed(&self, cause: Option<&Arc<str>>) {
         *self.health.failed.lock().unwrap_or_else(PoisonError::into_inner) = cause.cloned();
     }
 
@@ -366,12 +374,20 @@ impl Writer {
             self.open_count += self.unsynced.len();
             let unsynced = std::mem::take(&mut self.unsynced).into_iter();
             owed.extend(unsynced.map(|body| Append::new(body, Done::Outcome { slot: None })));
+            let mut retry = Instant::now();
+            let mut batch = batch;
+            if self.make_do(error) {
+                // On the reserve, it goes on at once.
+                owed.extend(batch.extract_if(.., |append| append.is_vital));
+            } else {
+                retry += RETRY_EVERY;
+            }
             refuse(batch, &cause, &mut refused, &mut owed);
-            self.state = State::Failed { cause, segment, refused, owed, retry: Instant::now() + RETRY_EVERY };
+            self.state = State::Failed { cause, segment, refused, owed, retry };
         }
     }
 
-    fn recover_if_due(&mut self) {
+    pub(super) fn recover_if_due(&mut self) {
         if matches!(&self.state, State::Failed { retry, .. } if *retry <= Instant::now()) {
             self.recover();
         }
@@ -416,14 +432,21 @@ impl Writer {
                 self.current.begins(seq);
                 self.archive.full_up_to(seq);
                 self.advance(position, true);
-                self.set_failed(None);
+                self.set_failed(self.reserve.cause().as_ref());
                 self.path = path;
                 self.state = State::Good(segment);
                 for batch in Batches(owed.into_iter()) {
                     self.write(batch);
                 }
             }
-            Err(error) => *cause = format!("{}: {error}", self.path.display()).into(),
+            Err(error) => {
+                *cause = format!("{}: {error}", self.path.display()).into();
+                if self.make_do(&error)
+                    && let State::Failed { retry, .. } = &mut self.state
+                {
+                    *retry = Instant::now();
+                }
+            }
         }
     }
 }
@@ -481,7 +504,7 @@ fn ends_with(path: &Path, position: &Position) -> io::Result<()> {
 }
 
 /// Answers a batch that cannot be written; outcomes are kept.
-fn refuse(batch: Vec<Append>, cause: &Arc<str>, refused: &mut u64, owed: &mut Vec<Append>) {
+pub(super) fn refuse(batch: Vec<Append>, cause: &Arc<str>, refused: &mut u64, owed: &mut Vec<Append>) {
     for append in batch {
         match append.done {
             Done::Call(_, reply) => {

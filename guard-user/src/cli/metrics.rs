@@ -92,6 +92,30 @@ fn of_guard(registry: &mut Registry, status: &Value) {
         i64::from(audit["failed"].is_null()),
     );
     gauge(registry, "audit_records", "Records of the trail", number(&audit["records"]));
+    gauge(
+        registry,
+        "audit_free_bytes",
+        "Free on the trail's disk, as of the last minute; -1: not known",
+        audit["free_bytes"].as_i64().unwrap_or(-1),
+    );
+    gauge(
+        registry,
+        "audit_clock_ahead_seconds",
+        "By how much the host's clock is ahead of what has passed",
+        number(&audit["clock_ahead_seconds"]),
+    );
+    gauge(registry, "audit_reserve_bytes", "Set aside for a full disk", number(&audit["reserve_bytes"]));
+    let behind = gauges(
+        registry,
+        "audit_export_lag_records",
+        "Signed records that an export of audit.export_cursors has not behind it, as of the last minute; -1: not known",
+    );
+    let late = gauges(registry, "audit_export_lag_seconds", "Age of the first of them; -1: not known");
+    for export in array(status, "/audit/exports") {
+        let labels = vec![("cursor", word(&export["cursor"]))];
+        put(&behind, &labels, export["records"].as_i64().unwrap_or(-1));
+        put(&late, &labels, export["oldest_seconds"].as_i64().unwrap_or(-1));
+    }
     let drifts = array(status, "/kernel/drift").len();
     gauge(registry, "kernel_drifts", "What is not as the guard left it", whole(drifts));
     gauge(registry, "listeners_waiting", "Listeners that wait for a decision", number(&status["waiting"]));
@@ -240,7 +264,7 @@ mod tests {
     #[test]
     fn names_are_quoted_and_every_count_of_the_status_is_there() {
         let status = json!({
-            "version": "1", "policy": "ab", "audit": {"records": 12, "failed": "full"}, "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
+            "version": "1", "policy": "ab", "audit": {"records": 12, "failed": "full", "free_bytes": 7000, "reserve_bytes": 9, "exports": [{"cursor": "/a", "records": 5, "oldest_seconds": 61}, {"cursor": "/b", "records": null}]}, "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
             "kernel": {
                 "protected": true,
                 "claims": [{"name": "a \"b\"\nmcp_guard_up 0", "holds": false}],
@@ -270,6 +294,12 @@ mod tests {
             "mcp_guard_listeners_waiting 2",
             "mcp_guard_audit_writable 0",
             "mcp_guard_audit_records 12",
+            "mcp_guard_audit_free_bytes 7000",
+            "mcp_guard_audit_export_lag_records{cursor=\"/a\"} 5",
+            "mcp_guard_audit_export_lag_seconds{cursor=\"/a\"} 61",
+            "mcp_guard_audit_export_lag_records{cursor=\"/b\"} -1",
+            "mcp_guard_audit_export_lag_seconds{cursor=\"/b\"} -1",
+            "mcp_guard_audit_reserve_bytes 9",
             "mcp_guard_client_certificates_refused_total 4",
             "mcp_guard_kernel_events_total{event=\"steered\"} 11",
             "mcp_guard_port_events_total{server=\"demo\",netns=\"7\",port=\"3001\",event=\"steered\"} 5",

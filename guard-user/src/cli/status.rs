@@ -162,7 +162,7 @@ fn show(status: &Value, protected: bool) -> Result<String, fmt::Error> {
     for drift in array(status, "/kernel/drift") {
         writeln!(out, "CHANGED   in the kernel, not by the guard: {}", plain(drift))?;
     }
-    out.push_str(&(unwritten(status) + &uncopied(status) + &in_shadow(status)));
+    out.push_str(&(unwritten(status) + &uncopied(status) + &of_files(status) + &in_shadow(status)));
     out.push_str(&reloads(status));
     let policy = text("/policy");
     writeln!(
@@ -310,6 +310,36 @@ fn uncopied(status: &Value) -> String {
         format!("CHECKPOINT NOT COPIED   to {kind} {place}: {error}\n")
     };
     failing.map(line).collect()
+}
+
+/// What may become of the files of the trail.
+fn of_files(status: &Value) -> String {
+    let audit = &status["audit"];
+    let room = |free: &Value| {
+        format!(
+            "LITTLE ROOM   {free} bytes are free for the audit trail; once there are none, calls are refused\n"
+        )
+    };
+    let clock = |ahead: &Value| {
+        let hours = ahead.as_u64().unwrap_or_default() / 3600;
+        format!(
+            "CLOCK AHEAD   by {hours} h of what has passed; audit.keep_days comes after it slowly. If it is right: mcp-guard audit prune\n"
+        )
+    };
+    let export = |export: &Value| {
+        let cursor = plain(&export["cursor"]);
+        match export["problem"].as_str() {
+            Some(problem) => format!("NOT EXPORTED   {cursor}: {}\n", output::plain(problem)),
+            None => format!(
+                "EXPORT   {cursor}: {} records behind, the oldest {} s old\n",
+                export["records"], export["oldest_seconds"]
+            ),
+        }
+    };
+    let told = |is: &str, line: String| if audit[is] == true { line } else { String::new() };
+    let exports: String = array(audit, "/exports").iter().map(export).collect();
+    let room = told("is_low", room(&audit["free_bytes"]));
+    room + &told("is_clock_ahead", clock(&audit["clock_ahead_seconds"])) + &exports
 }
 
 /// Servers whose rules bind nobody.

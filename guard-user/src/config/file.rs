@@ -192,6 +192,10 @@ pub struct Audit {
     pub export_cursors: Vec<PathBuf>,
     /// Copies of its signed checkpoints.
     pub checkpoints: Checkpoints,
+    /// Set aside beside the trail, so that a full disk keeps no record of the guard's own from it; 0: nothing.
+    pub reserve_bytes: u64,
+    /// With less free on the trail's disk, the guard says so; 0: never.
+    pub free_low_bytes: u64,
 }
 
 impl Default for Audit {
@@ -208,6 +212,8 @@ impl Default for Audit {
             keep_bytes: None,
             export_cursors: Vec::new(),
             checkpoints: Checkpoints::default(),
+            reserve_bytes: 4 * 1024 * 1024,
+            free_low_bytes: 512 * 1024 * 1024,
         }
     }
 }

@@ -85,7 +85,13 @@ impl View {
             return Ok(self.withheld(reply));
         }
         let passed = now.read(data, reply)?;
-        Ok(self.inspected(passed, reply, &now.rules))
+        let passed = self.inspected(passed, reply, &now.rules);
+        if let (Some(data), Some(answer)) = (&passed.data, passed.answer)
+            && answer.result != OutcomeResult::Refused
+        {
+            self.found.answered(data);
+        }
+        Ok(passed)
     }
 }
 

@@ -4,6 +4,7 @@
 //! by [`reply`], its event streams are cut by [`sse`], and its lists are cut down by [`list`].
 
 mod agree;
+mod answer;
 mod bare;
 pub mod batch;
 mod fault;
@@ -22,6 +23,7 @@ mod trace;
 mod words;
 
 pub use agree::HeaderAgreement;
+pub use answer::answer;
 pub use bare::{BARE_BYTES_MAX, BARE_ID_BYTES_MAX, BARE_METHODS};
 pub use fault::{Fault, FrameError};
 pub use fold::is_lookalike;

@@ -6,6 +6,7 @@ mod cursor;
 mod entry;
 mod escape;
 mod feed;
+mod lag;
 mod ocsf;
 mod otlp;
 mod syslog;
@@ -21,6 +22,8 @@ use serde_json::{Map, Value};
 
 pub use cursor::{Cursor, CursorError};
 pub use feed::FeedError;
+pub use lag::Lag;
+use lag::oldest;
 pub use syslog::frame;
 
 use super::merkle::{Hash, Tree};
@@ -122,6 +125,11 @@ impl Export {
     /// Records that are signed and not exported yet.
     pub fn lag(&mut self) -> Result<u64, FeedError> {
         Ok(self.feed.signed()?.size.saturating_sub(self.tree.size()))
+    }
+
+    /// When the first of them was written.
+    pub fn oldest(&self, dir: &Path) -> std::io::Result<Option<jiff::Timestamp>> {
+        oldest(dir, self.tree.size())
     }
 
     /// What comes before all lines.

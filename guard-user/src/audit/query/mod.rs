@@ -50,6 +50,8 @@ pub struct Query {
     pub text: Option<String>,
     /// Digests of which some argument of the call has one; none: any call.
     pub arguments: Vec<String>,
+    /// The digest of what a call was answered with.
+    pub result: Option<String>,
 }
 
 impl Query {
@@ -75,7 +77,9 @@ impl Query {
                 .is_none_or(|wanted| record.intent.as_deref().is_some_and(|intent| wanted.matches(intent)))
             && self.min_risk.is_none_or(|least| record.score().is_some_and(|score| score >= least))
             && self.is_in_time(record.moment())
-            && (self.arguments.is_empty() || self.arguments.iter().any(|wanted| has_digest(line, wanted)))
+            && (self.arguments.is_empty()
+                || self.arguments.iter().any(|wanted| has_member(line, "digest", wanted)))
+            && self.result.as_deref().is_none_or(|wanted| has_member(line, "result_digest", wanted))
             && self.text.as_deref().is_none_or(|text| has(line, text.as_bytes()))
     }
 
@@ -109,9 +113,9 @@ impl Query {
     }
 }
 
-/// Whether an argument has this digest. No name in a record can look like that: its quotes are escaped.
-fn has_digest(line: &[u8], digest: &str) -> bool {
-    memchr::memmem::find(line, format!("\"digest\":\"{digest}\"").as_bytes()).is_some()
+/// Whether it has this member anywhere. No name in a record can look like that: its quotes are escaped.
+fn has_member(line: &[u8], name: &str, value: &str) -> bool {
+    memchr::memmem::find(line, format!("\"{name}\":\"{value}\"").as_bytes()).is_some()
 }
 
 /// Whether `line` has `text`, whatever its case.

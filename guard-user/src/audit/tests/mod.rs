@@ -5,6 +5,7 @@ mod copies;
 mod epochs;
 mod export;
 mod faults;
+mod lag;
 mod pruning;
 mod recovery;
 mod rotation;
@@ -24,7 +25,7 @@ fn tempdir() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-fn options(dir: &Path) -> Options {
+pub(super) fn options(dir: &Path) -> Options {
     Options {
         dir: dir.join("audit"),
         host: "box 1".into(),
@@ -32,7 +33,7 @@ fn options(dir: &Path) -> Options {
         wait: Duration::from_secs(20),
         calls_in_flight_max: 64,
         calls_in_flight_per_agent_max: 64,
-        retention: Retention { compress: false, ..Retention::default() },
+        retention: Retention { compress: false, reserve_bytes: 0, ..Retention::default() },
     }
 }
 

@@ -112,7 +112,12 @@ fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
     let mut export = Export::open(&dir, &key, cursor, (args.format, is_syslog))?;
     if args.lag {
         let lag = export.lag()?;
-        let text = if args.place.json { json!({ "lag": lag }).to_string() } else { format!("{lag} records") };
+        let oldest = if lag > 0 { export.oldest(&dir)? } else { None };
+        let text = match oldest {
+            _ if args.place.json => json!({ "lag": lag, "oldest": oldest }).to_string(),
+            Some(oldest) => format!("{lag} records, the oldest from {oldest:.0}"),
+            None => format!("{lag} records"),
+        };
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }

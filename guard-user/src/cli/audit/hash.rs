@@ -19,11 +19,15 @@ const VALUE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 ///
 /// Records have each argument of a call as a keyed digest. This makes the same from VALUE: as a text, and where VALUE is a
 /// number, `true`, `false` or `null`, as that, too. It needs the key beside the trail (`digest-key`), so run it as root.
-/// `audit query --argument VALUE` finds the calls at once.
+/// `audit query --argument VALUE` finds the calls at once. With --result, it is the digest of an answer, which `audit query --result DIGEST` finds.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the argument was; `-` reads it from standard input, as it is, so that no shell's history has it
+    #[arg(value_name = "VALUE")]
     value: String,
+    /// VALUE is what a call was answered with: its `result`, or its `error`, as it was passed to the client, byte for byte
+    #[arg(long)]
+    result: bool,
     #[command(flatten)]
     pub(super) place: Place,
 }
@@ -37,7 +41,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         value => value.to_owned(),
     };
-    let digests = digests(&args.place.dir()?, &value)?;
+    let dir = args.place.dir()?;
+    let digests = if args.result { vec![("result", result(&dir, &value)?)] } else { digests(&dir, &value)? };
     if args.place.json {
         let digests: Map<_, _> =
             digests.into_iter().map(|(kind, digest)| (kind.to_owned(), digest.into())).collect();
@@ -49,15 +54,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `value` may be, each with its digest.
-pub(super) fn digests(dir: &Path, value: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let digester = Digester::read(dir).with_context(|| {
+fn digester(dir: &Path) -> anyhow::Result<Digester> {
+    Digester::read(dir).with_context(|| {
         let path = dir.join(DIGEST_KEY_FILE);
         format!(
             "cannot read the key of digests, {}; run this as root where the trail was written",
             path.display()
         )
-    })?;
+    })
+}
+
+/// The digest of an answer. Blanks around it are not part of it.
+fn result(dir: &Path, json: &str) -> anyhow::Result<String> {
+    let json = json.trim();
+    serde_json::from_str::<serde::de::IgnoredAny>(json)
+        .context("it is not JSON; give the `result` or `error` of the answer as it came")?;
+    Ok(digester(dir)?.result(json.as_bytes()))
+}
+
+/// What `value` may be, each with its digest.
+pub(super) fn digests(dir: &Path, value: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let digester = digester(dir)?;
     let kind = |value: &Json| match value {
         Json::Null => Some("null"),
         Json::Bool(_) => Some("boolean"),

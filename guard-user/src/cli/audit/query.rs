@@ -96,6 +96,9 @@ pub(super) struct Wanted {
     /// Calls with this value as an argument, which records have as a digest: a text, or as JSON what is none (`120.5`, `true`)
     #[arg(long, value_name = "VALUE")]
     argument: Option<String>,
+    /// Outcomes of calls that were answered with this; `audit hash --result` makes the digest of an answer
+    #[arg(long, value_name = "DIGEST")]
+    result: Option<String>,
 }
 
 impl Wanted {
@@ -121,6 +124,7 @@ impl Wanted {
             from: self.from,
             to: self.to,
             text: self.text.clone(),
+            result: self.result.as_ref().map(|digest| digest.trim().to_ascii_lowercase()),
             arguments: match &self.argument {
                 Some(value) => digests(dir, value)?.into_iter().map(|(_, digest)| digest).collect(),
                 None => Vec::new(),

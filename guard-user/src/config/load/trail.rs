@@ -1,10 +1,12 @@
-//! How much of the audit trail stands in one file.
+//! How much of the audit trail stands in one file, and how much of it is kept.
 
 use super::{Key, Places};
 use crate::config::{Audit, Problems};
 
 /// Smaller files would be many.
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+/// Some hundred records, of calls under way and of the guard's own.
+const RESERVE_BYTES_MIN: u64 = 1024 * 1024;
 const SEGMENT_SECONDS_MIN: u64 = 60;
 /// What reads the trail checks one signature for each key.
 const KEY_EPOCH_SECONDS_MIN: u64 = 60;
@@ -28,6 +30,17 @@ pub(super) fn check(audit: &Audit, places: &Places<'_>, problems: &mut Problems)
                 )),
             );
         }
+    }
+    if (1..RESERVE_BYTES_MIN).contains(&audit.reserve_bytes) {
+        let what = format!(
+            "reserve_bytes is {}, and the least is {RESERVE_BYTES_MIN}: a full disk would have it used up at once",
+            audit.reserve_bytes
+        );
+        let problem = places.problem(&[Key("audit"), Key("reserve_bytes")], what);
+        problems
+            .push(problem.with_hint(
+                "write a greater number, 0 for none, or remove the line for the default, 4194304",
+            ));
     }
     for (name, value) in [("keep_days", audit.keep_days), ("keep_bytes", audit.keep_bytes)] {
         if value == Some(0) {
