@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask, Reply};
-use crate::audit::{Acceptance, Copies, Event, Occasion, Start};
+use crate::audit::{Acceptance, Copies, Event, Occasion, RECORD_SCHEMA, Start};
 use crate::config::{Config, Problem, Problems, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
@@ -178,6 +178,7 @@ impl App {
             durability: config.audit.durability,
             digest_key: pipeline.audit.digester().id(),
             config: &configured,
+            schema: RECORD_SCHEMA,
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::client::Endpoint;
 use crate::ledger::Ledger;
 use crate::process::{Process, START_LIMIT, eventually, program};
+use crate::schema;
 
 /// How long the guard may take to end after SIGTERM: its drain time and room for a busy machine.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -289,8 +290,11 @@ impl Daemon {
         self.config.tls_dir().join("ca.pem")
     }
 
+    /// What its trail says, all of it as the published schema has it.
     pub fn ledger(&self) -> anyhow::Result<Ledger> {
-        Ledger::read(&self.config.audit_dir())
+        let ledger = Ledger::read(&self.config.audit_dir())?;
+        schema::follows(&ledger.records)?;
+        Ok(ledger)
     }
 
     /// Runs `mcp-guard-verify` on this guard's trail.

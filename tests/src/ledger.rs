@@ -1,10 +1,11 @@
 //! Reads an audit directory for tests, with code of its own: one JSON object a line, in segments whose names sort.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 /// The records of all segments, in order.
@@ -15,7 +16,7 @@ pub struct Ledger {
     pub torn: bool,
 }
 
-/// The segments in `dir`, oldest first; none if there is no such directory yet.
+/// The segments in `dir`, oldest first, packed or not; none if there is no such directory yet.
 pub fn segments(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -23,16 +24,41 @@ pub fn segments(dir: &Path) -> io::Result<Vec<PathBuf>> {
         Err(e) => return Err(e),
     };
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+    let is_plain = |file: &Path| file.extension().is_some_and(|extension| extension == "jsonl");
+    files.retain(|file| {
+        is_plain(file) || (is_packed(file) && file.file_stem().is_some_and(|name| is_plain(Path::new(name))))
+    });
     files.sort();
+    // With both, the plain one counts, and stands in front.
+    files.dedup_by(|packed, plain| packed.file_stem() == plain.file_name());
     Ok(files)
+}
+
+pub fn is_packed(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "gz")
+}
+
+/// What a segment says.
+pub fn text(segment: &Path) -> io::Result<String> {
+    let mut name = segment.to_owned();
+    // Packed since it was listed?
+    if !name.exists() && !is_packed(segment) {
+        name.as_mut_os_string().push(".gz");
+    }
+    let (mut file, mut text) = (File::open(&name)?, String::new());
+    if is_packed(&name) {
+        MultiGzDecoder::new(file).read_to_string(&mut text)?;
+    } else {
+        file.read_to_string(&mut text)?;
+    }
+    Ok(text)
 }
 
 impl Ledger {
     pub fn read(dir: &Path) -> anyhow::Result<Self> {
         let mut ledger = Self::default();
         for segment in segments(dir)? {
-            let text = fs::read_to_string(&segment)?;
+            let text = text(&segment)?;
             for line in text.split_inclusive('\n') {
                 ledger.torn = !line.ends_with('\n');
                 if !ledger.torn {

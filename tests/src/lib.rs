@@ -33,6 +33,7 @@ pub mod puppet;
 pub mod relay;
 pub mod residue;
 pub mod scene;
+pub mod schema;
 pub mod serve;
 pub mod session;
 pub mod slice;

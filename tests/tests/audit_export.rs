@@ -297,3 +297,42 @@ fn a_trail_that_was_put_back_is_not_exported_on() {
         }
     });
 }
+
+#[test]
+fn a_guard_tells_how_far_an_export_is_behind() {
+    apart(|| {
+        let mut tenants = traffic();
+        let cursor = tenants.daemon.dir().join("state/cursor");
+        let path = cursor.to_str().unwrap().to_owned();
+        let output = export(&tenants, &["--format", "json", "--cursor", &path]);
+        let exported = String::from_utf8(output.stdout).unwrap().lines().count();
+        assert!(output.status.success() && exported > 2);
+        served(&tenants, "open");
+        tenants.daemon.stop().unwrap();
+        let records = tenants.daemon.ledger().unwrap().records.len();
+        let missing = tenants.daemon.dir().join("state/none");
+        tenants.daemon.config.audit.export_cursors = vec![cursor, missing];
+        tenants.daemon.write_config().unwrap();
+        tenants.daemon.start().unwrap();
+
+        let started = Instant::now();
+        // It looks when it starts, and then once a minute.
+        let exports = loop {
+            let told = tenants.daemon.status().unwrap()["audit"]["exports"].clone();
+            if told[0]["records"].is_u64() {
+                break told;
+            }
+            assert!(started.elapsed() < PATIENCE, "{told}");
+            thread::sleep(Duration::from_millis(100));
+        };
+        assert!(exports[0]["records"].as_u64().unwrap() >= (records - exported) as u64, "{exports}");
+        assert!(exports[0]["oldest_seconds"].is_u64() && exports[0]["problem"].is_null(), "{exports}");
+        assert!(exports[1]["records"].is_null(), "{exports}");
+        let shown = String::from_utf8(tenants.daemon.output("status", &[]).unwrap().stdout).unwrap();
+        assert!(shown.contains("EXPORT   ") && shown.contains("NOT EXPORTED   "), "{shown}");
+        let metrics = String::from_utf8(tenants.daemon.output("metrics", &[]).unwrap().stdout).unwrap();
+        let line =
+            format!("mcp_guard_audit_export_lag_records{{cursor=\"{path}\"}} {}", exports[0]["records"]);
+        assert!(metrics.contains(&line), "{metrics}");
+    });
+}

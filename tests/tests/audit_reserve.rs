@@ -117,7 +117,14 @@ fn by_rule() -> Pruning {
 }
 
 fn start() -> Event<'static> {
-    Event::Start { version: "1", pid: 1, durability: Durability::Durable, digest_key: "00" }
+    Event::Start {
+        version: "1",
+        pid: 1,
+        durability: Durability::Durable,
+        digest_key: "0123456789abcdef",
+        config: "",
+        schema: 1,
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@
 //! query          finds records by what they say, by an index that is kept beside the trail
 //! export         the trail in the forms that others read, from a cursor on
 //! copies         of the signed checkpoint elsewhere, and what they say when a guard starts
+//! schema         of the records, as it is published
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -65,6 +66,7 @@ mod reread;
 mod reserve;
 mod retention;
 mod rotate;
+mod schema;
 mod slots;
 mod text;
 mod verify;
@@ -99,6 +101,7 @@ pub use recover::lock;
 pub use reread::Since;
 pub use reserve::Room;
 pub use retention::Retention;
+pub use schema::{RECORD_SCHEMA, RECORD_SCHEMA_TEXT};
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 pub use verify::{Fault, Report, Verdict, verify};

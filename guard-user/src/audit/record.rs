@@ -219,6 +219,8 @@ pub enum Event<'a> {
         /// SHA-256 of the configuration.
         #[serde(serialize_with = "text::name")]
         config: &'a str,
+        /// Which schema the records from here on follow: [`RECORD_SCHEMA`](super::RECORD_SCHEMA).
+        schema: u32,
     },
     /// Something in the kernel is not, or is again, as the guard left it.
     Drift {

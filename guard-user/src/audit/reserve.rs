@@ -75,7 +75,8 @@ impl Reserve {
         };
         let wait = RETRY_FIRST;
         let whole_since = Instant::now();
-        let mut reserve = Self { path, bytes, left, health: Arc::clone(health), spent: None, wait, whole_since };
+        let mut reserve =
+            Self { path, bytes, left, health: Arc::clone(health), spent: None, wait, whole_since };
         if left > bytes {
             reserve.cut(bytes)?;
         }

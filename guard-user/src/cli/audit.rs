@@ -19,7 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::output;
 use crate::audit::{
-    Balance, Filter, Interval, Report, Summary, Verdict, VerifierKey, last, reconcile, verify,
+    Balance, Filter, Interval, RECORD_SCHEMA_TEXT, Report, Summary, Verdict, VerifierKey, last, reconcile,
+    verify,
 };
 use crate::config::Overrides;
 
@@ -49,6 +50,8 @@ enum Command {
     Query(query::Args),
     Hash(hash::Args),
     Stats(stats::Args),
+    /// Print the JSON Schema of the records, for programs that read them
+    Schema,
     /// Compare the connections in the trail with those that kernel and guard counted. Exit code: 0 complete, 2 not, 3
     /// unreadable
     ///
@@ -178,6 +181,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Query(args) => query::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Schema => {
+            output::print(RECORD_SCHEMA_TEXT.trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Reconcile { dir, config, all, json } => {
             let dir = Place { dir, config, json }.dir()?;
             let balance =
@@ -214,6 +221,7 @@ impl Args {
             Command::Query(args) => args.place.json,
             Command::Hash(args) => args.place.json,
             Command::Stats(args) => args.place.json,
+            Command::Schema => true,
         }
     }
 
@@ -227,7 +235,8 @@ impl Args {
             | Command::Prune(_)
             | Command::Query(_)
             | Command::Hash(_)
-            | Command::Stats(_) => 1,
+            | Command::Stats(_)
+            | Command::Schema => 1,
         }
     }
 }

@@ -12,7 +12,9 @@ pub fn answer(raw: &[u8]) -> Option<&[u8]> {
         #[serde(borrow, default)]
         error: Option<&'a RawValue>,
     }
-    let Response { result, error } = serde_json::from_slice(raw).ok()?;
+    // A struct is read from a list, too.
+    let object = raw.trim_ascii_start().starts_with(b"{").then_some(raw)?;
+    let Response { result, error } = serde_json::from_slice(object).ok()?;
     result.or(error).map(|answer| answer.get().as_bytes())
 }
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcp_guard::audit::{
-    AuditLog, CallRecord, Event, Local, OpenError, Options, Outcome, Pruning, Refusal, Removal, Retention,
-    Target,
+    AuditLog, CallRecord, Event, Local, OpenError, Options, Outcome, Pruning, RECORD_SCHEMA, Refusal,
+    Removal, Retention, Target,
 };
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
@@ -42,8 +42,9 @@ impl Trail {
             version: "0.1.0",
             pid: 1,
             durability: Durability::Os,
-            digest_key: "0",
-            config: "1",
+            digest_key: "0123456789abcdef",
+            config: &"0".repeat(64),
+            schema: RECORD_SCHEMA,
         };
         log.note(&start).await.unwrap();
         for number in 0..calls {

@@ -20,7 +20,7 @@ pub(in crate::audit) fn call(number: u8) -> CallRecord<'static> {
         peer: Some("127.0.0.1:4711".parse().unwrap()),
         original_dst: Some("127.0.0.1:3001".parse().unwrap()),
         local: Local::Unknown,
-        era: Some("2025-06-18"),
+        era: Some("legacy"),
         session: None,
         http_method: "POST",
         rpc_method: Some("tools/call"),

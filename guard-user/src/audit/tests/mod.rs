@@ -52,6 +52,7 @@ fn check(dir: &Path) -> Report {
 fn sound(dir: &Path) -> Report {
     let report = check(dir);
     assert_eq!(report.verdict, Verdict::Sound, "{:?}", report.fault);
+    super::schema::tests::follows(&records(dir));
     report
 }
 
@@ -71,8 +72,10 @@ fn ok() -> Outcome {
 fn records(dir: &Path) -> Vec<serde_json::Value> {
     let mut all = Vec::new();
     for (_, path) in super::walk::segments(&dir.join("audit")).unwrap() {
-        let text = std::fs::read_to_string(path).unwrap();
-        all.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
+        let mut lines = super::walk::Lines::open(&path).unwrap();
+        while let Some(super::walk::Found::Line(line)) = lines.next().unwrap() {
+            all.push(serde_json::from_slice(line).unwrap());
+        }
     }
     all
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::audit::record::tests::call;
-use crate::audit::{AuditError, CallRecord, Event, Local, Refusal, Why};
+use crate::audit::{AuditError, CallRecord, Event, Local, RECORD_SCHEMA, Refusal, Why};
 
 #[tokio::test]
 async fn a_trail_tells_the_whole_life_of_a_guard() {
@@ -12,8 +12,9 @@ async fn a_trail_tells_the_whole_life_of_a_guard() {
         version: "0.1.0",
         pid: 7,
         durability: Durability::Durable,
-        digest_key: "0",
-        config: "1",
+        digest_key: "0123456789abcdef",
+        config: &"0".repeat(64),
+        schema: RECORD_SCHEMA,
     };
     assert_eq!(log.note(&start).await, Ok(1));
     log.note(&Event::Policy { digest: "abc", text: None }).await.unwrap();
