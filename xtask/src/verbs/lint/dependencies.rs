@@ -18,6 +18,7 @@ const BANNED: [(&str, &str); 5] = [
 const LICENCES: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
+    "BSD-2-Clause",
     "BSD-3-Clause",
     "CC0-1.0",
     "ISC",
