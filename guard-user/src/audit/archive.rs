@@ -23,6 +23,22 @@ const ROOM_LEFT: u64 = 64 * 1024 * 1024;
 /// The least of the processor's time.
 const NICE: i32 = 19;
 
+/// What packing leaves alone.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Of a plain file.
+    file_bytes_max: u64,
+    /// That must be free beside the file's own.
+    room_left: u64,
+}
+
+impl Bounds {
+    fn new(segment_bytes: u64) -> Self {
+        let file_bytes_max = segment_bytes.saturating_mul(2).max(PACKED_FILE_BYTES_MAX);
+        Self { file_bytes_max, room_left: ROOM_LEFT }
+    }
+}
+
 /// Takes the number of the segment that is written to; those before it are full.
 pub(super) struct Archive {
     shared: Arc<Shared>,
@@ -117,15 +133,14 @@ impl Shared {
     fn run(&self, retention: &Retention) {
         while let Some(full_up_to) = self.wait() {
             if retention.compress
-                && let Err(error) = self.pack(full_up_to, retention.segment_bytes)
+                && let Err(error) = self.pack(full_up_to, Bounds::new(retention.segment_bytes))
             {
                 tracing::warn!(%error, "a full audit segment is not packed; it stays as it is");
             }
         }
     }
 
-    fn pack(&self, full_up_to: u64, segment_bytes: u64) -> io::Result<()> {
-        let bytes_max = segment_bytes.saturating_mul(2).max(PACKED_FILE_BYTES_MAX);
+    fn pack(&self, full_up_to: u64, bounds: Bounds) -> io::Result<()> {
         let Files { dir, alone, .. } = &*self.files;
         let mut failed = Ok(());
         for (first, path) in segments(dir)? {
@@ -136,7 +151,7 @@ impl Shared {
             // It may have been removed meanwhile.
             if first < full_up_to && !packed::is_packed(&path) && path.exists() {
                 // One that cannot be packed keeps no other from it.
-                failed = failed.and(pack(dir, &path, bytes_max, || self.files.stops()));
+                failed = failed.and(pack(dir, &path, bounds, || self.files.stops()));
             }
         }
         failed
@@ -145,13 +160,13 @@ impl Shared {
 
 /// Puts the packed segment in the plain one's place. Whenever this ends before its end, one of the two is whole, and the next attempt goes
 /// on from there.
-fn pack(dir: &Path, plain: &Path, bytes_max: u64, stops: impl Fn() -> bool) -> io::Result<()> {
+fn pack(dir: &Path, plain: &Path, bounds: Bounds, stops: impl Fn() -> bool) -> io::Result<()> {
     let length = plain.metadata()?.len();
-    if length > bytes_max {
+    if length > bounds.file_bytes_max {
         return Ok(());
     }
     let free = super::reserve::free(dir)?;
-    if free < length.saturating_add(ROOM_LEFT) {
+    if free < length.saturating_add(bounds.room_left) {
         let what = format!("{}: {free} bytes are free, and it has {length}", plain.display());
         return Err(io::Error::new(io::ErrorKind::StorageFull, what));
     }
@@ -159,8 +174,9 @@ fn pack(dir: &Path, plain: &Path, bytes_max: u64, stops: impl Fn() -> bool) -> i
     let next = beside(&packed, ".next");
     let made = make(plain, &next, stops);
     if !matches!(made, Ok(true)) {
-        // On a full disk, its room is needed.
-        return fs::remove_file(&next).and(made.map(|_stopped| ()));
+        // On a full disk, its room is needed. Why it was not made is the news.
+        let removed = fs::remove_file(&next);
+        return made.and(removed);
     }
     fs::rename(&next, &packed)?;
     // The name is there to stay before the other goes.
@@ -193,3 +209,6 @@ fn make(plain: &Path, next: &Path, stops: impl Fn() -> bool) -> io::Result<bool>
         Err(io::Error::other(format!("{}: it does not unpack to what was packed", next.display())))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,9 @@
 //! know these words reads the members as one file. Whoever unpacks one finds out whether these words are true. Reading takes bounded memory,
 //! whatever was packed.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -140,7 +140,14 @@ pub(super) fn restore(path: &Path) -> io::Result<PathBuf> {
     }
     let plain = path.with_extension("");
     let next = beside(&plain, ".next");
-    let mut to = File::create(&next)?;
+    let mut to = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&next)?;
+    // What stood there already has others.
     to.set_permissions(Permissions::from_mode(0o600))?;
     io::copy(&mut open(&plain, 0)?, &mut to)?;
     to.sync_all()?;

@@ -16,7 +16,7 @@ pub(super) struct Mood {
     /// Bytes of the next failing write that still get through.
     torn_bytes: usize,
     pub(super) create_fails: bool,
-    sync_fails: bool,
+    pub(super) sync_fails: bool,
     stuck: bool,
     /// Writes that met a stuck disk.
     held: usize,

@@ -6,6 +6,7 @@ mod epochs;
 mod export;
 mod faults;
 mod lag;
+mod leftovers;
 mod pruning;
 mod recovery;
 mod rotation;

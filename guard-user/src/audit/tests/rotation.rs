@@ -1,6 +1,7 @@
 //! A trail in several segments, plain and packed.
 
 use std::fs;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -196,6 +197,12 @@ async fn whatever_packing_left_behind_when_it_was_killed_is_sound_and_is_gone_on
     }
 }
 
+pub(super) fn unpacked(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    packed::open(path, 0).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 #[tokio::test]
 async fn a_packed_segment_that_was_changed_or_cut_is_found() {
     let dir = tempdir();
@@ -205,10 +212,16 @@ async fn a_packed_segment_that_was_changed_or_cut_is_found() {
     log.close().await;
     let path = files(dir.path())[0].1.clone();
     let whole = fs::read(&path).unwrap();
+    let plain = lines(&path).join(&b'\n');
     for at in (24..whole.len()).step_by(31) {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         fs::write(&path, &changed).unwrap();
+        if unpacked(&path).is_some_and(|same| same.trim_ascii_end() == plain) {
+            // Bytes that repeat can be packed in more ways than one.
+            sound(dir.path());
+            continue;
+        }
         assert!(matches!(check(dir.path()).verdict, Verdict::Tampered | Verdict::Incomplete), "byte {at}");
         assert!(open(dir.path()).is_err(), "byte {at}");
         fs::write(&path, &whole[..at]).unwrap();
@@ -217,7 +230,7 @@ async fn a_packed_segment_that_was_changed_or_cut_is_found() {
     }
     // What unpacks to gibibytes takes their time at most, and no memory.
     let mut bomb = Vec::new();
-    packed::pack(&mut std::io::Read::take(std::io::repeat(b'x'), 256 << 20), &mut bomb, || false).unwrap();
+    packed::pack(&mut std::io::repeat(b'x').take(256 << 20), &mut bomb, || false).unwrap();
     fs::write(&path, bomb).unwrap();
     assert_ne!(check(dir.path()).verdict, Verdict::Sound);
 }
