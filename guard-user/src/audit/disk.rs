@@ -1,4 +1,4 @@
-//! The few things that the writer does to files, behind traits, so that tests can make each of them fail.
+//! The few things that the writer does to files, and the time that it goes by, behind traits, so that tests can make each of them fail.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -6,12 +6,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clock::Moment;
+
 /// Makes and opens segments.
 pub(super) trait Disk: Send {
     /// A new, empty segment; an error if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Segment>>;
     /// An existing segment, to write on at its end.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn Segment>>;
+    fn now(&self) -> Moment {
+        Moment::now()
+    }
 }
 
 /// A file that only grows, but for a write that failed half-way.

@@ -207,6 +207,10 @@ impl Summary {
                 summary.result = format!("{} ended", field("count"));
                 summary.why = format!("by uid {}", field("uid"));
             }
+            "clock" => {
+                summary.what = format!("by {} ms", field("by_milliseconds"));
+                summary.why = format!("it would have been {}", field("expected"));
+            }
             "key" => summary.what = field("epoch"),
             "genesis" => summary.what = field("origin"),
             "start" => summary.what = field("version"),

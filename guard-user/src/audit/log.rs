@@ -543,6 +543,7 @@ fn resume(
     if let Some(time) = ages::last_time(&path, bytes).map_err(OpenError::io(&path))? {
         let _first_to_know = health.last_before.set(time);
     }
+    let clock = disk.now();
     let segment = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut position = Position { tree, prev, bytes };
     for body in gaps {
@@ -584,6 +585,7 @@ fn resume(
         epoch,
         archive,
         reserve,
+        clock,
         _lock: lock,
     })
 }

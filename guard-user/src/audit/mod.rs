@@ -18,6 +18,7 @@
 //! prune          which of them may go, and their removal; removal: of a running trail; pruned: what is said of them
 //! reserve        room that is set aside, for a full disk
 //! ages           the time by which records are too old
+//! clock          what steps the host's clock makes
 //! log            the handle that the other stages hold; slots: how many calls it lets be under way
 //! verify         the whole trail, for `mcp-guard audit verify`
 //! proof          the hashes that prove a record, or an older checkpoint (pure); prove: reads them from a trail
@@ -36,6 +37,7 @@ mod archive;
 mod arguments;
 mod calls;
 mod checkpoint;
+mod clock;
 mod copies;
 mod counted;
 mod disk;

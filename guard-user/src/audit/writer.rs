@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::archive::Archive;
 use super::checkpoint::{Checkpointer, Head};
+use super::clock::Moment;
 use super::disk::{self, Disk, Segment};
 use super::epoch::Epoch;
 use super::error::AuditError;
@@ -78,6 +79,8 @@ pub(super) struct Writer {
     /// Ends before the directory is unlocked.
     pub(super) archive: Archive,
     pub(super) reserve: Reserve,
+    /// As of the last look.
+    pub(super) clock: Moment,
     pub(super) _lock: File,
 }
 
@@ -187,6 +190,7 @@ pub(super) fn lines<'a>(
 impl Writer {
     /// Writes what waits, and what is due besides.
     fn work(&mut self, queue: &Queue) {
+        self.heed_clock();
         let mut waiting = queue.take().into_iter().peekable();
         while let Some(first) = waiting.peek_mut() {
             // What tells of all records before it is written apart from them.

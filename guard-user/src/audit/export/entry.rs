@@ -136,7 +136,7 @@ impl<'a> Entry<'a> {
     pub(super) fn severity(&self) -> Severity {
         match (self.kind, self.verdict()) {
             ("call", "deny") | ("blocked" | "denied" | "other_port", _) => Severity::Medium,
-            ("gap" | "drift", _) => Severity::High,
+            ("gap" | "drift" | "clock", _) => Severity::High,
             ("call", "hold") | ("outcome", "upstream_failed" | "http_error" | "refused" | "cut_off") => {
                 Severity::Low
             }

@@ -20,8 +20,8 @@ use crate::types::DecisionId;
 use crate::velocity::Counted;
 
 /// Kinds that are no [`Event`].
-const OTHER_KINDS: [&str; 9] =
-    ["genesis", "stop", "checkpoint", "gap", "key", "pruned", "heartbeat", "call", "outcome"];
+const OTHER_KINDS: [&str; 10] =
+    ["clock", "genesis", "stop", "checkpoint", "gap", "key", "pruned", "heartbeat", "call", "outcome"];
 
 fn published() -> Value {
     serde_json::from_str(RECORD_SCHEMA_TEXT).unwrap()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
+use crate::audit::clock::Moment;
 use crate::audit::disk::{OsDisk, Segment};
 use crate::audit::record::tests::call;
 use crate::audit::{AuditError, Refusal};
@@ -18,6 +19,8 @@ pub(super) struct Mood {
     pub(super) create_fails: bool,
     pub(super) sync_fails: bool,
     stuck: bool,
+    /// What the host's clock was set ahead by, in milliseconds.
+    ahead: i64,
     /// Writes that met a stuck disk.
     held: usize,
 }
@@ -44,6 +47,11 @@ impl Disk for Faulty {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn Segment>> {
         Ok(Arc::new(FaultySegment { real: OsDisk.open(path)?, disk: self.clone() }))
+    }
+
+    fn now(&self) -> Moment {
+        let (now, ahead) = (Moment::now(), self.mood.0.lock().unwrap().ahead);
+        Moment { time: now.time + jiff::SignedDuration::from_millis(ahead), ..now }
     }
 }
 
@@ -245,4 +253,29 @@ fn sound_kinds(dir: &Path) -> Vec<String> {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].as_str().unwrap().to_owned()
         })
         .collect()
+}
+
+#[tokio::test]
+async fn a_step_of_the_hosts_clock_is_told_before_what_comes_after_it() {
+    let (dir, disk) = (tempdir(), Faulty::default());
+    let log = open_on(options(dir.path()), disk.clone());
+    log.refuse(&call(1), Refusal::Deny, 403).await.unwrap();
+    disk.set(|mood| mood.ahead = 3_600_000);
+    log.refuse(&call(2), Refusal::Deny, 403).await.unwrap();
+    // Told once, and not while nothing can be told.
+    disk.set(|mood| (mood.ahead, mood.full) = (-5_000, true));
+    assert!(log.refuse(&call(3), Refusal::Deny, 403).await.is_err());
+    disk.set(|mood| mood.full = false);
+    while log.failure().is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    log.refuse(&call(4), Refusal::Deny, 403).await.unwrap();
+    log.close().await;
+    let told: Vec<_> = records(dir.path())
+        .iter()
+        .filter(|record| record["kind"] == "call" || record["kind"] == "clock")
+        .map(|record| record["by_milliseconds"].as_i64().map_or(0, |by| (by + 50).div_euclid(100) * 100))
+        .collect();
+    assert_eq!(told, [0, 3_600_000, 0, -3_605_000, 0]);
+    sound(dir.path());
 }

@@ -52,7 +52,8 @@ async fn what_remains_of_a_pruned_trail_is_verified_searched_exported_proved_and
         let older = audit.join("older");
         fs::copy(audit.join(CHECKPOINT_FILE), &older).unwrap();
         let removal = pruned(&log, by_operator(all(), None)).await;
-        assert_eq!(files(dir.path()), [(removal.to, files(dir.path())[0].1.clone())]);
+        // Outcomes of the last calls may have begun another one since.
+        assert_eq!(files(dir.path())[0].0, removal.to);
         assert!(removal.files >= 4 && removal.to == removal.records && removal.bytes > 0, "{removal:?}");
         // Its call is gone; its outcome has none any more.
         under_way.conclude(&ok());

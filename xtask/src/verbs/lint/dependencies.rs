@@ -15,7 +15,7 @@ const BANNED: [(&str, &str); 5] = [
 ];
 
 /// Licences that can be handed on under ours. A crate may name no other, not even as a choice.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
