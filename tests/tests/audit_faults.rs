@@ -223,8 +223,10 @@ fn strike(rig: &mut Rig, site: &Site) -> anyhow::Result<Round> {
         }
         rig.daemon.start()?;
     }
-    // What keeps a file from being packed, or a checkpoint from being written, refuses nobody.
-    let refuses = site.part.starts() || site.part == Part::Writer;
+    // What keeps a file from being packed, or a checkpoint from being written, refuses nobody; but that a checkpoint finds no room shows
+    // that the disk is full. Who removes files shares the directory with it.
+    let is_full = site.fault == Fault::Enospc && matches!(site.part, Part::Checkpoint | Part::Prune);
+    let refuses = site.part.starts() || site.part == Part::Writer || is_full;
     ensure!(refuses || round.refused == 0, "{} calls were refused", round.refused);
     round.recovered = Some(rig.recovers()?);
     rig.is_sound()?;
