@@ -39,6 +39,7 @@ pub mod http;
 pub mod identity;
 pub mod inspect;
 pub mod kernel;
+pub mod outbound;
 pub mod pipeline;
 pub mod policy;
 pub mod privilege;

@@ -44,4 +44,5 @@ pub mod tenants;
 pub mod tls;
 pub mod tricks;
 pub mod unit;
+pub mod witness;
 pub mod world;

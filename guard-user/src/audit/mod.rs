@@ -125,3 +125,7 @@ pub const VERIFIER_KEY_FILE: &str = "verifier-key";
 pub const RESERVE_FILE: &str = "reserve";
 /// Where the latest signed checkpoint is kept.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
+/// Where the key is kept that witnesses know the trail by. As [`KEY_FILE`].
+pub const WITNESS_KEY_FILE: &str = "witness-key";
+/// Where its public half is kept, for the operators of witnesses.
+pub const WITNESS_VERIFIER_KEY_FILE: &str = "witness-verifier-key";

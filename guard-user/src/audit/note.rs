@@ -57,6 +57,25 @@ pub(super) struct Checkpoint {
     pub(super) root: Hash,
 }
 
+/// The signed text of a note, with its last newline, and the lines of signatures.
+pub(super) fn split(note: &str) -> Option<(&str, &str)> {
+    let at = note.rfind("\n\n")?;
+    Some((note.get(..=at)?, note.get(at + 2..)?))
+}
+
+/// Who signed and what stands there: key id and signature, not checked.
+pub(super) fn signatures(
+    lines: &str,
+) -> Result<impl Iterator<Item = Result<(&str, Vec<u8>), NoteError>>, NoteError> {
+    let lines = lines.strip_suffix('\n').ok_or(NoteError::NotANote)?;
+    Ok(lines.split('\n').take(SIGNATURES_MAX).map(|line| {
+        let line = line.strip_prefix("\u{2014} ").ok_or(NoteError::NotANote)?;
+        let (name, signature) = line.split_once(' ').ok_or(NoteError::NotANote)?;
+        let signature = BASE64.decode(signature).map_err(|_not_base64| NoteError::NotANote)?;
+        Ok((name, signature))
+    }))
+}
+
 // === impl VerifierKey ===
 
 impl VerifierKey {
@@ -92,14 +111,10 @@ impl VerifierKey {
 
     /// The text of `note`, if this key signed it. Signatures of other keys are passed over.
     pub(super) fn open<'n>(&self, note: &'n str) -> Result<&'n str, NoteError> {
-        let split = note.rfind("\n\n").ok_or(NoteError::NotANote)?;
-        let (text, rest) = note.split_at(split + 1);
-        let signatures = rest.strip_prefix('\n').and_then(|lines| lines.strip_suffix('\n'));
+        let (text, lines) = split(note).ok_or(NoteError::NotANote)?;
         let mut found = false;
-        for line in signatures.ok_or(NoteError::NotANote)?.split('\n').take(SIGNATURES_MAX) {
-            let line = line.strip_prefix("\u{2014} ").ok_or(NoteError::NotANote)?;
-            let (name, signature) = line.split_once(' ').ok_or(NoteError::NotANote)?;
-            let signature = BASE64.decode(signature).map_err(|_not_base64| NoteError::NotANote)?;
+        for signature in signatures(lines)? {
+            let (name, signature) = signature?;
             let (id, signature) = signature.split_at_checked(4).ok_or(NoteError::NotANote)?;
             if name != self.name || id != self.id() {
                 continue;
@@ -181,9 +196,19 @@ impl SigningKey {
 
     /// `text`, which ends in a newline, with its signature.
     fn sign(&self, text: &str) -> String {
+        format!("{text}\n{}", self.line(text))
+    }
+
+    /// `note` with this key's signature behind those that it has.
+    pub(super) fn sign_too(&self, note: &str) -> Result<String, NoteError> {
+        let (text, _) = split(note).ok_or(NoteError::NotANote)?;
+        Ok(format!("{note}{}", self.line(text)))
+    }
+
+    fn line(&self, text: &str) -> String {
         let signature = self.pair.sign(text.as_bytes());
         let signature = BASE64.encode([&self.verifier.id(), signature.as_ref()].concat());
-        format!("{text}\n\u{2014} {} {signature}\n", self.verifier.name)
+        format!("\u{2014} {} {signature}\n", self.verifier.name)
     }
 }
 
@@ -192,8 +217,7 @@ impl SigningKey {
 impl Checkpoint {
     /// What `note` says, whoever signed it.
     pub(super) fn said(note: &str) -> Result<Self, NoteError> {
-        let split = note.rfind("\n\n").ok_or(NoteError::NotANote)?;
-        Self::parse(note.get(..=split).ok_or(NoteError::NotANote)?)
+        Self::parse(split(note).ok_or(NoteError::NotANote)?.0)
     }
 
     fn parse(text: &str) -> Result<Self, NoteError> {

@@ -67,24 +67,51 @@ pub fn prove(dir: &Path, key: &VerifierKey, claim: Claim<'_>) -> Result<String, 
             let last = latest.size.saturating_sub(1);
             let mut gathering =
                 Gathering::inclusion(seq, latest.size).ok_or(ProveError::NotSigned { seq, last })?;
-            let record =
-                gather((dir, keys), &latest, &mut gathering, &Wanted { line: Some(seq), older: None })?;
+            let record = gather(
+                (dir, keys),
+                &latest,
+                &mut gathering,
+                &Wanted { line: Some(seq), ..Wanted::default() },
+            )?;
             Ok(gathering.inclusion_file(seq, &record, &note))
         }
         Claim::Since(older) => {
             let older = keys.open_checkpoint(older).map_err(ProveError::Older)?;
             let (old, size) = (older.size, latest.size);
             let mut gathering = Gathering::consistency(old, size).ok_or(ProveError::Shrunk { old, size })?;
-            gather((dir, keys), &latest, &mut gathering, &Wanted { line: None, older: Some(&older) })?;
+            gather(
+                (dir, keys),
+                &latest,
+                &mut gathering,
+                &Wanted { older: Some(&older), ..Wanted::default() },
+            )?;
             Ok(gathering.consistency_file(old, &note))
         }
     }
 }
 
+/// That what `latest` covers goes on from the first `old` records. Reads what stands behind these, by whole segments.
+pub(super) fn growth(
+    (dir, keys): (&Path, &Keys),
+    latest: &Checkpoint,
+    old: u64,
+) -> Result<Gathering, ProveError> {
+    let size = latest.size;
+    let mut gathering = Gathering::consistency(old, size).ok_or(ProveError::Shrunk { old, size })?;
+    // Nothing is to be proved of no records, nor of the same.
+    if 0 < old && old < size {
+        gather((dir, keys), latest, &mut gathering, &Wanted { from: Some(old), ..Wanted::default() })?;
+    }
+    Ok(gathering)
+}
+
 /// What is looked for beside the hashes.
+#[derive(Default)]
 struct Wanted<'a> {
     line: Option<u64>,
     older: Option<&'a Checkpoint>,
+    /// What segments say of the records before this one need not be read anew: the root that comes out tells whether it is right.
+    from: Option<u64>,
 }
 
 /// Reads what `latest` covers, and gives the line that is wanted.
@@ -95,14 +122,19 @@ fn gather(
     wanted: &Wanted<'_>,
 ) -> Result<Vec<u8>, ProveError> {
     let read = |path: &Path, error| ProveError::Read { path: path.to_owned(), error };
-    let found = segments(dir).map_err(|error| read(dir, error))?;
+    let mut found = segments(dir).map_err(|error| read(dir, error))?;
+    if let Some(from) = wanted.from {
+        let begins = |(first, path): &(u64, PathBuf)| *first <= from && beginning(*first, path, keys).is_ok();
+        found.drain(..found.iter().rposition(begins).unwrap_or(0));
+    }
     let mut tree = Tree::default();
     if let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) {
         (tree, _) = beginning(*first, path, keys).map_err(|error| read(path, error))?;
-        match (wanted.line, wanted.older) {
+        let old = wanted.older.map(|older| older.size).or(wanted.from);
+        match (wanted.line, old) {
             (Some(seq), _) if seq < *first => return Err(ProveError::Pruned { seq, first: *first }),
-            (_, Some(older)) if older.size < *first => {
-                return Err(ProveError::OlderThanTheRest { old: older.size, first: *first });
+            (_, Some(old)) if old < *first => {
+                return Err(ProveError::OlderThanTheRest { old, first: *first });
             }
             _ if !gathering.begin(&tree) => {
                 return Err(ProveError::Differs { what: "the latest checkpoint" });

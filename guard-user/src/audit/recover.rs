@@ -100,13 +100,12 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
                 if covered == 0 && walk.tree.size() > 0 {
                     return Err(checkpoint_gone(dir));
                 }
-                if at + 1 < count || walk.next() < signed {
-                    let last_of_all = at + 1 == count && reason == "the line has no end";
-                    if !last_of_all {
-                        return Err(tampered(number, &reason));
-                    }
-                    known.end(walk.next(), covered).map_err(rollback)?;
+                let last_of_all = at + 1 == count && reason == "the line has no end";
+                if (at + 1 < count || walk.next() < signed) && !last_of_all {
+                    return Err(tampered(number, &reason));
                 }
+                // Before anything is cut.
+                known.end(walk.next(), covered, walk.accepted).map_err(rollback)?;
                 if packed::is_packed(&path) {
                     return Err(tampered(number, &reason));
                 }
@@ -130,7 +129,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
             last = Some((first, path, end));
         }
     }
-    known.end(walk.tree.size(), covered).map_err(rollback)?;
+    known.end(walk.tree.size(), covered, walk.accepted).map_err(rollback)?;
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }

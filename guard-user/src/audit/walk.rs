@@ -36,6 +36,8 @@ pub(super) struct Walk {
     /// The highest record up to which those before were pruned, and the signed record that says so. What is not signed says nothing of that, since
     /// anybody could have written it.
     pub(super) pruned: Option<Pruned>,
+    /// Records, from the first on, of which a signed record says that an operator accepted a loss among them.
+    pub(super) accepted: u64,
     pub(super) counts: Counts,
 }
 
@@ -88,6 +90,8 @@ struct Line<'a> {
     peaks: Option<Vec<&'a str>>,
     /// Of a record of pruning.
     to: Option<u64>,
+    /// Of a loss that was accepted.
+    lost_to: Option<u64>,
     #[serde(borrow)]
     cause: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -108,6 +112,7 @@ impl Walk {
             first,
             signed,
             pruned: None,
+            accepted: 0,
             counts: Counts::default(),
         }
     }
@@ -259,7 +264,14 @@ impl Walk {
                     self.open.clear();
                     self.open_before = 0;
                 }
-                self.counts.losses += u64::from(line.reason.as_deref() == Some("loss_accepted"));
+                if line.reason.as_deref() == Some("loss_accepted") {
+                    let end = line
+                        .lost_to
+                        .filter(|_| line.seq < self.signed)
+                        .map_or(0, |last| last.saturating_add(1));
+                    self.accepted = self.accepted.max(end);
+                    self.counts.losses += 1;
+                }
                 self.counts.gaps += 1;
             }
             _ => {}

@@ -127,7 +127,7 @@ impl Config {
             self.servers.iter_mut().filter_map(|server| server.credential.as_mut()?.file.as_mut());
         let clients = self.tls.client_ca.iter_mut().chain(&mut self.tls.client_crl);
         let files = keys.chain(credentials).chain(clients).chain(&mut self.audit.export_cursors);
-        let files = files.chain(&mut self.audit.checkpoints.copy_to);
+        let files = files.chain(self.audit.checkpoints.paths());
         for path in paths.into_iter().chain(optional.into_iter().flatten()).chain(files) {
             *path = base.join(&*path);
         }

@@ -20,6 +20,7 @@ pub mod reader;
 #[cfg(test)]
 pub(crate) mod recorded;
 mod scope;
+mod witness;
 pub mod yaml;
 
 pub use authorize::{Authorize, METADATA_PATH};
@@ -38,6 +39,7 @@ pub use owner::{others_may_write, who_else_may_write};
 pub use place::{ContainerId, Place, PlaceError, UnitName};
 pub use problem::{Problem, Problems};
 pub use scope::{SCOPE_BYTES_MAX, Scope, ScopeError};
+pub use witness::{Witness, WitnessError, WitnessKey, WitnessUrl};
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -28,9 +28,16 @@ impl Peer {
     /// An issuer of tokens, which is asked for its keys.
     pub const ISSUER: Self =
         Self { name: "the issuer", setting: "ca_file", from: "the directory of guard.yaml" };
+    /// A witness, which cosigns checkpoints.
+    pub const WITNESS: Self =
+        Self { name: "the witness", setting: "ca_file", from: "the directory of guard.yaml" };
     /// What takes exported records.
     pub const RECEIVER: Self =
         Self { name: "the receiver", setting: "--ca-file", from: "the working directory" };
+
+    pub(crate) fn name(self) -> &'static str {
+        self.name
+    }
 }
 
 /// With the CAs of `ca_file` alone, or those of the host. The file is read anew each time: certificates of CAs come and go.

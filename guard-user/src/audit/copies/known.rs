@@ -2,24 +2,29 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::keys::Keys;
 use super::super::merkle::Tree;
 use super::super::note::{Checkpoint, NoteError};
 use super::loss::{Loss, Reason};
-use super::{files, keeper::NOTE_BYTES_MAX};
-use crate::config::{Config, read_bounded};
+use super::witness::{Refused, Submission};
+use super::{files, keeper::NOTE_BYTES_MAX, protected};
+use crate::audit::CHECKPOINT_FILE;
+use crate::config::{Config, Witness, read_bounded};
 
-/// How long a start waits for a file, which may be on another host.
-const FILE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a start waits for copies, which may be on other hosts.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whom a start asks about the trail, and whether it goes on without what is lost.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
     files: Vec<PathBuf>,
+    witnesses: Vec<Witness>,
+    protected: Arc<[u16]>,
     accepts: Option<Acceptance>,
 }
 
@@ -66,6 +71,10 @@ impl Disagreement {
 pub(in crate::audit) struct Known {
     dir: PathBuf,
     copies: Vec<(String, Checkpoint)>,
+    /// More records than the trail's own checkpoint covers, which a witness has signed.
+    sizes: Vec<(String, u64)>,
+    /// Records that a witness has signed, and that are others here.
+    others: Vec<(String, u64)>,
     accepts: Option<Acceptance>,
     loss: Option<Loss>,
 }
@@ -73,14 +82,18 @@ pub(in crate::audit) struct Known {
 impl Start {
     /// By `guard.yaml`.
     pub fn new(config: &Config, accepts: Option<Acceptance>) -> Self {
-        Self { files: files(config), accepts }
+        let witnesses = config.audit.checkpoints.witnesses.clone();
+        Self { files: files(config), witnesses, protected: protected(config), accepts }
     }
 
     /// Reads the copies of the trail in `dir`, which has these keys; none: there is no trail yet.
     pub(in crate::audit) fn known(&self, dir: &Path, keys: Option<&Keys>) -> Result<Known, Disagreement> {
         let accepts = self.accepts.clone();
-        let mut known = Known { dir: dir.to_owned(), copies: Vec::new(), accepts, loss: None };
-        for (path, read) in self.files.iter().zip(read_all(&self.files)) {
+        let (copies, sizes, others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known = Known { dir: dir.to_owned(), copies, sizes, others, accepts, loss: None };
+        let end = Instant::now() + PATIENCE;
+        let asked = self.ask_witnesses(dir, keys);
+        for (path, read) in self.files.iter().zip(read_all(&self.files, end)) {
             let place = path.display().to_string();
             let note = match read {
                 Ok(note) => note,
@@ -105,14 +118,65 @@ impl Start {
                 })?,
             }
         }
+        for (place, asked) in asked {
+            match collect(asked, end) {
+                None => {}
+                Some(Err(Refused::Fewer { known: size, .. })) => known.sizes.push((place, size)),
+                Some(Err(Refused::Other { size })) => known.others.push((place, size)),
+                Some(Err(Refused::Otherwise(why))) => {
+                    tracing::warn!(place, "this witness of the audit trail cannot be asked: {why}");
+                }
+                Some(Ok(size)) => tracing::info!(place, size, "the witness has the same audit trail"),
+            }
+        }
         Ok(known)
+    }
+
+    /// Shows the trail's own checkpoint to every witness. None is waited for yet.
+    fn ask_witnesses(&self, dir: &Path, keys: Option<&Keys>) -> Vec<(String, Asked)> {
+        // Without a trail, there is nothing that a witness could know.
+        let Some(keys) = keys else { return Vec::new() };
+        let ask = |witness: &Witness| {
+            let (dir, root, witness) = (dir.to_owned(), keys.root().clone(), witness.clone());
+            let place = format!("the store of the witness {}", witness.url);
+            let protected = Arc::clone(&self.protected);
+            let asked = apart(move || {
+                let submission = Submission::of_known((&dir, &root), &witness, &protected);
+                let Some(submission) = submission.transpose() else { return Ok(None) };
+                let otherwise = |error: &dyn std::fmt::Display| Refused::Otherwise(error.to_string());
+                let note = read_bounded(&dir.join(CHECKPOINT_FILE), NOTE_BYTES_MAX);
+                let note = String::from_utf8(note.map_err(|error| otherwise(&error))?);
+                let note = note.map_err(|error| otherwise(&error))?;
+                submission?.submit(&note)?;
+                Ok(Checkpoint::said(&note).ok().map(|said| said.size))
+            });
+            (place, asked)
+        };
+        self.witnesses.iter().map(ask).collect()
     }
 }
 
+/// What a witness said to the trail's own checkpoint: that it has the same trail, up to so many records. `None`: nobody has asked it yet.
+type Asked = io::Result<Receiver<Result<Option<u64>, Refused>>>;
+
+fn collect(asked: Asked, end: Instant) -> Option<Result<u64, Refused>> {
+    let late = || Refused::Otherwise(format!("no answer within {} s of the start", PATIENCE.as_secs()));
+    let answer = match asked {
+        Ok(answer) => answer.recv_timeout(until(end)).unwrap_or_else(|_late| Err(late())),
+        Err(error) => Err(Refused::Otherwise(error.to_string())),
+    };
+    answer.transpose()
+}
+
 impl Known {
-    /// Records that a copy covers, at most.
+    /// Records that are known to have been there, at most.
     pub(in crate::audit) fn size(&self) -> u64 {
-        self.copies.iter().map(|(_, copy)| copy.size).max().unwrap_or(0)
+        self.most().map_or(0, |(size, _)| size)
+    }
+
+    fn most(&self) -> Option<(u64, &str)> {
+        let copies = self.copies.iter().map(|(place, copy)| (copy.size, place.as_str()));
+        copies.chain(self.sizes.iter().map(|(place, size)| (*size, place.as_str()))).max()
     }
 
     /// Where a copy ends, the tree has its root.
@@ -123,14 +187,32 @@ impl Known {
         self.disagree(Disagreement::Other { dir, size, place })
     }
 
-    /// The trail ends after `have` records, and its own checkpoint covers `own`.
-    pub(in crate::audit) fn end(&mut self, have: u64, own: u64) -> Result<(), Disagreement> {
-        let most = self.copies.iter().map(|(place, copy)| (copy.size, place.as_str())).max();
-        let Some((known, place)) = most.max(Some((own, "the directory itself"))) else { return Ok(()) };
+    /// The trail ends after `have` records, its own checkpoint covers `own`, and a signed record in it says that a loss among the first
+    /// `accepted` was accepted. Copies are written anew after that; witnesses forget nothing.
+    pub(in crate::audit) fn end(&mut self, have: u64, own: u64, accepted: u64) -> Result<(), Disagreement> {
+        let is_news = |(place, size): &(String, u64)| {
+            if *size <= accepted {
+                tracing::warn!(
+                    place,
+                    size,
+                    "records that this witness has signed were lost, and an operator accepted that: it signs no more of this trail"
+                );
+            }
+            *size > accepted
+        };
+        self.sizes.retain(is_news);
+        self.others.retain(is_news);
+        let dir = self.dir.clone();
+        for (place, size) in std::mem::take(&mut self.others) {
+            self.disagree(Disagreement::Other { dir: dir.clone(), size, place })?;
+        }
+        let Some((known, place)) = self.most().max(Some((own, "the directory itself"))) else {
+            return Ok(());
+        };
         if have >= known {
             return Ok(());
         }
-        let (dir, place) = (self.dir.clone(), place.to_owned());
+        let place = place.to_owned();
         self.disagree(Disagreement::Fewer { dir, have, known, place })
     }
 
@@ -140,6 +222,7 @@ impl Known {
         tracing::warn!("the audit trail goes on without what is lost: {found}");
         let (from, to) = match &found {
             Disagreement::Fewer { have, known, .. } => (Some(*have), known.checked_sub(1)),
+            Disagreement::Other { size, .. } => (None, size.checked_sub(1)),
             _ => (None, None),
         };
         let loss = Loss {
@@ -167,18 +250,28 @@ impl Known {
 }
 
 /// Each in a thread of its own, so that none is waited for longer than another.
-fn read_all(files: &[PathBuf]) -> Vec<io::Result<String>> {
+fn read_all(files: &[PathBuf], end: Instant) -> Vec<io::Result<String>> {
     let start = |file: &PathBuf| {
-        let (send, read) = mpsc::channel();
         let file = file.clone();
-        let reading = thread::Builder::new().name("audit-known".into()).spawn(move || {
+        apart(move || {
             let bytes = read_bounded(&file, NOTE_BYTES_MAX);
             // What is no text is no checkpoint either, and is told as that.
-            let _nobody_waits = send.send(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
-        });
-        reading.map(|_detached| read)
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        })
     };
     let reading: Vec<_> = files.iter().map(start).collect();
     let late = |_late| Err(io::Error::from(io::ErrorKind::TimedOut));
-    reading.into_iter().map(|read| read?.recv_timeout(FILE_PATIENCE).unwrap_or_else(late)).collect()
+    reading.into_iter().map(|read| read?.recv_timeout(until(end)).unwrap_or_else(late)).collect()
+}
+
+fn until(end: Instant) -> Duration {
+    end.saturating_duration_since(Instant::now())
+}
+
+fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+    let (send, receive) = mpsc::channel();
+    let working = thread::Builder::new().name("audit-known".into());
+    // Whoever waits for it may have given up.
+    let detached = working.spawn(move || drop(send.send(work())));
+    detached.map(|_detached| receive)
 }

@@ -16,7 +16,7 @@ pub(in crate::audit) struct Loss {
     #[serde(serialize_with = "sentence")]
     pub(super) text: String,
     pub(super) uid: u32,
-    /// The records that a signed checkpoint covers and that are gone; none where others stand in their place.
+    /// The records that a signed checkpoint covers and that are gone; where others stand in their place, nobody knows the first.
     pub(super) lost_from: Option<u64>,
     pub(super) lost_to: Option<u64>,
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! keeper    a thread for each place: the latest checkpoint goes there from time to time
-//! file      in a directory; journal: to the system journal
+//! file      in a directory; journal: to the system journal; witness: to a witness, for its signature
 //! known     what the copies that can be reached say when a guard starts
 //! loss      the record of a loss that an operator accepts
 //! ```
@@ -16,8 +16,10 @@ mod journal;
 mod keeper;
 mod known;
 mod loss;
+mod witness;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -31,6 +33,7 @@ use keeper::Keeper;
 pub(super) use known::Known;
 pub use known::{Acceptance, Disagreement, Start};
 pub(super) use loss::Loss;
+use witness::WitnessCopy;
 
 /// A copy's name in its directory.
 pub(super) const COPY_FILE: &str = "audit-checkpoint";
@@ -54,7 +57,7 @@ struct Note {
 /// How the copies at one place are.
 #[derive(Debug, Clone, Serialize)]
 pub struct Standing {
-    /// `file` or `journal`.
+    /// `file`, `journal` or `witness`.
     pub kind: &'static str,
     pub place: String,
     /// Records that the last copy covers which arrived since this guard began.
@@ -130,7 +133,18 @@ fn sinks(config: &Config) -> Vec<(&'static str, String, Box<dyn Sink>)> {
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
         sinks.push(("journal", journal::SOCKET.to_owned(), Box::new(Journal)));
     }
+    let protected = protected(config);
+    for witness in config.audit.checkpoints.witnesses.clone() {
+        let place = witness.url.to_string();
+        let copy = WitnessCopy { dir: config.audit_dir(), witness, protected: Arc::clone(&protected) };
+        sinks.push(("witness", place, Box::new(copy)));
+    }
     sinks
+}
+
+/// The ports of servers, where nobody is who takes checkpoints.
+fn protected(config: &Config) -> Arc<[u16]> {
+    config.servers.iter().map(|server| server.port.get()).collect()
 }
 
 #[expect(clippy::ref_option, reason = "serde's derive passes fields by reference")]

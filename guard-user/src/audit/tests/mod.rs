@@ -5,6 +5,7 @@ mod copies;
 mod epochs;
 mod export;
 mod faults;
+mod growth;
 mod lag;
 mod leftovers;
 mod pruning;

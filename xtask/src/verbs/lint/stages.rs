@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::Source;
 
 /// In the order of a call's way. Each imports only what stands to its left.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "types",
     "config",
     "privilege",
@@ -15,6 +15,7 @@ const ORDER: [&str; 26] = [
     "discover",
     "accept",
     "tls",
+    "outbound",
     "http",
     "rpc",
     "identity",
