@@ -23,7 +23,7 @@ use guard_tests::scene::apart;
 const CALLS: &str =
     "openat,write,fdatasync,fsync,?rename,?renameat,renameat2,ftruncate,?unlink,unlinkat,fallocate,utimensat";
 /// In a run of all tests.
-const SITES: u64 = 9;
+const SITES: u64 = 6;
 /// How full the file is when the round begins.
 const LEFT_BYTES: u64 = 40_000;
 /// Names of files that may be begun meanwhile: the file's first record is its name.
@@ -31,7 +31,7 @@ const NAMES: u64 = 150;
 /// How long a new file, or the packing of one, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Records of which a part is written.
-const SHORT_WRITES: usize = 6;
+const SHORT_WRITES: usize = 4;
 /// No record of a call is shorter.
 const RECORD_BYTES_MIN: usize = 400;
 /// The word of a refusal for want of a record.

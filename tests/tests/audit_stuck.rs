@@ -2,8 +2,7 @@
 //! once the disk does.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +12,7 @@ use guard_tests::faults::strace::{self, Strace, Whom};
 use guard_tests::ledger::segments;
 use guard_tests::process::eventually;
 use guard_tests::scene::apart;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use guard_tests::small_disk::{Mounted, fill, own_mounts, small_disk};
 use serde_json::Value;
 
 /// The word of a refusal for want of a record.
@@ -28,8 +26,10 @@ const STUCK_FOR: Duration = Duration::from_secs(10);
 fn on_a_disk(disk: fn(&Path), body: impl FnOnce(&mut Rig, &Path) + Send) {
     apart(|| {
         let place = tempfile::tempdir().unwrap();
-        let disk = Disk::new(&place.path().join("disk"), disk);
-        let dir = disk.0.clone();
+        let dir = place.path().join("disk");
+        fs::create_dir(&dir).unwrap();
+        disk(&dir);
+        let mounted = Mounted(dir.clone());
         let mut rig = Rig::new(|daemon| {
             daemon.config.audit.dir = Some(dir.join("audit"));
             Ok(())
@@ -41,31 +41,10 @@ fn on_a_disk(disk: fn(&Path), body: impl FnOnce(&mut Rig, &Path) + Send) {
         let (reached, recorded) = rig.compare().unwrap();
         assert!(reached > 1 && recorded >= reached, "{reached} {recorded}");
         drop(rig);
-        drop(disk);
+        drop(mounted);
         let left = eventually(RECOVERY_LIMIT, || Ok(loops_on(place.path()).is_empty().then_some(())));
         assert!(left.unwrap().is_some(), "left behind: {:?}", loops_on(place.path()));
     });
-}
-
-/// A mount that only this thread and what it starts see. It goes with the last of them, whatever happens.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn new(dir: &Path, fill: fn(&Path)) -> Self {
-        let none = None::<&str>;
-        unshare(CloneFlags::CLONE_NEWNS).expect("mounts of its own");
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-        fs::create_dir(dir).unwrap();
-        fill(dir);
-        Self(dir.to_owned())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // The directory below can then be removed.
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
 }
 
 /// Loop devices whose file is in `dir`.
@@ -77,11 +56,12 @@ fn loops_on(dir: &Path) -> Vec<String> {
 
 /// In memory.
 fn small(dir: &Path) {
-    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=16m,mode=700")).expect("a tmpfs");
+    small_disk(dir, "16m").expect("a tmpfs");
 }
 
 /// An ext4 file system in a file, which can be frozen.
 fn ext4(dir: &Path) {
+    own_mounts().expect("mounts of its own");
     let image = dir.with_extension("ext4");
     File::create(&image).and_then(|file| file.set_len(32 << 20)).unwrap();
     ran(Command::new("mkfs.ext4").arg("-q").arg(&image));
@@ -109,17 +89,6 @@ fn is_refused(rig: &mut Rig) {
 
 fn failure(rig: &Rig) -> String {
     rig.daemon.status().unwrap()["audit"]["failed"].to_string()
-}
-
-fn fill(path: &Path) {
-    let mut ballast = File::options().create(true).append(true).open(path).unwrap();
-    loop {
-        match ballast.write(&[0; 4096]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => return,
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 /// The gaps that the trail tells of.

@@ -12,10 +12,10 @@ use crate::{ebpf, guard, machine};
 /// Faults of the disk under the audit trail of a guard that runs: each system call fails once, and a guard is killed again and again
 ///
 /// First every system call by which a running guard begins, writes, packs and removes files of its trail, or goes on with what a killed
-/// one left, fails with EIO and with ENOSPC, and is where a guard is killed; what it came to is shown call by call. Then a guard under
-/// load is killed 200 times, and the Merkle trees and proofs of the guard and of the offline verifier are compared with another
-/// implementation's for 100,000 random logs. Fails if a call reached the server without a durable record, a trail does not verify,
-/// or a guard does not go on by itself. Half an hour on two cores; `cargo xtask test` does a few of each. Needs root.
+/// one left, fails with EIO and with ENOSPC, and is where a guard is killed; what it came to is shown call by call. The same follows for
+/// those on the reserve of a full disk. Then a guard under load is killed 200 times, and the Merkle trees and proofs of the guard and of
+/// the offline verifier are compared with another implementation's for 100,000 random logs. Fails if a call reached the server without
+/// a durable record, a trail does not verify, or a guard does not go on by itself. Half an hour on two cores; `cargo xtask test` does a few of each. Needs root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// All of it, or so many system calls, kills and hundreds of trees
@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let [sites, kills, trees] = args.scale.numbers();
     let runs = [
         (["guard-tests", "--test", "audit_faults"], "audit_fault_every_syscall"),
+        (["guard-tests", "--test", "audit_faults_reserve"], "audit_fault_every_syscall_of_the_reserve"),
         (["guard-tests", "--test", "audit_daemon"], "audit_kill9_loop"),
         (["mcp-guard", "--lib", "--quiet"], "note_vectors"),
     ];
