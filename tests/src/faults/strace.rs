@@ -13,6 +13,9 @@ use crate::process::{Process, eventually};
 /// How long it may take to attach, or to let go.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How long it is asked to let go before it is made to.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// Which threads it stops.
 #[derive(Debug, Clone, Copy)]
 pub enum Whom {
@@ -86,7 +89,11 @@ impl Strace {
     pub fn detach(mut self) -> anyhow::Result<Vec<Seen>> {
         if self.process.ended()?.is_none() {
             self.process.signal(Signal::TERM)?;
-            self.process.wait_for_end(LIMIT)?;
+            if self.process.wait_for_end(GOODBYE).is_err() {
+                // It can wait for ever for a thread that dies just now. When it is gone, the kernel lets go of all others.
+                self.process.signal(Signal::KILL)?;
+                self.process.wait_for_end(LIMIT)?;
+            }
         }
         self.seen()
     }
