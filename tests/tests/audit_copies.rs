@@ -87,6 +87,12 @@ fn a_trail_that_was_put_back_with_its_checkpoint_is_refused_and_goes_on_once_an_
             fs::remove_file(own.join(COPY_FILE)).unwrap();
         }
         assert_eq!(scene.daemon.verify().unwrap().code, Some(0), "in itself it is sound");
+        let looked = scene.daemon.output("audit checkpoints", &[]).unwrap();
+        let text = String::from_utf8_lossy(&looked.stdout).into_owned();
+        assert_eq!(looked.status.code(), Some(2), "{text}");
+        for part in [&format!("FEWER: it has {have}"), "DENIED", "not there", "agrees", &known.to_string()] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
         let said = refusal(&mut scene);
         for part in [
             &format!("holds {have} records, but {known} in"),
@@ -115,6 +121,14 @@ fn a_trail_that_was_put_back_with_its_checkpoint_is_refused_and_goes_on_once_an_
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/verify_trail.py");
         let said = Command::new("python3").arg(script).arg(&trail).output().unwrap();
         assert!(String::from_utf8_lossy(&said.stdout).contains("1 losses accepted"), "{said:?}");
+        let looked = scene.daemon.json("audit checkpoints", &[]).unwrap();
+        let copies = looked["copies"].as_array().unwrap();
+        let standing = |copy: &Value| (copy["standing"].clone(), copy["size"].clone());
+        assert_eq!(copies.len(), 4);
+        assert!(
+            copies.iter().all(|copy| standing(copy) == (json!("agrees"), looked["records"].clone())),
+            "{looked}"
+        );
         // From then on nobody needs to say it again.
         scene.daemon.start().unwrap();
         scene.daemon.stop().unwrap();

@@ -80,7 +80,7 @@ mod tests;
 
 pub use arguments::{ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, Arguments, DIGEST_KEY_FILE, Digester};
 pub use calls::{Call, Reading, calls};
-pub use copies::{Acceptance, Copies, Disagreement, Standing, Start};
+pub use copies::{Acceptance, Agreement, Copies, Disagreement, Standing, Start, Survey, Surveyed, survey};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};
 pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, Lag, frame};

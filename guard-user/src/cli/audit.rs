@@ -1,5 +1,6 @@
 //! `mcp-guard audit`
 
+mod checkpoints;
 mod export;
 mod hash;
 mod prove;
@@ -7,6 +8,8 @@ mod prune;
 mod query;
 mod stats;
 
+#[cfg(test)]
+pub(super) use checkpoints::DENIED;
 #[cfg(test)]
 pub(super) use export::NOT_THE_SAME;
 
@@ -44,6 +47,7 @@ enum Command {
         #[arg(long, value_name = "CHECKPOINT")]
         since: Option<PathBuf>,
     },
+    Checkpoints(checkpoints::Args),
     Export(export::Args),
     Prove(prove::Args),
     Prune(prune::Args),
@@ -175,6 +179,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Verdict::Unreadable => UNREADABLE,
             }))
         }
+        Command::Checkpoints(args) => checkpoints::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::Prune(args) => prune::run(&args),
@@ -215,6 +220,7 @@ impl Args {
         match &self.command {
             Command::Verify { place, .. } | Command::List { place, .. } => place.json,
             Command::Reconcile { json, .. } => *json,
+            Command::Checkpoints(args) => args.json,
             Command::Export(args) => args.place.json,
             Command::Prove(args) => args.place.json,
             Command::Prune(args) => args.json,
@@ -228,7 +234,7 @@ impl Args {
     /// The exit code of an error. Never 1 for a trail that could not be read: that would accuse a sound one.
     pub(super) fn failure(&self) -> u8 {
         match self.command {
-            Command::Verify { .. } | Command::Reconcile { .. } => UNREADABLE,
+            Command::Verify { .. } | Command::Reconcile { .. } | Command::Checkpoints(_) => UNREADABLE,
             Command::List { .. }
             | Command::Export(_)
             | Command::Prove(_)

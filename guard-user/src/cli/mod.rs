@@ -166,6 +166,7 @@ mod tests {
             ("tools diff", vec![0, 1, tools::HELD]),
             ("audit verify", vec![0, 1, 2, unreadable(&["audit", "verify"])]),
             ("audit export", vec![0, 1, 2, audit::NOT_THE_SAME]),
+            ("audit checkpoints", vec![0, audit::DENIED, unreadable(&["audit", "checkpoints"])]),
             ("audit reconcile", vec![0, audit::NOT_COMPLETE, unreadable(&["audit", "reconcile"])]),
         ];
         expected.extend(others.map(|(verb, codes)| (verb.to_owned(), codes)));

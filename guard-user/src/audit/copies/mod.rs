@@ -5,6 +5,7 @@
 //! keeper    a thread for each place: the latest checkpoint goes there from time to time
 //! file      in a directory; journal: to the system journal; witness: to a witness, for its signature
 //! known     what the copies that can be reached say when a guard starts
+//! survey    whether the trail agrees with the copies, for operators
 //! loss      the record of a loss that an operator accepts
 //! ```
 //!
@@ -16,6 +17,7 @@ mod journal;
 mod keeper;
 mod known;
 mod loss;
+mod survey;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +35,7 @@ use keeper::Keeper;
 pub(super) use known::Known;
 pub use known::{Acceptance, Disagreement, Start};
 pub(super) use loss::Loss;
+pub use survey::{Agreement, Survey, Surveyed, survey};
 use witness::WitnessCopy;
 
 /// A copy's name in its directory.

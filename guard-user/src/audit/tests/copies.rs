@@ -10,7 +10,7 @@ use crate::audit::{Acceptance, CHECKPOINT_FILE, Copies, Disagreement};
 use crate::config::{Config, Overrides};
 
 /// State, runtime and second path below `dir`; the trail is in `dir/audit`.
-fn config(dir: &Path) -> Config {
+pub(super) fn config(dir: &Path) -> Config {
     for name in ["state", "run", "other"] {
         fs::create_dir_all(dir.join(name)).unwrap();
     }
@@ -24,7 +24,7 @@ fn open_with(dir: &Path, accepts: Option<&str>) -> Result<AuditLog, OpenError> {
     AuditLog::open_known(options(dir), &Start::new(&config(dir), accepts))
 }
 
-fn copy_in(dir: &Path, name: &str) -> PathBuf {
+pub(super) fn copy_in(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).join(COPY_FILE)
 }
 

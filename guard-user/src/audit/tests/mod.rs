@@ -12,6 +12,7 @@ mod pruning;
 mod recovery;
 mod rotation;
 mod story;
+mod survey;
 
 use std::path::Path;
 use std::time::Duration;

@@ -29,7 +29,7 @@ use crate::config::Witness;
 pub(super) use submit::{Refused, Submission};
 
 /// Beside the trail: the latest checkpoint with this witness's signature, by the id of its key.
-fn file_name(witness: &Witness) -> String {
+pub(super) fn file_name(witness: &Witness) -> String {
     format!("witnessed-{}", hex::encode(witness.key.id()))
 }
 
