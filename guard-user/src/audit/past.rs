@@ -114,4 +114,19 @@ mod tests {
         assert_eq!(found(Since::Record(0)), [words("tool:x"), words("intent:i"), None]);
         assert_eq!(found(Since::Record(1)), [words("intent:i"), None]);
     }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("00000000000000000000.jsonl");
+        let said = || past(dir.path(), Since::Record(0), |_| {}).unwrap_err().to_string();
+        std::fs::create_dir(&file).unwrap();
+        assert!(said().contains(file.to_str().unwrap()), "{}", said());
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "{\"kind\":\"call\",\n").unwrap();
+        assert!(said().contains(file.to_str().unwrap()), "{}", said());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_dir(dir.path()).unwrap();
+        assert!(said().contains(dir.path().to_str().unwrap()), "{}", said());
+    }
 }

@@ -26,14 +26,14 @@ pub(super) fn reread(
     sought: &str,
     mut each: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> io::Result<u64> {
-    let segments = segments(dir)?;
+    let segments = segments(dir).map_err(|error| naming(dir, &error))?;
     let from = first_segment(&segments, since);
     let finder = Finder::new(sought);
     let mut looked_at = 0;
     for (first, path) in segments.iter().skip(from) {
-        let mut lines = Lines::open(path)?;
+        let mut lines = Lines::open(path).map_err(|error| naming(path, &error))?;
         let mut seq = *first;
-        while let Some(Found::Line(bytes)) = lines.next()? {
+        while let Some(Found::Line(bytes)) = lines.next().map_err(|error| naming(path, &error))? {
             looked_at += 1;
             let is_new = match since {
                 Since::Record(oldest) => seq >= oldest,
@@ -41,11 +41,16 @@ pub(super) fn reread(
             };
             seq += 1;
             if is_new && finder.find(bytes).is_some() {
-                each(bytes).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+                each(bytes).map_err(|error| naming(path, &error.into()))?;
             }
         }
     }
     Ok(looked_at)
+}
+
+/// The same, and where it was.
+fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Where to begin among the segments of a trail.

@@ -1,5 +1,6 @@
 //! `strace` makes chosen system calls of a running program fail, wait or kill it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -120,7 +121,24 @@ pub fn around(program: &Command, set: &str, inject: Option<&str>, log: &Path, pa
 
 /// The system calls in a log of `strace`.
 pub fn seen(log: &str) -> Vec<Seen> {
-    log.lines().filter_map(one).collect()
+    let mut all: Vec<Seen> = Vec::new();
+    // By thread, where its call is that another thread's came between.
+    let mut unfinished = BTreeMap::new();
+    for line in log.lines() {
+        let (thread, rest) = split(line);
+        if rest.starts_with("<... ") {
+            if let Some(call) = unfinished.remove(thread).and_then(|at: usize| all.get_mut(at)) {
+                call.line.push_str(rest);
+                call.is_struck = is_struck(rest);
+            }
+        } else if let Some(call) = one(rest) {
+            if rest.ends_with("<unfinished ...>") {
+                unfinished.insert(thread, all.len());
+            }
+            all.push(call);
+        }
+    }
+    all
 }
 
 fn arguments(set: &str, inject: Option<&str>, log: &Path, paths: &[PathBuf]) -> Vec<String> {
@@ -134,16 +152,21 @@ fn arguments(set: &str, inject: Option<&str>, log: &Path, paths: &[PathBuf]) -> 
     arguments
 }
 
-/// `1234  write(7</a/b>, ""..., 724) = -1 EIO (Input/output error) (INJECTED)`
-fn one(line: &str) -> Option<Seen> {
+/// The thread's number, if it is there, and the rest.
+fn split(line: &str) -> (&str, &str) {
     let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+    (line.strip_suffix(rest).unwrap_or_default().trim(), rest)
+}
+
+fn is_struck(line: &str) -> bool {
+    line.contains("(INJECTED)") || line.contains("= ?")
+}
+
+/// `write(7</a/b>, ""..., 724) = -1 EIO (Input/output error) (INJECTED)`
+fn one(rest: &str) -> Option<Seen> {
     let (call, _) = rest.split_once('(')?;
     let is_call = !call.is_empty() && call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_call.then(|| Seen {
-        call: call.to_owned(),
-        line: rest.to_owned(),
-        is_struck: rest.contains("(INJECTED)") || rest.contains("= ?"),
-    })
+    is_call.then(|| Seen { call: call.to_owned(), line: rest.to_owned(), is_struck: is_struck(rest) })
 }
 
 fn is_traced(id: u32) -> anyhow::Result<bool> {
@@ -164,6 +187,17 @@ mod tests {
                    write(7</a/1.jsonl>, \"\"..., 724) = ?\n";
         let calls: Vec<_> = seen(log).into_iter().map(|seen| (seen.call, seen.is_struck)).collect();
         assert_eq!(calls, [("write".into(), false), ("fdatasync".into(), true), ("write".into(), true)]);
+    }
+
+    #[test]
+    fn a_call_that_anothers_came_between_is_one() {
+        let log = "12  openat(AT_FDCWD, \"/a\" <unfinished ...>\n\
+                   13  write(7</a/1.jsonl>, \"\"..., 724) = 724\n\
+                   12  <... openat resumed>, O_RDONLY) = -1 EIO (Input/output error) (INJECTED)\n\
+                   13  fsync(7</a> <unfinished ...>\n\
+                   13  <... fsync resumed>) = 0\n";
+        let calls: Vec<_> = seen(log).into_iter().map(|seen| (seen.call, seen.is_struck)).collect();
+        assert_eq!(calls, [("openat".into(), true), ("write".into(), false), ("fsync".into(), false)]);
     }
 
     #[test]
