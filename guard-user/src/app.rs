@@ -131,6 +131,7 @@ impl App {
         let kept: Vec<String> = inherited.iter().map(|one| one.name.clone()).collect();
         // A trail that a running guard holds can be read and written: it does so. Any other is opened before that guard is
         // asked to go.
+        let may_go_back = accept_loss.is_some();
         let known = Start::new(&config, accept_loss);
         let own_trail = if take_over { trail::open_unless_held(&config, &known).await? } else { None };
         let handed = heritage::find(&config, take_over, inherited).await?;
@@ -183,7 +184,8 @@ impl App {
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
         pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;
         let (ask_heirs, heirs) = mpsc::channel(1);
-        let copies = Copies::begin(&config).context("cannot begin to copy the audit checkpoint")?;
+        let copies =
+            Copies::begin(&config, may_go_back).context("cannot begin to copy the audit checkpoint")?;
         let app = Self {
             config,
             pipeline,

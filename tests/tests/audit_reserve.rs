@@ -1,12 +1,16 @@
 //! A real full disk under a trail with a reserve: what ends and what makes room is still recorded.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guard_tests::audit::call;
 use guard_tests::small_disk::{fill, small_disk};
-use mcp_guard::audit::{AuditError, AuditLog, Event, Options, Outcome, Pruning, Retention, Verdict, verify};
+use mcp_guard::audit::{
+    AuditError, AuditLog, Event, Heartbeat, Occasion, Options, Outcome, Pruning, Retention, Verdict, verify,
+};
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 use serde_json::Value;
@@ -210,4 +214,32 @@ async fn a_guard_stops_and_starts_on_a_full_disk_and_prunes_by_rule_then() {
     log.close().await;
     assert_eq!(verify(&disk.audit(), None, None).verdict, Verdict::Sound);
     assert_eq!(reserve(&disk.audit()), RESERVE);
+}
+
+#[tokio::test]
+async fn a_guard_starts_on_a_full_disk_where_a_crash_left_a_write_half_done() {
+    let Some(mut disk) = Disk::new() else { return };
+    let log = disk.open(Durability::Durable);
+    while log.records() < 200 {
+        disk.call(&log).await.expect("room");
+    }
+    log.close().await;
+    let mut segments: Vec<_> =
+        fs::read_dir(disk.audit()).expect("a directory").map(|entry| entry.expect("one").path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    segments.sort();
+    let last = segments.last().expect("a segment");
+    File::options().append(true).open(last).and_then(|mut file| file.write_all(b"{\"seq\":")).expect("room");
+    fill(&disk.ballast());
+
+    let log = disk.open(Durability::Durable);
+    log.note(&start()).await.expect("the start is recorded");
+    let beat = |occasion| move || Heartbeat { occasion, servers: Vec::new(), host: BTreeMap::new() };
+    log.heartbeat(Occasion::Start, beat(Occasion::Start)).await.expect("its heartbeat is");
+    assert!(log.heartbeat(Occasion::Interval, beat(Occasion::Interval)).await.is_err());
+    log.heartbeat(Occasion::Stop, beat(Occasion::Stop)).await.expect("the last one is");
+    log.close().await;
+    let report = verify(&disk.audit(), None, None);
+    assert_eq!(report.verdict, Verdict::Sound, "{:?}", report.fault);
+    assert_eq!(disk.of_kind("heartbeat").len(), 2);
 }

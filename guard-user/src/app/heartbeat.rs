@@ -39,7 +39,7 @@ impl App {
                 }
                 record(occasion, &names, &counts, census, host)
             };
-            if let Err(error) = self.pipeline.audit.heartbeat(count).await {
+            if let Err(error) = self.pipeline.audit.heartbeat(occasion, count).await {
                 tracing::warn!(%error, "a heartbeat is missing in the trail");
             }
         }

@@ -1,8 +1,8 @@
 //! The time by which records are too old: the host's clock, unless that runs ahead of what has passed.
 //!
 //! A clock that is set a year ahead makes every record a year older. So the time here never runs more than twice as fast as the host's steady clock
-//! (`CLOCK_BOOTTIME`): a step ahead comes over as long as it is wide, and there is time to notice; what passed while no guard ran is made up for. It
-//! goes back with the clock at once. Whoever knows better has `mcp-guard audit prune`, which goes by the clock as it is.
+//! (`CLOCK_BOOTTIME`): a step ahead comes over as long as it is wide, and there is time to notice; what passed while no guard ran is made up for. While
+//! the clock is behind it, the clock's time counts; what it had come to is kept, for when the clock is right again. Whoever knows better has `mcp-guard audit prune`, which goes by the clock as it is.
 
 use std::fs;
 use std::io;
@@ -49,7 +49,7 @@ impl Moment {
         let passed = if is_same { here.since_boot.saturating_sub(self.since_boot) } else { 0 };
         let passed = SignedDuration::from_millis(i64::try_from(passed).unwrap_or(i64::MAX));
         let reached = self.time.saturating_add(passed.saturating_mul(2)).unwrap_or(Timestamp::MAX);
-        Self { time: reached.min(here.time), ..here.clone() }
+        Self { time: reached.min(here.time).max(self.time), ..here.clone() }
     }
 
     fn read(dir: &Path) -> io::Result<Option<Self>> {
@@ -64,7 +64,8 @@ impl Moment {
 impl AuditLog {
     /// The time by which records are too old now. Reads and writes a file.
     pub fn time_of_ages(&self) -> Timestamp {
-        self.age(&Moment::here()).time
+        let here = Moment::here();
+        self.age(&here).time.min(here.time)
     }
 
     fn age(&self, here: &Moment) -> Moment {
@@ -133,13 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn a_step_ahead_comes_over_as_long_as_it_is_wide_and_one_back_at_once() {
+    fn a_step_ahead_comes_over_as_long_as_it_is_wide_and_one_back_leaves_nothing_behind() {
         let then = moment(1000, "a", 10);
         assert_eq!(then.until(&moment(1001, "a", 11)), moment(1001, "a", 11), "as time passes");
         assert_eq!(then.until(&moment(9000, "a", 10)), moment(1000, "a", 10), "nothing has passed");
         assert_eq!(then.until(&moment(9000, "a", 13)), moment(1006, "a", 13), "twice as fast");
         assert_eq!(then.until(&moment(1003, "a", 12)), moment(1003, "a", 12), "made up");
-        assert_eq!(then.until(&moment(900, "a", 11)), moment(900, "a", 11), "back");
+        let back = then.until(&moment(900, "a", 11));
+        assert_eq!(back, moment(1000, "a", 11), "kept");
+        assert_eq!(back.until(&moment(1003, "a", 13)), moment(1003, "a", 13), "right again");
         // Off for ten hours, or so the clock says.
         let booted = then.until(&moment(1010, "b", 0));
         assert_eq!(booted, moment(1000, "b", 0));
@@ -150,17 +153,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_never_ahead_of_the_clock_nor_more_than_twice_as_fast(
+        fn it_is_never_ahead_of_where_the_clock_was_nor_more_than_twice_as_fast(
             steps in prop::collection::vec((0..5_i64, -2_000..2_000_i64), 1..40),
         ) {
             let mut at = moment(10_000, "a", 0);
-            let (start, mut passed, mut wall) = (at.time, 0, 10_000);
+            let (start, mut passed, mut wall, mut furthest) = (at.time, 0, 10_000, 10_000);
             for (hours, step) in steps {
                 passed += hours;
                 wall += hours + step;
                 at = at.until(&moment(wall, "a", passed));
-                prop_assert!(at.time <= Timestamp::from_second(wall * HOUR).unwrap());
                 prop_assert!(at.time <= start + SignedDuration::from_hours(2 * passed));
+                furthest = furthest.max(wall);
+                prop_assert!(at.time <= Timestamp::from_second(furthest * HOUR).unwrap());
             }
         }
     }
@@ -194,7 +198,10 @@ mod tests {
         log.close().await;
         let log = AuditLog::open(options()).unwrap();
         assert_eq!(log.age(&here(365, 220)).time, begun + SignedDuration::from_secs(240));
-        assert_eq!(log.age(&here(0, 280)).time, now, "the clock is right again");
+        assert!(
+            log.age(&here(0, 280)).time <= begun + SignedDuration::from_secs(240),
+            "the clock is right again"
+        );
         assert_eq!(log.clock_ahead(), Duration::ZERO);
         log.close().await;
         // Without the file the last record says how late it was.

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use super::CHECKPOINT_FILE;
 use super::disk::{self, Segment};
-use super::log::Health;
+use super::log::{AuditLog, Health};
 use super::merkle::Hash;
 use super::note::SigningKey;
 
@@ -83,6 +83,20 @@ impl Drop for Checkpointer {
     }
 }
 
+impl Health {
+    /// Why what was written is not signed.
+    pub(super) fn unsigned(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.unsigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AuditLog {
+    /// Why what was written cannot be signed now; calls go on meanwhile.
+    pub fn unsigned(&self) -> Option<Arc<str>> {
+        self.health().unsigned().clone()
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,11 +130,13 @@ impl Shared {
             if state.told != kind {
                 tracing::warn!(%error, size = head.size, "the audit checkpoint could not be written");
             }
+            *health.unsigned() = Some(format!("{CHECKPOINT_FILE}: {error}").into());
             state.unwritten = Some(error);
         }
         state.told = kind;
         if kind.is_none() {
             health.signed.store(head.size, Ordering::Relaxed);
+            *health.unsigned() = None;
         }
     }
 }

@@ -35,15 +35,22 @@ pub(super) struct Epoch {
     is_settled: bool,
     /// What kept it from that at last.
     told: Option<io::ErrorKind>,
+    cause: Arc<str>,
 }
 
 impl Epoch {
-    /// Of the last of these keys.
-    pub(super) fn new(keys: Keys, lasts: Duration) -> Self {
-        let age = keys.began().map(|began| Timestamp::now().duration_since(began));
-        let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
+    /// Of the last of these keys; the first one's turn began at `first`.
+    pub(super) fn new(keys: Keys, first: Timestamp, lasts: Duration) -> Self {
+        let age = Timestamp::now().duration_since(keys.began().unwrap_or(first));
+        // By a clock that was set back since, nobody can tell: then it is over.
+        let age = Duration::try_from(age).unwrap_or(lasts);
         let over_at = Instant::now().checked_add(lasts.saturating_sub(age));
-        Self { keys, lasts, over_at, is_settled: true, told: None }
+        Self { keys, lasts, over_at, is_settled: true, told: None, cause: "".into() }
+    }
+
+    /// What kept the last hand-over from its end.
+    pub(super) fn cause(&self) -> Arc<str> {
+        Arc::clone(&self.cause)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -68,6 +75,7 @@ impl Epoch {
 
     /// Tried again and again, told once.
     fn tell(&mut self, error: &io::Error) {
+        self.cause = format!("the old key cannot be replaced: {error}").into();
         if self.told.replace(error.kind()) != Some(error.kind()) {
             tracing::warn!(%error, "the audit trail's old key cannot be replaced yet");
         }

@@ -20,7 +20,7 @@ use super::disk::{Disk, OsDisk, sync_dir};
 use super::epoch::Epoch;
 use super::error::{AuditError, OpenError};
 use super::export::Lag;
-use super::heartbeat::Heartbeat;
+use super::heartbeat::{Heartbeat, Occasion};
 use super::inspected::Inspected;
 use super::keys::Keys;
 use super::note::{SigningKey, VerifierKey};
@@ -28,7 +28,7 @@ use super::prune;
 use super::queue::{Append, Compose, Done};
 use super::record::{self, CallRecord, Event, Genesis, Local, Outcome, Refusal};
 use super::recover::{self, Recovered};
-use super::reserve::{Known, Reserve};
+use super::reserve::{self, Known, Reserve};
 use super::retention::Retention;
 use super::rotate::{self, Current};
 use super::slots::{Slot, Slots, UnderWay};
@@ -81,6 +81,8 @@ pub(super) struct Health {
     pub(super) signed: AtomicU64,
     keys: Mutex<Arc<Keys>>,
     pub(super) failed: Mutex<Option<Arc<str>>>,
+    /// Why what was written is not signed.
+    pub(super) unsigned: Mutex<Option<Arc<str>>>,
     pub(super) room: Known,
     /// When the last record before this guard was written.
     pub(super) last_before: OnceLock<jiff::Timestamp>,
@@ -154,6 +156,7 @@ impl AuditLog {
         let (calls_max, per_agent_max) = (options.calls_in_flight_max, options.calls_in_flight_per_agent_max);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(OpenError::io(&dir))?;
         let lock = recover::lock(&dir)?;
+        reserve::ease(&dir).map_err(OpenError::io(&dir.join(RESERVE_FILE)))?;
         let keys_path = dir.join(KEYS_FILE);
         let beside = |root| {
             Keys::beside(&dir, root).map_err(|error| match error.kind() {
@@ -207,7 +210,7 @@ impl AuditLog {
     }
 
     /// Records that the signed checkpoint covers.
-    pub(super) fn signed(&self) -> u64 {
+    pub fn signed(&self) -> u64 {
         self.shared.health.signed.load(Ordering::Relaxed)
     }
 
@@ -289,11 +292,15 @@ impl AuditLog {
     /// counts of [`Attendance`](crate::attendance::Attendance), none after it is. Returns the record's number.
     pub async fn heartbeat(
         &self,
+        occasion: Occasion,
         count: impl FnOnce() -> Heartbeat + Send + 'static,
     ) -> Result<u64, AuditError> {
         let (reply, answer) = oneshot::channel();
         let compose: Compose = Box::new(move || bounded(text::encode(&count())).ok());
-        let append = Append { compose: Some(compose), ..Append::new(Vec::new(), Done::Note(None, reply)) };
+        // Without those of a start and an end, a full disk would leave a time that nobody witnessed.
+        let is_vital = occasion != Occasion::Interval;
+        let note = Append::new(Vec::new(), Done::Note(None, reply));
+        let append = Append { compose: Some(compose), is_vital, ..note };
         self.shared.send(append)?;
         self.shared.in_time(async { answer.await.unwrap_or(Err(AuditError::TooLong)) }).await
     }
@@ -340,6 +347,7 @@ impl Health {
             signed: AtomicU64::default(),
             keys: Mutex::new(Arc::new(keys)),
             failed: Mutex::default(),
+            unsigned: Mutex::default(),
             room: Known::default(),
             last_before: OnceLock::new(),
             ages: Mutex::default(),
@@ -564,7 +572,8 @@ fn resume(
     let now = Instant::now();
     let age = rotate::age(&path).map_err(OpenError::io(&path))?;
     let current = Current::new(first, age, (retention.segment_bytes, retention.segment_age));
-    let epoch = Epoch::new(keys, retention.key_epoch);
+    let began = rotate::first_began(dir).map_err(OpenError::io(dir))?;
+    let epoch = Epoch::new(keys, began, retention.key_epoch);
     let archive = Archive::spawn(Arc::clone(files), retention, first).map_err(OpenError::io(dir))?;
     Ok(Writer {
         checkpointer: Checkpointer::spawn(dir.to_owned(), Arc::clone(health)).map_err(OpenError::io(dir))?,

@@ -76,6 +76,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
     let found = segments(dir).map_err(OpenError::io(dir))?;
     let mut walk = Walk::from(found.first().map_or(0, |(first, _)| *first), covered, keys.clone());
     let begin = found.first().map(|(_, path)| path.clone());
+    known.begin(walk.next());
     let mut last: Option<(u64, PathBuf, u64)> = None;
     let mut torn = None;
     let mut empty = None;

@@ -218,7 +218,7 @@ impl AuditLog {
 impl Writer {
     /// The disk is full: gives a piece of the reserve for what must be recorded now. False if there is none, or it is not that.
     pub(super) fn make_do(&mut self, error: &io::Error) -> bool {
-        if !is_full(error) {
+        if !is_full(error) || lacks_names(&self.dir) {
             return false;
         }
         let given = self.reserve.give();
@@ -241,6 +241,10 @@ impl Writer {
             self.set_failed(None);
             tracing::warn!(refused, "there is room for the audit trail again; calls go on");
             self.tell_shortage(refused, &cause);
+            // Not told: the next gap has them.
+            if let State::Failed { refused: untold, .. } = &mut self.state {
+                *untold = untold.saturating_add(refused);
+            }
         }
     }
 
@@ -266,6 +270,9 @@ impl Writer {
                 self.reserve.spent.as_ref().map(|it| (it.refused, Arc::clone(&it.cause)))
             {
                 self.tell_shortage(refused, &cause);
+                if let (State::Good(_), Some(spent)) = (&self.state, &mut self.reserve.spent) {
+                    spent.refused = 0;
+                }
             }
             self.write_own(text::encode(&Stop { open_count: self.open_count }));
             if let State::Good(_) = &self.state {
@@ -317,6 +324,27 @@ impl Event<'_> {
 /// No room, or no more for this user.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Before a trail is opened on a full disk: what a crash left half done may have to be put right first, and that takes room.
+pub(super) fn ease(dir: &Path) -> io::Result<()> {
+    let path = dir.join(RESERVE_FILE);
+    let left = match fs::symlink_metadata(&path) {
+        Ok(file) if file.is_file() => file.len(),
+        _ => return Ok(()),
+    };
+    let piece = (left / PIECES).max(PIECE_BYTES_MIN);
+    if free(dir)? < piece {
+        let file = open(&path)?;
+        file.set_len(left.saturating_sub(piece))?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Whether it is names of files that there is no more room for: giving up bytes would not help.
+fn lacks_names(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|room| room.files() > 0 && room.files_available() == 0)
 }
 
 /// Bytes that are free on the disk of `dir`, for the guard's user.

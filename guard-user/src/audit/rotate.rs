@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Segment};
 use super::merkle::Hash;
-use super::walk::{Found, Lines, segment_name};
+use super::walk::{Found, Lines, segment_name, segments};
 use super::writer::{Position, State, Writer, write};
 use super::{FORMAT, text};
 use crate::config::Durability;
@@ -70,6 +70,11 @@ impl Current {
 pub(super) fn age(path: &Path) -> io::Result<Duration> {
     let age = Timestamp::now().duration_since(began(path)?);
     Ok(Duration::try_from(age).unwrap_or(Duration::ZERO))
+}
+
+/// When the first record that is left of a trail was written.
+pub(super) fn first_began(dir: &Path) -> io::Result<Timestamp> {
+    segments(dir)?.first().map_or_else(|| Ok(Timestamp::now()), |(_, path)| began(path))
 }
 
 /// When a segment's first record was written; now, if it has none.

@@ -271,6 +271,7 @@ impl Writer {
         self.sync();
         if !self.epoch.settle(&self.dir) {
             // Nobody could check it.
+            *self.health.unsigned() = Some(self.epoch.cause());
             self.make_more_room();
             self.published.1 = Instant::now();
             return;

@@ -104,6 +104,12 @@ fn of_guard(registry: &mut Registry, status: &Value) {
         "By how much the host's clock is ahead of what has passed",
         number(&audit["clock_ahead_seconds"]),
     );
+    gauge(
+        registry,
+        "audit_signed",
+        "1: what is written gets signed; 0: it does not, and status says why",
+        i64::from(audit["unsigned"].is_null()),
+    );
     gauge(registry, "audit_reserve_bytes", "Set aside for a full disk", number(&audit["reserve_bytes"]));
     let behind = gauges(
         registry,

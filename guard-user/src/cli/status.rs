@@ -336,10 +336,17 @@ fn of_files(status: &Value) -> String {
             ),
         }
     };
+    let unsigned = audit["unsigned"].as_str().map(|why| {
+        let why = output::plain(why);
+        format!("NOT SIGNED   {} records are written and not signed: {why}\n", audit["unsigned_records"])
+    });
     let told = |is: &str, line: String| if audit[is] == true { line } else { String::new() };
     let exports: String = array(audit, "/exports").iter().map(export).collect();
     let room = told("is_low", room(&audit["free_bytes"]));
-    room + &told("is_clock_ahead", clock(&audit["clock_ahead_seconds"])) + &exports
+    unsigned.unwrap_or_default()
+        + &room
+        + &told("is_clock_ahead", clock(&audit["clock_ahead_seconds"]))
+        + &exports
 }
 
 /// Servers whose rules bind nobody.

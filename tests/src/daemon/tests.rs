@@ -10,7 +10,7 @@ dir=$(dirname "$0")
 case "$verb" in
 run)
     mkdir -p "$dir/audit"
-    echo '{"kind":"event"}' >"$dir/audit/1.jsonl"
+    echo '{"seq":1,"prev":"0000000000000000000000000000000000000000000000000000000000000000","time":"2026-01-01T00:00:00.000000Z","kind":"stop","open_count":0}' >"$dir/audit/1.jsonl"
     trap 'rm -f "$dir/up"; exit 0' TERM
     touch "$dir/up" "$dir/loaded"
     while :; do sleep 0.02; done
@@ -59,7 +59,7 @@ fn a_guard_is_started_asked_stopped_and_unloaded() {
     let mut daemon = stand_in.daemon();
     daemon.start().unwrap();
     assert!(daemon.start().is_err(), "one guard at a time");
-    assert_eq!(daemon.ledger().unwrap().of_kind("event").count(), 1);
+    assert_eq!(daemon.ledger().unwrap().of_kind("stop").count(), 1);
     daemon.stop().unwrap();
     assert!(!stand_in.has("up") && stand_in.has("loaded"));
     drop(daemon);

@@ -5,13 +5,36 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use super::super::disk;
+use super::keeper::NOTE_BYTES_MAX;
 use super::{Note, Sink};
+use crate::config::read_bounded;
 
 /// Replaces the file, which has the old checkpoint or the new one at any moment.
 pub(super) struct FileCopy {
     pub(super) path: PathBuf,
     /// The directory is the guard's, which makes it.
     pub(super) is_own: bool,
+    /// An operator goes on without what a later checkpoint covers.
+    pub(super) may_go_back: bool,
+}
+
+impl FileCopy {
+    /// What is there may be all that shows that the trail was put back, and may have come since the start: a disk that was mounted late.
+    fn is_ahead_of(&self, note: &Note) -> Option<String> {
+        let there = read_bounded(&self.path, NOTE_BYTES_MAX).ok()?;
+        let there = Note::parse(String::from_utf8(there).ok()?)?;
+        match there.origin == note.origin {
+            true if there.size <= note.size => None,
+            true => Some(format!(
+                "a later checkpoint is there, of {} records; this trail was put back, or somebody else goes on with it. Keep it; \
+                 `mcp-guard run` compares the two when it starts",
+                there.size
+            )),
+            false => {
+                Some("the checkpoint of another trail is there. Keep it, and name another directory".into())
+            }
+        }
+    }
 }
 
 impl Sink for FileCopy {
@@ -19,6 +42,9 @@ impl Sink for FileCopy {
         let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Err("it is no file's name".into());
         };
+        if let Some(why) = self.is_ahead_of(note).filter(|_| !self.may_go_back) {
+            return Err(why);
+        }
         let made =
             if self.is_own { DirBuilder::new().recursive(true).mode(0o700).create(dir) } else { Ok(()) };
         let written = made.and_then(|()| disk::replace(dir, name, note.text.as_bytes()));

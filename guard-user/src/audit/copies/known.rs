@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub struct Start {
     files: Vec<PathBuf>,
+    copy_to: Option<PathBuf>,
     witnesses: Vec<Witness>,
     protected: Arc<[u16]>,
     accepts: Option<Acceptance>,
@@ -83,7 +84,8 @@ impl Start {
     /// By `guard.yaml`.
     pub fn new(config: &Config, accepts: Option<Acceptance>) -> Self {
         let witnesses = config.audit.checkpoints.witnesses.clone();
-        Self { files: files(config), witnesses, protected: protected(config), accepts }
+        let copy_to = config.audit.checkpoints.copy_to.clone();
+        Self { files: files(config), copy_to, witnesses, protected: protected(config), accepts }
     }
 
     /// Reads the copies of the trail in `dir`, which has these keys; none: there is no trail yet.
@@ -97,7 +99,15 @@ impl Start {
             let place = path.display().to_string();
             let note = match read {
                 Ok(note) => note,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if self.copy_to.as_deref().is_some_and(|dir| path.starts_with(dir) && !dir.exists()) {
+                        tracing::warn!(
+                            place,
+                            "audit.checkpoints.copy_to is not there, so its copy cannot be asked; is it a mount that comes later?"
+                        );
+                    }
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(place, %error, "this copy of the audit checkpoint cannot be asked");
                     continue;
@@ -177,6 +187,18 @@ impl Known {
     fn most(&self) -> Option<(u64, &str)> {
         let copies = self.copies.iter().map(|(place, copy)| (copy.size, place.as_str()));
         copies.chain(self.sizes.iter().map(|(place, size)| (*size, place.as_str()))).max()
+    }
+
+    /// The trail begins with record `first`. What a copy covers before that is pruned, and cannot be compared.
+    pub(in crate::audit) fn begin(&self, first: u64) {
+        for (place, copy) in self.copies.iter().filter(|(_, copy)| first > 0 && copy.size <= first) {
+            tracing::error!(
+                place,
+                size = copy.size,
+                first,
+                "this copy of the audit checkpoint covers only records that are pruned, so it cannot show whether this is the same trail"
+            );
+        }
     }
 
     /// Where a copy ends, the tree has its root.

@@ -78,13 +78,13 @@ pub struct Standing {
 pub struct Copies(Vec<Keeper>);
 
 impl Copies {
-    /// Begins to copy.
-    pub fn begin(config: &Config) -> std::io::Result<Self> {
+    /// Begins to copy. `accepts`: an operator goes on without what is lost, so that an older checkpoint may take the place of a later one.
+    pub fn begin(config: &Config, accepts: bool) -> std::io::Result<Self> {
         let (source, every) = (config.audit_dir().join(CHECKPOINT_FILE), every(config));
         let keep = |(kind, place, sink): (&'static str, String, Box<dyn Sink>)| {
             Keeper::spawn(kind, place, sink, source.clone(), every)
         };
-        sinks(config).into_iter().map(keep).collect::<Result<_, _>>().map(Self)
+        sinks(config, accepts).into_iter().map(keep).collect::<Result<_, _>>().map(Self)
     }
 
     /// How each place is.
@@ -125,13 +125,13 @@ fn every(config: &Config) -> Duration {
     Duration::from_secs(config.audit.checkpoints.every_seconds)
 }
 
-fn sinks(config: &Config) -> Vec<(&'static str, String, Box<dyn Sink>)> {
+fn sinks(config: &Config, may_go_back: bool) -> Vec<(&'static str, String, Box<dyn Sink>)> {
     let mut sinks: Vec<(_, _, Box<dyn Sink>)> = Vec::new();
     for path in files(config) {
         // The guard's own are made if need be. Any other may be a mount that is missing.
         let is_own =
             Some(&path) != config.audit.checkpoints.copy_to.as_ref().map(|dir| dir.join(COPY_FILE)).as_ref();
-        sinks.push(("file", path.display().to_string(), Box::new(FileCopy { path, is_own })));
+        sinks.push(("file", path.display().to_string(), Box::new(FileCopy { path, is_own, may_go_back })));
     }
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
         sinks.push(("journal", journal::SOCKET.to_owned(), Box::new(Journal)));

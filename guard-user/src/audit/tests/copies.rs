@@ -31,7 +31,7 @@ pub(super) fn copy_in(dir: &Path, name: &str) -> PathBuf {
 /// Some calls, and a stop with copies everywhere.
 async fn lived(dir: &Path, calls: std::ops::Range<u8>) {
     let log = open_with(dir, None).unwrap();
-    let copies = Copies::begin(&config(dir)).unwrap();
+    let copies = Copies::begin(&config(dir), false).unwrap();
     for number in calls {
         log.intend(&call(number)).await.unwrap().conclude(&ok());
     }
@@ -106,7 +106,7 @@ async fn a_loss_that_an_operator_accepts_is_recorded_once_and_the_trail_goes_on(
     put_back(dir.path(), &older);
     let have = records(dir.path()).len();
     let log = open_with(dir.path(), Some("the disk died")).unwrap();
-    let copies = Copies::begin(&config(dir.path())).unwrap();
+    let copies = Copies::begin(&config(dir.path()), true).unwrap();
     log.close().await;
     copies.finish();
     let gap = records(dir.path())[have].clone();
@@ -189,4 +189,35 @@ async fn a_trail_with_other_records_or_in_another_ones_place_does_not_start() {
         assert!(matches!(refused, Err(OpenError::Rollback(Disagreement::Foreign { .. }))), "{garbage:?}");
     }
     open_with(dir.path(), Some("moved away")).unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_later_checkpoint_that_comes_after_the_start_is_not_overwritten() {
+    let dir = tempdir();
+    lived(dir.path(), 0..2).await;
+    let trail = saved(dir.path());
+    lived(dir.path(), 2..4).await;
+    let copy = copy_in(dir.path(), "other");
+    let later = fs::read(&copy).unwrap();
+    // All is put back, and the second disk is not mounted when the guard starts.
+    put_back(dir.path(), &trail);
+    fs::remove_file(copy_in(dir.path(), "state")).unwrap();
+    fs::remove_file(copy_in(dir.path(), "run")).unwrap();
+    fs::remove_file(&copy).unwrap();
+    let log = open_with(dir.path(), None).unwrap();
+    fs::write(&copy, &later).unwrap();
+    let copies = Copies::begin(&config(dir.path()), false).unwrap();
+    log.close().await;
+    copies.finish();
+    assert_eq!(fs::read(&copy).unwrap(), later);
+    let told = copies.standing();
+    let told = told.iter().find(|one| one.place.contains("other")).unwrap();
+    assert!(told.error.as_deref().is_some_and(|why| why.contains("a later checkpoint is there")), "{told:?}");
+    // The next start compares them, and one that accepts the loss has it written anew.
+    assert!(matches!(open_with(dir.path(), None), Err(OpenError::Rollback(_))));
+    let log = open_with(dir.path(), Some("put back on purpose")).unwrap();
+    let copies = Copies::begin(&config(dir.path()), true).unwrap();
+    log.close().await;
+    copies.finish();
+    assert_ne!(fs::read(&copy).unwrap(), later);
 }

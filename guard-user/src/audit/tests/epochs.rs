@@ -184,12 +184,53 @@ async fn calls_go_on_while_the_file_of_keys_cannot_be_written_and_nothing_is_sig
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap(), signed);
     assert_eq!((log.keys().epoch(), log.failure()), (1, None));
+    assert!(
+        log.unsigned().is_some_and(|why| why.contains("the old key cannot be replaced")),
+        "{:?}",
+        log.unsigned()
+    );
     fs::remove_dir(&block).unwrap();
     until("a checkpoint of the new key", || {
         fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap() != signed
     })
     .await;
+    until("an end of it", || log.unsigned().is_none()).await;
     log.close().await;
+    sound(dir.path());
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_is_told_while_calls_go_on() {
+    let dir = tempdir();
+    let log = open(dir.path()).unwrap();
+    let block = dir.path().join("audit").join(format!("{CHECKPOINT_FILE}.next"));
+    until("the first checkpoint", || log.signed() == log.records()).await;
+    fs::create_dir(&block).unwrap();
+    calls(&log, 3).await;
+    until("why not", || log.unsigned().is_some_and(|why| why.contains(CHECKPOINT_FILE))).await;
+    assert_eq!(log.failure(), None);
+    fs::remove_dir(&block).unwrap();
+    calls(&log, 1).await;
+    until("an end of it", || log.unsigned().is_none() && log.signed() == log.records()).await;
+    log.close().await;
+    sound(dir.path());
+}
+
+#[tokio::test]
+async fn the_first_key_is_as_old_as_its_trail_however_often_the_guard_starts() {
+    let dir = tempdir();
+    let started = std::time::Instant::now();
+    loop {
+        let log = AuditLog::open(with_epoch(Duration::from_millis(400), options(dir.path()))).unwrap();
+        // Shorter than the key lasts.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let epoch = log.keys().epoch();
+        log.close().await;
+        if epoch > 0 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "one key for ever");
+    }
     sound(dir.path());
 }
 
