@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::KEYS_FILE;
 use super::note::{Checkpoint, NoteError, VerifierKey};
+use super::walk::is_written_so;
 
 /// All keys of a trail. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +37,11 @@ struct Epoch {
 #[derive(Deserialize)]
 struct Line {
     seq: u64,
+    prev: String,
     kind: String,
     epoch: u64,
     note: String,
-    time: Timestamp,
+    time: String,
 }
 
 impl Keys {
@@ -125,8 +127,13 @@ impl Keys {
     }
 
     fn read(&self, line: &str) -> Result<Epoch, String> {
-        let Line { seq, kind, epoch, note, time } =
+        let Line { seq, prev, kind, epoch, note, time } =
             serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let is_hash = prev.len() == 64 && prev.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hash {
+            return Err("its `prev` is not a hash".into());
+        }
+        is_written_so(line.as_bytes(), seq, &prev)?;
         if kind != "key" || epoch != self.epoch() + 1 {
             return Err(format!("the record of key {} belongs here", self.epoch() + 1));
         }
@@ -135,7 +142,9 @@ impl Keys {
         if last.size != seq || self.later.last().is_some_and(|before| before.seq >= seq) {
             return Err(format!("it hands over after {} records, and is record {seq}", last.size));
         }
-        Ok(Epoch { seq, key, last, line: line.to_owned(), began: time })
+        // No signature vouches for the time: of one that is none, the key is as old as can be, and the next one's turn has come.
+        let began = time.parse().unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(Epoch { seq, key, last, line: line.to_owned(), began })
     }
 
     /// Those that handed over before record `first`, and the others, in order.

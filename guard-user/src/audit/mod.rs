@@ -70,6 +70,7 @@ mod retention;
 mod rotate;
 mod schema;
 mod slots;
+mod spelling;
 mod text;
 mod verify;
 mod walk;

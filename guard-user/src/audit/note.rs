@@ -10,7 +10,7 @@ use super::merkle::{Hash, sha256};
 
 /// The signature type byte of Ed25519.
 const TYPE_ED25519: u8 = 0x01;
-/// Signature lines that a reader looks at; the specification asks for at least 16.
+/// Signature lines of a note, at most; the specification asks for at least 16.
 const SIGNATURES_MAX: usize = 64;
 
 /// Why a text is not a note, a checkpoint or a key that can be used.
@@ -68,7 +68,10 @@ pub(super) fn signatures(
     lines: &str,
 ) -> Result<impl Iterator<Item = Result<(&str, Vec<u8>), NoteError>>, NoteError> {
     let lines = lines.strip_suffix('\n').ok_or(NoteError::NotANote)?;
-    Ok(lines.split('\n').take(SIGNATURES_MAX).map(|line| {
+    if lines.split('\n').count() > SIGNATURES_MAX {
+        return Err(NoteError::NotANote);
+    }
+    Ok(lines.split('\n').map(|line| {
         let line = line.strip_prefix("\u{2014} ").ok_or(NoteError::NotANote)?;
         let (name, signature) = line.split_once(' ').ok_or(NoteError::NotANote)?;
         let signature = BASE64.decode(signature).map_err(|_not_base64| NoteError::NotANote)?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::keys::{HandOvers, Keys};
 use super::merkle::{Hash, Tree, leaf_hash};
-use super::{FORMAT, KEYS_FILE, LINE_BYTES_MAX, packed};
+use super::{FORMAT, KEYS_FILE, LINE_BYTES_MAX, packed, spelling};
 
 /// `prev` of the first record.
 pub(super) const NO_PREV: Hash = [0; 32];
@@ -68,18 +68,20 @@ pub struct Counts {
     pub losses: u64,
 }
 
-/// The fields that hold a trail together.
+/// The fields that hold a trail together. They have these types in records of any kind.
 #[derive(Deserialize)]
 struct Line<'a> {
     seq: u64,
     prev: &'a str,
-    kind: &'a str,
-    format: Option<u32>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    format: Option<u64>,
     #[serde(borrow)]
     origin: Option<Cow<'a, str>>,
     #[serde(borrow)]
     id: Option<Cow<'a, str>>,
-    decision: Option<&'a str>,
+    #[serde(borrow)]
+    decision: Option<Cow<'a, str>>,
     call_seq: Option<u64>,
     #[serde(borrow)]
     note: Option<Cow<'a, str>>,
@@ -87,7 +89,11 @@ struct Line<'a> {
     reason: Option<Cow<'a, str>>,
     open_count: Option<usize>,
     /// Of the first record of a segment.
-    peaks: Option<Vec<&'a str>>,
+    #[serde(borrow)]
+    peaks: Option<Vec<Cow<'a, str>>>,
+    /// Of a record of a key, which [`Keys`] reads.
+    #[expect(dead_code, reason = "its type counts")]
+    epoch: Option<u64>,
     /// Of a record of pruning.
     to: Option<u64>,
     /// Of a loss that was accepted.
@@ -124,7 +130,7 @@ impl Walk {
 
     /// Forwarded calls without an outcome.
     pub(super) fn open_count(&self) -> usize {
-        self.open.len() + self.open_before
+        self.open.len().saturating_add(self.open_before)
     }
 
     /// An error unless the trail begins with record 0, or a signed record says that those before it were pruned.
@@ -147,10 +153,13 @@ impl Walk {
     fn begin(&mut self, line: &Line<'_>) -> Result<(), String> {
         let wrong =
             || format!("a trail does not begin here: record {} does not say what came before", self.first);
-        let (note, peaks) = line.note.as_deref().zip(line.peaks.as_ref()).ok_or_else(wrong)?;
-        if line.format != Some(FORMAT) {
-            return Err(format!("format {:?}, but this program reads {FORMAT}", line.format));
-        }
+        let (note, peaks) = line
+            .note
+            .as_deref()
+            .zip(line.peaks.as_ref())
+            .filter(|_| line.kind == "checkpoint")
+            .ok_or_else(wrong)?;
+        is_format(line)?;
         let checkpoint = self.keys.open_checkpoint(note).map_err(|error| format!("its note: {error}"))?;
         let tree = tree_of(self.first, peaks).ok_or_else(wrong)?;
         let mut prev = NO_PREV;
@@ -195,11 +204,9 @@ impl Walk {
     }
 
     fn meaning(&mut self, line: &Line<'_>, bytes: &[u8]) -> Result<(), String> {
-        match line.kind {
+        match &*line.kind {
             "genesis" => {
-                if line.format != Some(FORMAT) {
-                    return Err(format!("format {:?}, but this program reads {FORMAT}", line.format));
-                }
+                is_format(line)?;
                 if line.origin.as_deref() != Some(self.keys.name()) {
                     return Err(format!(
                         "the trail of {:?}, but the key of {}",
@@ -210,7 +217,8 @@ impl Walk {
             }
             "call" => self.call(line)?,
             "outcome" => {
-                let call = line.id.as_deref().and_then(|id| self.open.remove(id));
+                let id = line.id.as_deref().ok_or("an outcome without an id")?;
+                let call = self.open.remove(id);
                 let is_of_before = line.call_seq.is_some_and(|seq| seq < self.first);
                 match self.open_before.checked_sub(1).filter(|_| is_of_before && call.is_none()) {
                     Some(fewer) => self.open_before = fewer,
@@ -228,11 +236,13 @@ impl Walk {
                 if checkpoint.size != self.tree.size() || checkpoint.root != self.tree.root() {
                     return Err("its checkpoint was signed over other records than those before it".into());
                 }
-                if let Some(peaks) = &line.peaks
-                    && (tree_of(line.seq, peaks).as_ref() != Some(&self.tree)
-                        || line.open_count != Some(self.open_count()))
-                {
-                    return Err("it says otherwise than the records before it how the trail stood".into());
+                if let Some(peaks) = &line.peaks {
+                    is_format(line)?;
+                    if tree_of(line.seq, peaks).as_ref() != Some(&self.tree)
+                        || line.open_count != Some(self.open_count())
+                    {
+                        return Err("it says otherwise than the records before it how the trail stood".into());
+                    }
                 }
                 self.counts.checkpoints += 1;
             }
@@ -281,7 +291,7 @@ impl Walk {
 
     fn call(&mut self, line: &Line<'_>) -> Result<(), String> {
         let id = line.id.as_deref().ok_or("a call without an id")?;
-        match line.decision {
+        match line.decision.as_deref() {
             Some("allow") => {
                 if self.open.insert(id.to_owned(), line.seq).is_some() {
                     return Err("its id is that of a call under way".into());
@@ -295,15 +305,22 @@ impl Walk {
     }
 }
 
-/// What holds a trail together stands first in a line, in one spelling, and a line is printable ASCII: no reader can take it for another.
-fn is_written_so(line: &[u8], seq: u64, prev: &str) -> Result<(), &'static str> {
+fn is_format(line: &Line<'_>) -> Result<(), String> {
+    if line.format == Some(FORMAT.into()) {
+        return Ok(());
+    }
+    Err(format!("format {:?}, but this program reads {FORMAT}", line.format))
+}
+
+/// What holds a trail together stands first in a line, and a line is printable ASCII in one spelling: no reader can take it for another.
+pub(super) fn is_written_so(line: &[u8], seq: u64, prev: &str) -> Result<(), &'static str> {
     if !line.iter().all(|byte| (0x20..0x7f).contains(byte)) {
         return Err("it has a byte that is not printable ASCII");
     }
     if !line.starts_with(format!(r#"{{"seq":{seq},"prev":"{prev}","time":""#).as_bytes()) {
         return Err("it does not begin with `seq`, `prev` and `time`");
     }
-    Ok(())
+    spelling::is_own(line)
 }
 
 /// How a trail stands before its first record, by that record's signed word, and what that has as `prev`.
@@ -316,8 +333,8 @@ pub(super) fn beginning(first: u64, path: &Path, keys: &Keys) -> io::Result<(Tre
 }
 
 /// As the first record of a segment tells it.
-fn tree_of(size: u64, peaks: &[&str]) -> Option<Tree> {
-    let peak = |text: &&str| BASE64.decode(text).ok().and_then(|hash| Hash::try_from(hash).ok());
+fn tree_of(size: u64, peaks: &[Cow<'_, str>]) -> Option<Tree> {
+    let peak = |text: &Cow<'_, str>| BASE64.decode(&**text).ok().and_then(|hash| Hash::try_from(hash).ok());
     Tree::from_peaks(size, peaks.iter().map(peak).collect::<Option<_>>()?)
 }
 

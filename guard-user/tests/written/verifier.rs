@@ -10,6 +10,8 @@ pub(crate) mod note;
 pub(crate) mod proof;
 #[path = "../../src/bin/mcp-guard-verify/record.rs"]
 mod record;
+#[path = "../../src/bin/mcp-guard-verify/spelling.rs"]
+mod spelling;
 #[path = "../../src/bin/mcp-guard-verify/trail.rs"]
 pub(crate) mod trail;
 #[path = "../../src/bin/mcp-guard-verify/tree.rs"]

@@ -9,8 +9,8 @@ use crate::audit::record::tests::call;
 use crate::audit::record::{
     Block, Event, Outcome, Refusal, SessionsEnded, ToolChange, allowed, closing, refused,
 };
-use crate::audit::text;
 use crate::audit::{Arguments, CallRecord, RECORD_SCHEMA};
+use crate::audit::{spelling, text};
 use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
 use crate::policy::RuleName;
@@ -71,8 +71,9 @@ pub(in crate::audit) fn follows(records: &[Value]) {
     }
 }
 
-/// A body with what the writer puts in front.
+/// A body, which has the guard's spelling, with what the writer puts in front.
 fn whole(body: &[u8]) -> Value {
+    assert_eq!(spelling::is_own(body), Ok(()), "{}", String::from_utf8_lossy(body));
     let mut record: Value = serde_json::from_slice(body).unwrap();
     record["seq"] = 1.into();
     record["prev"] = "0".repeat(64).into();

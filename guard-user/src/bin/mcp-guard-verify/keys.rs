@@ -28,7 +28,8 @@ impl Keys {
         if !later.is_empty() && !later.ends_with('\n') {
             return Err("its last line has no end".into());
         }
-        for (number, line) in (1..).zip(later.lines()) {
+        // Not `lines`, which passes over a CR.
+        for (number, line) in (1..).zip(later.split_terminator('\n')) {
             let record =
                 record::read(line.as_bytes()).map_err(|reason| format!("line {number}: {reason}"))?;
             let Meaning::Key { epoch, note } = &record.meaning else {

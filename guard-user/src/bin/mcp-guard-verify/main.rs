@@ -11,6 +11,7 @@ mod note;
 mod proof;
 mod record;
 mod report;
+mod spelling;
 mod trail;
 mod tree;
 

@@ -5,6 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::tree::Hash;
 
+/// Signature lines of a note.
+const SIGNATURES_MAX: usize = 64;
+
 /// Who signs a trail.
 pub(crate) struct Key {
     pub(crate) name: String,
@@ -85,6 +88,9 @@ impl Key {
         let (text, _) = open_of(note)?;
         let (_, signatures) = note.rsplit_once("\n\n").ok_or("not a signed note")?;
         let signatures = signatures.strip_suffix('\n').ok_or("the note's last line has no end")?;
+        if signatures.split('\n').count() > SIGNATURES_MAX {
+            return Err("a note with more than 64 signatures".into());
+        }
         let mut signed = false;
         for line in signatures.split('\n') {
             let line = line.strip_prefix("\u{2014} ").ok_or("a signature line does not start with a dash")?;

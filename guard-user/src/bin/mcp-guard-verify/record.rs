@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::note::base64;
+use super::spelling;
 use super::tree::{Hash, leaf};
 
 /// The format that this program reads.
@@ -64,7 +65,7 @@ pub(crate) struct State {
     pub(crate) open: u64,
 }
 
-/// The fields that matter here. `seq` and `prev` are read from the line's first bytes, which are fixed.
+/// The fields that matter here, which have these types in records of any kind. `seq` and `prev` are read from the line's first bytes, which are fixed.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -98,6 +99,7 @@ pub(crate) fn read(line: &[u8]) -> Result<Record, String> {
         return Err("a byte that is not printable ASCII".into());
     }
     let (seq, prev) = head(line).ok_or("it does not begin as a record does")?;
+    spelling::check(line)?;
     let fields: Fields<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     Ok(Record { seq, prev, leaf: leaf(line), meaning: meaning(fields)? })
 }
