@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guard_tests::ca::TestCa;
-use guard_tests::scene::{apart, call};
+use guard_tests::https::Request;
+use guard_tests::scene::{Scene, apart, call, done_for};
 use guard_tests::tenants::{Tenants, on};
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -334,5 +335,62 @@ fn a_guard_tells_how_far_an_export_is_behind() {
         let line =
             format!("mcp_guard_audit_export_lag_records{{cursor=\"{path}\"}} {}", exports[0]["records"]);
         assert!(metrics.contains(&line), "{metrics}");
+    });
+}
+
+#[test]
+fn a_checkpoint_that_a_siem_or_a_collector_got_shows_a_trail_that_was_put_back() {
+    apart(|| {
+        let (Scene { daemon, puppet, credential, https }, ca) =
+            (Scene::new(&json!({})).unwrap(), TestCa::new().unwrap());
+        puppet.answer_all(done_for);
+        let trail = daemon.config.audit_dir();
+        let older = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&trail).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, older.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        // A checkpoint is recorded at least every 1,000 records.
+        let started = Instant::now();
+        while daemon.ledger().unwrap().of_kind("checkpoint").next().is_none() {
+            assert!(started.elapsed() < PATIENCE, "no checkpoint is recorded");
+            let mut line = https.line().unwrap();
+            for _ in 0..100 {
+                line.send(&Request::post(&call(1, "open")).by(&credential).bytes()).unwrap();
+                line.answer().unwrap();
+            }
+        }
+        let (siem, messages) = receiver(&ca, None);
+        let (collector, taken) = collector(&Arc::new(AtomicU16::new(200)));
+        let (siem, collector) = (format!("tls://{siem}"), format!("http://{collector}/v1/logs"));
+        let ca_file = ca.ca().display().to_string();
+        let syslog = ["--format", "json", "--to", siem.as_str(), "--ca-file", &ca_file];
+        let otlp = ["--format", "otlp", "--to", collector.as_str()];
+        for (name, words) in [("syslog", &syslog[..]), ("otlp", &otlp)] {
+            let cursor = daemon.dir().join(name).display().to_string();
+            let output = daemon.output("audit export", &[words, &["--cursor", &cursor]].concat()).unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        let sent = std::iter::from_fn(|| messages.recv_timeout(Duration::from_secs(2)).ok());
+        let to_siem: Vec<Value> = sent.map(|message| record(&message)).collect();
+        let taken = taken.lock().unwrap();
+        let requests = taken
+            .iter()
+            .flat_map(|request| request["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap());
+        let to_collector: Vec<Value> = requests
+            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap())
+            .collect();
+        for got in [to_siem, to_collector] {
+            let last = got.iter().rfind(|record| record["kind"] == "checkpoint").expect("a checkpoint");
+            let note = daemon.dir().join("note");
+            fs::write(&note, last["note"].as_str().unwrap()).unwrap();
+            let verdict = |dir: &std::path::Path| {
+                let words = ["--since", note.to_str().unwrap(), "--dir", dir.to_str().unwrap()];
+                daemon.output("audit verify", &words).unwrap().status.code()
+            };
+            assert_eq!((verdict(&trail), verdict(older.path())), (Some(0), Some(2)));
+        }
     });
 }
