@@ -104,7 +104,7 @@ enum End {
 
 impl App {
     /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
-    /// closed to all but the guard, also if the rest fails.
+    /// closed to all but the guard, also if the rest fails. A trail that does not go on closes them, too.
     ///
     /// `take_over`: a running guard hands its listeners on, once this one has read its files. `inherited`: what the service
     /// manager kept. `accept_loss`: an operator goes on without records of the trail that are lost.

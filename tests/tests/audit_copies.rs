@@ -1,6 +1,7 @@
 //! Copies of the trail's checkpoint, where a guard leaves them and what they say to the next one.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Https, Request};
 use guard_tests::process::{START_LIMIT, eventually};
-use guard_tests::scene::{Scene, apart, call, done_for};
+use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -231,5 +232,21 @@ fn where_there_is_a_journal_it_gets_checkpoints_that_show_a_trail_that_was_put_b
             (since(&scene.daemon, &newest, &trail), since(&scene.daemon, &newest, &backup)),
             (Some(0), Some(2))
         );
+    });
+}
+
+#[test]
+fn a_trail_that_does_not_go_on_leaves_no_port_open_after_a_boot() {
+    apart(|| {
+        let (mut scene, _other) = scene();
+        calls(&scene, 1);
+        scene.daemon.stop().unwrap();
+        assert!(TcpStream::connect(ADDRESS).is_err(), "a stopped guard's port is closed");
+        scene.daemon.unload().unwrap();
+        assert!(TcpStream::connect(ADDRESS).is_ok(), "as after a boot");
+        fs::write(scene.daemon.config.audit_dir().join("checkpoint"), "no checkpoint").unwrap();
+        let said = refusal(&mut scene);
+        assert!(said.contains("checkpoint"), "{said}");
+        assert!(TcpStream::connect(ADDRESS).is_err(), "the refused start has closed it");
     });
 }

@@ -122,6 +122,12 @@ impl Stage {
         self.forget_copies();
     }
 
+    /// The same without what witnesses know the trail by.
+    fn put_back_key_less(&self, backup: &Path) {
+        copy_dir(backup, &self.trail());
+        fs::remove_file(self.trail().join("witness-key")).unwrap();
+    }
+
     fn forget_copies(&self) {
         for own in [&self.daemon.config.state_dir, &self.daemon.config.runtime_dir] {
             fs::remove_file(own.join("audit-checkpoint")).unwrap();
@@ -360,5 +366,30 @@ fn a_protected_port_is_no_witness() {
         let said = said.unwrap().expect("an error");
         assert!(said.contains("the port of a protected server, which must not be the witness"), "{said}");
         assert_eq!(witness.asked(), 0);
+    });
+}
+
+#[test]
+fn lines_behind_an_older_checkpoint_do_not_make_up_for_what_a_witness_has_signed() {
+    apart(|| {
+        let mut stage = Stage::known();
+        let backup = stage.back_up();
+        stage.calls(4);
+        stage.daemon.stop().unwrap();
+        let (own, known) = (stage.trail().join("checkpoint"), stage.witness.size());
+        let later = fs::read(&own).unwrap();
+        fs::copy(backup.join("checkpoint"), &own).unwrap();
+        stage.forget_copies();
+        let said = stage.refusal();
+        let have = size_of(&fs::read_to_string(&own).unwrap());
+        assert!(said.contains(&format!("holds {have} records, but {known} in")), "{said}");
+
+        // Nor does a key that is not there any more.
+        stage.put_back_key_less(&backup);
+        let said = stage.refusal();
+        assert!(said.contains("the key that witnesses know the trail"), "{said}");
+        fs::copy(backup.join("witness-key"), stage.trail().join("witness-key")).unwrap();
+        assert!(stage.refusal().contains("--accept-loss"));
+        assert!(size_of(std::str::from_utf8(&later).unwrap()) >= known);
     });
 }

@@ -51,13 +51,13 @@ pub enum OpenError {
     #[error("{0}. {next}", next = .0.next())]
     Rollback(Disagreement),
     #[error(
-        "{file}, line {line}: {reason}. Keep the directory as evidence; `mcp-guard-verify` tells more, and a new \
-         trail begins once the directory is moved away"
+        "{file}, line {line}: {reason}. Keep the directory as evidence; `mcp-guard-verify` tells more; a new \
+         trail begins once the directory is moved away and the guard is started with `--accept-loss \"REASON\"`"
     )]
     Tampered { file: PathBuf, line: u64, reason: String },
     #[error(
-        "{path}: {source}. A trail needs its `key`, `verifier-key`, `keys` and `checkpoint`: restore them, or start a new \
-         trail by moving the directory away"
+        "{path}: {source}. A trail needs its `key`, `verifier-key`, `keys` and `checkpoint`: restore them, or move the \
+         directory away and begin a new trail with `mcp-guard run --accept-loss \"REASON\"`"
     )]
     Key { path: PathBuf, source: NoteError },
     #[error("{0} may be read by others; `chmod 600` it, and treat its trail's signatures as doubtful")]

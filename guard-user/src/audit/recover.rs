@@ -24,7 +24,7 @@ pub(super) struct Recovered {
     pub(super) bytes: u64,
     pub(super) torn: Option<Torn>,
     /// Records that a checkpoint covers and that an operator goes on without.
-    pub(super) loss: Option<Loss>,
+    pub(super) losses: Vec<Loss>,
 }
 
 /// The end of a segment that is no record: the guard or the host died while writing it.
@@ -51,7 +51,7 @@ impl Recovered {
                 torn_sha256: torn.map(|torn| torn.sha256.clone()),
             })
         });
-        gap.into_iter().chain(self.loss.as_ref().map(Loss::body)).collect()
+        gap.into_iter().chain(self.losses.iter().map(Loss::body)).collect()
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
                     return Err(tampered(number, &reason));
                 }
                 // Before anything is cut.
-                known.end(walk.next(), covered, walk.accepted).map_err(rollback)?;
+                known.end(walk.next(), covered, &walk.accepted).map_err(rollback)?;
                 if packed::is_packed(&path) {
                     return Err(tampered(number, &reason));
                 }
@@ -130,7 +130,7 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
             last = Some((first, path, end));
         }
     }
-    known.end(walk.tree.size(), covered, walk.accepted).map_err(rollback)?;
+    known.end(walk.tree.size(), covered, &walk.accepted).map_err(rollback)?;
     if covered == 0 && walk.tree.size() > 1 {
         return Err(checkpoint_gone(dir));
     }
@@ -153,8 +153,8 @@ pub(super) fn recover(dir: &Path, keys: &Keys, known: &mut Known) -> Result<Opti
     }
     let Some((first, path, bytes)) = last else { return Ok(None) };
     let path = packed::restore(&path).map_err(OpenError::io(&path))?;
-    let loss = known.take_loss();
-    Ok(Some(Recovered { walk, path, first, bytes, torn, loss }))
+    let losses = known.take_losses();
+    Ok(Some(Recovered { walk, path, first, bytes, torn, losses }))
 }
 
 fn checkpoint_gone(dir: &Path) -> OpenError {

@@ -68,7 +68,9 @@ impl Reserve {
     pub(super) fn open(dir: &Path, bytes: u64, health: &Arc<Health>) -> io::Result<Self> {
         let path = dir.join(RESERVE_FILE);
         let left = match fs::symlink_metadata(&path) {
-            Ok(file) if file.is_file() && bytes > 0 => file.len().min(file.blocks().saturating_mul(512)),
+            Ok(file) if file.is_file() && file.nlink() == 1 && bytes > 0 => {
+                file.len().min(file.blocks().saturating_mul(512))
+            }
             Ok(_) => fs::remove_file(&path).map(|()| 0)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
@@ -88,7 +90,11 @@ impl Reserve {
             reserve.begin_on(format!("{} is not whole", reserve.path.display()).into());
             reserve.refill_now();
         }
-        *health.failed.lock().unwrap_or_else(PoisonError::into_inner) = reserve.cause();
+        let cause = reserve.cause();
+        if let Some(cause) = &cause {
+            tracing::error!("calls are refused: {cause}; `mcp-guard audit prune --before TIME` makes room");
+        }
+        *health.failed.lock().unwrap_or_else(PoisonError::into_inner) = cause;
         Ok(reserve)
     }
 
@@ -330,7 +336,8 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 pub(super) fn ease(dir: &Path) -> io::Result<()> {
     let path = dir.join(RESERVE_FILE);
     let left = match fs::symlink_metadata(&path) {
-        Ok(file) if file.is_file() => file.len(),
+        // A name of another file, such as a segment's, is not cut.
+        Ok(file) if file.is_file() && file.nlink() == 1 => file.len(),
         _ => return Ok(()),
     };
     let piece = (left / PIECES).max(PIECE_BYTES_MIN);

@@ -1,7 +1,7 @@
 //! Reads a trail from its first line on and says which line is wrong. Knows nothing about how it is written.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
@@ -36,8 +36,8 @@ pub(super) struct Walk {
     /// The highest record up to which those before were pruned, and the signed record that says so. What is not signed says nothing of that, since
     /// anybody could have written it.
     pub(super) pruned: Option<Pruned>,
-    /// Records, from the first on, of which a signed record says that an operator accepted a loss among them.
-    pub(super) accepted: u64,
+    /// Signed records say that an operator accepted a loss among the first so many records.
+    pub(super) accepted: BTreeSet<u64>,
     pub(super) counts: Counts,
 }
 
@@ -118,7 +118,7 @@ impl Walk {
             first,
             signed,
             pruned: None,
-            accepted: 0,
+            accepted: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -275,11 +275,8 @@ impl Walk {
                     self.open_before = 0;
                 }
                 if line.reason.as_deref() == Some("loss_accepted") {
-                    let end = line
-                        .lost_to
-                        .filter(|_| line.seq < self.signed)
-                        .map_or(0, |last| last.saturating_add(1));
-                    self.accepted = self.accepted.max(end);
+                    let last = line.lost_to.filter(|_| line.seq < self.signed);
+                    self.accepted.extend(last.map(|last| last.saturating_add(1)));
                     self.counts.losses += 1;
                 }
                 self.counts.gaps += 1;

@@ -140,7 +140,7 @@ fn of_guard(registry: &mut Registry, status: &Value) {
     );
 }
 
-/// Copies of the trail's checkpoint. One that never arrived has no age.
+/// Copies of the trail's checkpoint. One that never arrived is as old as the guard.
 fn of_copies(registry: &mut Registry, copies: &[Value]) {
     let ages =
         gauges(registry, "checkpoint_copy_age_seconds", "Since a copy of the checkpoint arrived there");
@@ -148,10 +148,9 @@ fn of_copies(registry: &mut Registry, copies: &[Value]) {
     let failures = counters(registry, "checkpoint_copy_failures", "Copies that did not arrive there");
     for copy in copies {
         let labels = vec![("kind", word(&copy["kind"])), ("place", word(&copy["place"]))];
-        if let (Some(age), Some(size)) = (copy["age_seconds"].as_i64(), copy["size"].as_i64()) {
-            put(&ages, &labels, age);
-            put(&sizes, &labels, size);
-        }
+        let waiting = copy["waiting_seconds"].as_i64();
+        put(&ages, &labels, copy["age_seconds"].as_i64().or(waiting).unwrap_or_default());
+        put(&sizes, &labels, copy["size"].as_i64().unwrap_or_default());
         failures.get_or_create(&labels).inc_by(count(&copy["failures"]));
     }
 }

@@ -302,14 +302,24 @@ fn unwritten(status: &Value) -> String {
     cause.map(|cause| output::red(&line(cause)) + "\n").unwrap_or_default()
 }
 
+/// A first copy that takes longer is told of.
+const COPY_WAIT_SECONDS: u64 = 60;
+
 /// Places that get no copies of the trail's checkpoint.
 fn uncopied(status: &Value) -> String {
-    let failing = array(status, "/checkpoints").iter().filter(|copy| !copy["error"].is_null());
     let line = |copy: &Value| {
-        let (kind, place, error) = (plain(&copy["kind"]), plain(&copy["place"]), plain(&copy["error"]));
-        format!("CHECKPOINT NOT COPIED   to {kind} {place}: {error}\n")
+        let (kind, place) = (plain(&copy["kind"]), plain(&copy["place"]));
+        let waiting = copy["waiting_seconds"].as_u64().unwrap_or_default();
+        let why = match copy["error"].as_str() {
+            Some(error) => output::plain(error),
+            None if copy["size"].is_null() && waiting >= COPY_WAIT_SECONDS => {
+                format!("none has arrived in {waiting} s; the place may hang").into()
+            }
+            None => return String::new(),
+        };
+        format!("CHECKPOINT NOT COPIED   to {kind} {place}: {why}\n")
     };
-    failing.map(line).collect()
+    array(status, "/checkpoints").iter().map(line).collect()
 }
 
 /// What may become of the files of the trail.

@@ -27,7 +27,7 @@ impl FileCopy {
             true if there.size <= note.size => None,
             true => Some(format!(
                 "a later checkpoint is there, of {} records; this trail was put back, or somebody else goes on with it. Keep it; \
-                 `mcp-guard run` compares the two when it starts",
+                 `mcp-guard audit checkpoints` compares the two, and the next start will refuse",
                 there.size
             )),
             false => {
@@ -51,7 +51,7 @@ impl Sink for FileCopy {
         let written = written.and_then(|()| disk::sync_dir(dir));
         written.map_err(|error| match error.kind() {
             std::io::ErrorKind::ReadOnlyFilesystem => {
-                format!("{error}: in the unit's sandbox, add ReadWritePaths={}", dir.display())
+                format!("{error}: in the unit's sandbox, add ReadWritePaths=-{}", dir.display())
             }
             _ => error.to_string(),
         })

@@ -12,6 +12,8 @@ use crate::types::Uptime;
 
 /// Most time until the next attempt after one that failed.
 const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// At most one part in so many of the time is spent on copies to one place.
+const SHARE: u32 = 20;
 /// Longest file that is taken for a checkpoint.
 pub(super) const NOTE_BYTES_MAX: usize = 16 * 1024;
 
@@ -41,7 +43,8 @@ impl Keeper {
         source: PathBuf,
         every: Duration,
     ) -> io::Result<Self> {
-        let standing = Standing { kind, place, size: None, at: None, failures: 0, error: None };
+        let since = Uptime::now();
+        let standing = Standing { kind, place, size: None, at: None, since, failures: 0, error: None };
         let state = Mutex::new(State { standing, is_stopping: false, has_ended: false });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
@@ -49,11 +52,14 @@ impl Keeper {
             let mut due = Duration::ZERO;
             loop {
                 let is_last = theirs.wait(due);
+                let started = Instant::now();
                 let is_well = theirs.copy(&source, sink.as_mut());
                 if is_last {
                     break;
                 }
                 due = if is_well { every } else { every.min(RETRY_EVERY) };
+                // What takes long, such as reading much of the trail for a proof, is not done all the time.
+                due = due.max(started.elapsed().saturating_mul(SHARE));
             }
             theirs.lock().has_ended = true;
             theirs.changed.notify_all();
@@ -106,7 +112,7 @@ impl Shared {
             sink.put(&note).map(|()| Some(note.size))
         });
         let mut state = self.lock();
-        let Standing { kind, place, size, at, failures, error } = &mut state.standing;
+        let Standing { kind, place, size, at, failures, error, .. } = &mut state.standing;
         match put {
             Ok(put) => {
                 if error.take().is_some() {

@@ -1,5 +1,6 @@
 //! What is known of the trail when a guard starts: its own checkpoint, and the copies that can be reached.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::super::disk;
 use super::super::keys::Keys;
 use super::super::merkle::Tree;
 use super::super::note::{Checkpoint, NoteError};
 use super::loss::{Loss, Reason};
-use super::witness::{Refused, Submission};
+use super::witness::{Refused, Submission, file_name};
 use super::{files, keeper::NOTE_BYTES_MAX, protected};
-use crate::audit::CHECKPOINT_FILE;
+use crate::audit::{CHECKPOINT_FILE, WITNESS_KEY_FILE};
 use crate::config::{Config, Witness, read_bounded};
 
 /// How long a start waits for copies, which may be on other hosts.
@@ -49,7 +51,9 @@ pub enum Disagreement {
     LaterKey { dir: PathBuf, size: u64, place: String },
     #[error("{} holds {have} records, and record {seq} handed over to the key of now; the one before, which could go on here, is destroyed", .dir.display())]
     KeyGone { dir: PathBuf, have: u64, seq: u64 },
-    #[error("there is no trail in {}, but in {place} the checkpoint of one: it was removed, or moved away", .dir.display())]
+    #[error("the key that witnesses know the trail in {} by is gone or cannot be used ({why}), so that they cannot be asked what they have signed", .dir.display())]
+    NoWitnessKey { dir: PathBuf, why: String },
+    #[error("there is no trail in {}, but in {place} the checkpoint of one: it was removed, or moved away, or that place is another guard's", .dir.display())]
     Gone { dir: PathBuf, place: String },
 }
 
@@ -58,10 +62,11 @@ impl Disagreement {
     pub(in crate::audit) fn next(&self) -> &'static str {
         match self {
             Self::KeyGone { .. } => {
-                "Keep the directory as evidence and look for the records. Without them, a new trail begins once it is moved away"
+                "Keep the directory as evidence and look for the records. Without them, move it away: \
+                 `mcp-guard run --accept-loss \"REASON\"` begins a new trail then"
             }
             _ => {
-                "Keep the directory as evidence and look for the records. `mcp-guard run --accept-loss \"REASON\"` goes on \
+                "Another host may go on with a copy of this trail, or use the same place for its copies. Else keep the directory as evidence and look for the records. `mcp-guard run --accept-loss \"REASON\"` goes on \
                  without them and records who wanted that and why"
             }
         }
@@ -77,7 +82,7 @@ pub(in crate::audit) struct Known {
     /// Records that a witness has signed, and that are others here.
     others: Vec<(String, u64)>,
     accepts: Option<Acceptance>,
-    loss: Option<Loss>,
+    losses: Vec<Loss>,
 }
 
 impl Start {
@@ -92,8 +97,11 @@ impl Start {
     pub(in crate::audit) fn known(&self, dir: &Path, keys: Option<&Keys>) -> Result<Known, Disagreement> {
         let accepts = self.accepts.clone();
         let (copies, sizes, others) = (Vec::new(), Vec::new(), Vec::new());
-        let mut known = Known { dir: dir.to_owned(), copies, sizes, others, accepts, loss: None };
+        let mut known = Known { dir: dir.to_owned(), copies, sizes, others, accepts, losses: Vec::new() };
         let end = Instant::now() + PATIENCE;
+        if let Some(why) = keys.and_then(|keys| self.cannot_ask(dir, keys)) {
+            known.disagree(Disagreement::NoWitnessKey { dir: dir.to_owned(), why })?;
+        }
         let asked = self.ask_witnesses(dir, keys);
         for (path, read) in self.files.iter().zip(read_all(&self.files, end)) {
             let place = path.display().to_string();
@@ -142,6 +150,24 @@ impl Start {
         Ok(known)
     }
 
+    /// Why no witness can be asked, though one has signed. Without its key, the guard would be a stranger to them.
+    fn cannot_ask(&self, dir: &Path, keys: &Keys) -> Option<String> {
+        let [first, ..] = self.witnesses.as_slice() else { return None };
+        let has_signed =
+            || self.witnesses.iter().any(|one| dir.join(file_name(one)).symlink_metadata().is_ok());
+        match Submission::of_known((dir, keys.root()), first, &self.protected) {
+            Ok(Some(_)) => None,
+            Ok(None) if has_signed() => Some(format!("{WITNESS_KEY_FILE} is not there")),
+            Ok(None) => {
+                tracing::warn!(
+                    "no witness was asked about the audit trail yet: there is no {WITNESS_KEY_FILE}"
+                );
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
     /// Shows the trail's own checkpoint to every witness. None is waited for yet.
     fn ask_witnesses(&self, dir: &Path, keys: Option<&Keys>) -> Vec<(String, Asked)> {
         // Without a trail, there is nothing that a witness could know.
@@ -152,12 +178,16 @@ impl Start {
             let protected = Arc::clone(&self.protected);
             let asked = apart(move || {
                 let submission = Submission::of_known((&dir, &root), &witness, &protected);
-                let Some(submission) = submission.transpose() else { return Ok(None) };
                 let otherwise = |error: &dyn std::fmt::Display| Refused::Otherwise(error.to_string());
+                let Some(submission) = submission.map_err(|error| otherwise(&error))? else {
+                    return Ok(None);
+                };
                 let note = read_bounded(&dir.join(CHECKPOINT_FILE), NOTE_BYTES_MAX);
                 let note = String::from_utf8(note.map_err(|error| otherwise(&error))?);
                 let note = note.map_err(|error| otherwise(&error))?;
-                submission?.submit(&note)?;
+                disk::sync_dir(&dir).map_err(|error| otherwise(&error))?;
+                // Nobody but the witness says what it has.
+                submission.submit(&note, None)?;
                 Ok(Checkpoint::said(&note).ok().map(|said| said.size))
             });
             (place, asked)
@@ -179,14 +209,13 @@ fn collect(asked: Asked, end: Instant) -> Option<Result<u64, Refused>> {
 }
 
 impl Known {
-    /// Records that are known to have been there, at most.
+    /// Records that a copy covers, at most. What a witness only names is not signed by anybody here.
     pub(in crate::audit) fn size(&self) -> u64 {
         self.most().map_or(0, |(size, _)| size)
     }
 
     fn most(&self) -> Option<(u64, &str)> {
-        let copies = self.copies.iter().map(|(place, copy)| (copy.size, place.as_str()));
-        copies.chain(self.sizes.iter().map(|(place, size)| (*size, place.as_str()))).max()
+        self.copies.iter().map(|(place, copy)| (copy.size, place.as_str())).max()
     }
 
     /// The trail begins with record `first`. What a copy covers before that is pruned, and cannot be compared.
@@ -209,24 +238,36 @@ impl Known {
         self.disagree(Disagreement::Other { dir, size, place })
     }
 
-    /// The trail ends after `have` records, its own checkpoint covers `own`, and a signed record in it says that a loss among the first
-    /// `accepted` was accepted. Copies are written anew after that; witnesses forget nothing.
-    pub(in crate::audit) fn end(&mut self, have: u64, own: u64, accepted: u64) -> Result<(), Disagreement> {
+    /// The trail ends after `have` records, its own checkpoint covers `own`, and signed records in it say that losses of so many first
+    /// records were `accepted`. Copies are written anew after that; a witness forgets nothing, and goes on naming the same number.
+    pub(in crate::audit) fn end(
+        &mut self,
+        have: u64,
+        own: u64,
+        accepted: &BTreeSet<u64>,
+    ) -> Result<(), Disagreement> {
         let is_news = |(place, size): &(String, u64)| {
-            if *size <= accepted {
+            let is_accepted = accepted.contains(size);
+            if is_accepted {
                 tracing::warn!(
                     place,
                     size,
                     "records that this witness has signed were lost, and an operator accepted that: it signs no more of this trail"
                 );
             }
-            *size > accepted
+            !is_accepted
         };
         self.sizes.retain(is_news);
         self.others.retain(is_news);
         let dir = self.dir.clone();
         for (place, size) in std::mem::take(&mut self.others) {
             self.disagree(Disagreement::Other { dir: dir.clone(), size, place })?;
+        }
+        // The guard's own checkpoint is on disk before a witness is shown it: what stands behind that is nobody's.
+        for (place, known) in std::mem::take(&mut self.sizes) {
+            if known > own {
+                self.disagree(Disagreement::Fewer { dir: dir.clone(), have: own, known, place })?;
+            }
         }
         let Some((known, place)) = self.most().max(Some((own, "the directory itself"))) else {
             return Ok(());
@@ -255,19 +296,19 @@ impl Known {
             lost_from: from,
             lost_to: to,
         };
-        // Where more than one place says so, one record tells: of the most that is gone.
-        if self.loss.as_ref().is_none_or(|before| before.lost_to <= loss.lost_to) {
-            self.loss = Some(loss);
+        // Where more than one place says the same, one record tells.
+        if self.losses.iter().all(|before| before.lost_to != loss.lost_to) {
+            self.losses.push(loss);
         }
         Ok(())
     }
 
     /// What was accepted.
-    pub(in crate::audit) fn take_loss(&mut self) -> Option<Loss> {
-        if self.loss.is_none() && self.accepts.is_some() {
+    pub(in crate::audit) fn take_losses(&mut self) -> Vec<Loss> {
+        if self.losses.is_empty() && self.accepts.is_some() {
             tracing::warn!("--accept-loss was not needed: the audit trail has all that is known of it");
         }
-        self.loss.take()
+        std::mem::take(&mut self.losses)
     }
 }
 

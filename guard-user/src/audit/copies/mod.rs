@@ -67,6 +67,9 @@ pub struct Standing {
     pub size: Option<u64>,
     #[serde(rename = "age_seconds", serialize_with = "age")]
     pub at: Option<Uptime>,
+    /// When the guard began to copy there.
+    #[serde(rename = "waiting_seconds", serialize_with = "waiting")]
+    pub since: Uptime,
     /// Copies that did not arrive since this guard began.
     pub failures: u64,
     /// Why the last one did not.
@@ -148,6 +151,11 @@ fn sinks(config: &Config, may_go_back: bool) -> Vec<(&'static str, String, Box<d
 /// The ports of servers, where nobody is who takes checkpoints.
 fn protected(config: &Config) -> Arc<[u16]> {
     config.servers.iter().map(|server| server.port.get()).collect()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's derive passes fields by reference")]
+fn waiting<S: serde::Serializer>(since: &Uptime, to: S) -> Result<S::Ok, S::Error> {
+    Uptime::now().since(*since).as_secs().serialize(to)
 }
 
 #[expect(clippy::ref_option, reason = "serde's derive passes fields by reference")]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use super::super::super::disk;
 use super::super::super::error::OpenError;
@@ -27,6 +28,9 @@ pub(super) fn open(dir: &Path, origin: &str) -> Result<Option<SigningKey>, OpenE
 
 /// The same, made if need be. Its public half stands beside it, for the operators of witnesses.
 pub(super) fn open_or_make(dir: &Path, origin: &str) -> Result<SigningKey, OpenError> {
+    /// Each witness is asked by a thread of its own, and there is one key.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let wrong = |source| OpenError::Key { path: dir.join(WITNESS_KEY_FILE), source };
     let found = open(dir, origin)?;
     let is_new = found.is_none();

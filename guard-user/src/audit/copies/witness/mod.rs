@@ -17,15 +17,15 @@ mod cosignature;
 mod key;
 mod submit;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::disk;
 use super::super::key as trail_key;
 use super::super::note::Checkpoint;
+use super::keeper::NOTE_BYTES_MAX;
 use super::{Note, Sink};
-use crate::config::Witness;
+use crate::config::{Witness, read_bounded};
 pub(super) use submit::{Refused, Submission};
 
 /// Beside the trail: the latest checkpoint with this witness's signature, by the id of its key.
@@ -47,7 +47,10 @@ impl Sink for WitnessCopy {
         let key = key::open_or_make(&self.dir, root.name()).map_err(|error| error.to_string())?;
         let submission =
             Submission { dir: &self.dir, root, key, witness: &self.witness, protected: &self.protected };
-        let cosigned = submission.submit(&note.text).map_err(|refused| refused.to_string())?;
+        // What a witness has signed must not be gone after a power cut.
+        disk::sync_dir(&self.dir).map_err(|error| error.to_string())?;
+        let old = Some(last(&self.dir, &self.witness));
+        let cosigned = submission.submit(&note.text, old).map_err(|refused| refused.to_string())?;
         let name = file_name(&self.witness);
         let kept =
             disk::replace(&self.dir, &name, cosigned.as_bytes()).and_then(|()| disk::sync_dir(&self.dir));
@@ -57,6 +60,6 @@ impl Sink for WitnessCopy {
 
 /// What the witness signed last, by the file beside the trail: how many records. It says where to begin, and no more.
 fn last(dir: &std::path::Path, witness: &Witness) -> u64 {
-    let note = fs::read_to_string(dir.join(file_name(witness))).unwrap_or_default();
-    Checkpoint::said(&note).map_or(0, |checkpoint| checkpoint.size)
+    let note = read_bounded(&dir.join(file_name(witness)), NOTE_BYTES_MAX).unwrap_or_default();
+    Checkpoint::said(&String::from_utf8_lossy(&note)).map_or(0, |checkpoint| checkpoint.size)
 }

@@ -9,11 +9,12 @@ use http::header::CONTENT_TYPE;
 use http_body_util::Full;
 
 use super::super::super::WITNESS_VERIFIER_KEY_FILE;
+use super::super::super::error::OpenError;
 use super::super::super::keys::Keys;
 use super::super::super::note::{SigningKey, VerifierKey};
 use super::super::super::prove::growth;
 use super::answer::{self, Said};
-use super::{cosignature, key, last};
+use super::{cosignature, key};
 use crate::config::Witness;
 use crate::outbound::{self, Place};
 use crate::tls::Peer;
@@ -56,21 +57,28 @@ impl<'a> Submission<'a> {
         (dir, root): (&'a Path, &VerifierKey),
         witness: &'a Witness,
         protected: &'a [u16],
-    ) -> Result<Option<Self>, Refused> {
-        let key = key::open(dir, root.name()).map_err(|error| Refused::Otherwise(error.to_string()))?;
+    ) -> Result<Option<Self>, OpenError> {
+        let key = key::open(dir, root.name())?;
         Ok(key.map(|key| Self { dir, root: root.clone(), key, witness, protected }))
     }
 
-    /// Has the witness sign the checkpoint in `note`; returns it with that signature.
-    pub(in super::super) fn submit(&self, note: &str) -> Result<String, Refused> {
+    /// Has the witness sign the checkpoint in `note`; returns it with that signature. `old`: what the witness is thought to have. It
+    /// tells what it has, and nothing is read of the trail for a size that is its own.
+    pub(in super::super) fn submit(&self, note: &str, old: Option<u64>) -> Result<String, Refused> {
         let otherwise = |error: &dyn std::fmt::Display| Refused::Otherwise(error.to_string());
         let keys = Keys::beside(self.dir, self.root.clone()).map_err(|error| otherwise(&error))?;
         let latest = keys.open_checkpoint(note).map_err(|error| otherwise(&error))?;
         let signed = self.key.sign_too(note).map_err(|error| otherwise(&error))?;
         let have = latest.size;
-        let mut old = last(self.dir, self.witness).min(have);
-        for _ in 0..ATTEMPTS_MAX {
-            let proof = growth((self.dir, &keys), &latest, old).map_err(|error| otherwise(&error))?;
+        let mut old = old.map_or(have, |old| old.min(have));
+        for attempt in 0..ATTEMPTS_MAX {
+            let mut proof = growth((self.dir, &keys), &latest, old);
+            if attempt == 0 && proof.is_err() && old < have {
+                // The file that says so may be anybody's.
+                old = have;
+                proof = growth((self.dir, &keys), &latest, old);
+            }
+            let proof = proof.map_err(|error| otherwise(&error))?;
             let (status, content_type, body) = self.post(proof.consistency_file(old, &signed))?;
             match answer::read(status, content_type.as_deref(), &body) {
                 Said::Signed(lines) => {
