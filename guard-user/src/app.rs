@@ -1,6 +1,7 @@
 //! Builds the guard, in the order in which a failure does least harm, and takes it down again.
 
 mod changes;
+mod closed;
 mod errands;
 mod files;
 mod heartbeat;
@@ -104,7 +105,8 @@ enum End {
 
 impl App {
     /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
-    /// closed to all but the guard, also if the rest fails. A trail that does not go on closes them, too.
+    /// closed to all but the guard, also if the rest fails. After a boot, when nothing is in the kernel yet, a start that fails
+    /// closes them, too.
     ///
     /// `take_over`: a running guard hands its listeners on, once this one has read its files. `inherited`: what the service
     /// manager kept. `accept_loss`: an operator goes on without records of the trail that are lost.
@@ -116,8 +118,25 @@ impl App {
         inherited: Vec<Inherited>,
         accept_loss: Option<Acceptance>,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
-        manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::new(config);
+        let started =
+            Self::try_to_start(&config, manager, take_over, allow_downgrade, inherited, accept_loss).await;
+        if let Err(error) = &started {
+            closed::after(&config, error).await;
+        }
+        started
+    }
+
+    async fn try_to_start(
+        config: &Arc<Config>,
+        manager: Manager,
+        take_over: bool,
+        allow_downgrade: bool,
+        inherited: Vec<Inherited>,
+        accept_loss: Option<Acceptance>,
+    ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
+        manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
+        let config = Arc::clone(config);
         let rules = Rules::load(&config)?;
         tell_notes(&rules);
         let shown_to_servers = Credentials::open(&config.servers)?;

@@ -1,6 +1,7 @@
 //! A whole restart by a service manager: what one guard leaves in its store is what the next one goes on with, and nothing else is.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use guard_tests::manager::{Manager, Stored};
 use guard_tests::probe::{assert_ended, connect};
 use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::Puppet;
-use guard_tests::scene::{ADDRESS, Scene, apart, call, done_for};
+use guard_tests::scene::{ADDRESS, POLICY, Scene, apart, call, done_for};
 use serde_json::json;
 
 const RESTARTS: usize = 3;
@@ -169,5 +170,33 @@ fn what_was_kept_before_an_unload_does_not_count_as_swept() {
         start(&mut scene, &kept);
         assert!(scene.daemon.log().unwrap().contains("are of other pins than those that are there"));
         assert_ended(&mut direct);
+    });
+}
+
+#[test]
+fn a_start_that_fails_after_a_boot_leaves_no_port_open() {
+    apart(|| {
+        let mut scene = Scene::new(&json!({})).unwrap();
+        let good = scene.daemon.config.tls.clone();
+        let (policy, missing) = ("policy.yaml", scene.daemon.dir().join("missing.pem"));
+        for (what, said) in [("policies", "policy.yaml"), ("tls", "missing.pem")] {
+            scene.daemon.stop().unwrap();
+            scene.daemon.unload().unwrap();
+            assert!(TcpStream::connect(ADDRESS).is_ok(), "{what}: nothing is in the kernel");
+            if what == "policies" {
+                scene.daemon.write_policy(policy, "policies: none").unwrap();
+            } else {
+                let tls = json!({"certificate": missing, "key": missing});
+                scene.daemon.config.tls = serde_json::from_value(tls).unwrap();
+            }
+            let error = scene.daemon.start().expect_err("a mistake").to_string();
+            assert!(error.contains(said) && error.contains("are CLOSED"), "{error}");
+            let closed = TcpStream::connect(ADDRESS).expect_err("closed").kind();
+            assert_eq!(closed, ErrorKind::ConnectionRefused, "{what}");
+            // Once it is mended, the guard goes on with what is there.
+            scene.daemon.write_policy(policy, POLICY).unwrap();
+            scene.daemon.config.tls = good.clone();
+            scene.daemon.start().unwrap();
+        }
     });
 }

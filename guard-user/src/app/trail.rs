@@ -1,6 +1,5 @@
 //! The audit trail is opened, and its oldest files go by an operator's word.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +9,6 @@ use serde_json::{Value, json};
 use super::App;
 use crate::audit::{AuditLog, OpenError, Options, Pruning, Retention, Start};
 use crate::config::Config;
-use crate::kernel::{self, Handover};
 
 const NO_TRAIL: &str = "cannot open the audit trail, and without one nothing is let through";
 
@@ -19,18 +17,8 @@ pub(super) async fn open(config: &Config, known: &Start) -> anyhow::Result<Audit
         Err(error @ OpenError::Locked(_)) => Err(error).context(
             "a guard runs already and goes on serving, or one is being started again and again; `mcp-guard run --take-over` replaces one that serves without refusing anybody, `systemctl stop mcp-guard` ends the other",
         ),
-        Err(error) => Err(closed_by(config, error).await),
-        Ok(audit) => Ok(audit),
+        opened => opened.context(NO_TRAIL),
     }
-}
-
-/// No guard serves, and after a boot nothing is in the kernel yet: what the trail is refused for must not leave the ports open.
-async fn closed_by(config: &Config, error: OpenError) -> anyhow::Error {
-    match kernel::Guard::start_with(Arc::new(config.clone()), Handover::default()).await {
-        Ok(closed) => drop(closed),
-        Err(error) => tracing::error!("the ports could not be closed: {error:#}"),
-    }
-    anyhow::Error::new(error).context(NO_TRAIL)
 }
 
 /// `None`: another guard writes it.
@@ -38,7 +26,7 @@ pub(super) async fn open_unless_held(config: &Config, known: &Start) -> anyhow::
     match try_to_open(config, known).await? {
         Ok(audit) => Ok(Some(audit)),
         Err(OpenError::Locked(_)) => Ok(None),
-        Err(error) => Err(closed_by(config, error).await),
+        Err(error) => Err(error).context(NO_TRAIL),
     }
 }
 

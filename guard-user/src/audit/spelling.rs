@@ -3,6 +3,8 @@
 
 /// Objects and lists within each other, the line's own counted.
 const DEPTH_MAX: usize = 32;
+/// Members of an object that need no sorting.
+const MEMBERS_FEW: usize = 64;
 
 /// An error unless `line`, which is an object in JSON and printable ASCII, is spelled as the guard spells it.
 pub(super) fn is_own(line: &[u8]) -> Result<(), &'static str> {
@@ -22,9 +24,7 @@ pub(super) fn is_own(line: &[u8]) -> Result<(), &'static str> {
             }
             b'}' | b']' => {
                 let (_, before) = open.pop().ok_or("it ends more than it begins")?;
-                let own = names.get_mut(before..).unwrap_or_default();
-                own.sort_unstable();
-                if own.windows(2).any(|pair| pair.first() == pair.last()) {
+                if !are_all_different(names.get_mut(before..).unwrap_or_default()) {
                     return Err("a member is there twice");
                 }
                 names.truncate(before);
@@ -54,6 +54,27 @@ pub(super) fn is_own(line: &[u8]) -> Result<(), &'static str> {
         rest = behind;
     }
     Ok(())
+}
+
+/// Of `names`, whose order may change.
+fn are_all_different(names: &mut [&[u8]]) -> bool {
+    if names.len() > MEMBERS_FEW {
+        names.sort_unstable();
+        return names.windows(2).all(|pair| pair.first() != pair.last());
+    }
+    // A bit for the length and the ends of each; only where one is set already, names are compared.
+    let mut bits = 0_u128;
+    for (at, name) in names.iter().enumerate() {
+        let [.., last] = name else { continue };
+        let mixed =
+            name.iter().take(2).fold(usize::from(*last), |mixed, byte| mixed * 7 + usize::from(*byte));
+        let bit = 1 << ((mixed + name.len()) % 128);
+        if bits & bit != 0 && names.iter().take(at).any(|before| before == name) {
+            return false;
+        }
+        bits |= bit;
+    }
+    names.iter().filter(|name| name.is_empty()).count() < 2
 }
 
 /// A text up to its closing quote, and what is behind that.
@@ -110,9 +131,19 @@ mod tests {
 
     #[test]
     fn other_spellings_are_refused() {
+        // Of an even count, the second half is the first once more.
+        let twice = |count: u32| {
+            let half = if count % 2 == 0 { count / 2 } else { count };
+            let members: Vec<_> = (0..count).map(|at| format!(r#""m{}":0"#, at % half)).collect();
+            format!("{{{}}}", members.join(","))
+        };
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         for (wrong, right) in [
             (r#"{"a":1,"a":1}"#.to_owned(), r#"{"a":1,"b":{"a":1}}"#.to_owned()),
+            (r#"{"":1,"":2}"#.into(), r#"{"":1,"a":{"":2}}"#.into()),
+            (twice(64), twice(63)),
+            (twice(66), twice(65)),
+            (twice(1000), twice(999)),
             (r#"[{"a":1,"b":2,"a":3}]"#.into(), r#"[{"a":1},{"a":1}]"#.into()),
             (r#"{"a": 1}"#.into(), r#"{"a":": 1"}"#.into()),
             (r#"{"a":1} "#.into(), r#"{"a":1}"#.into()),

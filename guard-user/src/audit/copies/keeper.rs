@@ -13,7 +13,7 @@ use crate::types::Uptime;
 /// Most time until the next attempt after one that failed.
 const RETRY_EVERY: Duration = Duration::from_secs(10);
 /// At most one part in so many of the time is spent on copies to one place.
-const SHARE: u32 = 20;
+const SHARE: u32 = 5;
 /// Longest file that is taken for a checkpoint.
 pub(super) const NOTE_BYTES_MAX: usize = 16 * 1024;
 

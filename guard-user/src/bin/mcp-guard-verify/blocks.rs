@@ -79,9 +79,10 @@ pub(crate) fn read<E>(
 /// Ends when nobody takes the results any more.
 fn work(blocks: &Receiver<Block>, done: &SyncSender<Batch>) {
     for block in blocks {
-        let mut records = Vec::new();
-        for line in block.lines.split_inclusive(|byte| *byte == b'\n') {
-            let record = record::read(line.strip_suffix(b"\n").unwrap_or(line));
+        let (mut records, mut begin) = (Vec::new(), 0);
+        for end in memchr::memchr_iter(b'\n', &block.lines) {
+            let record = record::read(block.lines.get(begin..end).unwrap_or_default());
+            begin = end + 1;
             let is_last = record.is_err();
             records.push(record);
             if is_last {

@@ -2,22 +2,33 @@
 
 /// Objects and lists within each other.
 const DEPTH_MAX: usize = 32;
+/// Names that are compared with each other without sorting them.
+const FEW_NAMES: usize = 64;
+/// Members of most records.
+const MEMBERS: usize = 48;
 
 /// Reads one value, from its first byte on.
 struct Reader<'a> {
     line: &'a [u8],
     at: usize,
+    /// Those of the objects that are open.
+    names: Vec<&'a [u8]>,
 }
 
-/// Says what keeps `line` from being one object in JSON, without blanks, with each name once, whole numbers of 64 bits and no escape that
-/// could be left out.
-pub(crate) fn check(line: &[u8]) -> Result<(), String> {
-    let mut reader = Reader { line, at: 0 };
-    let checked = match reader.object(1) {
+/// Names and values of an object's members, as they are spelled.
+pub(crate) type Members<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// Reads `line`, which is printable ASCII. Says what keeps it from being one object in JSON, without blanks, with each name once, whole
+/// numbers of 64 bits and no escape that could be left out.
+pub(crate) fn read(line: &[u8]) -> Result<Members<'_>, String> {
+    let mut members = Vec::with_capacity(MEMBERS);
+    let mut reader = Reader { line, at: 0, names: Vec::with_capacity(MEMBERS) };
+    let read = match reader.object(1, |name, value| members.push((name, value))) {
         Ok(()) if reader.at < line.len() => Err("something else behind the record"),
-        checked => checked,
+        read => read,
     };
-    checked.map_err(|why| format!("{why} (byte {})", reader.at))
+    read.map_err(|why| format!("{why} (byte {})", reader.at))?;
+    Ok(members)
 }
 
 impl<'a> Reader<'a> {
@@ -25,38 +36,49 @@ impl<'a> Reader<'a> {
         self.line.get(self.at).copied().unwrap_or(0)
     }
 
-    fn is_next(&mut self, text: &[u8]) -> bool {
-        let is_next = self.line.get(self.at..).is_some_and(|rest| rest.starts_with(text));
-        if is_next {
-            self.at += text.len();
-        }
+    fn is_next(&mut self, byte: u8) -> bool {
+        let is_next = self.line.get(self.at) == Some(&byte);
+        self.at += usize::from(is_next);
         is_next
+    }
+
+    fn is_word(&mut self, word: &[u8]) -> bool {
+        let is_word = self.line.get(self.at..).is_some_and(|rest| rest.starts_with(word));
+        self.at += if is_word { word.len() } else { 0 };
+        is_word
     }
 
     fn value(&mut self, depth: usize) -> Result<(), &'static str> {
         match self.peek() {
-            b'{' => self.object(depth),
+            b'{' => self.object(depth, |_, _| {}),
             b'[' => self.list(depth),
             b'"' => self.text().map(drop),
             b'-' | b'0'..=b'9' => self.number(),
-            _ if self.is_next(b"null") || self.is_next(b"true") || self.is_next(b"false") => Ok(()),
+            b'a'..=b'z' if self.is_word(b"null") || self.is_word(b"true") || self.is_word(b"false") => Ok(()),
             _ => Err("no value, or a blank before it"),
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<(), &'static str> {
-        let mut names = Vec::new();
+    fn object(
+        &mut self,
+        depth: usize,
+        mut member: impl FnMut(&'a [u8], &'a [u8]),
+    ) -> Result<(), &'static str> {
+        let before = self.names.len();
         self.several(depth, *b"{}", |reader| {
-            names.push(reader.text()?);
-            if !reader.is_next(b":") {
+            let name = reader.text()?;
+            if !reader.is_next(b':') {
                 return Err("no colon behind a name");
             }
-            reader.value(depth + 1)
+            let start = reader.at;
+            reader.value(depth + 1)?;
+            reader.names.push(name);
+            member(name, reader.line.get(start..reader.at).unwrap_or_default());
+            Ok(())
         })?;
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        if names.len() == count { Ok(()) } else { Err("an object has a name twice") }
+        let is_twice = has_twice(self.names.get_mut(before..).unwrap_or_default());
+        self.names.truncate(before);
+        if is_twice { Err("an object has a name twice") } else { Ok(()) }
     }
 
     fn list(&mut self, depth: usize) -> Result<(), &'static str> {
@@ -73,18 +95,18 @@ impl<'a> Reader<'a> {
         if depth > DEPTH_MAX {
             return Err("too many objects and lists within each other");
         }
-        if !self.is_next(&[begin]) {
+        if !self.is_next(begin) {
             return Err("no object");
         }
-        if self.is_next(&[end]) {
+        if self.is_next(end) {
             return Ok(());
         }
         loop {
             one(self)?;
-            if self.is_next(&[end]) {
+            if self.is_next(end) {
                 return Ok(());
             }
-            if !self.is_next(b",") {
+            if !self.is_next(b',') {
                 return Err("no comma, or a blank before it");
             }
         }
@@ -92,21 +114,20 @@ impl<'a> Reader<'a> {
 
     /// As it stands between its quotes.
     fn text(&mut self) -> Result<&'a [u8], &'static str> {
-        if !self.is_next(b"\"") {
+        if !self.is_next(b'"') {
             return Err("no text, or a blank before it");
         }
         let start = self.at;
-        while !self.is_next(b"\"") {
-            match self.peek() {
-                b'\\' => {
-                    self.at += 1;
-                    self.escape()?;
-                }
-                0x20..0x7f => self.at += 1,
-                _ => return Err("a text without an end"),
+        loop {
+            let rest = self.line.get(self.at..).unwrap_or_default();
+            let plain = memchr::memchr2(b'"', b'\\', rest);
+            let end = self.at + plain.ok_or("a text without an end")?;
+            self.at = end + 1;
+            if self.line.get(end) == Some(&b'"') {
+                return Ok(self.line.get(start..end).unwrap_or_default());
             }
+            self.escape()?;
         }
-        self.line.get(start..self.at - 1).ok_or("a text without an end")
     }
 
     fn escape(&mut self) -> Result<(), &'static str> {
@@ -115,7 +136,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let code = match self.unit()? {
-            high @ 0xd800..0xdc00 if self.is_next(b"\\") => match self.unit()? {
+            high @ 0xd800..0xdc00 if self.is_next(b'\\') => match self.unit()? {
                 low @ 0xdc00..0xe000 => 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00),
                 _ => return Err("half a character"),
             },
@@ -131,7 +152,7 @@ impl<'a> Reader<'a> {
     }
 
     fn unit(&mut self) -> Result<u32, &'static str> {
-        if !self.is_next(b"u") {
+        if !self.is_next(b'u') {
             return Err("an unknown escape");
         }
         let mut unit = 0;
@@ -149,7 +170,7 @@ impl<'a> Reader<'a> {
 
     /// From -2^63 to 2^64 - 1.
     fn number(&mut self) -> Result<(), &'static str> {
-        let most = if self.is_next(b"-") { 1 << 63 } else { u64::MAX };
+        let most = if self.is_next(b'-') { 1 << 63 } else { u64::MAX };
         let start = self.at;
         let mut number: u64 = 0;
         while let digit @ b'0'..=b'9' = self.peek() {
@@ -167,9 +188,58 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The order of `names` is lost.
+fn has_twice(names: &mut [&[u8]]) -> bool {
+    if names.len() > FEW_NAMES {
+        names.sort_unstable();
+        return names.windows(2).any(|pair| pair.first() == pair.last());
+    }
+    // Those with other marks are other names; there is a mark for each of 128.
+    let mut marks = 0_u128;
+    names.iter().enumerate().any(|(at, name)| {
+        let ends = name
+            .first()
+            .zip(name.last())
+            .map_or(0, |(first, last)| first.wrapping_mul(5) ^ last.wrapping_mul(11));
+        let mark = 1 << ((name.len() * 3) ^ usize::from(ends)) % 128;
+        let is_met = marks & mark != 0 && names.iter().take(at).any(|before| before == name);
+        marks |= mark;
+        is_met
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(line: &[u8]) -> Result<(), String> {
+        read(line).map(drop)
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_found_among_few_and_many() {
+        for count in [2, 3, 63, 64, 65, 66, 500] {
+            let names: Vec<_> = (0..count).map(|number| format!("n{number}")).collect();
+            let mut all: Vec<_> = names.iter().map(String::as_bytes).collect();
+            assert!(!has_twice(&mut all.clone()));
+            for at in 0..count {
+                let before = std::mem::replace(&mut all[at], names[(at + count / 2) % count].as_bytes());
+                assert!(has_twice(&mut all.clone()), "{count} {at}");
+                all[at] = before;
+            }
+        }
+        assert!(has_twice(&mut [b"", b"a", b""]));
+    }
+
+    #[test]
+    fn members_are_as_they_are_spelled() {
+        let members = read(br#"{"a":{"b":[1,2]},"c":"\n\"","d":-1,"e":null}"#).unwrap();
+        let members: Vec<_> = members
+            .iter()
+            .map(|(name, value)| (str::from_utf8(name).unwrap(), str::from_utf8(value).unwrap()))
+            .collect();
+        assert_eq!(members, [("a", r#"{"b":[1,2]}"#), ("c", r#""\n\"""#), ("d", "-1"), ("e", "null")]);
+    }
 
     #[test]
     fn json_has_one_spelling() {
