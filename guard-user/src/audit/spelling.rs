@@ -133,7 +133,7 @@ mod tests {
     fn other_spellings_are_refused() {
         // Of an even count, the second half is the first once more.
         let twice = |count: u32| {
-            let half = if count % 2 == 0 { count / 2 } else { count };
+            let half = if count.is_multiple_of(2) { count / 2 } else { count };
             let members: Vec<_> = (0..count).map(|at| format!(r#""m{}":0"#, at % half)).collect();
             format!("{{{}}}", members.join(","))
         };

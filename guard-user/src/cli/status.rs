@@ -313,7 +313,7 @@ fn uncopied(status: &Value) -> String {
         let why = match copy["error"].as_str() {
             Some(error) => output::plain(error),
             None if copy["size"].is_null() && waiting >= COPY_WAIT_SECONDS => {
-                format!("none has arrived in {waiting} s; the place may hang").into()
+                format!("none has arrived in {waiting} s; the place may hang")
             }
             None => return String::new(),
         };

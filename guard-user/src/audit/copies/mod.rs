@@ -153,7 +153,6 @@ fn protected(config: &Config) -> Arc<[u16]> {
     config.servers.iter().map(|server| server.port.get()).collect()
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's derive passes fields by reference")]
 fn waiting<S: serde::Serializer>(since: &Uptime, to: S) -> Result<S::Ok, S::Error> {
     Uptime::now().since(*since).as_secs().serialize(to)
 }

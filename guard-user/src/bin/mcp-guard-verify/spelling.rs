@@ -201,7 +201,7 @@ fn has_twice(names: &mut [&[u8]]) -> bool {
             .first()
             .zip(name.last())
             .map_or(0, |(first, last)| first.wrapping_mul(5) ^ last.wrapping_mul(11));
-        let mark = 1 << ((name.len() * 3) ^ usize::from(ends)) % 128;
+        let mark = 1 << (((name.len() * 3) ^ usize::from(ends)) % 128);
         let is_met = marks & mark != 0 && names.iter().take(at).any(|before| before == name);
         marks |= mark;
         is_met

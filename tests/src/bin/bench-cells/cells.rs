@@ -152,6 +152,14 @@ impl Cell {
         Ok(())
     }
 
+    /// The folder of the guard's trail.
+    pub(crate) fn trail(&self) -> Option<PathBuf> {
+        match &self.proxy {
+            Proxy::Guard(daemon) => Some(daemon.config.audit_dir()),
+            Proxy::None | Proxy::Nginx { .. } => None,
+        }
+    }
+
     /// What the proxy alone has used so far; nothing without one.
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
         let pid = match &self.proxy {

@@ -5,6 +5,7 @@
 
 mod cells;
 mod connect;
+mod disk;
 mod machine;
 mod report;
 mod rounds;

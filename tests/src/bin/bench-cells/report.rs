@@ -23,6 +23,7 @@ const FIGURES: [(&str, &str, usize); 8] = [
 ];
 
 const BASELINE: &str = "nginx";
+const DIRECT: &str = "direct";
 
 pub(crate) struct Report {
     pub(crate) plan: Plan,
@@ -88,6 +89,14 @@ impl Report {
         text += &table(&rows);
         for (cell, name, ratio) in self.ratios() {
             let _ = write!(text, "\n{cell} / {BASELINE}, {name}: {}", ratio.text(2));
+        }
+        for (cell, added, sync) in self.added() {
+            let _ = write!(
+                text,
+                "\n{cell} adds to a call, open p50: {} µs; `fdatasync` alone on its disk: {} µs",
+                added.text(0),
+                sync.text(0)
+            );
         }
         text.push('\n');
         text
@@ -183,6 +192,11 @@ impl Report {
             .into_iter()
             .map(|(cell, figure, ratio)| json!({ "cell": cell, "figure": figure, "to_nginx": ratio.json() }))
             .collect();
+        let added: Vec<_> = self
+            .added()
+            .into_iter()
+            .map(|(cell, added, sync)| json!({ "cell": cell, "open_p50_us": added.json(), "fdatasync_p50_us": sync.json() }))
+            .collect();
         let Plan { seconds, runs, connections, rate } = self.plan;
         json!({
             "machine": self.before.json(),
@@ -193,6 +207,7 @@ impl Report {
             "errors": 0,
             "cells": cells,
             "ratios": ratios,
+            "added": added,
             "connections": self.connections_json(),
         })
     }
@@ -210,6 +225,18 @@ impl Report {
             ((*cell).to_owned(), Value::Object(all))
         };
         Value::Object(self.connections.iter().map(of_cell).collect())
+    }
+
+    /// Microseconds that a guard adds to a call without a proxy, round by round, and that its disk takes to keep a record.
+    fn added(&self) -> Vec<(&'static str, Spread, Spread)> {
+        let Some(bare) = self.measured.iter().find(|cell| cell.cell == DIRECT) else { return Vec::new() };
+        let values = |cell: &Measured| cell.figures.get("open_p50_us").cloned().unwrap_or_default();
+        let added = |cell: &Measured| {
+            let added: Vec<_> =
+                values(cell).iter().zip(values(bare)).map(|(with, bare)| with - bare).collect();
+            Some((cell.cell, Spread::of(&added)?, spread(cell, "fdatasync_p50_us")?))
+        };
+        self.measured.iter().filter_map(added).collect()
     }
 
     /// The guard's figures by nginx's, round by round.

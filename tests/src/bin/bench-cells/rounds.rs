@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::cells::{Cell, Load};
+use crate::disk;
 
 /// Of each cell, before the first round.
 const WARM_UP_SECONDS_MAX: f64 = 2.0;
@@ -45,6 +46,11 @@ pub(crate) fn run(plan: &Plan, cells: &[Cell]) -> anyhow::Result<Vec<Measured>> 
             measure_closed(cell, closed, measured)?;
         }
         for (cell, measured) in cells.iter().zip(&mut all) {
+            if let Some(dir) = cell.trail() {
+                let syncs = disk::syncs(&dir)?;
+                measured.add("fdatasync_p50_us", percentile(&syncs, 50)?);
+                measured.add("fdatasync_p99_us", percentile(&syncs, 99)?);
+            }
             let report = cell.load(open)?;
             measured.add("open_p50_us", number(&report, "p50_us")?);
             measured.add("open_p99_us", number(&report, "p99_us")?);
@@ -68,6 +74,11 @@ fn measure_closed(cell: &Cell, load: Load, measured: &mut Measured) -> anyhow::R
         measured.add("rss_peak_mib", after.rss_peak_mib);
     }
     Ok(())
+}
+
+/// Of values in ascending order.
+fn percentile(sorted: &[f64], percent: usize) -> anyhow::Result<f64> {
+    sorted.get(sorted.len() * percent / 100).copied().context("nothing was measured")
 }
 
 fn number(report: &Value, name: &str) -> anyhow::Result<f64> {
