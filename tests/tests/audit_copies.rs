@@ -130,8 +130,11 @@ fn a_trail_that_was_put_back_with_its_checkpoint_is_refused_and_goes_on_once_an_
             copies.iter().all(|copy| standing(copy) == (json!("agrees"), looked["records"].clone())),
             "{looked}"
         );
-        // From then on nobody needs to say it again.
+        // From then on nobody needs to say it again, and whoever looks is told.
         scene.daemon.start().unwrap();
+        assert_eq!(scene.daemon.status().unwrap()["audit"]["losses_accepted"], 1);
+        let text = scene.daemon.output("status", &[]).unwrap();
+        assert!(String::from_utf8_lossy(&text.stdout).contains("RECORDS LOST   1 times"), "{text:?}");
         scene.daemon.stop().unwrap();
     });
 }

@@ -337,6 +337,17 @@ fn what_is_no_signature_of_the_witness_changes_nothing_and_is_told() {
         stage.witness.behave(Manner::Honest);
         stage.until("it signs again", |one| one["error"].is_null() && one["age_seconds"].as_u64() < Some(3));
         assert!(size_of(&stage.signed()) > size_of(&before));
+        let standing = |stage: &Stage| {
+            let looked = stage.daemon.output("audit checkpoints", &["--json"]).unwrap();
+            let told: Value = serde_json::from_slice(&looked.stdout).unwrap();
+            let copy =
+                told["copies"].as_array().unwrap().iter().find(|one| one["kind"] == "witness").unwrap();
+            (looked.status.code(), copy["standing"].clone())
+        };
+        assert_eq!(standing(&stage), (Some(0), json!("agrees")));
+        stage.witness.behave(Manner::Closed);
+        fs::copy(stage.trail().join("checkpoint"), stage.witnessed().unwrap()).unwrap();
+        assert_eq!(standing(&stage), (Some(2), json!("unsigned")));
         let log = stage.daemon.log().unwrap();
         assert_eq!(
             log.matches("no copy of the audit checkpoint arrives").count(),

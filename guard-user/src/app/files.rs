@@ -54,6 +54,7 @@ impl App {
             "failed": audit.failure().as_deref(),
             "unsigned_records": audit.records().saturating_sub(audit.signed()),
             "unsigned": audit.unsigned().as_deref(),
+            "losses_accepted": audit.losses(),
             "free_bytes": free,
             "is_low": self.is_low(free),
             "is_clock_ahead": audit.clock_ahead() >= CLOCK_AHEAD,

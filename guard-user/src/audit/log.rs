@@ -83,6 +83,8 @@ pub(super) struct Health {
     pub(super) failed: Mutex<Option<Arc<str>>>,
     /// Why what was written is not signed.
     pub(super) unsigned: Mutex<Option<Arc<str>>>,
+    /// Losses of records that operators accepted, by the records that are still there.
+    pub(super) losses: AtomicU64,
     pub(super) room: Known,
     /// When the last record before this guard was written.
     pub(super) last_before: OnceLock<jiff::Timestamp>,
@@ -348,6 +350,7 @@ impl Health {
             keys: Mutex::new(Arc::new(keys)),
             failed: Mutex::default(),
             unsigned: Mutex::default(),
+            losses: AtomicU64::default(),
             room: Known::default(),
             last_before: OnceLock::new(),
             ages: Mutex::default(),
@@ -544,8 +547,10 @@ fn resume(
 ) -> Result<Writer, OpenError> {
     let dir = files.dir.as_path();
     let gaps = recovered.gaps();
-    let Recovered { walk, path, first, bytes, .. } = recovered;
-    let Walk { tree, prev, pruned, keys, .. } = walk;
+    let Recovered { walk, path, first, bytes, losses, .. } = recovered;
+    let Walk { tree, prev, pruned, keys, counts, .. } = walk;
+    let losses = counts.losses.saturating_add(u64::try_from(losses.len()).unwrap_or(u64::MAX));
+    health.losses.store(losses, Ordering::Relaxed);
     let reserve = Reserve::open(dir, retention.reserve_bytes, health)
         .map_err(OpenError::io(&dir.join(RESERVE_FILE)))?;
     if let Some(time) = ages::last_time(&path, bytes).map_err(OpenError::io(&path))? {

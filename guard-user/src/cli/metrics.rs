@@ -110,6 +110,12 @@ fn of_guard(registry: &mut Registry, status: &Value) {
         "1: what is written gets signed; 0: it does not, and status says why",
         i64::from(audit["unsigned"].is_null()),
     );
+    gauge(
+        registry,
+        "audit_losses_accepted",
+        "Losses of records that an operator accepted, by the records that are still there",
+        number(&audit["losses_accepted"]),
+    );
     gauge(registry, "audit_reserve_bytes", "Set aside for a full disk", number(&audit["reserve_bytes"]));
     let behind = gauges(
         registry,
@@ -269,7 +275,7 @@ mod tests {
     #[test]
     fn names_are_quoted_and_every_count_of_the_status_is_there() {
         let status = json!({
-            "version": "1", "policy": "ab", "audit": {"records": 12, "failed": "full", "free_bytes": 7000, "reserve_bytes": 9, "exports": [{"cursor": "/a", "records": 5, "oldest_seconds": 61}, {"cursor": "/b", "records": null}]}, "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
+            "version": "1", "policy": "ab", "audit": {"records": 12, "failed": "full", "free_bytes": 7000, "losses_accepted": 2, "reserve_bytes": 9, "exports": [{"cursor": "/a", "records": 5, "oldest_seconds": 61}, {"cursor": "/b", "records": null}]}, "waiting": 2, "tools_held": 0, "client_certificates_refused": 4,
             "kernel": {
                 "protected": true,
                 "claims": [{"name": "a \"b\"\nmcp_guard_up 0", "holds": false}],
@@ -300,6 +306,7 @@ mod tests {
             "mcp_guard_audit_writable 0",
             "mcp_guard_audit_records 12",
             "mcp_guard_audit_free_bytes 7000",
+            "mcp_guard_audit_losses_accepted 2",
             "mcp_guard_audit_export_lag_records{cursor=\"/a\"} 5",
             "mcp_guard_audit_export_lag_seconds{cursor=\"/a\"} 61",
             "mcp_guard_audit_export_lag_records{cursor=\"/b\"} -1",

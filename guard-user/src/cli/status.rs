@@ -350,10 +350,15 @@ fn of_files(status: &Value) -> String {
         let why = output::plain(why);
         format!("NOT SIGNED   {} records are written and not signed: {why}\n", audit["unsigned_records"])
     });
+    let losses = audit["losses_accepted"].as_u64().filter(|losses| *losses > 0);
+    let losses = losses.map(|losses| {
+        format!("RECORDS LOST   {losses} times an operator accepted that (`audit query --kind gap` has when and why)\n")
+    });
     let told = |is: &str, line: String| if audit[is] == true { line } else { String::new() };
     let exports: String = array(audit, "/exports").iter().map(export).collect();
     let room = told("is_low", room(&audit["free_bytes"]));
     unsigned.unwrap_or_default()
+        + &losses.unwrap_or_default()
         + &room
         + &told("is_clock_ahead", clock(&audit["clock_ahead_seconds"]))
         + &exports

@@ -19,7 +19,7 @@ use crate::audit::{CHECKPOINT_FILE, WITNESS_KEY_FILE};
 use crate::config::{Config, Witness, read_bounded};
 
 /// How long a start waits for copies, which may be on other hosts.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whom a start asks about the trail, and whether it goes on without what is lost.
 #[derive(Debug, Clone, Default)]
@@ -327,11 +327,11 @@ fn read_all(files: &[PathBuf], end: Instant) -> Vec<io::Result<String>> {
     reading.into_iter().map(|read| read?.recv_timeout(until(end)).unwrap_or_else(late)).collect()
 }
 
-fn until(end: Instant) -> Duration {
+pub(super) fn until(end: Instant) -> Duration {
     end.saturating_duration_since(Instant::now())
 }
 
-fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+pub(super) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
     let (send, receive) = mpsc::channel();
     let working = thread::Builder::new().name("audit-known".into());
     // Whoever waits for it may have given up.

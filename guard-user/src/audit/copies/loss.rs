@@ -1,8 +1,10 @@
 //! The record of a loss that an operator accepts, so that the trail goes on without what is gone.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
-use super::super::text;
+use super::super::{AuditLog, text};
 
 /// A `gap` of its own kind: verifiers count it apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,6 +31,13 @@ pub(super) enum Reason {
 
 fn sentence<S: serde::Serializer>(sentence: &str, to: S) -> Result<S::Ok, S::Error> {
     text::sentence(sentence, to)
+}
+
+impl AuditLog {
+    /// How many losses of records operators have accepted, by the records that are still there.
+    pub fn losses(&self) -> u64 {
+        self.health().losses.load(Ordering::Relaxed)
+    }
 }
 
 impl Loss {

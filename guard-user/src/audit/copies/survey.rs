@@ -3,7 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -13,8 +14,9 @@ use super::super::note::Checkpoint;
 use super::super::walk::{Found, Lines, beginning, segments};
 use super::super::{CHECKPOINT_FILE, key};
 use super::keeper::NOTE_BYTES_MAX;
+use super::known::{PATIENCE, apart, until};
 use super::{files, witness};
-use crate::config::{Config, read_bounded};
+use crate::config::{Config, WitnessKey, read_bounded};
 
 /// A trail, and the copies of its checkpoint that can be read here.
 #[derive(Debug, Serialize)]
@@ -33,7 +35,7 @@ pub struct Surveyed {
     pub place: String,
     /// Records that it covers.
     pub size: Option<u64>,
-    /// Since its file was written.
+    /// Since its file was written; of a witness, since it signed.
     pub age_seconds: Option<u64>,
     pub standing: Agreement,
     /// Why it is not compared.
@@ -52,8 +54,12 @@ pub enum Agreement {
     Fewer,
     /// The beginning was pruned, up to behind what it covers.
     Pruned,
-    /// None of the trail's keys signed it.
+    /// It names this trail, and none of the keys that this one tells of signed it.
+    LaterKey,
+    /// It is of another trail, or no checkpoint.
     Foreign,
+    /// The witness has not signed it.
+    Unsigned,
     Missing,
     Unreadable,
 }
@@ -61,69 +67,152 @@ pub enum Agreement {
 impl Survey {
     /// Whether no copy that is there denies the trail. One that is missing, or that nobody could read, does not.
     pub fn agrees(&self) -> bool {
-        let denies = [Agreement::Other, Agreement::Fewer, Agreement::Foreign];
-        self.copies.iter().all(|copy| !denies.contains(&copy.standing))
+        use Agreement::{Agrees, Missing, Pruned, Unreadable};
+        self.copies.iter().all(|copy| matches!(copy.standing, Agrees | Missing | Pruned | Unreadable))
     }
 }
 
-/// Reads the copies first, and then the trail, which goes on meanwhile.
+/// Reads the copies first, and then the trail, which goes on meanwhile. Without a trail, a copy of one denies that.
 pub fn survey(config: &Config) -> io::Result<Survey> {
     let dir = config.audit_dir();
     let root = key::root(&dir).map_err(io::Error::other)?;
-    let root = root.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no trail"))?;
-    let mut read: Vec<_> = places(config, &dir).map(|(kind, place, path)| look(kind, place, &path)).collect();
-    let keys = Keys::beside(&dir, root)?;
-    let open = |(copy, note): &mut (Surveyed, Option<String>)| {
-        let checkpoint = keys.open_checkpoint(note.as_ref()?);
-        checkpoint
-            .inspect_err(|error| {
-                copy.standing = Agreement::Foreign;
-                copy.error = Some(error.to_string());
-            })
-            .ok()
+    let mut copies = read(places(config, &dir));
+    let Some(root) = root else {
+        let said = |copy: &mut Copy| Checkpoint::said(copy.note.as_ref()?).ok();
+        for (copy, said) in copies.iter_mut().filter_map(|copy| said(copy).map(|said| (copy, said))) {
+            (copy.told.size, copy.told.standing) = (Some(said.size), Agreement::Fewer);
+        }
+        let copies: Vec<_> = copies.into_iter().map(|copy| copy.told).collect();
+        if copies.iter().all(|copy| copy.size.is_none()) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "there is no trail"));
+        }
+        return Ok(Survey { dir, records: 0, copies });
     };
-    let checkpoints: Vec<_> = read.iter_mut().map(open).collect();
+    let keys = Keys::beside(&dir, root)?;
+    let checkpoints: Vec<_> = copies.iter_mut().map(|copy| copy.open(&keys)).collect();
     let sizes: Vec<_> = checkpoints.iter().flatten().map(|checkpoint| checkpoint.size).collect();
     let Walked { first, records, roots } = walk(&dir, &keys, &sizes)?;
-    for ((copy, _), checkpoint) in read.iter_mut().zip(&checkpoints) {
+    for (copy, checkpoint) in copies.iter_mut().zip(&checkpoints) {
         let Some(Checkpoint { size, root, .. }) = checkpoint else { continue };
-        copy.size = Some(*size);
-        copy.standing = match roots.iter().find(|(at, _)| at == size) {
+        copy.told.standing = match roots.iter().find(|(at, _)| at == size) {
             Some((_, here)) if here == root => Agreement::Agrees,
             Some(_) => Agreement::Other,
             None if *size < first => Agreement::Pruned,
             None => Agreement::Fewer,
         };
     }
-    Ok(Survey { dir, records, copies: read.into_iter().map(|(copy, _)| copy).collect() })
+    Ok(Survey { dir, records, copies: copies.into_iter().map(|copy| copy.told).collect() })
 }
 
-fn places<'a>(config: &'a Config, dir: &'a Path) -> impl Iterator<Item = (&'static str, String, PathBuf)> {
-    let file = |kind, path: PathBuf| (kind, path.display().to_string(), path);
+/// Where a copy is.
+struct Place {
+    kind: &'static str,
+    name: String,
+    path: PathBuf,
+    /// Of the witness that must have signed it.
+    witness: Option<WitnessKey>,
+}
+
+/// What was read there.
+struct Copy {
+    told: Surveyed,
+    note: Option<String>,
+    witness: Option<WitnessKey>,
+}
+
+impl Copy {
+    /// The checkpoint, if it is one of this trail.
+    fn open(&mut self, keys: &Keys) -> Option<Checkpoint> {
+        let note = self.note.as_ref()?;
+        let said = Checkpoint::said(note).ok();
+        self.told.size = said.as_ref().map(|said| said.size);
+        let deny = |told: &mut Surveyed, standing, why: String| {
+            (told.standing, told.error) = (standing, Some(why));
+            None
+        };
+        let checkpoint = match keys.open_checkpoint(note) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                let is_own = said.is_some_and(|said| said.origin == keys.name());
+                let standing = if is_own { Agreement::LaterKey } else { Agreement::Foreign };
+                return deny(&mut self.told, standing, error.to_string());
+            }
+        };
+        if let Some(key) = &self.witness {
+            match witness::time(note, key) {
+                Ok(time) => {
+                    let signed = UNIX_EPOCH + Duration::from_secs(time);
+                    self.told.age_seconds = Some(signed.elapsed().unwrap_or_default().as_secs());
+                }
+                Err(why) => return deny(&mut self.told, Agreement::Unsigned, why),
+            }
+        }
+        Some(checkpoint)
+    }
+}
+
+fn places<'a>(config: &'a Config, dir: &'a Path) -> impl Iterator<Item = Place> {
+    let file = |kind, path: PathBuf| Place { kind, name: path.display().to_string(), path, witness: None };
     let own = file("own", dir.join(CHECKPOINT_FILE));
     let copies = files(config).into_iter().map(move |path| file("file", path));
-    let witnesses = config.audit.checkpoints.witnesses.iter();
-    let witnesses = witnesses.map(|one| ("witness", one.url.to_string(), dir.join(witness::file_name(one))));
+    let witnesses = config.audit.checkpoints.witnesses.iter().map(|one| Place {
+        kind: "witness",
+        name: one.url.to_string(),
+        path: dir.join(witness::file_name(one)),
+        witness: Some(one.key.clone()),
+    });
     std::iter::once(own).chain(copies).chain(witnesses)
 }
 
-fn look(kind: &'static str, place: String, path: &Path) -> (Surveyed, Option<String>) {
-    let age = |modified: SystemTime| modified.elapsed().unwrap_or_default().as_secs();
-    let age_seconds = fs::metadata(path).and_then(|metadata| metadata.modified()).ok().map(age);
-    let mut copy =
-        Surveyed { kind, place, size: None, age_seconds, standing: Agreement::Unreadable, error: None };
-    let note = match read_bounded(path, NOTE_BYTES_MAX) {
-        // What is no text is no checkpoint either, and is told as that.
-        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) => {
-            if error.kind() == io::ErrorKind::NotFound {
-                copy.standing = Agreement::Missing;
+/// Each in a thread of its own: one may be on another host, which does not answer.
+fn read(places: impl Iterator<Item = Place>) -> Vec<Copy> {
+    let end = Instant::now() + PATIENCE;
+    let start = |place: Place| {
+        let path = place.path.clone();
+        (place, apart(move || look(&path)))
+    };
+    let reading: Vec<_> = places.map(start).collect();
+    let late = |_late| Err(io::Error::from(io::ErrorKind::TimedOut));
+    let wait = |(place, looking): (Place, io::Result<Receiver<io::Result<Looked>>>)| {
+        let looked = looking.and_then(|looking| looking.recv_timeout(until(end)).unwrap_or_else(late));
+        let Place { kind, name, witness, .. } = place;
+        let mut told = Surveyed {
+            kind,
+            place: name,
+            size: None,
+            age_seconds: None,
+            standing: Agreement::Unreadable,
+            error: None,
+        };
+        match looked {
+            Ok(Looked { note, age }) => {
+                told.age_seconds = age;
+                Copy { told, note: Some(note), witness }
             }
-            copy.error = Some(error.to_string());
-            None
+            Err(error) => {
+                if error.kind() == io::ErrorKind::NotFound {
+                    told.standing = Agreement::Missing;
+                }
+                told.error = Some(error.to_string());
+                Copy { told, note: None, witness }
+            }
         }
     };
-    (copy, note)
+    reading.into_iter().map(wait).collect()
+}
+
+struct Looked {
+    note: String,
+    /// Seconds since the file was written.
+    age: Option<u64>,
+}
+
+fn look(path: &Path) -> io::Result<Looked> {
+    let bytes = read_bounded(path, NOTE_BYTES_MAX)?;
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    let age = modified.ok().map(|modified| modified.elapsed().unwrap_or_default().as_secs());
+    // What is no text is no checkpoint either, and is told as that.
+    Ok(Looked { note: String::from_utf8_lossy(&bytes).into_owned(), age })
 }
 
 /// A trail, as far as copies are about it.

@@ -62,6 +62,15 @@ async fn each_copy_is_told_apart_over_segments_and_after_pruning() {
     assert_eq!(standings(dir.path()), expected);
     fs::write(&path, last).unwrap();
 
+    // It names this trail, and no key of it has signed it.
+    let unsigned = String::from_utf8(late.clone()).unwrap().replacen("\n\n", "\n\n\u{2014} x AAAA\n", 1);
+    let unsigned: Vec<_> = unsigned.lines().take(5).collect();
+    fs::write(copy_in(dir.path(), "run"), unsigned.join("\n") + "\n").unwrap();
+    let expected = [Agreement::Agrees, Agreement::Agrees, Agreement::LaterKey, Agreement::Missing];
+    assert_eq!(standings(dir.path()), expected);
+    assert!(!survey(&config).unwrap().agrees());
+    fs::write(copy_in(dir.path(), "run"), &late).unwrap();
+
     let mut options = small(dir.path(), false);
     options.retention.keep_bytes = Some(1);
     let pruning = Pruning::by_operator(&options.retention, None, (0, None)).unwrap();
@@ -71,4 +80,14 @@ async fn each_copy_is_told_apart_over_segments_and_after_pruning() {
     let expected = [Agreement::Agrees, Agreement::Pruned, Agreement::Agrees, Agreement::Missing];
     assert_eq!(standings(dir.path()), expected);
     assert!(survey(&config).unwrap().agrees());
+    // A place that does not answer holds nobody up for long.
+    let other = copy_in(dir.path(), "other");
+    nix::unistd::mkfifo(&other, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let expected = [Agreement::Agrees, Agreement::Pruned, Agreement::Agrees, Agreement::Unreadable];
+    assert_eq!(standings(dir.path()), expected);
+    fs::remove_file(&other).unwrap();
+    // Copies of a trail that is gone deny that there is none.
+    fs::remove_dir_all(dir.path().join("audit")).unwrap();
+    let expected = [Agreement::Missing, Agreement::Fewer, Agreement::Fewer, Agreement::Missing];
+    assert_eq!(standings(dir.path()), expected);
 }

@@ -64,6 +64,10 @@ fn words(copy: &Surveyed, records: u64) -> String {
         Agreement::Other => output::red("OTHER RECORDS stand in their place"),
         Agreement::Fewer => output::red(&format!("FEWER: it has {records}")),
         Agreement::Pruned => "pruned: not compared".into(),
+        Agreement::LaterKey => output::red(
+            "LATER KEY: no key here signed it; the trail was put back, or that file is not the guard's",
+        ),
+        Agreement::Unsigned => output::red(&format!("NOT SIGNED BY THE WITNESS: {error}")),
         Agreement::Foreign => output::red(&format!("NOT OF THIS TRAIL: {error}")),
         Agreement::Missing => "not there".into(),
         Agreement::Unreadable => format!("unreadable: {error}"),

@@ -14,36 +14,52 @@ const CLOCK_SECONDS_MAX: u64 = 3600;
 /// The line in `lines` by which `key` signed the checkpoint in `note` at about `now`, in seconds since 1970; an error in words. Lines of
 /// other keys are passed over.
 pub(super) fn find(lines: &str, note: &str, key: &WitnessKey, now: u64) -> Result<String, String> {
-    let unfit = || "its answer is no list of signatures".to_owned();
-    let (text, _) = split(note).ok_or_else(unfit)?;
-    let mut wrong = format!("its answer has no signature of {key}");
+    let (text, _) = split(note).ok_or("this is no signed note")?;
+    let is_near = |time: u64| {
+        let apart = time.abs_diff(now);
+        let which = if time > now { "ahead of" } else { "behind" };
+        let said = || format!("it signed with a time that is {apart} s {which} this host's clock");
+        if apart > CLOCK_SECONDS_MAX { Err(said()) } else { Ok(()) }
+    };
+    signed(lines, text, key, is_near).map(|(line, _)| line)
+}
+
+/// When `key` signed the checkpoint in `note`, which has that signature, in seconds since 1970; an error in words.
+pub(in super::super) fn time(note: &str, key: &WitnessKey) -> Result<u64, String> {
+    let (text, lines) = split(note).ok_or("this is no signed note")?;
+    signed(lines, text, key, |_time| Ok(())).map(|(_, time)| time)
+}
+
+/// The line by which `key` signed `text`, and when, if `fits` takes that time.
+fn signed(
+    lines: &str,
+    text: &str,
+    key: &WitnessKey,
+    fits: impl Fn(u64) -> Result<(), String>,
+) -> Result<(String, u64), String> {
+    let unfit = || "this is no list of signatures".to_owned();
+    let mut wrong = format!("there is no signature of {key}");
     for signature in signatures(lines).map_err(|_error| unfit())? {
         let (name, bytes) = signature.map_err(|_error| unfit())?;
         let Some((id, rest)) = bytes.split_first_chunk::<4>() else { continue };
         if name != key.name() || *id != key.id() {
             continue;
         }
-        match check(text, rest, key, now) {
-            Ok(()) => return Ok(format!("\u{2014} {name} {}\n", BASE64.encode(&bytes))),
+        match time_of(text, rest, key).and_then(|time| fits(time).map(|()| time)) {
+            Ok(time) => return Ok((format!("\u{2014} {name} {}\n", BASE64.encode(&bytes)), time)),
             Err(why) => wrong = why,
         }
     }
     Err(wrong)
 }
 
-fn check(text: &str, timed: &[u8], key: &WitnessKey, now: u64) -> Result<(), String> {
+fn time_of(text: &str, timed: &[u8], key: &WitnessKey) -> Result<u64, String> {
     let wrong = || format!("the signature of {} does not match the checkpoint", key.name());
     let (time, signature) = timed.split_first_chunk::<8>().ok_or_else(wrong)?;
     let time = u64::from_be_bytes(*time);
     let message = format!("cosignature/v1\ntime {time}\n{text}");
     let verified = UnparsedPublicKey::new(&ED25519, key.public()).verify(message.as_bytes(), signature);
-    verified.map_err(|_unspecified| wrong())?;
-    let apart = time.abs_diff(now);
-    if apart > CLOCK_SECONDS_MAX {
-        let which = if time > now { "ahead of" } else { "behind" };
-        return Err(format!("it signed with a time that is {apart} s {which} this host's clock"));
-    }
-    Ok(())
+    verified.map(|()| time).map_err(|_unspecified| wrong())
 }
 
 #[cfg(test)]
@@ -75,6 +91,8 @@ mod tests {
         let own = line(&pair, &key, text, NOW - 3);
         let lines = line(&other_pair, &other, text, NOW) + "\u{2014} x AA==\n" + &own;
         assert_eq!(find(&lines, NOTE, &key, NOW), Ok(own));
+        assert_eq!(time(&(NOTE.to_owned() + &lines), &key), Ok(NOW - 3));
+        assert!(time(NOTE, &key).unwrap_err().contains("no signature of"));
     }
 
     #[test]

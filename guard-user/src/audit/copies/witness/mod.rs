@@ -26,6 +26,7 @@ use super::super::note::Checkpoint;
 use super::keeper::NOTE_BYTES_MAX;
 use super::{Note, Sink};
 use crate::config::{Witness, read_bounded};
+pub(super) use cosignature::time;
 pub(super) use submit::{Refused, Submission};
 
 /// Beside the trail: the latest checkpoint with this witness's signature, by the id of its key.
