@@ -117,6 +117,8 @@ fn a_trail_that_was_put_back_with_its_checkpoint_is_refused_and_goes_on_once_an_
             (&json!("loss_accepted"), &json!("disk-died"), &json!(0))
         );
         assert_eq!((&gap["lost_from"], &gap["lost_to"]), (&json!(have), &json!(known - 1)));
+        let given_up = other.path().join(format!("audit-checkpoint.given-up-{known}"));
+        assert_eq!(size_of(&fs::read_to_string(given_up).unwrap()), known, "it is kept as evidence");
         let verified = scene.daemon.verify().unwrap();
         assert_eq!((verified.code, &verified.report["losses"]), (Some(0), &json!(1)), "{}", verified.report);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/verify_trail.py");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::NoteError;
 use super::copies::Disagreement;
+use super::{CHECKPOINT_FILE, KEY_FILE, KEYS_FILE, NoteError, VERIFIER_KEY_FILE};
 
 /// Why a call has no durable record. It must not be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +44,7 @@ impl AuditError {
 /// Why the trail in a directory cannot be continued. The guard does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{next}", next = next(path, source))]
     Io { path: PathBuf, source: io::Error },
     #[error("{0} is in use by another guard; `mcp-guard status` shows the running one")]
     Locked(PathBuf),
@@ -55,18 +55,65 @@ pub enum OpenError {
          trail begins once the directory is moved away and the guard is started with `--accept-loss \"REASON\"`"
     )]
     Tampered { file: PathBuf, line: u64, reason: String },
-    #[error(
-        "{path}: {source}. A trail needs its `key`, `verifier-key`, `keys` and `checkpoint`: restore them, or move the \
-         directory away and begin a new trail with `mcp-guard run --accept-loss \"REASON\"`"
-    )]
+    #[error("{path}: {source}{RESTORE}")]
     Key { path: PathBuf, source: NoteError },
     #[error("{0} may be read by others; `chmod 600` it, and treat its trail's signatures as doubtful")]
     KeyMode(PathBuf),
+}
+
+const RESTORE: &str = ". A trail needs its `key`, `verifier-key`, `keys` and `checkpoint`: restore them, or move the directory \
+                       away and begin a new trail with `mcp-guard run --accept-loss \"REASON\"`";
+
+/// What is left to do, where the error tells it.
+fn next(path: &Path, error: &io::Error) -> &'static str {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match error.kind() {
+        io::ErrorKind::NotFound
+            if [KEY_FILE, VERIFIER_KEY_FILE, KEYS_FILE, CHECKPOINT_FILE].contains(&name) =>
+        {
+            RESTORE
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ". Make room on its disk and start again (docs/operations.md, \"A full disk\")"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ". Its file system is read-only, or the unit's sandbox makes it so: `dmesg` tells of a disk that failed, and a \
+             directory elsewhere needs `ReadWritePaths=` in the unit"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ". The guard's user or its sandbox may not do that: `mcp-guard doctor` tells what is missing"
+        }
+        _ => "",
+    }
 }
 
 impl OpenError {
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_says_what_to_do_about_it() {
+        for (name, errno, said) in [
+            ("checkpoint", nix::libc::ENOENT, "restore them, or move"),
+            ("key", nix::libc::ENOENT, "--accept-loss"),
+            ("key", nix::libc::ENOSPC, "Make room"),
+            ("key", nix::libc::EDQUOT, "Make room"),
+            ("key", nix::libc::EROFS, "ReadWritePaths="),
+            ("key", nix::libc::EACCES, "doctor"),
+        ] {
+            let path = Path::new("/trail").join(name);
+            let text = OpenError::io(&path)(io::Error::from_raw_os_error(errno)).to_string();
+            assert!(text.starts_with(&format!("/trail/{name}: ")) && text.contains(said), "{text}");
+        }
+        let other =
+            OpenError::io(Path::new("/trail/00.jsonl"))(io::Error::from_raw_os_error(nix::libc::ENOENT));
+        assert!(!other.to_string().contains("restore"), "{other}");
     }
 }

@@ -1,12 +1,12 @@
 //! A copy in a directory.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use super::super::disk;
 use super::keeper::NOTE_BYTES_MAX;
-use super::{Note, Sink};
+use super::{COPY_FILE, Note, Sink};
 use crate::config::read_bounded;
 
 /// Replaces the file, which has the old checkpoint or the new one at any moment.
@@ -19,21 +19,21 @@ pub(super) struct FileCopy {
 }
 
 impl FileCopy {
-    /// What is there may be all that shows that the trail was put back, and may have come since the start: a disk that was mounted late.
-    fn is_ahead_of(&self, note: &Note) -> Option<String> {
+    /// What is there, and why it is not to be replaced: it may be all that shows that the trail was put back, and may have come since the
+    /// start: a disk that was mounted late.
+    fn ahead_of(&self, note: &Note) -> Option<(Note, String)> {
         let there = read_bounded(&self.path, NOTE_BYTES_MAX).ok()?;
         let there = Note::parse(String::from_utf8(there).ok()?)?;
-        match there.origin == note.origin {
-            true if there.size <= note.size => None,
-            true => Some(format!(
+        let why = match there.origin == note.origin {
+            true if there.size <= note.size => return None,
+            true => format!(
                 "a later checkpoint is there, of {} records; this trail was put back, or somebody else goes on with it. Keep it; \
                  `mcp-guard audit checkpoints` compares the two, and the next start will refuse",
                 there.size
-            )),
-            false => {
-                Some("the checkpoint of another trail is there. Keep it, and name another directory".into())
-            }
-        }
+            ),
+            false => "the checkpoint of another trail is there. Keep it, and name another directory".into(),
+        };
+        Some((there, why))
     }
 }
 
@@ -42,8 +42,14 @@ impl Sink for FileCopy {
         let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Err("it is no file's name".into());
         };
-        if let Some(why) = self.is_ahead_of(note).filter(|_| !self.may_go_back) {
-            return Err(why);
+        match self.ahead_of(note) {
+            Some((_, why)) if !self.may_go_back => return Err(why),
+            // Given up, and still evidence.
+            Some((there, _)) => {
+                let aside = dir.join(format!("{COPY_FILE}.given-up-{}", there.size));
+                fs::rename(&self.path, aside).map_err(|error| error.to_string())?;
+            }
+            None => {}
         }
         let made =
             if self.is_own { DirBuilder::new().recursive(true).mode(0o700).create(dir) } else { Ok(()) };
