@@ -30,6 +30,7 @@ pub mod peers;
 pub mod probe;
 pub mod process;
 pub mod puppet;
+pub mod receivers;
 pub mod relay;
 pub mod residue;
 pub mod scene;

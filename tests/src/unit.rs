@@ -1,4 +1,4 @@
-//! The systemd unit's sandbox, as far as it can be had without systemd.
+//! The sandbox of a systemd unit, as far as it can be had without systemd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +13,18 @@ use nix::libc::{self, sock_filter, sock_fprog};
 /// Where the numbers of system calls are.
 const CALLS: &str = include_str!("../golden/system-calls.txt");
 
-/// The settings of `packaging/mcp-guard.service`, the last one of each name.
+/// The settings of a unit in `packaging`, the last one of each name.
 #[derive(Debug)]
 pub struct Unit(BTreeMap<String, String>);
 
 impl Unit {
+    /// That of the guard.
     pub fn read() -> anyhow::Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/mcp-guard.service");
+        Self::of("mcp-guard.service")
+    }
+
+    pub fn of(name: &str) -> anyhow::Result<Self> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(name);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let settings =
             text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
@@ -35,15 +40,15 @@ impl Unit {
     pub fn confine(&self, command: &Command, writable: &Path) -> anyhow::Result<Command> {
         let capabilities: Vec<String> = self
             .get("CapabilityBoundingSet")?
-            .split(' ')
-            .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()))
+            .split_whitespace()
+            .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
             .collect();
         anyhow::ensure!(self.get("NoNewPrivileges")? == "yes" && self.get("ProtectSystem")? == "strict");
         let script = format!(
             "mount --bind {0} {0} && mount -o remount,bind,ro / && \
-             exec setpriv --no-new-privs --bounding-set=-all,{1} --inh-caps=-all \"$@\"",
+             exec setpriv --no-new-privs --bounding-set=-all{1} --inh-caps=-all \"$@\"",
             writable.display(),
-            capabilities.join(",")
+            capabilities.concat()
         );
         let mut shell = Command::new("unshare");
         shell
@@ -81,14 +86,14 @@ impl Unit {
         let (single, service) =
             CALLS.split_once("@system-service\n").context("no group in the golden file")?;
         let (single, service) = (table(single), table(service));
-        let mut allowed = Vec::new();
+        // What makes the mount namespace around the program needs this one. Without CAP_SYS_ADMIN it does nothing for the program itself.
+        let mut allowed = vec![*single.get("mount").context("no number of mount")?];
         for name in self.get("SystemCallFilter")?.split(' ') {
             match name {
                 "@system-service" => allowed.extend(service.values().copied()),
                 name => allowed.push(*single.get(name).with_context(|| format!("no number of {name}"))?),
             }
         }
-        // What the shell and `mount` around the guard need beside.
         let families = self
             .get("RestrictAddressFamilies")?
             .split(' ')

@@ -1,20 +1,18 @@
 //! What reaches a SIEM, a collector and a spreadsheet from the trail of a guard that runs.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guard_tests::ca::TestCa;
 use guard_tests::https::Request;
+use guard_tests::receivers::{Collector, syslog};
 use guard_tests::scene::{Scene, apart, call, done_for};
 use guard_tests::tenants::{Tenants, on};
-use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,41 +56,11 @@ fn numbers(records: &[Value]) -> Vec<u64> {
     records.iter().map(|record| record["seq"].as_u64().unwrap()).collect()
 }
 
-/// A receiver of syslog over TLS, which hangs up after some messages of its first connection.
-fn receiver(ca: &TestCa, hang_up_after: Option<usize>) -> (SocketAddr, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let config = Arc::new(guard_tests::tls::server_config(&ca.certificate(), &ca.key()).unwrap());
-    let (send, messages) = mpsc::channel();
-    thread::spawn(move || {
-        let mut hang_up_after = hang_up_after;
-        for tcp in listener.incoming().map_while(Result::ok) {
-            let most = hang_up_after.take().unwrap_or(usize::MAX);
-            let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
-            let _ended = receive(BufReader::new(tls), most, &send);
-        }
-    });
-    (address, messages)
-}
-
-/// Frames of RFC 5425.
-fn receive(mut from: impl BufRead, most: usize, send: &mpsc::Sender<String>) -> std::io::Result<()> {
-    for _ in 0..most {
-        let mut length = Vec::new();
-        from.read_until(b' ', &mut length)?;
-        let length = String::from_utf8_lossy(&length).trim_end().parse().map_err(std::io::Error::other)?;
-        let mut message = vec![0; length];
-        from.read_exact(&mut message)?;
-        send.send(String::from_utf8(message).unwrap()).map_err(std::io::Error::other)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_siem_gets_every_record_over_tls_also_after_an_interruption() {
     apart(|| {
         let (tenants, ca) = (traffic(), TestCa::new().unwrap());
-        let (address, messages) = receiver(&ca, None);
+        let (address, messages) = syslog(&ca, None);
         let cursor = tenants.daemon.dir().join("cursor");
         let (to, ca_file, cursor) =
             (format!("tls://{address}"), ca.ca().display().to_string(), cursor.display().to_string());
@@ -120,7 +88,7 @@ fn a_siem_gets_every_record_over_tls_also_after_an_interruption() {
 
         // Whom no CA vouches for gets nothing.
         let stranger = TestCa::new().unwrap();
-        let (address, messages) = receiver(&stranger, None);
+        let (address, messages) = syslog(&stranger, None);
         let to = format!("tls://{address}");
         let output = export(&tenants, &["--format", "cef", "--to", &to, "--ca-file", &ca_file]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -132,7 +100,7 @@ fn a_siem_gets_every_record_over_tls_also_after_an_interruption() {
 fn nothing_is_exported_to_whom_a_file_vouches_for_that_others_may_write() {
     apart(|| {
         let (tenants, ca) = (traffic(), TestCa::new().unwrap());
-        let (address, messages) = receiver(&ca, None);
+        let (address, messages) = syslog(&ca, None);
         let to = format!("tls://{address}");
         let file = tenants.daemon.dir().join("siem-ca.pem");
         fs::copy(ca.ca(), &file).unwrap();
@@ -164,7 +132,7 @@ fn nothing_is_exported_to_whom_a_file_vouches_for_that_others_may_write() {
 fn an_export_that_follows_goes_on_when_its_receiver_comes_back() {
     apart(|| {
         let (tenants, ca) = (traffic(), TestCa::new().unwrap());
-        let (address, messages) = receiver(&ca, Some(3));
+        let (address, messages) = syslog(&ca, Some(3));
         let cursor = tenants.daemon.dir().join("cursor").display().to_string();
         let (to, ca_file) = (format!("tls://{address}"), ca.ca().display().to_string());
         let mut command = tenants.daemon.command("audit export");
@@ -196,52 +164,15 @@ fn an_export_that_follows_goes_on_when_its_receiver_comes_back() {
     });
 }
 
-/// A collector of OTLP over HTTP, which answers with this status.
-fn collector(status: &Arc<AtomicU16>) -> (SocketAddr, Arc<Mutex<Vec<Value>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let taken = Arc::new(Mutex::new(Vec::new()));
-    let (status, requests) = (Arc::clone(status), Arc::clone(&taken));
-    thread::spawn(move || {
-        for tcp in listener.incoming().map_while(Result::ok) {
-            let status = status.load(Ordering::Relaxed);
-            if let Some(body) = answer(&tcp, status)
-                && status == 200
-            {
-                requests.lock().unwrap().push(body);
-            }
-        }
-    });
-    (address, taken)
-}
-
-fn answer(tcp: &TcpStream, status: u16) -> Option<Value> {
-    let mut from = BufReader::new(tcp);
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        from.read_line(&mut line).ok()?;
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    from.read_exact(&mut body).ok()?;
-    write!(&mut &*tcp, "HTTP/1.1 {status} X\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}").ok()?;
-    serde_json::from_slice(&body).ok()
-}
-
 #[test]
 fn a_collector_gets_every_record_and_an_error_loses_none() {
     apart(|| {
         let tenants = traffic();
         let status = Arc::new(AtomicU16::new(400));
-        let (address, taken) = collector(&status);
+        let answer = Arc::clone(&status);
+        let collector = Collector::new(None, move |_posted| (answer.load(Ordering::Relaxed), ""));
         let cursor = tenants.daemon.dir().join("cursor").display().to_string();
-        let to = format!("http://{address}/v1/logs");
+        let to = format!("http://{}/v1/logs", collector.address);
         let words = ["--format", "otlp", "--to", &to, "--cursor", &cursor];
         for wrong in [400, 503] {
             status.store(wrong, Ordering::Relaxed);
@@ -251,12 +182,7 @@ fn a_collector_gets_every_record_and_an_error_loses_none() {
         }
         status.store(200, Ordering::Relaxed);
         assert!(export(&tenants, &words).status.success());
-        let taken = taken.lock().unwrap();
-        let records: Vec<Value> = taken
-            .iter()
-            .flat_map(|request| request["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap())
-            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap())
-            .collect();
+        let records = collector.taken();
         let numbers = numbers(&records);
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
         assert!(records.iter().any(|record| record["target"]["name"] == "open"));
@@ -362,12 +288,12 @@ fn a_checkpoint_that_a_siem_or_a_collector_got_shows_a_trail_that_was_put_back()
                 line.answer().unwrap();
             }
         }
-        let (siem, messages) = receiver(&ca, None);
-        let (collector, taken) = collector(&Arc::new(AtomicU16::new(200)));
-        let (siem, collector) = (format!("tls://{siem}"), format!("http://{collector}/v1/logs"));
+        let (siem, messages) = syslog(&ca, None);
+        let collector = Collector::new(None, |_posted| (200, ""));
+        let (siem, otlp) = (format!("tls://{siem}"), format!("http://{}/v1/logs", collector.address));
         let ca_file = ca.ca().display().to_string();
         let syslog = ["--format", "json", "--to", siem.as_str(), "--ca-file", &ca_file];
-        let otlp = ["--format", "otlp", "--to", collector.as_str()];
+        let otlp = ["--format", "otlp", "--to", otlp.as_str()];
         for (name, words) in [("syslog", &syslog[..]), ("otlp", &otlp)] {
             let cursor = daemon.dir().join(name).display().to_string();
             let output = daemon.output("audit export", &[words, &["--cursor", &cursor]].concat()).unwrap();
@@ -375,14 +301,7 @@ fn a_checkpoint_that_a_siem_or_a_collector_got_shows_a_trail_that_was_put_back()
         }
         let sent = std::iter::from_fn(|| messages.recv_timeout(Duration::from_secs(2)).ok());
         let to_siem: Vec<Value> = sent.map(|message| record(&message)).collect();
-        let taken = taken.lock().unwrap();
-        let requests = taken
-            .iter()
-            .flat_map(|request| request["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap());
-        let to_collector: Vec<Value> = requests
-            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap())
-            .collect();
-        for got in [to_siem, to_collector] {
+        for got in [to_siem, collector.taken()] {
             let last = got.iter().rfind(|record| record["kind"] == "checkpoint").expect("a checkpoint");
             let note = daemon.dir().join("note");
             fs::write(&note, last["note"].as_str().unwrap()).unwrap();

@@ -70,13 +70,9 @@ pub(super) fn wanted(config: &Config) -> Arc<Wanted> {
     Arc::new(Wanted::new(asked(config).map(|(issuer, _)| issuer.name.clone())))
 }
 
-fn protected(config: &Config) -> Vec<u16> {
-    config.servers.iter().map(|server| server.port.get()).collect()
-}
-
 /// Asks every issuer, while the guard goes on starting.
 pub(super) fn begin(config: &Config) -> First {
-    let protected: Arc<[u16]> = protected(config).into();
+    let protected: Arc<[u16]> = config.server_ports().into();
     let all: Vec<_> = asked(config).map(|(issuer, jwks)| (issuer.clone(), jwks.clone())).collect();
     let asking = tokio::spawn(async move {
         let mut asking = JoinSet::new();
@@ -111,7 +107,7 @@ fn unanswered(why: String) -> Unusable {
 
 /// Asks one issuer again and again. Ends with the guard.
 async fn keep(app: Arc<App>, issuer: Issuer, jwks: JwksUrl) {
-    let (name, protected) = (issuer.name.clone(), protected(&app.config));
+    let (name, protected) = (issuer.name.clone(), app.config.server_ports());
     loop {
         let Some((next, stale)) = app.times(&name) else { return };
         let is_asked = tokio::select! {

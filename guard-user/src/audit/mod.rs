@@ -84,7 +84,7 @@ pub use calls::{Call, Reading, calls};
 pub use copies::{Acceptance, Agreement, Copies, Disagreement, Standing, Start, Survey, Surveyed, survey};
 pub use counted::counted;
 pub use error::{AuditError, OpenError};
-pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, Lag, frame};
+pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, Lag, frame, halved};
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
 pub use keys::Keys;

@@ -290,6 +290,11 @@ impl Config {
         self.audit.dir.clone().unwrap_or_else(|| self.state_dir.join("audit"))
     }
 
+    /// The ports of the servers: whoever the guard asks over the network is not there.
+    pub fn server_ports(&self) -> Vec<u16> {
+        self.servers.iter().map(|server| server.port.get()).collect()
+    }
+
     /// Where the local CA and its certificate are.
     pub fn tls_dir(&self) -> PathBuf {
         self.state_dir.join("tls")

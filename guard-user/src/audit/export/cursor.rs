@@ -65,6 +65,18 @@ pub enum CursorError {
     Taken { path: PathBuf },
 }
 
+impl CursorError {
+    /// Whether the trail is not the one that was exported before, as far as the cursor knows.
+    pub fn is_of_the_trail(&self) -> bool {
+        matches!(self, Self::Other { .. })
+    }
+
+    /// Whether the file that was named cannot be the cursor of this export, today or later.
+    pub fn is_wrong_use(&self) -> bool {
+        matches!(self, Self::Wrong { .. } | Self::Exposed { .. } | Self::OtherFormat { .. })
+    }
+}
+
 impl Cursor {
     pub(super) fn new(key: &str, format: Format, (tree, prev): (&Tree, Hash), made: Option<&Made>) -> Self {
         Self { key: key.to_owned(), format, tree: tree.clone(), prev, made: made.cloned() }

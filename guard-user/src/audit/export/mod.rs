@@ -24,6 +24,7 @@ pub use cursor::{Cursor, CursorError};
 pub use feed::FeedError;
 pub use lag::Lag;
 use lag::oldest;
+pub use otlp::halved;
 pub use syslog::frame;
 
 use super::merkle::{Hash, Tree};

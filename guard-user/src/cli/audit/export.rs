@@ -1,37 +1,37 @@
 //! `mcp-guard audit export`
 
+mod delivery;
+mod headers;
 mod otlp;
 mod sink;
+mod stop;
 mod stream;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::json;
 
 use super::prove::key_beside;
 use super::{Place, read_key};
-use crate::audit::{Batch, Cursor, Export, FeedError, Format};
+use crate::audit::{Cursor, CursorError, Export, FeedError, Format};
 use crate::cli::output;
-use sink::{Receiver, Sink, Undelivered};
+use delivery::Delivery;
+use sink::{Receiver, Trust};
+use stop::Stop;
 
 /// Exit code where the trail is not what was signed, or not the one that was exported before.
 pub(in crate::cli) const NOT_THE_SAME: u8 = 3;
 /// Exit code of words that do not go together, as of those that nobody knows.
 const WRONG_USE: u8 = 2;
-/// Between two looks for new records.
-const FOLLOW_EVERY: Duration = Duration::from_millis(500);
-/// Between two attempts to deliver, at first and at most.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// Give the records to a SIEM, a collector or a spreadsheet
 ///
 /// Each record that a signed checkpoint covers is given at least once, in order: the cursor moves on when what was before it has arrived. The
 /// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. What is exported is checked against the
-/// signatures, and against what was exported before. Exit code: 1 not all could be delivered, 2 wrong use, 3 the trail was changed or put back.
+/// signatures, and against what was exported before. With --follow, SIGTERM and SIGINT end it in order (exit code 0). Exit code: 1 not all
+/// could be delivered, or a file cannot be used; 2 wrong use, such as a cursor of something else; 3 the trail was changed, put back or replaced.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the records become
@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// The certificates that vouch for the other side, in PEM [default: those of the host]
     #[arg(long, value_name = "FILE", requires = "to")]
     ca_file: Option<PathBuf>,
+    /// Fields for the collector, such as `Authorization: Bearer ...`, one a line. Only its owner may read the file
+    #[arg(long, value_name = "FILE", requires = "to")]
+    header_file: Option<PathBuf>,
     /// Remembers in this file how far it came, and goes on from there
     #[arg(long, value_name = "FILE")]
     cursor: Option<PathBuf>,
@@ -71,13 +74,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(WRONG_USE));
         }
     };
-    match export(args, to) {
-        Err(error) if error.downcast_ref::<FeedError>().is_some_and(FeedError::is_of_the_trail) => {
-            output::print_error(&error, args.place.json);
-            Ok(ExitCode::from(NOT_THE_SAME))
-        }
-        ended => ended,
+    let ended = export(args, to);
+    let Some((error, code)) = ended.as_ref().err().and_then(|error| Some((error, code(error)?))) else {
+        return ended;
+    };
+    output::print_error(error, args.place.json);
+    Ok(ExitCode::from(code))
+}
+
+/// The exit code of an error that is of no delivery and no disk. Another attempt would end with it, too.
+fn code(error: &anyhow::Error) -> Option<u8> {
+    let (feed, cursor) = (error.downcast_ref::<FeedError>(), error.downcast_ref::<CursorError>());
+    if feed.is_some_and(FeedError::is_of_the_trail) || cursor.is_some_and(CursorError::is_of_the_trail) {
+        return Some(NOT_THE_SAME);
     }
+    cursor.is_some_and(CursorError::is_wrong_use).then_some(WRONG_USE)
 }
 
 /// Where it goes, if that takes the format.
@@ -85,6 +96,17 @@ fn receiver(args: &Args) -> anyhow::Result<Receiver> {
     let to = Receiver::parse(args.to.as_deref())?;
     if args.ca_file.is_some() && !to.is_secret() {
         bail!("--ca-file says who speaks for a receiver with TLS, and --to names none (tls://, https://)");
+    }
+    if args.header_file.is_some() {
+        if !matches!(to, Receiver::Otlp(_)) {
+            bail!("--header-file has fields for a collector, and --to names none (https://, http://)");
+        }
+        if !to.keeps_secrets() {
+            bail!(
+                "--header-file would be sent in clear: --to needs https://, or the address of a collector on this host \
+                 (http://127.0.0.1, http://[::1])"
+            );
+        }
     }
     let is_syslog = args.syslog || to.is_syslog();
     match args.format {
@@ -105,7 +127,11 @@ fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
         None => key_beside(&dir)?,
     };
     let is_syslog = args.syslog || to.is_syslog();
-    let mut sink = to.open(args.ca_file.as_deref())?;
+    let stop = if args.follow { Stop::on_signals()? } else { Stop::never() };
+    // Without a guard.yaml that can be read, this host protects nothing that is known here.
+    let protected = args.place.config.load().map(|config| config.server_ports()).unwrap_or_default();
+    let (ca_file, header_file) = (args.ca_file.as_deref(), args.header_file.as_deref());
+    let sink = to.open(&Trust { ca_file, header_file, protected })?;
     let lock = if args.lag { None } else { args.cursor.as_deref().map(Cursor::lock).transpose()? };
     let cursor = args.cursor.as_deref().map(|path| Cursor::read(path, &key, args.format));
     let cursor = cursor.transpose()?.flatten();
@@ -121,60 +147,8 @@ fn export(args: &Args, to: Receiver) -> anyhow::Result<ExitCode> {
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(header) = export.header() {
-        sink.send(&[header])?;
-    }
-    // Sent, and not known to have arrived.
-    let mut sent: Option<Batch> = None;
-    let write = |batch: Option<Batch>| match (batch, &args.cursor) {
-        (Some(batch), Some(path)) => batch.cursor.write(path),
-        _ => Ok(()),
-    };
-    loop {
-        match export.batch()? {
-            Some(batch) => {
-                // What the other side takes after this shows that it is still there.
-                deliver(args, &mut sink, sent.as_ref(), &batch)?;
-                write(sent.replace(batch))?;
-            }
-            None if args.follow => {
-                std::thread::sleep(FOLLOW_EVERY);
-                if sink.is_open() {
-                    write(sent.take())?;
-                }
-            }
-            None => break,
-        }
-    }
-    sink.finish().map_err(|error| anyhow::anyhow!("{error}; what was sent last may not have arrived"))?;
-    write(sent)?;
+    let follow = args.follow;
+    Delivery { sink, cursor: args.cursor.as_deref(), follow, stop }.run(&mut export)?;
     drop(lock);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns when the other side has taken all of it. After an error nobody knows what became of what was sent `before`, so it is sent again.
-fn deliver(args: &Args, sink: &mut Sink, before: Option<&Batch>, batch: &Batch) -> anyhow::Result<()> {
-    let mut wait = RETRY_FIRST;
-    let mut again = None;
-    loop {
-        let lines = again.iter().flat_map(|before: &&Batch| &before.lines).chain(&batch.lines);
-        match sink.send(&lines.cloned().collect::<Vec<_>>()) {
-            Ok(()) => return Ok(()),
-            Err(Undelivered::Later(error)) if args.follow => {
-                again = before;
-                output::warn(&format!("{error}; next attempt in {} s", wait.as_secs()));
-                std::thread::sleep(wait);
-                wait = (wait * 2).min(RETRY_MOST);
-            }
-            Err(error) => {
-                let kept =
-                    if args.cursor.is_some() { "; the cursor stands behind what arrived before" } else { "" };
-                let advice = match error {
-                    Undelivered::Later(_) => "; --follow tries again",
-                    Undelivered::Never(_) => "",
-                };
-                bail!("{error}{advice}{kept}")
-            }
-        }
-    }
 }

@@ -1,27 +1,21 @@
 //! A collector that takes OTLP over HTTP.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Collected, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use http_body_util::Full;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::sink::Undelivered;
+use super::headers;
+use super::sink::{Trust, Undelivered};
+use crate::audit::halved;
 use crate::cli::output;
+use crate::outbound::{self, Answer, Place};
+use crate::tls::{Peer, client_config};
 
 /// All of one request.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,82 +24,136 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct Collector {
     url: Url,
-    tls: Option<TlsConnector>,
-    runtime: Runtime,
+    ca_file: Option<PathBuf>,
+    header_file: Option<PathBuf>,
+    protected: Vec<u16>,
+    /// Bytes of the smallest request that it found too large.
+    too_large: usize,
+}
+
+/// What became of one request.
+enum Said {
+    Taken,
+    TooLarge,
 }
 
 impl Collector {
-    pub(super) fn new(url: Url, tls: Option<ClientConfig>) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("cannot start to work with the network")?;
-        Ok(Self { url, tls: tls.map(|config| TlsConnector::from(Arc::new(config))), runtime })
+    /// The files are read anew for each request, since what is in them goes out of date; what is wrong with them now is told here.
+    pub(super) fn new(url: Url, trust: &Trust<'_>) -> anyhow::Result<Self> {
+        if url.scheme() == "https" {
+            client_config(trust.ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg)?;
+        }
+        trust.header_file.map(headers::read).transpose()?;
+        let owned = |file: &std::path::Path| file.to_owned();
+        let (ca_file, header_file) = (trust.ca_file.map(owned), trust.header_file.map(owned));
+        Ok(Self { url, ca_file, header_file, protected: trust.protected.clone(), too_large: usize::MAX })
     }
 
-    /// Posts one `ExportLogsServiceRequest`.
-    pub(super) fn send(&self, request: &str) -> Result<(), Undelivered> {
-        let sent = self.runtime.block_on(async {
-            let later = |error: &dyn std::fmt::Display| Undelivered::Later(format!("{}: {error}", self.url));
-            match tokio::time::timeout(PATIENCE, self.post(request)).await {
-                Err(_late) => Err(later(&format!("no answer within {} s", PATIENCE.as_secs()))),
-                Ok(Err(error)) => Err(later(&error)),
-                Ok(Ok(answer)) => Ok(answer),
+    /// Posts each `ExportLogsServiceRequest`, in parts where it is too large for the other side; what was taken is no longer there then.
+    pub(super) fn send(&mut self, requests: &mut VecDeque<String>) -> Result<(), Undelivered> {
+        while let Some(request) = requests.front() {
+            let halves = halved(request);
+            let is_small = request.len() < self.too_large || halves.is_err();
+            if is_small && let Said::Taken = self.post(request)? {
+                requests.pop_front();
+                continue;
             }
-        });
-        let (status, answer) = sent?;
-        match status {
+            self.too_large = self.too_large.min(request.len());
+            let (first, second) = halves.map_err(|seq| {
+                let record = seq.map_or("a record".to_owned(), |seq| format!("record {seq}"));
+                let bytes = request.len();
+                Undelivered::Never(format!(
+                    "{}: {record} alone is too large for it (413 for {bytes} bytes); have the collector take more",
+                    self.url
+                ))
+            })?;
+            requests.pop_front();
+            requests.push_front(second);
+            requests.push_front(first);
+        }
+        Ok(())
+    }
+
+    fn post(&self, request: &str) -> Result<Said, Undelivered> {
+        let later = |why: String| Undelivered::later(format!("{}: {why}", self.url));
+        let headers = self.header_file.as_deref().map(headers::read).transpose();
+        // Its text names the file, and somebody may mend that.
+        let headers = headers.map_err(|problems| Undelivered::later(problems.to_string()))?;
+        let asked = self.ask(request, headers.unwrap_or_default());
+        let Answer { head, body } = outbound::block_on(PATIENCE, asked).map_err(later)?;
+        match head.status {
             status if status.is_success() => {
-                // The specification has what was rejected told and not sent again.
-                let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-                if let Some(partial) = answer
-                    .get("partialSuccess")
-                    .filter(|partial| partial.as_object().is_some_and(|told| !told.is_empty()))
-                {
-                    let told = output::plain(&partial.to_string());
-                    output::warn(&format!("{}: not all was taken: {told}", self.url));
-                }
-                Ok(())
+                // What is too long, or breaks off, says nothing that matters.
+                self.tell_partial(&body.unwrap_or_default());
+                Ok(Said::Taken)
             }
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Said::TooLarge),
             // Somebody may mend it, so that it is tried again by whoever is patient.
-            other => Err(Undelivered::Later(format!("{}: it answered {}", self.url, other.as_u16()))),
+            status => Err(Undelivered::Later {
+                why: format!("{}: it answered {}", self.url, status.as_u16()),
+                after: pause(status, &head.headers),
+            }),
         }
     }
 
-    async fn post(&self, request: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn ask(&self, request: &str, headers: HeaderMap) -> Result<Answer, String> {
         let host = self.url.host_str().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.url.port_or_known_default().unwrap_or_default();
-        let tcp = TcpStream::connect((bare, port)).await?;
-        match &self.tls {
-            Some(tls) => {
-                let name = ServerName::try_from(bare.to_owned())?;
-                self.ask(tls.connect(name, tcp).await?, request).await
-            }
-            None => self.ask(tcp, request).await,
-        }
-    }
-
-    async fn ask(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        body: &str,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with this function, whatever comes.
-        let mut driver = JoinSet::new();
-        driver.spawn(connection);
-        let authority = self.url.authority();
+        let place = Place {
+            host: host.trim_start_matches('[').trim_end_matches(']'),
+            port: self.url.port_or_known_default().unwrap_or_default(),
+            authority: self.url.authority(),
+            is_secret: self.url.scheme() == "https",
+            ca_file: self.ca_file.as_deref(),
+            peer: Peer::RECEIVER,
+            protected: &self.protected,
+        };
         let path = match self.url.query() {
             Some(query) => format!("{}?{query}", self.url.path()),
             None => self.url.path().to_owned(),
         };
-        let request = Request::post(path)
-            .header(HOST, authority)
-            .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("mcp-guard/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
-        let (head, answer) = sender.send_request(request).await?.into_parts();
-        // What is too long, or breaks off, says nothing that matters.
-        let answer = Limited::new(answer, ANSWER_BYTES_MAX).collect().await;
-        Ok((head.status, answer.map(Collected::to_bytes).unwrap_or_default()))
+        let request = Request::post(path).body(Full::from(request.to_owned()));
+        let mut request = request.map_err(|error| error.to_string())?;
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        outbound::ask(&place, request, ANSWER_BYTES_MAX).await
+    }
+
+    /// The specification has what was rejected told and not sent again.
+    fn tell_partial(&self, answer: &[u8]) {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let partial = answer.get("partialSuccess");
+        if let Some(partial) = partial.filter(|it| it.as_object().is_some_and(|told| !told.is_empty())) {
+            let told = output::plain(&partial.to_string());
+            output::warn(&format!("{}: not all was taken: {told}", self.url));
+        }
+    }
+}
+
+/// How long it wants not to be asked, in seconds; the date that it may say instead is as good as nothing.
+fn pause(status: StatusCode, head: &HeaderMap) -> Option<Duration> {
+    let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let seconds = head.get(RETRY_AFTER).filter(|_| is_busy)?.to_str().ok()?.trim().parse().ok();
+    seconds.map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_busy_says_for_how_many_seconds() {
+        for (status, value, expected) in [
+            (503, Some("7"), Some(7)),
+            (429, Some(" 7 "), Some(7)),
+            (429, Some("Sun, 22 Nov 2026 05:00:00 GMT"), None),
+            (503, Some("-1"), None),
+            (503, None, None),
+            (500, Some("7"), None),
+        ] {
+            let mut head = HeaderMap::new();
+            head.extend(value.map(|value| (RETRY_AFTER, HeaderValue::from_static(value))));
+            let pause = pause(StatusCode::from_u16(status).unwrap(), &head);
+            assert_eq!(pause.map(|pause| pause.as_secs()), expected, "{status} {value:?}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Where an export goes.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -12,12 +14,27 @@ use crate::tls::{Peer, client_config};
 /// Why lines did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Undelivered {
-    /// They may if they are sent again.
-    #[error("{0}")]
-    Later(String),
+    /// They may if they are sent again, where it said so after this time.
+    #[error("{why}")]
+    Later { why: String, after: Option<Duration> },
     /// They will not.
     #[error("{0}")]
     Never(String),
+}
+
+impl Undelivered {
+    pub(super) fn later(why: String) -> Self {
+        Self::Later { why, after: None }
+    }
+}
+
+/// What the other side proves itself with, and this one.
+pub(super) struct Trust<'a> {
+    /// The CAs that may speak for it; none: those of this host.
+    pub ca_file: Option<&'a Path>,
+    pub header_file: Option<&'a Path>,
+    /// Ports of servers on this host, where no collector is.
+    pub protected: Vec<u16>,
 }
 
 /// Where an export is to go.
@@ -67,17 +84,26 @@ impl Receiver {
         }
     }
 
-    pub(super) fn open(self, ca_file: Option<&Path>) -> anyhow::Result<Sink> {
-        let config = |is_secret: bool| {
-            let config = || client_config(ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg);
-            is_secret.then(config).transpose()
+    /// Whether what is sent with the records stays between the two sides: it is encrypted, or does not leave this host.
+    pub(super) fn keeps_secrets(&self) -> bool {
+        let Self::Otlp(url) = self else { return false };
+        let is_here = match url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+            // Whoever answers for names says where this one leads.
+            Some(url::Host::Domain(_)) | None => false,
         };
+        is_here || self.is_secret()
+    }
+
+    pub(super) fn open(self, trust: &Trust<'_>) -> anyhow::Result<Sink> {
         Ok(match self {
             Self::Output => Sink::Output,
             Self::Syslog { host, port, is_secret } => {
-                Sink::Syslog(Stream::new(&host, port, config(is_secret)?))
+                let config = || client_config(trust.ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg);
+                Sink::Syslog(Stream::new(&host, port, is_secret.then(config).transpose()?))
             }
-            Self::Otlp(url) => Sink::Otlp(Collector::new((*url).clone(), config(url.scheme() == "https")?)?),
+            Self::Otlp(url) => Sink::Otlp(Collector::new(*url, trust)?),
         })
     }
 }
@@ -92,6 +118,11 @@ impl Sink {
         }
     }
 
+    /// Whether what it took has arrived.
+    pub(super) fn has_receipts(&self) -> bool {
+        matches!(self, Self::Otlp(_))
+    }
+
     /// Ends it. What was given has arrived then, as far as that can be known.
     pub(super) fn finish(&mut self) -> Result<(), Undelivered> {
         match self {
@@ -101,18 +132,17 @@ impl Sink {
         }
     }
 
-    /// Gives all of `lines`, in order.
-    pub(super) fn send(&mut self, lines: &[String]) -> Result<(), Undelivered> {
+    /// Gives all of `lines`, in order. After an error those are left that are to be given again.
+    pub(super) fn send(&mut self, lines: &mut VecDeque<String>) -> Result<(), Undelivered> {
         match self {
             Self::Output => {
-                let mut text = lines.join("\n");
-                text.push('\n');
+                let text: String = lines.drain(..).map(|line| line + "\n").collect();
                 let mut out = io::stdout().lock();
                 let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
                 written.map_err(|error| Undelivered::Never(format!("standard output: {error}")))
             }
             Self::Syslog(stream) => stream.send(lines),
-            Self::Otlp(collector) => lines.iter().try_for_each(|request| collector.send(request)),
+            Self::Otlp(collector) => collector.send(lines),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Syslog over TLS (RFC 5425) or TCP (RFC 6587, with lengths).
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -33,13 +34,16 @@ impl Stream {
         Self { host, port, tls: tls.map(Arc::new), open: None }
     }
 
-    pub(super) fn send(&mut self, lines: &[String]) -> Result<(), Undelivered> {
+    pub(super) fn send(&mut self, lines: &mut VecDeque<String>) -> Result<(), Undelivered> {
         let sent = self.write(lines);
+        if sent.is_ok() {
+            lines.clear();
+        }
         if sent.is_err() {
             // Part of a message may have gone: only a new connection begins with a whole one.
             self.open = None;
         }
-        sent.map_err(|error| Undelivered::Later(format!("{}:{}: {error}", self.host, self.port)))
+        sent.map_err(|error| self.later(&error))
     }
 
     /// Whether nothing says that the other side has ended it.
@@ -50,10 +54,14 @@ impl Stream {
     /// Tells the other side that nothing follows, and waits until it has ended the connection, too: so all was read.
     pub(super) fn finish(&mut self) -> Result<(), Undelivered> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        open.finish().map_err(|error| Undelivered::Later(format!("{}:{}: {error}", self.host, self.port)))
+        open.finish().map_err(|error| self.later(&error))
     }
 
-    fn write(&mut self, lines: &[String]) -> io::Result<()> {
+    fn later(&self, error: &io::Error) -> Undelivered {
+        Undelivered::later(format!("{}:{}: {error}", self.host, self.port))
+    }
+
+    fn write(&mut self, lines: &VecDeque<String>) -> io::Result<()> {
         // Syslog has no receipts. At least a connection that the other side has closed is not written to, and what went there before is
         // taken for lost.
         if !self.is_open() {
