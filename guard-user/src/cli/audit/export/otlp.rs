@@ -52,26 +52,34 @@ impl Collector {
     /// Posts each `ExportLogsServiceRequest`, in parts where it is too large for the other side; what was taken is no longer there then.
     pub(super) fn send(&mut self, requests: &mut VecDeque<String>) -> Result<(), Undelivered> {
         while let Some(request) = requests.front() {
-            let halves = halved(request);
-            let is_small = request.len() < self.too_large || halves.is_err();
-            if is_small && let Said::Taken = self.post(request)? {
-                requests.pop_front();
-                continue;
-            }
-            self.too_large = self.too_large.min(request.len());
-            let (first, second) = halves.map_err(|seq| {
-                let record = seq.map_or("a record".to_owned(), |seq| format!("record {seq}"));
-                let bytes = request.len();
-                Undelivered::Never(format!(
-                    "{}: {record} alone is too large for it (413 for {bytes} bytes); have the collector take more",
-                    self.url
-                ))
-            })?;
+            // Of what is as large as what it refused, it is asked for the halves at once.
+            let known = if request.len() < self.too_large { None } else { halved(request).ok() };
+            let (first, second) = match known {
+                Some(halves) => halves,
+                None => match self.post(request)? {
+                    Said::Taken => {
+                        requests.pop_front();
+                        continue;
+                    }
+                    Said::TooLarge => {
+                        self.too_large = self.too_large.min(request.len());
+                        halved(request).map_err(|seq| self.never(seq, request.len()))?
+                    }
+                },
+            };
             requests.pop_front();
             requests.push_front(second);
             requests.push_front(first);
         }
         Ok(())
+    }
+
+    fn never(&self, seq: Option<u64>, bytes: usize) -> Undelivered {
+        let record = seq.map_or("a record".to_owned(), |seq| format!("record {seq}"));
+        Undelivered::Never(format!(
+            "{}: {record} alone is too large for it (413 for {bytes} bytes); have the collector take more",
+            self.url
+        ))
     }
 
     fn post(&self, request: &str) -> Result<Said, Undelivered> {
