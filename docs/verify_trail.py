@@ -69,7 +69,7 @@ def grow(peaks, size, leaf):
     return peaks.append(leaf) or 1
 def root_of(peaks): return functools.reduce(lambda right, left: sha256(b"\1", left, right), reversed(peaks)) if peaks else sha256()
 # --- The trail ---
-NUMBERS, TEXTS = "seq format epoch call_seq open_count to".split(), "prev time kind id origin decision note reason cause".split()
+NUMBERS, TEXTS = "seq format epoch call_seq open_count to lost_to".split(), "prev time kind id origin decision note reason cause".split()
 def whole(text): return int(text) if -2**63 <= int(text) < 2**64 else need(False, "a number that is too large")
 def depth(value): return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0) if isinstance(value, (dict, list)) else 0
 def record_of(line):  # a line has one spelling: that of `dumps`, with members once, whole numbers and no half of a surrogate pair

@@ -205,6 +205,7 @@ fn rows() -> Vec<(&'static str, u8, String)> {
         row("a text for `epoch`", TAMPERED, r#""kind":"denied","epoch":"x""#),
         row("a text for `format`", TAMPERED, r#""kind":"denied","format":"x""#),
         row("a number below zero for `to`", TAMPERED, r#""kind":"denied","to":-1"#),
+        row("a text for `lost_to`", TAMPERED, r#""kind":"denied","lost_to":"x""#),
         row("a large `format`", SOUND, r#""kind":"denied","format":4294967296"#),
         row("a number for `reason`", TAMPERED, r#""kind":"denied","reason":1"#),
         row("a text for `peaks`", TAMPERED, r#""kind":"denied","peaks":"x""#),

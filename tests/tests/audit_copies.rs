@@ -255,3 +255,51 @@ fn a_trail_that_does_not_go_on_leaves_no_port_open_after_a_boot() {
         assert!(TcpStream::connect(ADDRESS).is_err(), "the refused start has closed it");
     });
 }
+
+#[test]
+fn a_copy_that_comes_after_the_start_is_not_replaced_by_a_trail_that_was_put_back_and_has_grown_past_it() {
+    apart(|| {
+        let (mut scene, other) = scene();
+        calls(&scene, 2);
+        scene.daemon.stop().unwrap();
+        let trail = scene.daemon.config.audit_dir();
+        let backup = tempfile::tempdir().unwrap();
+        copy_dir(&trail, &backup.path().join("audit"));
+        scene.daemon.start().unwrap();
+        calls(&scene, 2);
+        scene.daemon.stop().unwrap();
+        let known = fs::read(other.path().join(COPY_FILE)).unwrap();
+
+        // All that this host has is put back. The other disk is not there yet.
+        copy_dir(&backup.path().join("audit"), &trail);
+        for own in [&scene.daemon.config.state_dir, &scene.daemon.config.runtime_dir] {
+            fs::remove_file(own.join(COPY_FILE)).unwrap();
+        }
+        let mounted = backup.path().join("mounted");
+        fs::rename(other.path(), &mounted).unwrap();
+        scene.daemon.start().unwrap();
+        calls(&scene, 20);
+        let grown = eventually(START_LIMIT, || {
+            let own = size_of(&fs::read_to_string(trail.join("checkpoint"))?);
+            Ok((own > size_of(&String::from_utf8_lossy(&known))).then_some(()))
+        });
+        grown.unwrap().expect("the trail has grown past it");
+        fs::rename(&mounted, other.path()).unwrap();
+        let told = eventually(START_LIMIT, || {
+            let status = scene.daemon.status()?;
+            let copies = status["checkpoints"].as_array().cloned().unwrap_or_default();
+            let place = other.path().to_string_lossy().into_owned();
+            let copy = copies
+                .into_iter()
+                .find(|one| one["place"].as_str().is_some_and(|path| path.starts_with(&place)));
+            Ok(copy.filter(|copy| {
+                copy["error"].as_str().is_some_and(|why| why.contains("is not of those of this trail"))
+            }))
+        });
+        assert!(told.unwrap().is_some(), "{}", scene.daemon.status().unwrap()["checkpoints"]);
+        assert_eq!(fs::read(other.path().join(COPY_FILE)).unwrap(), known, "it is kept");
+        scene.daemon.stop().unwrap();
+        let said = refusal(&mut scene);
+        assert!(said.contains("are not those that the checkpoint in"), "{said}");
+    });
+}

@@ -179,7 +179,7 @@ fn unpack(file: File) -> io::Result<Box<dyn BufRead + Send>> {
 }
 
 fn member(part: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = DeflateEncoder::new(vec![0; HEAD_BYTES], Compression::default());
+    let mut encoder = DeflateEncoder::new(vec![0; HEAD_BYTES], Compression::fast());
     encoder.write_all(part)?;
     let mut bytes = encoder.finish()?;
     let mut crc = flate2::Crc::new();

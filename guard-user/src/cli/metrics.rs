@@ -113,7 +113,7 @@ fn of_guard(registry: &mut Registry, status: &Value) {
     gauge(
         registry,
         "audit_losses_accepted",
-        "Losses of records that an operator accepted, by the records that are still there",
+        "Losses of records that an operator accepted, by the records that were there when this guard started",
         number(&audit["losses_accepted"]),
     );
     gauge(registry, "audit_reserve_bytes", "Set aside for a full disk", number(&audit["reserve_bytes"]));
@@ -156,7 +156,9 @@ fn of_copies(registry: &mut Registry, copies: &[Value]) {
         let labels = vec![("kind", word(&copy["kind"])), ("place", word(&copy["place"]))];
         let waiting = copy["waiting_seconds"].as_i64();
         put(&ages, &labels, copy["age_seconds"].as_i64().or(waiting).unwrap_or_default());
-        put(&sizes, &labels, copy["size"].as_i64().unwrap_or_default());
+        if let Some(size) = copy["size"].as_i64() {
+            put(&sizes, &labels, size);
+        }
         failures.get_or_create(&labels).inc_by(count(&copy["failures"]));
     }
 }

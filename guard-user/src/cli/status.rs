@@ -302,18 +302,18 @@ fn unwritten(status: &Value) -> String {
     cause.map(|cause| output::red(&line(cause)) + "\n").unwrap_or_default()
 }
 
-/// A first copy that takes longer is told of.
+/// A copy that takes longer is told of.
 const COPY_WAIT_SECONDS: u64 = 60;
 
 /// Places that get no copies of the trail's checkpoint.
 fn uncopied(status: &Value) -> String {
     let line = |copy: &Value| {
         let (kind, place) = (plain(&copy["kind"]), plain(&copy["place"]));
-        let waiting = copy["waiting_seconds"].as_u64().unwrap_or_default();
+        let attempt = copy["attempt_seconds"].as_u64().unwrap_or_default();
         let why = match copy["error"].as_str() {
             Some(error) => output::plain(error),
-            None if copy["size"].is_null() && waiting >= COPY_WAIT_SECONDS => {
-                format!("none has arrived in {waiting} s; the place may hang")
+            None if attempt >= COPY_WAIT_SECONDS => {
+                format!("the latest has been under way for {attempt} s; the place may hang")
             }
             None => return String::new(),
         };

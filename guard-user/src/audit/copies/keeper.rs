@@ -14,6 +14,8 @@ use crate::types::Uptime;
 const RETRY_EVERY: Duration = Duration::from_secs(10);
 /// At most one part in so many of the time is spent on copies to one place.
 const SHARE: u32 = 5;
+/// However long an attempt took: it may have hung.
+const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Longest file that is taken for a checkpoint.
 pub(super) const NOTE_BYTES_MAX: usize = 16 * 1024;
 
@@ -44,7 +46,8 @@ impl Keeper {
         every: Duration,
     ) -> io::Result<Self> {
         let since = Uptime::now();
-        let standing = Standing { kind, place, size: None, at: None, since, failures: 0, error: None };
+        let standing =
+            Standing { kind, place, size: None, at: None, attempt: None, since, failures: 0, error: None };
         let state = Mutex::new(State { standing, is_stopping: false, has_ended: false });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
@@ -59,7 +62,7 @@ impl Keeper {
                 }
                 due = if is_well { every } else { every.min(RETRY_EVERY) };
                 // What takes long, such as reading much of the trail for a proof, is not done all the time.
-                due = due.max(started.elapsed().saturating_mul(SHARE));
+                due = due.max(started.elapsed().saturating_mul(SHARE).min(PAUSE_MAX));
             }
             theirs.lock().has_ended = true;
             theirs.changed.notify_all();
@@ -103,7 +106,11 @@ impl Shared {
 
     /// Gives the sink what is newer than what it has; false: it is not there.
     fn copy(&self, source: &Path, sink: &mut dyn Sink) -> bool {
-        let before = self.lock().standing.size;
+        let before = {
+            let standing = &mut self.lock().standing;
+            standing.attempt = Some(Uptime::now());
+            standing.size
+        };
         let put = read(source).and_then(|note| {
             // One that is older is not the guard's: it replaces its checkpoint by newer ones alone.
             if before.is_some_and(|before| note.size <= before) {
@@ -112,7 +119,8 @@ impl Shared {
             sink.put(&note).map(|()| Some(note.size))
         });
         let mut state = self.lock();
-        let Standing { kind, place, size, at, failures, error, .. } = &mut state.standing;
+        let Standing { kind, place, size, at, attempt, failures, error, .. } = &mut state.standing;
+        *attempt = None;
         match put {
             Ok(put) => {
                 if error.take().is_some() {

@@ -65,6 +65,10 @@ impl Disagreement {
                 "Keep the directory as evidence and look for the records. Without them, move it away: \
                  `mcp-guard run --accept-loss \"REASON\"` begins a new trail then"
             }
+            Self::NoWitnessKey { .. } => {
+                "Restore `witness-key` (mode 0600). If it is lost for good, and no record is, move it and the files `witnessed-*` away: \
+                 the guard makes another key, which the witnesses' operators must be told of"
+            }
             _ => {
                 "Another host may go on with a copy of this trail, or use the same place for its copies. Else keep the directory as evidence and look for the records. `mcp-guard run --accept-loss \"REASON\"` goes on \
                  without them and records who wanted that and why"
@@ -160,11 +164,15 @@ impl Start {
             Ok(None) if has_signed() => Some(format!("{WITNESS_KEY_FILE} is not there")),
             Ok(None) => {
                 tracing::warn!(
-                    "no witness was asked about the audit trail yet: there is no {WITNESS_KEY_FILE}"
+                    "no witness was asked about the audit trail: there is no {WITNESS_KEY_FILE}. If one has signed before, the trail was put back"
                 );
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) if has_signed() => Some(error.to_string()),
+            Err(error) => {
+                tracing::warn!("no witness was asked about the audit trail: {error}");
+                None
+            }
         }
     }
 
@@ -285,7 +293,9 @@ impl Known {
         tracing::warn!("the audit trail goes on without what is lost: {found}");
         let (from, to) = match &found {
             Disagreement::Fewer { have, known, .. } => (Some(*have), known.checked_sub(1)),
-            Disagreement::Other { size, .. } => (None, size.checked_sub(1)),
+            Disagreement::Other { size, .. } | Disagreement::LaterKey { size, .. } => {
+                (None, size.checked_sub(1))
+            }
             _ => (None, None),
         };
         let loss = Loss {
@@ -297,7 +307,11 @@ impl Known {
             lost_to: to,
         };
         // Where more than one place says the same, one record tells.
-        if self.losses.iter().all(|before| before.lost_to != loss.lost_to) {
+        let is_told = |before: &Loss| match loss.lost_to {
+            Some(_) => before.lost_to == loss.lost_to,
+            None => before.cause == loss.cause,
+        };
+        if !self.losses.iter().any(is_told) {
             self.losses.push(loss);
         }
         Ok(())

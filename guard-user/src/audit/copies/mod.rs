@@ -67,6 +67,9 @@ pub struct Standing {
     pub size: Option<u64>,
     #[serde(rename = "age_seconds", serialize_with = "age")]
     pub at: Option<Uptime>,
+    /// When the attempt that is under way began.
+    #[serde(rename = "attempt_seconds", serialize_with = "age")]
+    pub attempt: Option<Uptime>,
     /// When the guard began to copy there.
     #[serde(rename = "waiting_seconds", serialize_with = "waiting")]
     pub since: Uptime,
@@ -134,7 +137,11 @@ fn sinks(config: &Config, may_go_back: bool) -> Vec<(&'static str, String, Box<d
         // The guard's own are made if need be. Any other may be a mount that is missing.
         let is_own =
             Some(&path) != config.audit.checkpoints.copy_to.as_ref().map(|dir| dir.join(COPY_FILE)).as_ref();
-        sinks.push(("file", path.display().to_string(), Box::new(FileCopy { path, is_own, may_go_back })));
+        sinks.push((
+            "file",
+            path.display().to_string(),
+            Box::new(FileCopy { path, trail: config.audit_dir(), is_own, may_go_back, is_known: false }),
+        ));
     }
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
         sinks.push(("journal", journal::SOCKET.to_owned(), Box::new(Journal)));

@@ -91,17 +91,19 @@ pub fn survey(config: &Config) -> io::Result<Survey> {
     let keys = Keys::beside(&dir, root)?;
     let checkpoints: Vec<_> = copies.iter_mut().map(|copy| copy.open(&keys)).collect();
     let sizes: Vec<_> = checkpoints.iter().flatten().map(|checkpoint| checkpoint.size).collect();
-    let Walked { first, records, roots } = walk(&dir, &keys, &sizes)?;
+    let walked = walk(&dir, &keys, &sizes)?;
     for (copy, checkpoint) in copies.iter_mut().zip(&checkpoints) {
-        let Some(Checkpoint { size, root, .. }) = checkpoint else { continue };
-        copy.told.standing = match roots.iter().find(|(at, _)| at == size) {
-            Some((_, here)) if here == root => Agreement::Agrees,
-            Some(_) => Agreement::Other,
-            None if *size < first => Agreement::Pruned,
-            None => Agreement::Fewer,
-        };
+        if let Some(checkpoint) = checkpoint {
+            copy.told.standing = walked.agreement(checkpoint);
+        }
     }
+    let records = walked.records;
     Ok(Survey { dir, records, copies: copies.into_iter().map(|copy| copy.told).collect() })
+}
+
+/// What a signed checkpoint says of the trail in `dir`, which has these keys.
+pub(super) fn agreement(dir: &Path, keys: &Keys, checkpoint: &Checkpoint) -> io::Result<Agreement> {
+    Ok(walk(dir, keys, &[checkpoint.size])?.agreement(checkpoint))
 }
 
 /// Where a copy is.
@@ -222,6 +224,17 @@ struct Walked {
     records: u64,
     /// By the number of records.
     roots: Vec<(u64, Hash)>,
+}
+
+impl Walked {
+    fn agreement(&self, Checkpoint { size, root, .. }: &Checkpoint) -> Agreement {
+        match self.roots.iter().find(|(at, _)| at == size) {
+            Some((_, here)) if here == root => Agreement::Agrees,
+            Some(_) => Agreement::Other,
+            None if *size < self.first => Agreement::Pruned,
+            None => Agreement::Fewer,
+        }
+    }
 }
 
 /// With the root at each of `sizes` that the trail has.

@@ -101,6 +101,8 @@ impl<'a> Fields<'a> {
                 b"to" => fields.to = given(name, value, number)?,
                 b"epoch" => fields.epoch = given(name, value, number)?,
                 b"time" => fields.time = given(name, value, text)?,
+                // Nothing here goes by it.
+                b"lost_to" => drop(given(name, value, number)?),
                 b"cause" => fields.cause = given(name, value, text)?,
                 _ => {}
             }

@@ -26,13 +26,18 @@ const SIZE_TYPE: &str = "text/x.tlog.size";
 pub(super) fn read<'a>(status: u16, content_type: Option<&str>, body: &'a str) -> Said<'a> {
     match status {
         200 => Said::Signed(body),
-        409 if content_type == Some(SIZE_TYPE) => size(body).map_or(Said::Odd, Said::Has),
+        409 if content_type.is_some_and(is_size) => size(body).map_or(Said::Odd, Said::Has),
         409 => Said::Another,
         422 => Said::NoGrowth,
         404 => Said::NoSuchLog,
         403 => Said::NoSuchKey,
         _ => Said::Odd,
     }
+}
+
+/// Whatever parameters somebody on the way has added.
+fn is_size(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(SIZE_TYPE))
 }
 
 /// In decimal, in its one spelling, and a newline.
@@ -52,6 +57,7 @@ mod tests {
             (200, None, "\u{2014} w x\n", Said::Signed("\u{2014} w x\n")),
             (409, Some(SIZE_TYPE), "17\n", Said::Has(17)),
             (409, Some(SIZE_TYPE), "0\n", Said::Has(0)),
+            (409, Some("Text/X.tlog.size; charset=utf-8"), "17\n", Said::Has(17)),
             (409, Some(SIZE_TYPE), "17", Said::Odd),
             (409, Some(SIZE_TYPE), "+17\n", Said::Odd),
             (409, Some(SIZE_TYPE), "017\n", Said::Odd),

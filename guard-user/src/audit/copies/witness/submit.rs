@@ -91,11 +91,12 @@ impl<'a> Submission<'a> {
                 Said::Another | Said::Has(_) if old == have && have > 0 => {
                     return Err(Refused::Other { size: have });
                 }
-                Said::NoGrowth if old > 0 => return Err(Refused::Other { size: old }),
+                // Of the same number there is nothing to grow.
+                Said::NoGrowth if old > 0 && old < have => return Err(Refused::Other { size: old }),
                 Said::NoSuchLog | Said::NoSuchKey => {
                     let what = if status == 404 { "trail" } else { "trail's key" };
                     return Err(Refused::Otherwise(format!(
-                        "it does not know this {what}: its operator needs the content of {}",
+                        "it does not know this {what}. If it has signed before, the trail was put back; else its operator needs the content of {}",
                         self.dir.join(WITNESS_VERIFIER_KEY_FILE).display()
                     )));
                 }
