@@ -60,6 +60,19 @@ const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long an heir may take to receive the listeners.
 const HAND_OVER: Duration = Duration::from_secs(60);
 
+/// What an operator and the service manager say of a start.
+#[derive(Debug, Default)]
+pub struct StartOptions {
+    /// A running guard hands its listeners on, once this one has read its files.
+    pub take_over: bool,
+    /// A newer version may have made the pins.
+    pub allow_downgrade: bool,
+    /// What the service manager kept.
+    pub inherited: Vec<Inherited>,
+    /// An operator goes on without records of the trail that are lost.
+    pub accept_loss: Option<Acceptance>,
+}
+
 /// The running guard.
 pub struct App {
     config: Arc<Config>,
@@ -107,20 +120,13 @@ impl App {
     /// Everything that can be wrong with files is found before the kernel is touched. From then on the ports are
     /// closed to all but the guard, also if the rest fails. After a boot, when nothing is in the kernel yet, a start that fails
     /// closes them, too.
-    ///
-    /// `take_over`: a running guard hands its listeners on, once this one has read its files. `inherited`: what the service
-    /// manager kept. `accept_loss`: an operator goes on without records of the trail that are lost.
     pub async fn start(
         config: Config,
         manager: Manager,
-        take_over: bool,
-        allow_downgrade: bool,
-        inherited: Vec<Inherited>,
-        accept_loss: Option<Acceptance>,
+        options: StartOptions,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         let config = Arc::new(config);
-        let started =
-            Self::try_to_start(&config, manager, take_over, allow_downgrade, inherited, accept_loss).await;
+        let started = Self::try_to_start(&config, manager, options).await;
         if let Err(error) = &started {
             closed::after(&config, error).await;
         }
@@ -130,10 +136,7 @@ impl App {
     async fn try_to_start(
         config: &Arc<Config>,
         manager: Manager,
-        take_over: bool,
-        allow_downgrade: bool,
-        inherited: Vec<Inherited>,
-        accept_loss: Option<Acceptance>,
+        StartOptions { take_over, allow_downgrade, inherited, accept_loss }: StartOptions,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         manager.tell(&[Word::Status("starting: the ports are closed, nothing is served yet")]);
         let config = Arc::clone(config);

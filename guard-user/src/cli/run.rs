@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::app::{self, App, Signals};
+use crate::app::{self, App, Signals, StartOptions};
 use crate::audit::Acceptance;
 use crate::config::{Limits, Overrides};
 use crate::service::Manager;
@@ -64,8 +64,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let signals = Signals::catch().context("cannot catch signals")?;
         too_early.thread_unblock().context("cannot let signals in")?;
         let socket = config.admin_socket();
-        let started =
-            App::start(config, manager, args.take_over, args.allow_downgrade, inherited, accept_loss).await;
+        let (take_over, allow_downgrade) = (args.take_over, args.allow_downgrade);
+        let options = StartOptions { take_over, allow_downgrade, inherited, accept_loss };
+        let started = App::start(config, manager, options).await;
         let (app, acceptor) = started.map_err(|error| {
             let nobody = UnixStream::connect(&socket).is_err();
             let words = "no guard runs now, and the ports that one protected stay CLOSED; mend this and run `mcp-guard run`";

@@ -14,7 +14,7 @@ use super::super::merkle::Tree;
 use super::super::note::{Checkpoint, NoteError};
 use super::loss::{Loss, Reason};
 use super::witness::{Refused, Submission, file_name};
-use super::{files, keeper::NOTE_BYTES_MAX, protected};
+use super::{files, keeper::NOTE_BYTES_MAX};
 use crate::audit::{CHECKPOINT_FILE, WITNESS_KEY_FILE};
 use crate::config::{Config, Witness, read_bounded};
 
@@ -94,7 +94,8 @@ impl Start {
     pub fn new(config: &Config, accepts: Option<Acceptance>) -> Self {
         let witnesses = config.audit.checkpoints.witnesses.clone();
         let copy_to = config.audit.checkpoints.copy_to.clone();
-        Self { files: files(config), copy_to, witnesses, protected: protected(config), accepts }
+        let protected = config.server_ports().into();
+        Self { files: files(config), copy_to, witnesses, protected, accepts }
     }
 
     /// Reads the copies of the trail in `dir`, which has these keys; none: there is no trail yet.

@@ -146,18 +146,13 @@ fn sinks(config: &Config, may_go_back: bool) -> Vec<(&'static str, String, Box<d
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
         sinks.push(("journal", journal::SOCKET.to_owned(), Box::new(Journal)));
     }
-    let protected = protected(config);
+    let protected: Arc<[u16]> = config.server_ports().into();
     for witness in config.audit.checkpoints.witnesses.clone() {
         let place = witness.url.to_string();
         let copy = WitnessCopy { dir: config.audit_dir(), witness, protected: Arc::clone(&protected) };
         sinks.push(("witness", place, Box::new(copy)));
     }
     sinks
-}
-
-/// The ports of servers, where nobody is who takes checkpoints.
-fn protected(config: &Config) -> Arc<[u16]> {
-    config.servers.iter().map(|server| server.port.get()).collect()
 }
 
 fn waiting<S: serde::Serializer>(since: &Uptime, to: S) -> Result<S::Ok, S::Error> {
