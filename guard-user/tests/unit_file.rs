@@ -114,7 +114,7 @@ fn the_unit_of_an_export_has_no_power_and_stays_down_where_a_person_must_look() 
         ("RestrictNamespaces", "yes"),
         ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
         ("SystemCallFilter", "@system-service"),
-        ("Restart", "on-failure"),
+        ("Restart", "always"),
     ] {
         assert_eq!(one(key), wanted, "{key}");
     }

@@ -1,10 +1,12 @@
 //! An export that runs for months: what its collector wants of it, how it ends, and what its exit codes say.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -97,6 +99,53 @@ impl Follower {
         self.process.signal(signal).unwrap();
         self.process.wait_for_end(SOON).unwrap().code()
     }
+}
+
+/// Takes connections and ends them at once, as a proxy whose server is away, until it is told otherwise; then it hands on what comes.
+fn fickle() -> (String, Arc<AtomicBool>, mpsc::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = format!("tcp://{}", listener.local_addr().unwrap());
+    let (is_back, (send, came)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let stays = Arc::clone(&is_back);
+    thread::spawn(move || {
+        for mut tcp in listener.incoming().map_while(Result::ok) {
+            let mut bytes = vec![0; 1 << 16];
+            while stays.load(Ordering::Relaxed) {
+                match tcp.read(&mut bytes) {
+                    Ok(count) if count > 0 => send.send(bytes[..count].to_vec()).unwrap(),
+                    _ => break,
+                }
+            }
+        }
+    });
+    (to, is_back, came)
+}
+
+#[test]
+fn who_takes_connections_and_ends_them_has_taken_nothing() {
+    apart(|| {
+        let tenants = traffic();
+        let (to, is_back, came) = fickle();
+        let cursor = path(&tenants, "siem.cursor");
+        let mut follower = Follower::of(&tenants, &["--format", "json", "--to", &to, "--cursor", &cursor]);
+        // One batch after the other finds the last connection ended.
+        for _ in 0..3 {
+            served(&tenants, 3);
+            let line = follower.line();
+            assert!(line.contains("next attempt in"), "{line}");
+        }
+        assert!(!fs::exists(&cursor).unwrap(), "nothing has arrived");
+        is_back.store(true, Ordering::Relaxed);
+        let arrived = eventually(PATIENCE, || {
+            Ok((fs::exists(&cursor)? && lag(&tenants, "json", &cursor) == 0).then_some(()))
+        });
+        arrived.unwrap().expect("all arrives");
+        assert_eq!(follower.end(Signal::TERM), Some(0));
+        let all = String::from_utf8(came.try_iter().flatten().collect()).unwrap();
+        for record in 0..20 {
+            assert!(all.contains(&format!("{{\"seq\":{record},")), "record {record} did not arrive");
+        }
+    });
 }
 
 #[test]
@@ -212,7 +261,7 @@ fn what_is_too_large_for_a_collector_comes_in_parts_and_one_record_that_is_is_na
         // Another attempt brings nothing: it gives up also where it follows.
         for words in [&words[..], &[&words[..], &["--follow"]].concat()] {
             let output = export(&tenants, words);
-            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert_eq!(output.status.code(), Some(2), "{}", said(&output));
             assert!(said(&output).contains("record 0 alone is too large for it (413"), "{}", said(&output));
         }
         assert!(tiny.taken().is_empty() && !fs::exists(&cursor).unwrap());
@@ -227,7 +276,7 @@ fn a_collector_that_is_busy_is_asked_again_when_it_said_and_gets_nothing_twice()
         tenants.daemon.stop().unwrap();
         tenants.daemon.start().unwrap();
         let (mut asked, mut again) = (0, None);
-        let (send, times) = std::sync::mpsc::channel();
+        let (send, times) = mpsc::channel();
         let collector = Collector::new(None, move |posted| {
             asked += 1;
             match asked {

@@ -18,7 +18,7 @@ use super::{Place, read_key};
 use crate::audit::{Cursor, CursorError, Export, FeedError, Format};
 use crate::cli::output;
 use delivery::Delivery;
-use sink::{Receiver, Trust};
+use sink::{Receiver, Trust, Undelivered};
 use stop::Stop;
 
 /// Exit code where the trail is not what was signed, or not the one that was exported before.
@@ -31,7 +31,8 @@ const WRONG_USE: u8 = 2;
 /// Each record that a signed checkpoint covers is given at least once, in order: the cursor moves on when what was before it has arrived. The
 /// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. What is exported is checked against the
 /// signatures, and against what was exported before. With --follow, SIGTERM and SIGINT end it in order (exit code 0). Exit code: 1 not all
-/// could be delivered, or a file cannot be used; 2 wrong use, such as a cursor of something else; 3 the trail was changed, put back or replaced.
+/// could be delivered, or a file cannot be used; 2 wrong use, such as a cursor of something else, or a record that is too
+/// large for the collector; 3 the trail was changed, put back or replaced.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the records become
@@ -88,7 +89,8 @@ fn code(error: &anyhow::Error) -> Option<u8> {
     if feed.is_some_and(FeedError::is_of_the_trail) || cursor.is_some_and(CursorError::is_of_the_trail) {
         return Some(NOT_THE_SAME);
     }
-    cursor.is_some_and(CursorError::is_wrong_use).then_some(WRONG_USE)
+    let is_too_large = matches!(error.downcast_ref(), Some(Undelivered::TooLarge(_)));
+    (is_too_large || cursor.is_some_and(CursorError::is_wrong_use)).then_some(WRONG_USE)
 }
 
 /// Where it goes, if that takes the format.

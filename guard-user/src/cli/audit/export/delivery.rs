@@ -77,25 +77,29 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    /// Returns when the other side has taken all of it. After an error nobody knows what became of what was sent `before`, so it is sent again.
+    /// Returns when the other side has taken all of it. After an error nobody knows what became of what was sent `before`, so it is sent again,
+    /// and the other side has to stay for it.
     fn give(&mut self, before: Option<&Batch>, batch: &Batch) -> anyhow::Result<Given> {
-        let mut before = before;
         let mut lines: VecDeque<String> = batch.lines.iter().cloned().collect();
         let mut wait = RETRY_FIRST;
+        let mut owed: Option<&Batch> = None;
         loop {
-            let error = match self.sink.send(&mut lines) {
+            let sent = owed.map_or(Ok(()), |owed| self.give_again(owed));
+            let error = match sent.and_then(|()| self.sink.send(&mut lines)) {
                 Ok(()) => return Ok(Given::Taken),
                 Err(error) => error,
             };
+            owed = before;
             let kept =
                 if self.cursor.is_some() { "; the cursor stands behind what arrived before" } else { "" };
             let after = match error {
                 Undelivered::Later { after, .. } if self.follow => after,
                 Undelivered::Later { .. } => bail!("{error}; --follow tries again{kept}"),
                 Undelivered::Never(_) => bail!("{error}{kept}"),
+                Undelivered::TooLarge(why) => {
+                    return Err(Undelivered::TooLarge(format!("{why}{kept}")).into());
+                }
             };
-            let again = before.take().into_iter().flat_map(|before| &before.lines);
-            lines = again.cloned().chain(lines).collect();
             let pause = after.map_or(wait, |after| after.clamp(RETRY_FIRST, RETRY_MOST));
             if self.stop.is_asked() {
                 output::warn(&format!("{error}; it is not tried again, since this export is to end{kept}"));
@@ -107,5 +111,14 @@ impl Delivery<'_> {
             }
             wait = (wait * 2).min(RETRY_MOST);
         }
+    }
+
+    /// A connection that is taken and ended at once, as by a proxy whose server is away, has taken nothing.
+    fn give_again(&mut self, batch: &Batch) -> Result<(), Undelivered> {
+        self.sink.send(&mut batch.lines.iter().cloned().collect())?;
+        if self.stop.within(FOLLOW_EVERY) || !self.sink.is_open() {
+            return Err(Undelivered::later("the other side did not stay for what was sent again".into()));
+        }
+        Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Collector {
 
     fn never(&self, seq: Option<u64>, bytes: usize) -> Undelivered {
         let record = seq.map_or("a record".to_owned(), |seq| format!("record {seq}"));
-        Undelivered::Never(format!(
+        Undelivered::TooLarge(format!(
             "{}: {record} alone is too large for it (413 for {bytes} bytes); have the collector take more",
             self.url
         ))

@@ -20,6 +20,9 @@ pub(super) enum Undelivered {
     /// They will not.
     #[error("{0}")]
     Never(String),
+    /// Nor will what comes after it, until somebody has the other side take more.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl Undelivered {
