@@ -126,8 +126,12 @@ impl App {
         options: StartOptions,
     ) -> anyhow::Result<(Arc<Self>, Acceptor)> {
         let config = Arc::new(config);
+        // Once this one has the trail, nobody can tell any more.
+        let is_another = closed::is_another(&config);
         let started = Self::try_to_start(&config, manager, options).await;
-        if let Err(error) = &started {
+        if let Err(error) = &started
+            && !is_another
+        {
             closed::after(&config, error).await;
         }
         started

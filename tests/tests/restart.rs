@@ -179,15 +179,21 @@ fn a_start_that_fails_after_a_boot_leaves_no_port_open() {
         let mut scene = Scene::new(&json!({})).unwrap();
         let good = scene.daemon.config.tls.clone();
         let (policy, missing) = ("policy.yaml", scene.daemon.dir().join("missing.pem"));
-        for (what, said) in [("policies", "policy.yaml"), ("tls", "missing.pem")] {
+        // The last one fails when the trail is open already.
+        for (what, said) in [("policies", "policy.yaml"), ("tls", "missing.pem"), ("egress", "root cgroup")] {
             scene.daemon.stop().unwrap();
             scene.daemon.unload().unwrap();
             assert!(TcpStream::connect(ADDRESS).is_ok(), "{what}: nothing is in the kernel");
-            if what == "policies" {
-                scene.daemon.write_policy(policy, "policies: none").unwrap();
-            } else {
-                let tls = json!({"certificate": missing, "key": missing});
-                scene.daemon.config.tls = serde_json::from_value(tls).unwrap();
+            match what {
+                "policies" => scene.daemon.write_policy(policy, "policies: none").unwrap(),
+                "tls" => {
+                    let tls = json!({"certificate": missing, "key": missing});
+                    scene.daemon.config.tls = serde_json::from_value(tls).unwrap();
+                }
+                _ => {
+                    let egress = json!({"default": "deny"});
+                    scene.daemon.config.servers[0].egress = serde_json::from_value(egress).unwrap();
+                }
             }
             let error = scene.daemon.start().expect_err("a mistake").to_string();
             assert!(error.contains(said) && error.contains("are CLOSED"), "{error}");
@@ -196,6 +202,7 @@ fn a_start_that_fails_after_a_boot_leaves_no_port_open() {
             // Once it is mended, the guard goes on with what is there.
             scene.daemon.write_policy(policy, POLICY).unwrap();
             scene.daemon.config.tls = good.clone();
+            scene.daemon.config.servers[0].egress = None;
             scene.daemon.start().unwrap();
         }
     });

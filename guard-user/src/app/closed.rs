@@ -9,19 +9,23 @@ use crate::kernel::{self, Handover, Remains};
 /// How to open them, though a service manager may start the guard again and again.
 const OPEN: &str = "`mcp-guard run` serves once this is mended; `systemctl stop mcp-guard` and then `mcp-guard unload` open them";
 
-/// After a start that failed for `error`. Who repairs a file after a boot must not find that the servers were reached meanwhile. Servers in
-/// namespaces that come later are closed by a guard that runs.
-pub(super) async fn after(config: &Arc<Config>, error: &anyhow::Error) {
-    let is_locked = |error: &OpenError| matches!(error, OpenError::Locked(_));
-    // Who holds the trail runs, or starts, and closes them itself.
-    let is_another = error.downcast_ref().is_some_and(is_locked)
-        || lock(&config.audit_dir()).err().as_ref().is_some_and(is_locked);
-    if is_another {
+/// Whether another guard has the trail: one that runs, or starts. It closes the ports itself.
+pub(super) fn is_another(config: &Config) -> bool {
+    matches!(lock(&config.audit_dir()), Err(OpenError::Locked(_)))
+}
+
+/// After a start that failed for `error`, while no other guard ran. Who repairs a file after a boot must not find that the servers were
+/// reached meanwhile. Servers in namespaces that come later are closed by a guard that runs.
+pub(super) async fn after(config: &Config, error: &anyhow::Error) {
+    if matches!(error.downcast_ref(), Some(OpenError::Locked(_))) {
         return;
     }
     let closing = match kernel::remains(&config.kernel) {
         Remains::Nothing => {
-            kernel::Guard::start_with(Arc::clone(config), Handover::default()).await.map(drop)
+            let mut config = config.clone();
+            // What a server may reach may be what failed, and closes no port.
+            config.servers.iter_mut().for_each(|server| server.egress = None);
+            kernel::Guard::start_with(Arc::new(config), Handover::default()).await.map(drop)
         }
         _ => Ok(()),
     };

@@ -83,7 +83,7 @@ pub(super) struct Health {
     pub(super) failed: Mutex<Option<Arc<str>>>,
     /// Why what was written is not signed.
     pub(super) unsigned: Mutex<Option<Arc<str>>>,
-    /// Losses of records that operators accepted, by the records that are still there.
+    /// Losses of records that operators accepted, by the records that were there when it was opened.
     pub(super) losses: AtomicU64,
     pub(super) room: Known,
     /// When the last record before this guard was written.

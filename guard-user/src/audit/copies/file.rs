@@ -25,7 +25,7 @@ pub(super) struct FileCopy {
     pub(super) is_own: bool,
     /// An operator goes on without what the checkpoint that is there covers.
     pub(super) may_go_back: bool,
-    /// What is there is this guard's.
+    /// What is there is of this trail: it was compared, or this guard put it there.
     pub(super) is_known: bool,
 }
 

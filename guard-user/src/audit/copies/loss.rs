@@ -34,7 +34,7 @@ fn sentence<S: serde::Serializer>(sentence: &str, to: S) -> Result<S::Ok, S::Err
 }
 
 impl AuditLog {
-    /// How many losses of records operators have accepted, by the records that are still there.
+    /// How many losses of records operators have accepted, by the records that were there when it was opened.
     pub fn losses(&self) -> u64 {
         self.health().losses.load(Ordering::Relaxed)
     }

@@ -140,7 +140,14 @@ fn sinks(config: &Config, may_go_back: bool) -> Vec<(&'static str, String, Box<d
         sinks.push((
             "file",
             path.display().to_string(),
-            Box::new(FileCopy { path, trail: config.audit_dir(), is_own, may_go_back, is_known: false }),
+            // Its own are always there, and the start has compared them.
+            Box::new(FileCopy {
+                path,
+                trail: config.audit_dir(),
+                is_own,
+                may_go_back,
+                is_known: is_own && !may_go_back,
+            }),
         ));
     }
     if config.audit.checkpoints.journal.unwrap_or_else(|| Path::new(journal::SOCKET).exists()) {
