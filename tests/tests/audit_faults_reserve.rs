@@ -18,7 +18,7 @@ use guard_tests::scene::apart;
 use guard_tests::small_disk::{Mounted, fill, small_disk};
 
 const CALLS: &str = "openat,write,fdatasync,fsync,ftruncate,fallocate,?unlink,unlinkat";
-/// In a run of all tests.
+/// Faults that are met in a run of all tests.
 const SITES: u64 = 2;
 const RESERVE_BYTES: u64 = 1 << 20;
 /// For a disk that fills, or that calls go on with.
@@ -120,7 +120,8 @@ fn audit_fault_every_syscall_of_the_reserve() {
             }
         }
         let (mut done, mut met) = (0, 0);
-        while done < most && !all.is_empty() {
+        // A fault that was not met is no test of anything: how often the guard tries is for it to say.
+        while met < most && !all.is_empty() {
             let injection = all.swap_remove(random.below(all.len()));
             let struck = strike(&mut rig, &disk, &injection).unwrap_or_else(|error| {
                 panic!("seed {seed}, {injection}: {error:#}\n{}", rig.daemon.log().unwrap())
@@ -132,7 +133,7 @@ fn audit_fault_every_syscall_of_the_reserve() {
         println!(
             "{done} faults, of which {met} were met; {reached} calls reached the server, {recorded} have a durable record"
         );
-        assert!(met * 2 > done, "hardly anything was met");
+        assert!(met == most || met * 2 > done, "hardly anything was met");
         rig.daemon.stop().unwrap();
         rig.is_sound().unwrap();
         drop(rig);
