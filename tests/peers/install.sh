@@ -9,6 +9,15 @@ fail() {
     exit 1
 }
 
+# What needs the network, three times: a mirror that fails for a moment is none of the tests' business.
+persist() {
+    "$@" >&2 && return
+    sleep 5
+    "$@" >&2 && return
+    sleep 20
+    "$@" >&2
+}
+
 want=$(cat package.json package-lock.json requirements.txt requirements1.txt | sha256sum | cut -d' ' -f1)
 if [ -x .venv/bin/python ] && [ -x .venv1/bin/python ] && [ "$(cat node_modules/.peers 2>/dev/null)" = "$want" ]; then
     exit 0
@@ -31,13 +40,13 @@ fi
 # The conformance suite needs Node.js 22.
 if [ "$(node -p 'process.versions.node.split(".")[0]')" -lt 22 ]; then
     echo "peers: Node.js $(node --version) is too old for the packages; installing a newer one in this folder" >&2
-    npm install --prefix .node --no-save --no-package-lock --no-audit --no-fund --loglevel=error node@24.21.0 >&2
+    persist npm install --prefix .node --no-save --no-package-lock --no-audit --no-fund --loglevel=error node@24.21.0
 fi
 
 echo "peers: installing the npm and Python packages of the lock files" >&2
-npm ci --no-audit --no-fund --loglevel=error >&2
+persist npm ci --no-audit --no-fund --loglevel=error
 for sdk in '' 1; do
     [ -x .venv$sdk/bin/python ] || python3 -m venv .venv$sdk
-    .venv$sdk/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements$sdk.txt >&2
+    persist .venv$sdk/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements$sdk.txt
 done
 echo "$want" >node_modules/.peers

@@ -15,7 +15,7 @@ use guard_tests::scene::{Scene, apart, call, done_for};
 use guard_tests::tenants::{Tenants, on};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn export(tenants: &Tenants, words: &[&str]) -> Output {
     tenants.daemon.output("audit export", words).unwrap()

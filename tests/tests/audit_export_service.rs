@@ -209,13 +209,13 @@ fn a_collector_gets_the_fields_of_a_file_that_nobody_else_may_read_or_write() {
         }
         // A file that is changed while an export runs counts from then on.
         let cursor = path(&tenants, "cursor");
+        let before = secret.posted().len();
         let follower = Follower::of(&tenants, &[&trusted[..], &["--cursor", &cursor]].concat());
         let heard = |text: &str| {
             eventually(PATIENCE, || {
                 Ok(secret.posted().last().is_some_and(|it| it.head.contains(text)).then_some(()))
             })
         };
-        let before = secret.posted().len();
         eventually(PATIENCE, || Ok((secret.posted().len() > before).then_some(()))).unwrap().unwrap();
         write("Authorization: Bearer another\n", 0o600);
         served(&tenants, 1);

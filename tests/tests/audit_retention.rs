@@ -9,7 +9,7 @@ use guard_tests::scene::{apart, call};
 use guard_tests::tenants::{Tenants, on};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn ran(tenants: &Tenants, verb: &str, words: &[&str]) -> Output {
     tenants.daemon.output(&format!("audit {verb}"), words).unwrap()

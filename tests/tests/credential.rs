@@ -97,7 +97,8 @@ fn a_server_that_wants_a_credential_gets_the_guards_and_no_trace_of_it_is_left()
         assert_eq!(status["credentials"][0]["problem"], Value::Null, "{status}");
         assert_eq!(status["credentials"][0]["server"], "customer-ops");
         for segment in fs::read_dir(daemon.config.audit_dir()).unwrap() {
-            let bytes = fs::read(segment.unwrap().path()).unwrap();
+            // A file on its way to its name may be gone by now.
+            let Ok(bytes) = fs::read(segment.unwrap().path()) else { continue };
             assert!(!String::from_utf8_lossy(&bytes).contains(secret));
         }
         assert!(!daemon.log().unwrap().contains(secret));
@@ -147,7 +148,7 @@ fn a_new_credential_is_taken_up_under_load_and_no_call_is_lost() {
                 taken(&[before, next]);
                 put(&file, next);
                 // The guard has it within a moment; then the old one is worth nothing any more.
-                thread::sleep(Duration::from_millis(600));
+                thread::sleep(Duration::from_secs(2));
                 taken(&[next]);
                 some_calls();
             }

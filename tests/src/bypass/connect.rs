@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::mem::{offset_of, size_of};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::libc;
@@ -15,6 +16,8 @@ use super::checked;
 use crate::probe::answer;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the addresses of a connection that ended may stay taken.
+const FREE_LIMIT: Duration = Duration::from_secs(10);
 /// `TCPI_OPT_SYN_DATA` of `include/uapi/linux/tcp.h`: the first packet's data was acknowledged.
 const SYN_DATA: u8 = 32;
 
@@ -25,7 +28,8 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 ///
 /// `mptcp`, `fastopen` (data in the first packet), `uring` and `uring-sqpoll` (`io_uring` instead of a system call),
 /// `device=lo`, `mark=1`, `transparent`, `freebind`, `reuse` (address and port), `bind=ADDRESS:PORT`,
-/// `ports=PORT` (the kernel's choice is this one alone), `times=N` (one after the other from the same port).
+/// `ports=PORT` (the kernel's choice is this one alone), `times=N` (one after the other from the same port),
+/// `patient` (waits until the addresses of an earlier connection are free again).
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each word of the command line")]
 struct How {
@@ -38,6 +42,7 @@ struct How {
     transparent: bool,
     free_bind: bool,
     reuse: bool,
+    patient: bool,
     bind: Option<SocketAddr>,
     ports: Option<u32>,
     times: u32,
@@ -57,6 +62,7 @@ impl How {
                 ("transparent", "") => how.transparent = true,
                 ("freebind", "") => how.free_bind = true,
                 ("reuse", "") => how.reuse = true,
+                ("patient", "") => how.patient = true,
                 ("bind", address) => how.bind = Some(address.parse()?),
                 ("ports", port) => how.ports = Some(port.parse()?),
                 ("times", times) => how.times = times.parse()?,
@@ -83,7 +89,17 @@ pub fn run(target: &str, words: &[&str]) -> anyhow::Result<Value> {
 }
 
 fn once(target: SocketAddr, how: &How) -> Value {
-    match open(target, how).and_then(|socket| connect(&socket, target, how).map(|()| socket)) {
+    let end = Instant::now() + FREE_LIMIT;
+    let attempt = || open(target, how).and_then(|socket| connect(&socket, target, how).map(|()| socket));
+    let mut met = attempt();
+    let is_taken = |met: &io::Result<Socket>| {
+        met.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    };
+    while how.patient && is_taken(&met) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+        met = attempt();
+    }
+    match met {
         Ok(socket) => {
             let stream = TcpStream::from(socket);
             let mut met = answer(&stream);

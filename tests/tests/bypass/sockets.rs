@@ -144,9 +144,9 @@ fn the_protected_port_as_the_clients_own() {
         let row = "own port";
         let neighbour = format!("bind={NEIGHBOUR}:3001");
         field.attack(&[
-            (row, Attacker::remote(world), connect("10.77.0.1:3001", &[&neighbour, "reuse"])),
-            (row, jail.user(world), connect("10.78.0.1:3001", &["bind=10.78.0.2:3001", "reuse"])),
-            (row, jail.root(world), connect("10.78.0.1:3001", &["bind=10.78.0.2:3001", "reuse"])),
+            (row, Attacker::remote(world), connect("10.77.0.1:3001", &[&neighbour, "reuse", "patient"])),
+            (row, jail.user(world), connect("10.78.0.1:3001", &["bind=10.78.0.2:3001", "reuse", "patient"])),
+            (row, jail.root(world), connect("10.78.0.1:3001", &["bind=10.78.0.2:3001", "reuse", "patient"])),
         ]);
         // A server on one address leaves the others to everybody.
         let _server = world.server(&["127.0.0.1:3001"]);

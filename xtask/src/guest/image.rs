@@ -46,25 +46,28 @@ impl Image {
         let newest_of = |list: &str| {
             newest(version, list.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())))
         };
+        let part = home().join("part");
+        drop(fs::remove_dir_all(&part));
+        fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
+        let download = |name: &str| {
+            println!("   apt-get download {name}: some 30 MiB");
+            Tool::new("apt-get")
+                .args(["-qq", "-o", "APT::Sandbox::User=root", "download", name])
+                .dir(&part)
+                .advice("Is the network reachable? `apt-get update` may help.")
+        };
+        // Lists of an older day name packages that are no more.
         let mut name = newest_of(&list()?);
-        if name.is_none() {
+        if name.as_deref().is_none_or(|name| download(name).run().is_err()) {
             Tool::new("apt-get").args(["-qq", "update"]).advice("It needs root and the network.").run()?;
             name = newest_of(&list()?);
+            name.as_deref().map_or(Ok(()), |name| download(name).run())?;
         }
         let Some(name) = name else {
             bail!(
                 "Debian's packages here have no Linux {version} for virtual machines.\n  `apt-cache search linux-image-cloud` shows which there are"
             );
         };
-        let part = home().join("part");
-        drop(fs::remove_dir_all(&part));
-        fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
-        println!("   apt-get download {name}: some 30 MiB");
-        Tool::new("apt-get")
-            .args(["-qq", "-o", "APT::Sandbox::User=root", "download", &name])
-            .dir(&part)
-            .advice("Is the network reachable? `apt-get update` may help.")
-            .run()?;
         let package = only(&part, "deb")?;
         Tool::new("dpkg").arg_path("-x", &package).args([part.as_os_str()]).run()?;
         fs::remove_file(&package).with_context(|| format!("removing {}", package.display()))?;

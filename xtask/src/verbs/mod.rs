@@ -18,4 +18,5 @@ pub(crate) mod unload;
 
 pub(crate) mod kills;
 mod residue;
+mod suites;
 pub(crate) mod upgrades;

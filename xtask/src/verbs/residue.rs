@@ -12,7 +12,7 @@ const PREFIXES: [&str; 2] = ["mcp-guard", "mg-"];
 /// Program types that the guard loads.
 const PROGRAMS: [&str; 4] = ["sk_lookup", "sock_ops", "cgroup_sock_addr", "cgroup_skb"];
 /// The kernel frees a program some time after its last user is gone.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
 
 /// What was there before the tests; a guard that the operator runs on this host is not theirs.

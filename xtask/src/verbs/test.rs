@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 
 use super::residue::Before;
+use super::suites::{AT_ONCE, suites};
 use crate::command::Tool;
 use crate::{ebpf, machine};
 
@@ -50,7 +51,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !args.unit_only {
         let before = Before::now();
-        run(privileged(args))?;
+        let [waiting, others] = suites(&machine::root().join("tests/tests"))?;
+        run(privileged(args, &[], &waiting, AT_ONCE))?;
+        run(privileged(args, &["--lib", "--bins"], &others, "1"))?;
         // Nothing is printed when nothing is left, so that the runner's closing line stays the last.
         failed.extend(before.left());
     }
@@ -137,14 +140,16 @@ fn doc() -> Tool {
     tests().args(["--doc"])
 }
 
-fn privileged(args: &Args) -> Tool {
+/// One test at a time, but where they wait: most end with a look at what is left in the kernel, which all of them share.
+fn privileged(args: &Args, more: &[&str], suites: &[String], at_once: &str) -> Tool {
     tests()
-        .args(["--package", "guard-tests", "--lib", "--bins", "--tests"])
+        .args(["--package", "guard-tests"])
+        .args(more)
+        .args(suites.iter().flat_map(|suite| ["--test", suite]))
         .args(&args.filter)
         // A test that cannot run here must fail, not look like a pass.
         .env("GUARD_REQUIRE_PRIVILEGED", "1")
-        // One at a time: each ends with a look at what is left in the kernel, which all of them share.
-        .args(["--", "--test-threads=1"])
+        .args(["--".to_owned(), format!("--test-threads={at_once}")])
 }
 
 fn tests() -> Tool {

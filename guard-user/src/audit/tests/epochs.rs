@@ -159,7 +159,7 @@ async fn a_guard_that_dies_at_any_step_of_a_hand_over_goes_on_with_the_right_key
 async fn a_disk_that_fails_during_a_hand_over_leaves_one_key_and_the_next_attempt_another() {
     let dir = tempdir();
     let disk = Faulty::default();
-    let log = open_on(with_epoch(Duration::from_millis(400), options(dir.path())), disk.clone());
+    let log = open_on(with_epoch(Duration::from_secs(2), options(dir.path())), disk.clone());
     disk.set(|mood| mood.full = true);
     until("a failed write", || log.failure().is_some()).await;
     assert_eq!(log.keys().epoch(), 0);
@@ -174,14 +174,14 @@ async fn a_disk_that_fails_during_a_hand_over_leaves_one_key_and_the_next_attemp
 #[tokio::test]
 async fn calls_go_on_while_the_file_of_keys_cannot_be_written_and_nothing_is_signed_that_nobody_can_check() {
     let dir = tempdir();
-    let log = AuditLog::open(with_epoch(Duration::from_millis(400), options(dir.path()))).unwrap();
+    let log = AuditLog::open(with_epoch(Duration::from_secs(2), options(dir.path()))).unwrap();
     // Whatever a full disk would do to a file beside the segments.
     let block = dir.path().join("audit").join(format!("{KEYS_FILE}.next"));
     fs::create_dir(&block).unwrap();
     until("a hand-over", || log.keys().epoch() > 0).await;
     let signed = fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
     calls(&log, 3).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap(), signed);
     assert_eq!((log.keys().epoch(), log.failure()), (1, None));
     assert!(

@@ -100,13 +100,13 @@ async fn a_reader_can_begin_with_each_segment_and_comes_to_the_same_root() {
 async fn a_segment_is_full_for_its_age_also_over_a_restart() {
     let dir = tempdir();
     let retention =
-        Retention { segment_age: Duration::from_millis(300), compress: false, ..Retention::default() };
+        Retention { segment_age: Duration::from_secs(3), compress: false, ..Retention::default() };
     let aging = || Options { retention: retention.clone(), ..options(dir.path()) };
     let log = AuditLog::open(aging()).unwrap();
     calls(&log, 1).await;
     assert_eq!(files(dir.path()).len(), 1);
     log.close().await;
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(3));
     let log = AuditLog::open(aging()).unwrap();
     calls(&log, 1).await;
     log.close().await;

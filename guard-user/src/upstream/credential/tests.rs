@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use super::*;
 
@@ -93,8 +94,14 @@ fn a_file_that_is_being_written_is_not_read() {
     let credentials = place.open().unwrap();
     std::thread::sleep(QUIET);
     let mut file = fs::OpenOptions::new().write(true).truncate(true).open(place.path()).unwrap();
+    let mut written = Instant::now();
     for part in ["sec", "ond-", "secret\n"] {
-        assert_eq!(shown(&credentials).as_deref(), Some("Bearer first"));
+        let seen = shown(&credentials);
+        // Unless this thread stood still for so long that it was no longer being written.
+        if written.elapsed() < QUIET {
+            assert_eq!(seen.as_deref(), Some("Bearer first"));
+        }
+        written = Instant::now();
         file.write_all(part.as_bytes()).unwrap();
         std::thread::sleep(QUIET / 4);
     }
