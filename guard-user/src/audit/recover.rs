@@ -172,14 +172,32 @@ pub(super) fn checkpoint(dir: &Path, keys: &Keys) -> Result<Option<Checkpoint>, 
     }
 }
 
+/// Names for what unfinished writes of one record left. Beyond them, the last is used again.
+const TORN_MAX: u32 = 100;
+
 /// Cuts `path` at `end` and keeps what was behind as `torn-<seq>`: it may be evidence.
 fn move_aside(dir: &Path, path: &Path, end: u64, seq: u64) -> io::Result<Torn> {
     let mut file = File::options().read(true).write(true).open(path)?;
     file.seek(SeekFrom::Start(end))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
-    disk::replace(dir, format!("torn-{seq:020}"), &rest)?;
+    disk::replace(dir, name_aside(dir, seq, &rest)?, &rest)?;
     file.set_len(end)?;
     file.sync_all()?;
     Ok(Torn { bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX), sha256: hex::encode(sha256(&[&rest])) })
+}
+
+/// What a start before this one put aside stays, if that did not come to tell of it. The same it did not come to cut.
+fn name_aside(dir: &Path, seq: u64, rest: &[u8]) -> io::Result<String> {
+    let first = format!("torn-{seq:020}");
+    let later = (2..=TORN_MAX).map(|number| format!("{first}-{number}"));
+    let mut names = std::iter::once(first.clone()).chain(later).peekable();
+    while let Some(name) = names.next() {
+        match fs::read(dir.join(&name)) {
+            Ok(there) if there != rest && names.peek().is_some() => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(name),
+        }
+    }
+    Ok(first)
 }

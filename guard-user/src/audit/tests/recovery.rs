@@ -68,6 +68,26 @@ async fn a_start_that_died_before_its_first_record_is_begun_again() {
 }
 
 #[tokio::test]
+async fn what_starts_before_put_aside_and_told_nobody_of_stays() {
+    let dir = tempdir();
+    closed(dir.path()).await;
+    let whole = fs::read(segment(dir.path())).unwrap();
+    let checkpoint = fs::read(dir.path().join("audit").join(CHECKPOINT_FILE)).unwrap();
+    let aside = |name: &str| dir.path().join("audit").join(format!("torn-{:020}{name}", 4));
+    fs::write(aside(""), "of a start before").unwrap();
+    for (name, torn) in [("-2", "{\"seq\":"), ("-3", "{\"seq\":4"), ("-3", "{\"seq\":4")] {
+        // It is cut, and nothing came after: what a start does that dies then.
+        fs::write(segment(dir.path()), [&whole, torn.as_bytes()].concat()).unwrap();
+        fs::write(dir.path().join("audit").join(CHECKPOINT_FILE), &checkpoint).unwrap();
+        open(dir.path()).unwrap().close().await;
+        assert_eq!(fs::read_to_string(aside(name)).unwrap(), torn);
+    }
+    assert_eq!(fs::read_to_string(aside("")).unwrap(), "of a start before");
+    assert_eq!(fs::read_to_string(aside("-2")).unwrap(), "{\"seq\":");
+    assert!(!aside("-4").exists());
+}
+
+#[tokio::test]
 async fn a_key_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempdir();
