@@ -151,7 +151,11 @@ impl Shared {
             // It may have been removed meanwhile.
             if first < full_up_to && !packed::is_packed(&path) && path.exists() {
                 // One that cannot be packed keeps no other from it.
-                failed = failed.and(pack(dir, &path, bounds, || self.files.stops()));
+                let packed = pack(dir, &path, bounds, || self.files.stops());
+                failed =
+                    failed.and(packed.map_err(|error| {
+                        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                    }));
             }
         }
         failed
@@ -167,7 +171,7 @@ fn pack(dir: &Path, plain: &Path, bounds: Bounds, stops: impl Fn() -> bool) -> i
     }
     let free = super::reserve::free(dir)?;
     if free < length.saturating_add(bounds.room_left) {
-        let what = format!("{}: {free} bytes are free, and it has {length}", plain.display());
+        let what = format!("{free} bytes are free, and it has {length}");
         return Err(io::Error::new(io::ErrorKind::StorageFull, what));
     }
     let packed = packed::name(plain);

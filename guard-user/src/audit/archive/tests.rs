@@ -51,7 +51,6 @@ fn without_the_room_that_is_to_be_left_nothing_is_packed_and_it_is_said_why() {
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     let said = error.to_string();
     assert!(said.contains("bytes are free") && said.contains(&LENGTH.to_string()), "{said}");
-    assert!(said.contains(plain.to_str().unwrap()), "{said}");
     assert!(!is_packed(dir.path()));
     pack(dir.path(), &plain, NONE, || false).unwrap();
     assert!(is_packed(dir.path()));
