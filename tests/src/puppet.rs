@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Puppet {
     heard: Receiver<Heard>,
     listener: Option<TcpListener>,
+    bytes: Bytes,
 }
+
+/// How many arrived, also of what is no whole request.
+type Bytes = Arc<AtomicU64>;
 
 /// A request that arrived, and the way back.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub struct Heard {
     pub head: String,
     pub body: Vec<u8>,
     stream: TcpStream,
+    bytes: Bytes,
 }
 
 impl Puppet {
@@ -40,19 +45,25 @@ impl Puppet {
     /// Takes the connections of `listener`.
     pub fn on(listener: TcpListener) -> Self {
         let (tell, heard) = mpsc::channel();
-        let kept = listener.try_clone().ok();
+        let (kept, bytes) = (listener.try_clone().ok(), Bytes::default());
+        let count = Arc::clone(&bytes);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let tell = tell.clone();
-                thread::spawn(move || hear(stream, &tell));
+                let (tell, count) = (tell.clone(), Arc::clone(&count));
+                thread::spawn(move || hear(stream, &tell, count));
             }
         });
-        Self { heard, listener: kept }
+        Self { heard, listener: kept, bytes }
     }
 
     /// Closes its listener.
     pub fn stop(&mut self) -> io::Result<()> {
         self.listener.take().map_or(Ok(()), |listener| SockRef::from(&listener).shutdown(Shutdown::Both))
+    }
+
+    /// Counts the bytes that arrive, also those of requests that end in the middle.
+    pub fn bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// The next request.
@@ -89,15 +100,16 @@ impl Puppet {
 }
 
 /// Connections that end without a request, such as a canary's, are nothing to hear.
-fn hear(stream: TcpStream, tell: &Sender<Heard>) {
-    let Ok((head, body)) = read(&stream) else { return };
+fn hear(stream: TcpStream, tell: &Sender<Heard>, bytes: Bytes) {
+    let Ok((head, body)) = read(&stream, &bytes) else { return };
     // A test that fills every buffer on the way fails instead of hanging.
     let Ok(()) = stream.set_write_timeout(Some(PATIENCE)) else { return };
     // The test may be over; then nobody wants it.
-    let _ = tell.send(Heard { head, body, stream });
+    let _ = tell.send(Heard { head, body, stream, bytes });
 }
 
-fn read(mut stream: &TcpStream) -> anyhow::Result<(String, Vec<u8>)> {
+fn read(stream: &TcpStream, count: &AtomicU64) -> anyhow::Result<(String, Vec<u8>)> {
+    let mut stream = Counting(stream, count);
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -117,6 +129,17 @@ fn read(mut stream: &TcpStream) -> anyhow::Result<(String, Vec<u8>)> {
     body.resize(length.max(have), 0);
     stream.read_exact(&mut body[have..])?;
     Ok((head, body))
+}
+
+/// A stream whose bytes are counted as they are read.
+struct Counting<'a>(&'a TcpStream, &'a AtomicU64);
+
+impl Read for Counting<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(into)?;
+        self.1.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::SeqCst);
+        Ok(count)
+    }
 }
 
 impl Heard {
@@ -163,7 +186,7 @@ impl Heard {
     /// The next request on the same connection takes this one's place.
     pub fn hear_again(&mut self) -> anyhow::Result<()> {
         self.stream.set_read_timeout(Some(PATIENCE))?;
-        (self.head, self.body) = read(&self.stream)?;
+        (self.head, self.body) = read(&self.stream, &self.bytes)?;
         Ok(())
     }
 
@@ -210,13 +233,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let puppet = Puppet::on(listener);
+        let bytes = puppet.bytes();
         drop(TcpStream::connect(address).unwrap());
+        TcpStream::connect(address).unwrap().write_all(b"PO").unwrap();
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 7\r\n\r\n{\"a\"").unwrap();
         client.write_all(b":1}").unwrap();
         let heard = puppet.hear().unwrap();
         assert_eq!(heard.message(), json!({"a": 1}));
         assert_eq!(heard.header("Content-Length"), Some("7"));
+        let whole = "POST / HTTP/1.1\r\ncontent-length: 7\r\n\r\n{\"a\":1}".len() + "PO".len();
+        while bytes.load(Ordering::SeqCst) < u64::try_from(whole).unwrap() {
+            thread::yield_now();
+        }
         heard.answer(&json!({})).unwrap();
         let mut reply = String::new();
         client.read_to_string(&mut reply).unwrap();

@@ -2,13 +2,16 @@
 //!
 //! `GUARD_FAULTS_KILLS` says how often it is killed, and `GUARD_FAULTS_SEED` when; `cargo xtask faults` sets them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
 use guard_tests::daemon::Daemon;
 use guard_tests::differ::Random;
 use guard_tests::faults;
@@ -24,22 +27,47 @@ const CALLS_PER_LIFE: usize = 10;
 /// It dies at some moment within so many microseconds after them.
 const MOMENT_MICROSECONDS_MAX: usize = 60_000;
 
+/// Calls by their ids, each of which is used once.
+type Ids = BTreeSet<u64>;
+
+/// The calls that the trail has a record of. An error if one of those that reached the server is not among them.
+fn recorded(daemon: &Daemon, reached: &Mutex<Ids>) -> anyhow::Result<Ids> {
+    let ledger = daemon.ledger()?;
+    let ids = ledger.calls("allow", "open").map(|call| call["rpc_id"].as_str().unwrap_or_default().parse());
+    let recorded: Ids = ids.collect::<Result<_, _>>()?;
+    let reached = reached.lock().unwrap_or_else(PoisonError::into_inner);
+    let unseen: Vec<_> = reached.difference(&recorded).collect();
+    anyhow::ensure!(unseen.is_empty(), "{unseen:?} reached the server without a record");
+    Ok(recorded)
+}
+
 #[test]
 fn audit_kill9_loop() {
     let (kills, seed) = (faults::number("KILLS", KILLS), faults::seed());
     let mut random = Random::new(seed);
     apart(|| {
         let Scene { mut daemon, puppet, credential, https } = Scene::new(&json!({})).unwrap();
-        let reached = puppet.answer_all(done_for);
-        let over = AtomicBool::new(false);
+        let reached = Arc::new(Mutex::new(Ids::new()));
+        let theirs = Arc::clone(&reached);
+        puppet.answer_each(move |message| {
+            let id = message["id"].as_u64().expect("a number");
+            let is_new = theirs.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+            assert!(is_new, "call {id} reached the server twice");
+            done_for(message)
+        });
+        let count = || reached.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let (over, ids) = (AtomicBool::new(false), AtomicU64::new(1));
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let request = Request::post(&call(1, "open")).by(&credential).bytes();
+                    let request = || {
+                        let id = ids.fetch_add(1, Ordering::Relaxed);
+                        Request::post(&call(id, "open")).by(&credential).bytes()
+                    };
                     while !over.load(Ordering::Relaxed) {
                         // The guard dies at any point of this.
                         let Ok(mut line) = https.line() else { continue };
-                        while line.send(&request).is_ok() && line.answer().is_ok() {
+                        while line.send(&request()).is_ok() && line.answer().is_ok() {
                             if over.load(Ordering::Relaxed) {
                                 return;
                             }
@@ -48,10 +76,9 @@ fn audit_kill9_loop() {
                 });
             }
             let lives = (0..kills).try_for_each(|life| {
-                let before = reached.load(Ordering::SeqCst);
-                let busy = eventually(START_LIMIT, || {
-                    Ok((reached.load(Ordering::SeqCst) >= before + CALLS_PER_LIFE).then_some(()))
-                })?;
+                let before = count();
+                let busy =
+                    eventually(START_LIMIT, || Ok((count() >= before + CALLS_PER_LIFE).then_some(())))?;
                 anyhow::ensure!(busy.is_some(), "life {life}: no calls");
                 let moment = random.below(MOMENT_MICROSECONDS_MAX);
                 thread::sleep(Duration::from_micros(u64::try_from(moment)?));
@@ -61,9 +88,7 @@ fn audit_kill9_loop() {
                     refused.as_ref().err() == Some(&ErrorKind::ConnectionRefused),
                     "life {life}: {refused:?} while the guard is dead"
                 );
-                let durable = daemon.ledger()?.calls("allow", "open").count();
-                let reached = reached.load(Ordering::SeqCst);
-                anyhow::ensure!(reached <= durable, "life {life}: {reached} calls, {durable} records");
+                recorded(&daemon, &reached).with_context(|| format!("life {life}"))?;
                 daemon.start()?;
                 let verified = daemon.verify()?;
                 anyhow::ensure!(verified.code == Some(0), "life {life}: {verified:?}");
@@ -73,9 +98,8 @@ fn audit_kill9_loop() {
             lives.unwrap();
         });
         daemon.stop().unwrap();
-        let ledger = daemon.ledger().unwrap();
-        let (reached, durable) = (reached.load(Ordering::SeqCst), ledger.calls("allow", "open").count());
-        assert!(reached <= durable, "{reached} calls, {durable} records");
+        let durable = recorded(&daemon, &reached).unwrap().len();
+        let (ledger, reached) = (daemon.ledger().unwrap(), count());
         assert_eq!(u64::try_from(ledger.of_kind("start").count()).unwrap(), kills + 1);
         assert_eq!(daemon.verify().unwrap().code, Some(0));
         println!(

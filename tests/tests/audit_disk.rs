@@ -10,7 +10,7 @@ use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
 
 #[tokio::test]
-async fn a_full_disk_refuses_calls_and_lets_them_through_once_there_is_room() {
+async fn audit_enospc_tmpfs() {
     let dir = tempfile::tempdir().expect("a directory");
     if let Err(error) = small_disk(dir.path(), "256k") {
         assert!(std::env::var_os("GUARD_REQUIRE_PRIVILEGED").is_none(), "cannot mount a tmpfs: {error}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct Rig {
     pub https: Https,
     /// Ids of the calls that reached the server.
     reached: Arc<Mutex<BTreeSet<u64>>>,
+    /// That reached the server.
+    bytes: Arc<AtomicU64>,
     /// Ids of the allowed calls in the trail, also in what was pruned since.
     recorded: BTreeSet<u64>,
     next: u64,
@@ -58,13 +61,13 @@ impl Rig {
         })?;
         let Scene { daemon, puppet, credential, https } = scene;
         let reached = Arc::new(Mutex::new(BTreeSet::new()));
-        let theirs = Arc::clone(&reached);
+        let (theirs, bytes) = (Arc::clone(&reached), puppet.bytes());
         puppet.answer_each(move |message| {
             let id = message["id"].as_u64().unwrap_or_default();
             theirs.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
             done_for(message)
         });
-        Ok(Self { daemon, credential, https, reached, recorded: BTreeSet::new(), next: 1 })
+        Ok(Self { daemon, credential, https, reached, bytes, recorded: BTreeSet::new(), next: 1 })
     }
 
     /// Where the trail is.
@@ -157,6 +160,11 @@ impl Rig {
         let unseen: Vec<_> = reached.difference(&self.recorded).collect();
         ensure!(unseen.is_empty(), "{unseen:?} reached the server without a record");
         Ok((reached.len(), self.recorded.len()))
+    }
+
+    /// How many bytes have reached the server, also of what is no whole request.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::SeqCst)
     }
 
     /// How many calls have reached the server.
