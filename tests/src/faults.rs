@@ -3,6 +3,8 @@
 //! What a test does few of in a run of all tests, `cargo xtask faults` does many of: it sets `GUARD_FAULTS_…`.
 
 pub mod rig;
+pub mod saved;
+pub mod sites;
 pub mod strace;
 
 use std::time::{SystemTime, UNIX_EPOCH};

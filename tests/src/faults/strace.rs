@@ -38,6 +38,8 @@ pub struct Strace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub call: String,
+    /// Whose it was; empty if only one is looked at. Injections count each thread's calls.
+    pub thread: String,
     /// The line, as `strace` prints it.
     pub line: String,
     /// It was made to fail, or killed the program.
@@ -131,7 +133,7 @@ pub fn seen(log: &str) -> Vec<Seen> {
                 call.line.push_str(rest);
                 call.is_struck = is_struck(rest);
             }
-        } else if let Some(call) = one(rest) {
+        } else if let Some(call) = one(thread, rest) {
             if rest.ends_with("<unfinished ...>") {
                 unfinished.insert(thread, all.len());
             }
@@ -163,10 +165,11 @@ fn is_struck(line: &str) -> bool {
 }
 
 /// `write(7</a/b>, ""..., 724) = -1 EIO (Input/output error) (INJECTED)`
-fn one(rest: &str) -> Option<Seen> {
+fn one(thread: &str, rest: &str) -> Option<Seen> {
     let (call, _) = rest.split_once('(')?;
     let is_call = !call.is_empty() && call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_call.then(|| Seen { call: call.to_owned(), line: rest.to_owned(), is_struck: is_struck(rest) })
+    let (call, thread) = (call.to_owned(), thread.to_owned());
+    is_call.then(|| Seen { call, thread, line: rest.to_owned(), is_struck: is_struck(rest) })
 }
 
 fn is_traced(id: u32) -> anyhow::Result<bool> {

@@ -11,9 +11,9 @@ use crate::{ebpf, guard, machine};
 
 /// Faults of the disk under the audit trail of a guard that runs: each system call fails once, and a guard is killed again and again
 ///
-/// First every system call by which a running guard begins, writes, packs and removes files of its trail, or goes on with what a killed
-/// one left, fails with EIO and with ENOSPC, and is where a guard is killed; what it came to is shown call by call. The same follows for
-/// those on the reserve of a full disk. Then a guard under load is killed 200 times, and the Merkle trees and proofs of the guard and of
+/// First every system call by which a running guard begins, writes, packs and removes files of its trail, copies its checkpoint, goes on
+/// with what a killed one left or hands over to another key, fails with EIO, ENOSPC and EROFS, and is where a guard is killed (reads: some of
+/// them, with EIO or a kill); what it came to is shown call by call. The same follows for those on the reserve of a full disk. Then a guard under load is killed 200 times, and the Merkle trees and proofs of the guard and of
 /// the offline verifier are compared with another implementation's for 100,000 random logs. Fails if a call reached the server without
 /// a durable record, a trail does not verify, or a guard does not go on by itself. Half an hour on two cores; `cargo xtask test` does a few of each. Needs root.
 #[derive(Debug, clap::Args)]
