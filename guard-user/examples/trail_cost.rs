@@ -1,4 +1,4 @@
-//! What the trail costs: to write it, to check it, to find something in it, to start with it.
+//! What the trail costs: to write it, to check it, to find something in it, to start with it after a guard was killed.
 //!
 //! ```text
 //! cargo run --release --example trail_cost                                # a million records, in a folder that is removed
@@ -7,11 +7,13 @@
 //!
 //! A trail in ./trail that is there already is used as it is.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::hint::black_box;
+use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -29,9 +31,17 @@ const INTENTS: [&str; 4] =
     ["data.customer.read", "financial.refund.process", "financial.ledger.read", "comms.email.send"];
 /// Calls of one measurement of the writer.
 const CALLS: u64 = 4_000;
+/// The first argument of a guard that is killed.
+const DIES: &str = "dies";
+/// What a question about a part of the time asks for: two hours of ten days.
+const SLICE: i64 = 120;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == DIES).is_some() {
+        let trail = arguments.next().expect("the directory of a trail");
+        return dies(Path::new(&trail));
+    }
     let records = arguments
         .next()
         .map_or(RECORDS, |text| text.parse().expect("the first argument is a number of records"));
@@ -46,7 +56,7 @@ fn main() {
     }
     let bytes: u64 =
         fs::read_dir(&trail).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    reading(&trail, bytes);
+    reading(&runtime, &trail, bytes);
 }
 
 fn options(dir: &Path, durability: Durability) -> Options {
@@ -129,7 +139,7 @@ async fn fill(dir: &Path, records: u64) {
     log.close().await;
 }
 
-fn reading(trail: &Path, bytes: u64) {
+fn reading(runtime: &tokio::runtime::Runtime, trail: &Path, bytes: u64) {
     let start = Instant::now();
     let report = verify(trail, None, None);
     assert!(report.fault.is_none(), "{:?}", report.fault);
@@ -145,8 +155,23 @@ fn reading(trail: &Path, bytes: u64) {
     let index = Index::open(trail, |_, _| {}).unwrap();
     println!("the index, kept: {} ms", start.elapsed().as_millis());
 
-    let now = Timestamp::now();
-    let back = |seconds| Some(now.checked_sub(SignedDuration::from_secs(seconds)).unwrap());
+    let end = |order| {
+        let mut time = Timestamp::MIN;
+        search(&index, &Query::default(), (order, Outcomes::LeftOut), |record| {
+            let line: serde_json::Value = serde_json::from_str(&record.line).unwrap();
+            time = line["time"].as_str().unwrap().parse().unwrap();
+            ControlFlow::Break(())
+        })
+        .unwrap();
+        time
+    };
+    let (first, last) = (end(Order::Oldest), end(Order::Newest));
+    let whole = last.duration_since(first);
+    // In the middle of the trail.
+    let at = |slices: i64| {
+        let after = i64::try_from(whole.as_micros()).unwrap() / SLICE * slices;
+        Some(first.checked_add(SignedDuration::from_micros(after)).unwrap())
+    };
     let of = |agent: &str| Query { agent: Some(agent.into()), ..Query::default() };
     let queries = [
         ("the newest 100 of an agent", of("support-agent"), 100),
@@ -156,7 +181,16 @@ fn reading(trail: &Path, bytes: u64) {
             100,
         ),
         ("all of a rare agent", of("rare-agent"), usize::MAX),
-        ("an agent between two times", Query { from: back(7200), to: back(0), ..of("rare-agent") }, 1000),
+        (
+            "all of a busy agent in a 120th of the time",
+            Query { from: at(SLICE / 2), to: at(SLICE / 2 + 1), ..of("support-agent") },
+            usize::MAX,
+        ),
+        (
+            "all of a rare agent in half of the time",
+            Query { from: at(SLICE / 4), to: at(SLICE * 3 / 4), ..of("rare-agent") },
+            usize::MAX,
+        ),
         ("a session", Query { session: Some("00000000deadbeef".into()), ..Query::default() }, 100),
         ("an agent that there is not", of("nobody"), 100),
         ("a text that is nowhere", Query { text: Some("zzqq".into()), ..Query::default() }, 100),
@@ -173,10 +207,43 @@ fn reading(trail: &Path, bytes: u64) {
         println!("{name}: {} ms, {found} found", start.elapsed().as_millis());
     }
 
-    let start = Instant::now();
-    let log = AuditLog::open(options(trail, Durability::Os)).unwrap();
-    println!("a start with this trail: {} ms", start.elapsed().as_millis());
-    drop(log);
+    let open = |what: &str| {
+        let start = Instant::now();
+        let log = AuditLog::open(options(trail, Durability::Os)).unwrap();
+        println!("{what}: {} ms", start.elapsed().as_millis());
+        runtime.block_on(log.close());
+    };
+    open("a start with this trail");
+    is_killed(trail);
+    open("a start after a guard was killed in the middle of a line");
+}
+
+/// Has a guard's log killed while calls are under way, and leaves the beginning of a line behind.
+fn is_killed(trail: &Path) {
+    let mut guard = Command::new(std::env::current_exe().unwrap());
+    let mut guard = guard.arg(DIES).arg(trail).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(guard.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    guard.kill().unwrap();
+    guard.wait().unwrap();
+    assert_eq!(said.trim_end(), DIES, "it has calls under way");
+    let last = fs::read_dir(trail).unwrap().map(|entry| entry.unwrap().path());
+    let last = last.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl")).max().unwrap();
+    OpenOptions::new().append(true).open(last).unwrap().write_all(br#"{"seq":"#).unwrap();
+}
+
+/// Says so once calls are recorded, and waits for its end.
+fn dies(trail: &Path) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let log = AuditLog::open(options(trail, Durability::Durable)).unwrap();
+        let mut permits = Vec::new();
+        for number in 0..8 {
+            permits.push(log.intend(&call(number)).await.unwrap());
+        }
+        println!("{DIES}");
+        std::future::pending::<()>().await;
+    });
 }
 
 fn rate(records: u64, took: Duration) -> u128 {
