@@ -259,7 +259,7 @@ fn shown(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.escape_default().to_string(),
-        Some(other) => other.to_string(),
+        Some(other) => other.to_string().escape_default().to_string(),
     }
 }
 
@@ -268,8 +268,69 @@ fn first_of(texts: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, json};
+
     use super::*;
+    use crate::audit::ascii;
+
+    /// Kinds that have columns of their own, and one that nobody knows.
+    const KINDS: [&str; 16] = [
+        "call",
+        "outcome",
+        "blocked",
+        "session_ended",
+        "denied",
+        "policy",
+        "gap",
+        "listener",
+        "tool",
+        "sessions_ended",
+        "clock",
+        "key",
+        "genesis",
+        "start",
+        "later",
+        "unblocked",
+    ];
+    const FIELDS: &str = "seq time agent server user rpc_method decision text reason call_seq result duration_micros what name session address \
+        pid comm uid digest refused open_count cause state cgroup tool change sessions count by_milliseconds expected origin version \
+        lost_from intent peer target local risk";
+
+    /// Lines whose fields are what nobody would expect there, as the guard spells them and otherwise.
+    pub(crate) fn odd_lines() -> impl Strategy<Value = String> {
+        let text = r"[\x00-\u{10ffff}\n\x1b\x7f\u{9b}\u{202e}\u{2028}]{0,20}";
+        let fields = prop::collection::vec((text, 0_u8..5), FIELDS.split_whitespace().count());
+        (prop::sample::select(&KINDS[..]), fields, any::<bool>()).prop_map(|(kind, fields, is_ascii)| {
+            let mut record: Map<String, Value> = FIELDS
+                .split_whitespace()
+                .zip(fields)
+                .map(|(name, (text, shape))| {
+                    let value = match shape {
+                        0 => Value::Null,
+                        1 => json!([text]),
+                        2 => json!({"kind": "tool", "name": text, "score": 7, "comm": text, "uid": text, "container": text, "relay": text}),
+                        _ => json!(text),
+                    };
+                    (name.to_owned(), value)
+                })
+                .collect();
+            record.insert("kind".into(), kind.into());
+            let record = Value::Object(record);
+            if is_ascii { ascii(&record).unwrap() } else { record.to_string() }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3_000))]
+        #[test]
+        fn no_record_has_a_column_that_is_not_printable_ascii(line in odd_lines()) {
+            for column in Summary::of(&line).columns() {
+                prop_assert!(column.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{:?} of {:?}", column, line);
+            }
+        }
+    }
 
     #[test]
     fn times_and_digests_are_short() {

@@ -88,6 +88,8 @@ pub use export::{Batch, Cursor, CursorError, Export, FeedError, Format, Lag, fra
 pub use heartbeat::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 pub use inspected::Inspected;
 pub use keys::Keys;
+#[cfg(test)]
+pub(crate) use last::tests::odd_lines;
 pub use last::{Filter, Summary, last};
 pub use log::{AuditLog, Options, Permit, Why};
 pub use note::{NoteError, VerifierKey};
@@ -106,7 +108,7 @@ pub use reserve::Room;
 pub use retention::Retention;
 pub use schema::{RECORD_SCHEMA, RECORD_SCHEMA_TEXT};
 pub use slots::UnderWay;
-pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
+pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, ascii};
 pub use verify::{Fault, Report, Verdict, verify};
 pub use walk::Pruned;
 

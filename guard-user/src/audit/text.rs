@@ -21,6 +21,11 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Err
     Ok(line)
 }
 
+/// The same for programs that are no part of the trail, to print.
+pub fn ascii<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
+    encode(value).and_then(|line| String::from_utf8(line).map_err(serde::ser::Error::custom))
+}
+
 pub(super) fn name<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&Bounded { text, bytes_max: NAME_BYTES_MAX })
 }

@@ -12,18 +12,23 @@ const DIGEST_SHOWN: usize = 12;
 
 /// A table that wraps its cells to stay within the terminal's width. For a file or a program, a row is a line.
 pub(super) fn table(header: impl IntoIterator<Item = impl Into<Cell>>) -> Table {
-    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-    // A pipe or a file has no size.
-    let width = told.or_else(|| Some(rustix::termios::tcgetwinsize(io::stdout()).ok()?.ws_col));
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.into_iter().map(Into::into).collect::<Vec<Cell>>());
-    if let Some(width) = width.filter(|width| *width > 0) {
+    if let Some(width) = width() {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     table
+}
+
+/// Of the terminal; none: a row is a line, however long.
+pub(super) fn width() -> Option<u16> {
+    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    // A pipe or a file has no size.
+    let width = told.or_else(|| Some(rustix::termios::tcgetwinsize(io::stdout()).ok()?.ws_col));
+    width.filter(|width| *width > 0)
 }
 
 /// The beginning of a digest, enough to tell two versions apart.

@@ -253,7 +253,21 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::audit::odd_lines;
+
+    proptest! {
+        #[test]
+        fn each_record_is_one_line_of_the_table_without_a_sign_of_its_own(lines in prop::collection::vec(odd_lines(), 0..20)) {
+            let text = table(&lines).to_string();
+            prop_assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{:?}", text);
+            if output::width().is_none() {
+                prop_assert_eq!(text.split('\n').count(), 1 + lines.len(), "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn a_time_is_read_as_people_write_it() {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Place;
 use super::query::{Wanted, open};
-use crate::audit::{Order, Outcomes, search};
+use crate::audit::{Order, Outcomes, ascii, search};
 use crate::cli::output;
 
 /// Rows of each table; the JSON has all.
@@ -135,7 +135,7 @@ impl Stats {
             let cells = usize::try_from((count.calls * BAR_CELLS).div_ceil(most)).unwrap_or(0);
             let refused = count.deny + count.hold;
             table.add_row([
-                time.replace('T', " "),
+                output::plain(time).replace('T', " "),
                 count.calls.to_string(),
                 refused.to_string(),
                 "#".repeat(cells),
@@ -171,15 +171,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         ControlFlow::Continue(())
     })?;
-    output::print(&if args.place.json { serde_json::to_string(&stats)? } else { stats.show() })?;
+    output::print(&if args.place.json { ascii(&stats)? } else { stats.show() })?;
     Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::audit::odd_lines;
 
     #[test]
     fn each_call_counts_once_for_each_of_its_names() {
@@ -203,5 +205,26 @@ mod tests {
             text.contains("4 calls: 1 allowed, 1 denied, 1 held") && text.contains(&"#".repeat(40)),
             "{text}"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_adds_a_line_or_a_sign_to_the_tables(lines in prop::collection::vec(odd_lines(), 0..60)) {
+            let mut stats = Stats::default();
+            for line in &lines {
+                stats.add(&serde_json::from_str(line).unwrap(), Every::Minute);
+            }
+            let (text, json) = (stats.show(), ascii(&stats).unwrap());
+            prop_assert!(json.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{:?}", json);
+            prop_assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{:?}", text);
+            if output::width().is_none() {
+                let names = [&stats.agents, &stats.servers, &stats.intents, &stats.tools, &stats.reasons].map(BTreeMap::len);
+                // A blank line, the head, the names, and that there are more.
+                let of = |names: usize| if names == 0 { 0 } else { 2 + names.min(ROWS_SHOWN) + usize::from(names > ROWS_SHOWN) };
+                let times = stats.times.len();
+                let expected = 1 + names.into_iter().map(of).sum::<usize>() + if times == 0 { 0 } else { 2 + times };
+                prop_assert_eq!(text.split('\n').count(), expected, "{}", text);
+            }
+        }
     }
 }
