@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
@@ -44,15 +45,24 @@ pub struct Place<'a> {
 #[derive(Debug)]
 pub struct Answer {
     pub head: Parts,
-    /// An error in words if it broke off or was too long.
+    /// An error in words if it broke off, was too long or did not end.
     pub body: Result<Bytes, String>,
 }
 
-/// Sends `request`, whose URI is path and query alone; an error in words for the operator. The caller bounds the time.
+/// How much of an answer's body is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyMax {
+    pub bytes: usize,
+    /// From the answer's head on.
+    pub time: Duration,
+}
+
+/// Sends `request`, whose URI is path and query alone; an error in words for the operator. The caller bounds the time
+/// of all.
 pub async fn ask(
     place: &Place<'_>,
     request: Request<Full<Bytes>>,
-    answer_bytes_max: usize,
+    body_max: BodyMax,
 ) -> Result<Answer, String> {
     let mut request = request;
     let host = HeaderValue::from_str(place.authority).map_err(|error| error.to_string())?;
@@ -61,20 +71,19 @@ pub async fn ask(
     request.headers_mut().insert(USER_AGENT, agent);
     let connected = connect(place.host, place.port, (place.protected, place.peer));
     if !place.is_secret {
-        return exchange(connected.await?, request, answer_bytes_max).await;
+        return exchange(connected.await?, request, body_max).await;
     }
     // Read first: a mistake in it has nobody asked.
     let tls = TlsConnector::from(Arc::new(client_config(place.ca_file, place.peer)?));
     let name = ServerName::try_from(place.host.to_owned()).map_err(|error| error.to_string())?;
     let tls = tls.connect(name, connected.await?).await;
-    exchange(tls.map_err(|error| format!("the TLS handshake failed: {error}"))?, request, answer_bytes_max)
-        .await
+    exchange(tls.map_err(|error| format!("the TLS handshake failed: {error}"))?, request, body_max).await
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-    answer_bytes_max: usize,
+    body_max: BodyMax,
 ) -> Result<Answer, String> {
     let mut client = http1::Builder::new();
     client.max_buf_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
@@ -85,9 +94,12 @@ async fn exchange(
     driver.spawn(connection);
     let answer = sender.send_request(request).await.map_err(|error| format!("no answer: {error}"))?;
     let (head, body) = answer.into_parts();
-    let body = Limited::new(body, answer_bytes_max).collect().await;
-    let body = body
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(|error| format!("its answer broke off, or has more than {answer_bytes_max} bytes: {error}"));
+    let BodyMax { bytes, time } = body_max;
+    let body = match tokio::time::timeout(time, Limited::new(body, bytes).collect()).await {
+        Ok(body) => body
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| format!("its answer broke off, or has more than {bytes} bytes: {error}")),
+        Err(_late) => Err(format!("its answer did not end within {} s", time.as_secs())),
+    };
     Ok(Answer { head, body })
 }

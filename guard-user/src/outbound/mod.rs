@@ -8,7 +8,7 @@ mod https;
 
 use std::time::Duration;
 
-pub use https::{Answer, Place, ask};
+pub use https::{Answer, BodyMax, Place, ask};
 
 /// What `asked` gives within `patience`, for a thread of its own that waits for it.
 pub fn block_on<T>(patience: Duration, asked: impl Future<Output = Result<T, String>>) -> Result<T, String> {

@@ -9,11 +9,12 @@ use http_body_util::Full;
 
 use crate::config::JwksUrl;
 use crate::identity::JWKS_BYTES_MAX;
-use crate::outbound::{self, Answer, Place};
+use crate::outbound::{self, Answer, BodyMax, Place};
 use crate::tls::Peer;
 
 /// All of it: names, connection, handshake, answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_MAX: BodyMax = BodyMax { bytes: JWKS_BYTES_MAX, time: PATIENCE };
 
 /// What an issuer publishes, and for how long it says that this is fresh.
 pub(super) struct Document {
@@ -45,7 +46,7 @@ async fn ask(jwks: &JwksUrl, protected: &[u16]) -> Result<Document, String> {
         .header(ACCEPT_ENCODING, "identity")
         .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let Answer { head, body } = outbound::ask(&place, request, JWKS_BYTES_MAX).await?;
+    let Answer { head, body } = outbound::ask(&place, request, BODY_MAX).await?;
     if head.status.is_redirection() {
         return Err(format!("it answered {} with a redirect, which is not followed", head.status.as_u16()));
     }

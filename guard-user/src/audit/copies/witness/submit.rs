@@ -16,7 +16,7 @@ use super::super::super::prove::growth;
 use super::answer::{self, Said};
 use super::{cosignature, key};
 use crate::config::Witness;
-use crate::outbound::{self, Place};
+use crate::outbound::{self, BodyMax, Place};
 use crate::tls::Peer;
 
 /// One question: names, connection, handshake, answer.
@@ -110,6 +110,7 @@ impl<'a> Submission<'a> {
 
     /// Status, type and text of the answer.
     fn post(&self, body: String) -> Result<(u16, Option<String>, String), Refused> {
+        let body_max = BodyMax { bytes: ANSWER_BYTES_MAX, time: PATIENCE };
         let asked = async {
             let url = &self.witness.url;
             let place = Place {
@@ -125,7 +126,7 @@ impl<'a> Submission<'a> {
                 .header(CONTENT_TYPE, "text/plain; charset=utf-8")
                 .body(Full::new(Bytes::from(body)))
                 .map_err(|error| error.to_string())?;
-            let answer = outbound::ask(&place, request, ANSWER_BYTES_MAX).await?;
+            let answer = outbound::ask(&place, request, body_max).await?;
             let content_type = answer.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let text = String::from_utf8_lossy(&answer.body?).into_owned();
             Ok((answer.head.status.as_u16(), content_type.map(str::to_owned), text))

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
@@ -12,15 +12,16 @@ use url::Url;
 
 use super::headers;
 use super::sink::{Trust, Undelivered};
-use crate::audit::halved;
+use crate::audit::{TEXT_BYTES_MAX, halved};
 use crate::cli::output;
-use crate::outbound::{self, Answer, Place};
+use crate::outbound::{self, Answer, BodyMax, Place};
 use crate::tls::{Peer, client_config};
 
 /// All of one request.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Of an answer; what matters is its status.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(35);
+/// Of an answer behind its head; what matters is its status.
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
+const BODY_MAX: BodyMax = BodyMax { bytes: 64 * 1024, time: BODY_PATIENCE };
 
 pub(super) struct Collector {
     url: Url,
@@ -91,15 +92,17 @@ impl Collector {
         let Answer { head, body } = outbound::block_on(PATIENCE, asked).map_err(later)?;
         match head.status {
             status if status.is_success() => {
-                // What is too long, or breaks off, says nothing that matters.
-                self.tell_partial(&body.unwrap_or_default());
+                // What is too long, breaks off or does not end says nothing that matters.
+                if let Some(told) = partial(&body.unwrap_or_default()) {
+                    output::warn(&format!("{}: not all was taken: {told}", self.url));
+                }
                 Ok(Said::Taken)
             }
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Said::TooLarge),
             // Somebody may mend it, so that it is tried again by whoever is patient.
             status => Err(Undelivered::Later {
                 why: format!("{}: it answered {}", self.url, status.as_u16()),
-                after: pause(status, &head.headers),
+                after: pause(status, &head.headers, SystemTime::now()),
             }),
         }
     }
@@ -123,45 +126,77 @@ impl Collector {
         let mut request = request.map_err(|error| error.to_string())?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        outbound::ask(&place, request, ANSWER_BYTES_MAX).await
+        outbound::ask(&place, request, BODY_MAX).await
     }
+}
 
-    /// The specification has what was rejected told and not sent again.
-    fn tell_partial(&self, answer: &[u8]) {
-        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-        let partial = answer.get("partialSuccess");
-        if let Some(partial) = partial.filter(|it| it.as_object().is_some_and(|told| !told.is_empty())) {
-            let told = output::plain(&partial.to_string());
-            output::warn(&format!("{}: not all was taken: {told}", self.url));
+/// What a collector says of records that it did not take, in plain and bounded text. The specification has that told and not sent again.
+fn partial(answer: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    let partial = answer.get("partialSuccess")?.as_object().filter(|told| !told.is_empty())?;
+    let told = output::plain(&Value::from(partial.clone()).to_string());
+    // It is ASCII: any byte ends a character.
+    Some(match told.get(..TEXT_BYTES_MAX) {
+        Some(beginning) if told.len() > TEXT_BYTES_MAX => format!("{beginning}... ({} bytes)", told.len()),
+        _ => told,
+    })
+}
+
+/// How long it wants not to be asked, which it says in seconds or as a date.
+fn pause(status: StatusCode, head: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let said = head.get(RETRY_AFTER).filter(|_| is_busy)?.to_str().ok()?.trim();
+    match said.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // A date that has passed is none to wait for.
+        Err(_no_number) => {
+            Some(httpdate::parse_http_date(said).ok()?.duration_since(now).unwrap_or_default())
         }
     }
 }
 
-/// How long it wants not to be asked, in seconds; the date that it may say instead is as good as nothing.
-fn pause(status: StatusCode, head: &HeaderMap) -> Option<Duration> {
-    let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-    let seconds = head.get(RETRY_AFTER).filter(|_| is_busy)?.to_str().ok()?.trim().parse().ok();
-    seconds.map(Duration::from_secs)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn who_is_busy_says_for_how_many_seconds() {
+        let now = httpdate::parse_http_date("Sun, 22 Nov 2026 05:00:00 GMT").unwrap();
         for (status, value, expected) in [
             (503, Some("7"), Some(7)),
             (429, Some(" 7 "), Some(7)),
-            (429, Some("Sun, 22 Nov 2026 05:00:00 GMT"), None),
+            (429, Some("Sun, 22 Nov 2026 05:00:09 GMT"), Some(9)),
+            (503, Some("Sunday, 22-Nov-26 05:01:00 GMT"), Some(60)),
+            (503, Some("Sun Nov 22 05:00:01 2026"), Some(1)),
+            (503, Some("Sun, 22 Nov 2026 04:00:00 GMT"), Some(0)),
+            (503, Some("22 Nov 2026"), None),
             (503, Some("-1"), None),
             (503, None, None),
             (500, Some("7"), None),
         ] {
             let mut head = HeaderMap::new();
             head.extend(value.map(|value| (RETRY_AFTER, HeaderValue::from_static(value))));
-            let pause = pause(StatusCode::from_u16(status).unwrap(), &head);
+            let pause = pause(StatusCode::from_u16(status).unwrap(), &head, now);
             assert_eq!(pause.map(|pause| pause.as_secs()), expected, "{status} {value:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_partial_success_tells_nothing() {
+        for answer in ["", "{", "[]", "{}", r#"{"partialSuccess":{}}"#, r#"{"partialSuccess":null}"#] {
+            assert_eq!(partial(answer.as_bytes()), None, "{answer}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_collector_says_of_the_rest_is_plain_and_bounded(text in "[\\x00-\u{10ffff}]{1,3000}") {
+            let answer = serde_json::json!({"partialSuccess": {"rejectedLogRecords": "3", "errorMessage": text}});
+            let told = partial(answer.to_string().as_bytes()).unwrap();
+            prop_assert!(told.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{told:?}");
+            prop_assert!(told.contains("rejectedLogRecords") && told.len() <= TEXT_BYTES_MAX + 32, "{told:?}");
         }
     }
 }
