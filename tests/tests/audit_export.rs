@@ -206,6 +206,8 @@ fn a_trail_that_was_put_back_is_not_exported_on() {
         let csv = lines(&tenants, &["--format", "csv", "--cursor", &cursor]);
         assert!(csv[0].starts_with("seq,time,kind,"), "{}", csv[0]);
         assert!(csv.iter().any(|line| line.contains(",report,")), "{csv:?}");
+        let text = String::from_utf8(export(&tenants, &["--format", "csv"]).stdout).unwrap();
+        assert!(text.split_inclusive('\n').all(|line| line.ends_with("\r\n")), "{text:?}");
         let older = older.path().display().to_string();
         let output = export(&tenants, &["--format", "csv", "--cursor", &cursor, "--dir", &older]);
         assert_eq!(output.status.code(), Some(3), "{output:?}");

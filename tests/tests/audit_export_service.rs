@@ -1,7 +1,7 @@
 //! An export that runs for months: what its collector wants of it, how it ends, and what its exit codes say.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{ChildStderr, Command, Output, Stdio};
@@ -310,6 +310,43 @@ fn a_collector_that_is_busy_is_asked_again_when_it_said_and_gets_nothing_twice()
     });
 }
 
+/// Answers each request with 200 and never ends the answer; tells of each.
+fn endless() -> (String, mpsc::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (to, (send, asked)) = (format!("http://{}/", listener.local_addr().unwrap()), mpsc::channel());
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let mut from = BufReader::new(tcp);
+            let mut length = 0;
+            for line in from.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            from.read_exact(&mut vec![0; length]).unwrap();
+            from.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{").unwrap();
+            open.push(from);
+            send.send(length).unwrap();
+        }
+    });
+    (to, asked)
+}
+
+#[test]
+fn a_collector_that_does_not_end_its_answer_has_taken_what_it_answered_for() {
+    apart(|| {
+        let tenants = traffic();
+        let ((to, asked), cursor) = (endless(), path(&tenants, "cursor"));
+        let output = export(&tenants, &["--format", "otlp", "--to", &to, "--cursor", &cursor]);
+        assert!(output.status.success(), "{}", said(&output));
+        let requests: Vec<usize> = asked.try_iter().collect();
+        assert!(requests.windows(2).all(|two| two[0] != two[1]), "nothing comes twice: {requests:?}");
+        let cursor: Value = serde_json::from_slice(&fs::read(&cursor).unwrap()).unwrap();
+        assert!(cursor["records"].as_u64().unwrap() > 10, "{cursor}");
+    });
+}
+
 #[test]
 fn an_export_that_follows_ends_in_order_when_it_is_asked_to() {
     apart(|| {
@@ -409,6 +446,22 @@ fn the_exit_code_tells_wrong_use_from_another_trail_and_from_what_may_go_the_nex
         assert_eq!(code(&["--format", "json", "--cursor", &none], "No such file"), Some(1));
         assert_eq!(code(&["--format", "json", "--dir", &none], "cannot read"), Some(1));
         assert_eq!(code(&words, ""), Some(0));
+
+        // A record that is no text any more was changed; it is no fault of the disk.
+        let copy = dir.join("copy");
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(tenants.daemon.config.audit_dir()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let mut bytes = fs::read(&path).unwrap();
+                if path.extension().is_some_and(|it| it == "jsonl") {
+                    bytes[300] = 0xff;
+                }
+                fs::write(copy.join(path.file_name().unwrap()), bytes).unwrap();
+            }
+        }
+        let copy = copy.display().to_string();
+        assert_eq!(code(&["--format", "json", "--dir", &copy], "was changed"), Some(3));
     });
 }
 

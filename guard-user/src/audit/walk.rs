@@ -327,7 +327,8 @@ pub(super) fn beginning(first: u64, path: &Path, keys: &Keys) -> io::Result<(Tre
     let mut walk = Walk::from(first, u64::MAX, keys.clone());
     let mut lines = Lines::open(path)?;
     let Some(Found::Line(bytes)) = lines.next()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-    walk.begin(&serde_json::from_slice(bytes)?).map_err(io::Error::other)?;
+    let wrong = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
+    walk.begin(&serde_json::from_slice(bytes)?).map_err(wrong)?;
     Ok((walk.tree, walk.prev))
 }
 

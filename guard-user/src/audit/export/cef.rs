@@ -35,12 +35,15 @@ pub(super) fn line(entry: &Entry<'_>, origin: &str) -> String {
     }
     for (name, address, port) in [("peer", "src", "spt"), ("original_dst", "dst", "dpt")] {
         if let Some((ip, number)) = super::address(entry, name) {
-            // The standard has keys of its own for what is longer.
-            let key = match (ip.is_ipv6(), address) {
-                (true, "src") => "c6a2",
-                (true, _) => "c6a3",
-                (false, key) => key,
+            // The dictionary has keys for what is longer, and says how to label them.
+            let (key, label) = match (ip.is_ipv6(), address) {
+                (true, "src") => ("c6a2", Some(("c6a2Label", "Source IPv6 Address"))),
+                (true, _) => ("c6a3", Some(("c6a3Label", "Destination IPv6 Address"))),
+                (false, key) => (key, None),
             };
+            if let Some((key, label)) = label {
+                extension.text(key, label);
+            }
             extension.text(key, &ip.to_string());
             extension.number(port, number);
         }
@@ -74,7 +77,8 @@ pub(super) fn line(entry: &Entry<'_>, origin: &str) -> String {
             extension.number(&format!("cn{number}"), value);
         }
     }
-    for (key, name) in [("out", "body_bytes"), ("in", "response_bytes")] {
+    // In the dictionary's words: `in` is what flows from the source to the destination, `out` what flows back.
+    for (key, name) in [("in", "body_bytes"), ("out", "response_bytes")] {
         if let Some(bytes) = entry.field(name).and_then(Value::as_u64) {
             extension.number(key, bytes);
         }

@@ -18,6 +18,8 @@ pub(super) struct Entry<'a> {
     pub(super) kind: &'a str,
     /// Milliseconds since 1970, by the host's clock.
     pub(super) millis: i64,
+    /// The same in nanoseconds, to the microsecond.
+    pub(super) nanos: i128,
     fields: &'a Fields,
     call: Option<&'a Fields>,
 }
@@ -45,6 +47,7 @@ impl<'a> Entry<'a> {
             seq: fields.get("seq")?.as_u64()?,
             kind: fields.get("kind")?.as_str()?,
             millis: time.as_millisecond(),
+            nanos: time.as_nanosecond(),
             fields,
             call,
         })
@@ -113,6 +116,11 @@ impl<'a> Entry<'a> {
         word.unwrap_or(self.kind)
     }
 
+    /// The call went on, and the guard kept back its answer, or the rest of it.
+    pub(super) fn is_kept_back(&self) -> bool {
+        self.kind == "outcome" && matches!(self.verdict(), "refused" | "cut_off")
+    }
+
     /// In words, for people.
     pub(super) fn told(&self) -> Cow<'a, str> {
         let what = || {
@@ -135,11 +143,10 @@ impl<'a> Entry<'a> {
 
     pub(super) fn severity(&self) -> Severity {
         match (self.kind, self.verdict()) {
+            _ if self.is_kept_back() => Severity::Medium,
             ("call", "deny") | ("blocked" | "denied" | "other_port", _) => Severity::Medium,
             ("gap" | "drift" | "clock", _) => Severity::High,
-            ("call", "hold") | ("outcome", "upstream_failed" | "http_error" | "refused" | "cut_off") => {
-                Severity::Low
-            }
+            ("call", "hold") | ("outcome", "upstream_failed" | "http_error") => Severity::Low,
             ("tool", _) if matches!(self.own("change"), Some("held" | "flagged" | "no_room")) => {
                 Severity::Medium
             }

@@ -14,7 +14,7 @@ use crate::audit::note::{Checkpoint, NoteError, VerifierKey};
 use crate::audit::prove::ProveError;
 use crate::audit::pruned;
 use crate::audit::walk::{Found, Lines, NO_PREV, beginning, segments};
-use crate::audit::{CHECKPOINT_FILE, KEYS_FILE};
+use crate::audit::{CHECKPOINT_FILE, KEYS_FILE, packed};
 
 /// Records between two signed checkpoints; a guard signs at least each thousand and what is written with it.
 const UNSIGNED_RECORDS_MAX: usize = 65_536;
@@ -24,6 +24,8 @@ const UNSIGNED_RECORDS_MAX: usize = 65_536;
 pub enum FeedError {
     #[error("{}: {error}", .path.display())]
     Read { path: PathBuf, error: io::Error },
+    #[error("{}: {error}: it is not as it was written; `mcp-guard audit verify` tells what is wrong", .path.display())]
+    Damaged { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Checkpoint(#[from] ProveError),
     #[error("record {seq} cannot be read; `mcp-guard audit verify` tells what is wrong")]
@@ -36,6 +38,10 @@ pub enum FeedError {
         "record {seq} or one before it was changed; nothing from {first} on is exported. `mcp-guard audit verify` tells what is wrong"
     )]
     Changed { first: u64, seq: u64 },
+    #[error(
+        "one of the records {first} to {last} was changed after it was exported, or is gone; `mcp-guard audit verify` tells what is wrong"
+    )]
+    Behind { first: u64, last: u64 },
     #[error(
         "the trail begins with record {first}, and {exported} records were exported before: what is between was pruned. To go on behind it, move \
          the cursor away"
@@ -57,6 +63,14 @@ pub enum FeedError {
 }
 
 impl FeedError {
+    /// Of a file of the trail.
+    pub(super) fn of(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        // What was packed ends where it says, and all else of the trail is text.
+        let is_damage = packed::is_damage(&error) || error.kind() == io::ErrorKind::UnexpectedEof;
+        if is_damage { Self::Damaged { path, error } } else { Self::Read { path, error } }
+    }
+
     /// Whether the trail itself is not what it was.
     pub fn is_of_the_trail(&self) -> bool {
         !matches!(self, Self::Read { .. } | Self::Checkpoint(ProveError::Read { .. }))
@@ -101,7 +115,7 @@ impl Feed {
     /// What comes before the first record that is there: nothing, unless it was pruned.
     pub(super) fn beginning(dir: &Path, key: &VerifierKey) -> Result<(Tree, Hash), FeedError> {
         let mut feed = Self::open(dir, key.clone(), Tree::default(), NO_PREV)?;
-        let at = |error| FeedError::Read { path: dir.to_owned(), error };
+        let at = |error| FeedError::of(dir, error);
         let found = segments(dir).map_err(at)?;
         let Some((first, path)) = found.first().filter(|(first, _)| *first > 0) else {
             return Ok((feed.tree, feed.prev));
@@ -109,19 +123,18 @@ impl Feed {
         if !pruned::beginning(dir, feed.signed()?.size).map_err(at)?.1 {
             return Err(FeedError::NoBeginning { first: *first });
         }
-        beginning(*first, path, &feed.keys).map_err(|error| FeedError::Read { path: path.clone(), error })
+        beginning(*first, path, &feed.keys).map_err(|error| FeedError::of(path, error))
     }
 
     /// What is signed by now.
     pub(super) fn signed(&mut self) -> Result<Checkpoint, FeedError> {
         let path = self.dir.join(CHECKPOINT_FILE);
-        let note =
-            fs::read_to_string(&path).map_err(|error| FeedError::Read { path: path.clone(), error })?;
+        let note = fs::read_to_string(&path).map_err(|error| FeedError::of(&path, error))?;
         let mut opened = self.keys.open_checkpoint(&note);
         if matches!(opened, Err(NoteError::NotSigned(_))) {
             // The guard has gone on to another key.
             self.keys = Keys::beside(&self.dir, self.keys.root().clone())
-                .map_err(|error| FeedError::Read { path: self.dir.join(KEYS_FILE), error })?;
+                .map_err(|error| FeedError::of(&self.dir.join(KEYS_FILE), error))?;
             opened = self.keys.open_checkpoint(&note);
         }
         Ok(opened.map_err(|error| ProveError::Checkpoint { path, error })?)
@@ -147,12 +160,13 @@ impl Feed {
         let mut read: Vec<_> = self.held.take().into_iter().collect();
         while self.tree.size() < signed.size {
             let (path, mut lines) = self.place()?;
-            let failed = |error| FeedError::Read { path: path.clone(), error };
+            let failed = |error| FeedError::of(&path, error);
             let before = self.tree.size();
             let mut is_signed = false;
             while self.tree.size() < signed.size && !is_signed {
                 let Some(Found::Line(line)) = lines.next().map_err(failed)? else { break };
-                let line = std::str::from_utf8(line).map_err(|error| failed(io::Error::other(error)))?;
+                let seq = self.tree.size();
+                let line = std::str::from_utf8(line).map_err(|_no_text| FeedError::Changed { first, seq })?;
                 is_signed = self.is_signed_by(line, first)? && !read.is_empty();
                 let at = self.take(line, first)?;
                 if is_signed {
@@ -213,7 +227,7 @@ impl Feed {
     fn place(&self) -> Result<(PathBuf, Lines), FeedError> {
         let at = |path: &Path| {
             let path = path.to_owned();
-            move |error| FeedError::Read { path, error }
+            move |error| FeedError::of(&path, error)
         };
         let found = segments(&self.dir).map_err(at(&self.dir))?;
         let exported = self.tree.size();

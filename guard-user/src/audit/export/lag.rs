@@ -79,6 +79,11 @@ pub(super) fn oldest(dir: &Path, seq: u64) -> io::Result<Option<Timestamp>> {
     let Some((_, path)) = found.iter().rfind(|(first, _)| *first <= seq).or(found.first()) else {
         return Ok(None);
     };
+    Ok(next(&mut lines_from(path, seq)?)?.map(|line| line.time))
+}
+
+/// The lines of a segment from record `seq` on, or from the first that is left after it.
+pub(super) fn lines_from(path: &Path, seq: u64) -> io::Result<Lines> {
     // Between a line that is not behind it and one that is.
     let (mut from, mut to) = (0, packed::length(path)?);
     while to.saturating_sub(from) > NEAR_BYTES {
@@ -93,12 +98,14 @@ pub(super) fn oldest(dir: &Path, seq: u64) -> io::Result<Option<Timestamp>> {
     }
     let mut lines = Lines::open(path)?;
     lines.start_at(from)?;
-    while let Some(line) = next(&mut lines)? {
-        if line.seq >= seq {
-            return Ok(Some(line.time));
-        }
+    let mut at = from;
+    while next(&mut lines)?.is_some_and(|line| line.seq < seq) {
+        at = lines.end;
     }
-    Ok(None)
+    // Anew: it has read one more.
+    let mut lines = Lines::open(path)?;
+    lines.start_at(at)?;
+    Ok(lines)
 }
 
 #[derive(Deserialize)]

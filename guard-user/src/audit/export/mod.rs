@@ -1,8 +1,10 @@
 //! The trail in the forms that others read: SIEMs, collectors, spreadsheets. Nothing here holds up a call: the trail is the queue.
 
+mod calls;
 mod cef;
 mod csv;
 mod cursor;
+mod encode;
 mod entry;
 mod escape;
 mod feed;
@@ -13,12 +15,12 @@ mod syslog;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use cursor::{Cursor, CursorError};
 pub use feed::FeedError;
@@ -30,12 +32,11 @@ pub use syslog::frame;
 use super::merkle::{Hash, Tree};
 use super::note::VerifierKey;
 use super::text;
+use calls::Calls;
+use encode::{Encoded, Encoder};
 use entry::{Entry, Link};
 use feed::Feed;
-use ocsf::Made;
 
-/// Calls under way that are remembered for the outcome; of others it is exported without what the call's record says.
-const CALLS_REMEMBERED_MAX: usize = 65_536;
 /// Records in one batch, and bytes of their lines, about.
 const BATCH_RECORDS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
@@ -56,32 +57,24 @@ pub enum Format {
     Otlp,
 }
 
+impl Format {
+    /// What ends a line of it in a file.
+    pub fn line_end(self) -> &'static str {
+        if self == Self::Csv { "\r\n" } else { "\n" }
+    }
+}
+
 /// Turns the records of a trail into lines of a format, in batches.
 pub struct Export {
     feed: Feed,
-    format: Format,
-    /// In the envelope of RFC 5424.
-    in_syslog: bool,
+    encoder: Encoder,
     /// Nothing was exported before.
     is_new: bool,
-    origin: String,
-    authority: String,
-    host: String,
     /// What was exported.
     tree: Tree,
     prev: Hash,
-    made: Option<Made>,
     /// Read and signed, and not exported yet.
     waiting: VecDeque<(Link, String)>,
-    /// By their decision's id.
-    calls: HashMap<String, Map<String, Value>>,
-}
-
-/// What a record became.
-enum Encoded {
-    Line(String),
-    /// One of those that go into one OTLP request.
-    Log(Value),
 }
 
 /// Some lines, and where to go on when they have arrived.
@@ -107,20 +100,17 @@ impl Export {
             (tree, prev, None)
         };
         let origin = key.name().to_owned();
-        Ok(Self {
-            feed: Feed::open(dir, key.clone(), tree.clone(), prev)?,
+        let encoder = Encoder {
             format,
             in_syslog,
-            is_new,
             authority: key.to_string(),
             host: origin.split('/').next().unwrap_or_default().to_owned(),
             origin,
-            tree,
-            prev,
             made,
-            waiting: VecDeque::new(),
-            calls: HashMap::new(),
-        })
+            calls: Calls::from(dir, tree.size(), prev),
+        };
+        let feed = Feed::open(dir, key.clone(), tree.clone(), prev)?;
+        Ok(Self { feed, encoder, is_new, tree, prev, waiting: VecDeque::new() })
     }
 
     /// Records that are signed and not exported yet.
@@ -135,7 +125,7 @@ impl Export {
 
     /// What comes before all lines.
     pub fn header(&self) -> Option<String> {
-        (self.format == Format::Csv && self.is_new).then(csv::header)
+        (self.encoder.format == Format::Csv && self.is_new).then(csv::header)
     }
 
     /// The next records, as far as they are signed; `None`: there are none yet.
@@ -153,7 +143,7 @@ impl Export {
             && let Some((link, line)) = self.waiting.pop_front()
         {
             bytes += line.len();
-            match self.encode(&line).ok_or(FeedError::NoRecord { seq: link.seq })? {
+            match self.encoder.encode(&line)?.ok_or(FeedError::NoRecord { seq: link.seq })? {
                 Encoded::Line(line) => lines.push(line),
                 Encoded::Log(record) => logs.push(record),
             }
@@ -161,65 +151,17 @@ impl Export {
             self.prev = link.hash;
         }
         if !logs.is_empty() {
-            lines.push(ascii(&otlp::request(&logs, &self.origin, &self.host)));
+            lines.push(ascii(&otlp::request(&logs, &self.encoder.origin, &self.encoder.host)));
         }
-        let cursor = Cursor::new(&self.authority, self.format, (&self.tree, self.prev), self.made.as_ref());
+        let Encoder { authority, format, made, .. } = &self.encoder;
+        let cursor = Cursor::new(authority, *format, (&self.tree, self.prev), made.as_ref());
         Ok((!lines.is_empty()).then_some(Batch { lines, cursor }))
-    }
-
-    /// `None`: the line is no record.
-    fn encode(&mut self, line: &str) -> Option<Encoded> {
-        let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
-        let call = self.call_of(&fields);
-        let entry = Entry::new(line, &fields, call.as_ref())?;
-        let encoded = match self.format {
-            Format::Json => line.to_owned(),
-            Format::Ocsf => {
-                let (event, made) = ocsf::event(&entry, &self.origin, &self.authority, self.made.as_ref());
-                self.made = Some(made);
-                ascii(&event)
-            }
-            Format::Cef => cef::line(&entry, &self.origin),
-            Format::Csv => csv::line(&entry),
-            Format::Otlp => {
-                let record = otlp::record(&entry);
-                self.remember(fields);
-                return Some(Encoded::Log(record));
-            }
-        };
-        let encoded = match (self.in_syslog, self.format) {
-            (false, _) => encoded,
-            (true, Format::Cef) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\\u003c")),
-            (true, _) => syslog::line(&entry, &self.host, &encoded.replace('<', r"\u003c")),
-        };
-        self.remember(fields);
-        Some(Encoded::Line(encoded))
-    }
-
-    /// The call that an outcome is about, if it was checked with what is exported now.
-    fn call_of(&mut self, fields: &Map<String, Value>) -> Option<Map<String, Value>> {
-        match fields.get("kind")?.as_str()? {
-            "outcome" => self.calls.remove(fields.get("id")?.as_str()?),
-            _ => None,
-        }
-    }
-
-    fn remember(&mut self, fields: Map<String, Value>) {
-        let text = |name: &str| fields.get(name).and_then(Value::as_str);
-        match (text("kind"), text("decision"), text("id")) {
-            (Some("call"), Some("allow"), Some(id)) if self.calls.len() < CALLS_REMEMBERED_MAX => {
-                self.calls.insert(id.to_owned(), fields);
-            }
-            // Nothing ends these calls any more.
-            (Some("gap"), ..) if text("reason") == Some("restart") => self.calls.clear(),
-            _ => {}
-        }
     }
 }
 
 /// One line of printable ASCII.
 fn ascii(value: &Value) -> String {
-    text::encode(value).ok().and_then(|line| String::from_utf8(line).ok()).unwrap_or_default()
+    text::ascii(value).unwrap_or_default()
 }
 
 /// A peer or a destination of a call.

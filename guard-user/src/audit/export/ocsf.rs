@@ -16,8 +16,10 @@ const VERSION: &str = "1.9.0";
 const VENDOR: &str = "mcp-guard";
 /// Largest whole number that each reader of JSON has exactly.
 const EXACT_MAX: u64 = 1 << 53;
+/// Score from which on a call is an alert, whatever became of it.
+const RISK_HIGH: u64 = 60;
 /// Fields of a call and its outcome that have a place of their own in the event.
-const PLACED: &str = "id server agent client user credential peer original_dst era session rpc_method target reason text rule policy risk label decision status";
+const PLACED: &str = "id server agent client user credential peer original_dst session rpc_method target reason text rule policy risk label decision status";
 
 /// An event that was made, for the next one to name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +48,12 @@ pub(super) fn event(
     event.put("metadata", metadata(entry, &uid));
     match class {
         Class::Activity(_) => activity(entry, &mut event),
-        Class::Lifecycle(_) => event.put("app", product()),
+        Class::Lifecycle(_) => {
+            let version = env!("CARGO_PKG_VERSION");
+            event.put("application", json!({"name": "mcp-guard", "version": version, "product": product()}));
+            // What it was until 1.9, which has both.
+            event.put("app", product());
+        }
         Class::Base => {}
     }
     let unmapped = unmapped(entry);
@@ -201,14 +208,16 @@ fn activity(entry: &Entry<'_>, event: &mut Object) {
     event.put("status_id", status);
     event.put("status", status_name);
     event.put("status_code", entry.own("reason").or_else(|| entry.own("result")));
-    // An outcome has only those calls before it that were let through.
-    let (action, disposition) = match entry.of_call("decision").and_then(Value::as_str) {
-        Some("allow" | "tell") => ((1, "Allowed"), (1, "Allowed")),
-        Some("deny") => ((2, "Denied"), (2, "Blocked")),
-        Some("hold") => ((2, "Denied"), (99, "Held")),
-        _ if entry.kind == "outcome" => ((1, "Allowed"), (1, "Allowed")),
+    let (action, disposition) = match (entry.kind, entry.verdict()) {
+        _ if entry.is_kept_back() => ((2, "Denied"), (2, "Blocked")),
+        // Calls that were not let through have none.
+        ("outcome", _) | ("call", "allow" | "tell") => ((1, "Allowed"), (1, "Allowed")),
+        ("call", "deny") => ((2, "Denied"), (2, "Blocked")),
+        ("call", "hold") => ((2, "Denied"), (99, "Held")),
         _ => ((0, "Unknown"), (0, "Unknown")),
     };
+    let is_risky = entry.kind == "call" && entry.risk().is_some_and(|score| score >= RISK_HIGH);
+    event.put("is_alert", action.0 == 2 || is_risky);
     event.put("action_id", action.0);
     event.put("action", action.1);
     event.put("disposition_id", disposition.0);
@@ -218,8 +227,8 @@ fn activity(entry: &Entry<'_>, event: &mut Object) {
         let (id, name) = match score {
             0..20 => (0, "Info"),
             20..40 => (1, "Low"),
-            40..60 => (2, "Medium"),
-            60..80 => (3, "High"),
+            40..RISK_HIGH => (2, "Medium"),
+            RISK_HIGH..80 => (3, "High"),
             _ => (4, "Critical"),
         };
         event.put("risk_score", score);
@@ -296,7 +305,6 @@ fn api(entry: &Entry<'_>) -> Value {
     let operation = entry.of_call("rpc_method").and_then(Value::as_str);
     api.put("operation", operation.or_else(|| entry.of_call("http_method")?.as_str()).unwrap_or("unknown"));
     api.put("service", Object::of([("name", entry.of_call("server"))]));
-    api.put("version", entry.of_call("era"));
     api.put("request", entry.own("id").map(|id| json!({"uid": id})));
     if entry.kind == "outcome" {
         let mut response = Object::default();

@@ -12,20 +12,17 @@ const SEQ: &str = "mcp_guard.seq";
 /// One record as a log record.
 pub(super) fn record(entry: &Entry<'_>) -> Value {
     let (number, text) = entry.severity().otlp();
-    let nanos = i128::from(entry.millis) * 1_000_000;
-    let mut attributes = vec![
-        attribute("event.name", &json!(format!("mcp_guard.{}", entry.kind))),
-        attribute(SEQ, &json!(entry.seq)),
-        attribute("mcp_guard.verdict", &json!(entry.verdict())),
-    ];
+    let request_id = entry.of_call("rpc_id").and_then(Value::as_str).map(|id| json!(request_id(id)));
+    let mut attributes =
+        vec![attribute(SEQ, &json!(entry.seq)), attribute("mcp_guard.verdict", &json!(entry.verdict()))];
     let named = [
         ("mcp.method.name", entry.of_call("rpc_method")),
-        ("mcp.protocol.version", entry.of_call("era")),
         ("mcp.session.id", entry.field("session")),
-        ("jsonrpc.request.id", entry.of_call("rpc_id")),
+        ("jsonrpc.request.id", request_id.as_ref()),
         ("enduser.id", entry.field("user")),
         ("gen_ai.agent.name", entry.field("agent")),
         ("mcp_guard.server", entry.field("server")),
+        ("mcp_guard.era", entry.of_call("era")),
         ("mcp_guard.intent", entry.field("intent")),
         ("mcp_guard.rule", entry.field("rule")),
         ("mcp_guard.reason", entry.field("reason")),
@@ -51,8 +48,9 @@ pub(super) fn record(entry: &Entry<'_>) -> Value {
         attributes.push(attribute("client.port", &json!(port)));
     }
     let mut log = json!({
-        "timeUnixNano": nanos.to_string(),
-        "observedTimeUnixNano": nanos.to_string(),
+        "timeUnixNano": entry.nanos.to_string(),
+        "observedTimeUnixNano": entry.nanos.to_string(),
+        "eventName": format!("mcp_guard.{}", entry.kind),
         "severityNumber": number,
         "severityText": text,
         "body": {"stringValue": entry.line},
@@ -64,6 +62,11 @@ pub(super) fn record(entry: &Entry<'_>) -> Value {
         }
     }
     log
+}
+
+/// The id itself, of its JSON text.
+fn request_id(json: &str) -> String {
+    serde_json::from_str::<String>(json).unwrap_or_else(|_no_text| json.to_owned())
 }
 
 /// A request with these log records.

@@ -4,6 +4,7 @@ mod calls;
 mod copies;
 mod epochs;
 mod export;
+mod export_behind;
 mod faults;
 mod growth;
 mod lag;

@@ -95,7 +95,7 @@ fn code(error: &anyhow::Error) -> Option<u8> {
 
 /// Where it goes, if that takes the format.
 fn receiver(args: &Args) -> anyhow::Result<Receiver> {
-    let to = Receiver::parse(args.to.as_deref())?;
+    let to = Receiver::parse(args.to.as_deref(), args.format.line_end())?;
     if args.ca_file.is_some() && !to.is_secret() {
         bail!("--ca-file says who speaks for a receiver with TLS, and --to names none (tls://, https://)");
     }

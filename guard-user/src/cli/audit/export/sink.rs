@@ -42,22 +42,27 @@ pub(super) struct Trust<'a> {
 
 /// Where an export is to go.
 pub(super) enum Receiver {
-    Output,
-    Syslog { host: String, port: u16, is_secret: bool },
+    /// What ends a line there.
+    Output(&'static str),
+    Syslog {
+        host: String,
+        port: u16,
+        is_secret: bool,
+    },
     Otlp(Box<url::Url>),
 }
 
 /// The same, with what it takes to go there.
 pub(super) enum Sink {
-    Output,
+    Output(&'static str),
     Syslog(Stream),
     Otlp(Collector),
 }
 
 impl Receiver {
-    /// `None`: standard output.
-    pub(super) fn parse(to: Option<&str>) -> anyhow::Result<Self> {
-        let Some(to) = to else { return Ok(Self::Output) };
+    /// `None`: standard output, with this end of a line.
+    pub(super) fn parse(to: Option<&str>, line_end: &'static str) -> anyhow::Result<Self> {
+        let Some(to) = to else { return Ok(Self::Output(line_end)) };
         let url = url::Url::parse(to).with_context(|| format!("--to {to}"))?;
         let host = url.host_str().with_context(|| format!("--to {to}: it names no host"))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -81,7 +86,7 @@ impl Receiver {
 
     pub(super) fn is_secret(&self) -> bool {
         match self {
-            Self::Output => false,
+            Self::Output(_) => false,
             Self::Syslog { is_secret, .. } => *is_secret,
             Self::Otlp(url) => url.scheme() == "https",
         }
@@ -101,7 +106,7 @@ impl Receiver {
 
     pub(super) fn open(self, trust: &Trust<'_>) -> anyhow::Result<Sink> {
         Ok(match self {
-            Self::Output => Sink::Output,
+            Self::Output(line_end) => Sink::Output(line_end),
             Self::Syslog { host, port, is_secret } => {
                 let config = || client_config(trust.ca_file, Peer::RECEIVER).map_err(anyhow::Error::msg);
                 Sink::Syslog(Stream::new(&host, port, is_secret.then(config).transpose()?))
@@ -115,7 +120,7 @@ impl Sink {
     /// Whether the other side is still there, as far as that shows.
     pub(super) fn is_open(&mut self) -> bool {
         match self {
-            Self::Output => kept().is_ok(),
+            Self::Output(_) => kept().is_ok(),
             Self::Syslog(stream) => stream.is_open(),
             Self::Otlp(_) => true,
         }
@@ -129,7 +134,9 @@ impl Sink {
     /// Ends it. What was given has arrived then, as far as that can be known.
     pub(super) fn finish(&mut self) -> Result<(), Undelivered> {
         match self {
-            Self::Output => kept().map_err(|error| Undelivered::Never(format!("standard output: {error}"))),
+            Self::Output(_) => {
+                kept().map_err(|error| Undelivered::Never(format!("standard output: {error}")))
+            }
             Self::Syslog(stream) => stream.finish(),
             Self::Otlp(_) => Ok(()),
         }
@@ -138,8 +145,8 @@ impl Sink {
     /// Gives all of `lines`, in order. After an error those are left that are to be given again.
     pub(super) fn send(&mut self, lines: &mut VecDeque<String>) -> Result<(), Undelivered> {
         match self {
-            Self::Output => {
-                let text: String = lines.drain(..).map(|line| line + "\n").collect();
+            Self::Output(line_end) => {
+                let text: String = lines.drain(..).map(|line| line + *line_end).collect();
                 let mut out = io::stdout().lock();
                 let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
                 written.map_err(|error| Undelivered::Never(format!("standard output: {error}")))
