@@ -132,6 +132,75 @@ pub mod identity {
     }
 }
 
+/// The guard's reader of the trail, and where a trail is that has one record.
+#[path = "../../../guard-user/src/audit"]
+pub mod audit {
+    mod keys;
+    mod merkle;
+    mod note;
+    mod packed;
+    mod spelling;
+    mod walk;
+
+    pub const KEYS_FILE: &str = "keys";
+    pub const FORMAT: u32 = 1;
+    pub const LINE_BYTES_MAX: usize = 65_535;
+
+    /// What packing needs, which no line does.
+    mod disk {
+        use std::path::{Path, PathBuf};
+
+        pub(super) fn beside(path: &Path, _ending: &str) -> PathBuf {
+            path.to_owned()
+        }
+
+        pub(super) fn sync_dir(_dir: &Path) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Whether `line` can be the second record of the trail of `key` that begins with `first`.
+    pub fn is_second(key: &str, first: &str, line: &[u8]) -> Result<(), String> {
+        let key = note::VerifierKey::parse(key).map_err(|error| error.to_string())?;
+        let mut walk = walk::Walk::from(0, 0, keys::Keys::new(key));
+        walk.line(first.as_bytes()).expect("a first record");
+        walk.line(line)
+    }
+}
+#[path = "../../../guard-user/src/bin/mcp-guard-verify"]
+pub mod verifier {
+    mod note;
+    mod record;
+    mod spelling;
+    mod tree;
+
+    /// What a record says goes on from the records before it, or not.
+    #[derive(Debug, PartialEq, Eq)]
+    pub enum Said {
+        Alone,
+        OfOthers,
+    }
+
+    /// The offline verifier's reading of `line` behind `first`.
+    pub fn second(first: &str, line: &[u8]) -> Result<Said, String> {
+        use record::Meaning::{Call, Gap, Other, Refusal};
+
+        let record = record::read(line)?;
+        if record.seq != 1 || record.prev != tree::leaf(first.as_bytes()) {
+            return Err("it belongs elsewhere".into());
+        }
+        Ok(match record.meaning {
+            Call(_) | Refusal | Other | Gap { restart: None | Some(0), .. } => Said::Alone,
+            _ => Said::OfOthers,
+        })
+    }
+
+    /// The `prev` of the record behind `first`.
+    pub fn prev(first: &str) -> String {
+        note::hex(&tree::leaf(first.as_bytes()))
+    }
+}
+
 /// The bytes in pieces whose lengths the first byte of the input makes.
 pub fn pieces(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
     let mut state = u32::from(seed).wrapping_mul(2_654_435_761) | 1;

@@ -11,13 +11,14 @@ use crate::command::{Tool, bends_a_build};
 use crate::machine;
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
-const TARGETS: [&str; 7] = ["framing", "message", "events", "lists", "tokens", "keysets", "certificates"];
+const TARGETS: [&str; 8] =
+    ["framing", "message", "events", "lists", "tokens", "keysets", "certificates", "record"];
 /// Longest input, in bytes. The readers' own bounds lie below it in the targets.
 const INPUT_BYTES_MAX: usize = 4096;
 
 /// Feed the guard's readers of outside bytes with made-up input
 ///
-/// HTTP/1.1 framing, JSON-RPC messages, event streams, servers' lists, signed tokens, issuers' key sets and names of certificates, each with what must hold for every input: the
+/// HTTP/1.1 framing, JSON-RPC messages, event streams, servers' lists, signed tokens, issuers' key sets, names of certificates and lines of the audit trail, each with what must hold for every input: the
 /// same verdict however the bytes are cut, the same reading as a plain reader's. Starts from `tests/fuzz/corpus`; what is found on the
 /// way stays in `target/fuzz/corpus`. Installs cargo-fuzz in `target/tools` if it is not there. The first build takes a minute or two.
 #[derive(Debug, clap::Args)]
