@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mcp_guard::cli::{self, Cli};
 use mcp_guard::kernel::canary;
 
 fn main() -> ExitCode {
@@ -11,5 +12,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == canary::ARGUMENT) {
         return canary::child_main();
     }
-    mcp_guard::cli::Cli::parse().run()
+    match Cli::try_parse() {
+        Ok(cli) => cli.run(),
+        Err(error) => cli::misread(&error, std::env::args_os().skip(1)),
+    }
 }

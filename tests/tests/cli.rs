@@ -162,6 +162,12 @@ fn the_trail_says_who_ended_sessions_and_shows_what_is_asked_for() {
         assert!(table.contains("sessions_ended") && table.contains("1 ended: by"), "{table}");
         let wrong = tenants.daemon.output("audit list", &["--since", "yesterday"]).unwrap();
         assert_eq!(wrong.status.code(), Some(2));
+        // Where 2 says something of the trail, a slip of the pen does not.
+        for verb in ["audit verify", "audit reconcile", "audit checkpoints"] {
+            let wrong = tenants.daemon.output(verb, &["--bogus"]).unwrap();
+            assert_eq!(wrong.status.code(), Some(3), "{verb}");
+            assert!(said(&wrong).contains("--bogus"), "{verb}: {}", said(&wrong));
+        }
     });
 }
 

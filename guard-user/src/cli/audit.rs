@@ -13,6 +13,7 @@ pub(super) use checkpoints::DENIED;
 #[cfg(test)]
 pub(super) use export::NOT_THE_SAME;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -158,8 +159,13 @@ const PADDING: u16 = 2;
 
 /// Exit code of `reconcile` when a connection is not explained.
 pub(super) const NOT_COMPLETE: u8 = 2;
-/// Exit code of `verify` and `reconcile` when they could not look.
-const UNREADABLE: u8 = 3;
+/// Exit code of `verify`, `reconcile` and `checkpoints` when they could not look, or do not know at what.
+pub(super) const UNREADABLE: u8 = 3;
+
+/// Whether the exit code 2 of this verb says something of the trail.
+pub(super) fn gives_verdicts(verb: &OsStr) -> bool {
+    ["verify", "reconcile", "checkpoints"].iter().any(|name| verb == *name)
+}
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {

@@ -19,15 +19,19 @@ pub mod tools;
 pub mod top;
 pub mod unload;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Exit code where the command line is wrong, unless that is a verdict.
+const WRONG_WORDS: u8 = 2;
+
 /// Host network guard for MCP servers.
 ///
 /// Where a command has --json, its errors are JSON too: one object with "error" (text) and, for mistakes in files,
-/// "problems", on standard output. Exit code 1 means that it failed, 2 that its command line is wrong; `status` and
-/// `audit verify` tell more by theirs.
+/// "problems", on standard output. Exit code 1 means that it failed, 2 that its command line is wrong; `status`,
+/// `audit verify` and some others tell more by theirs (docs/commands.md).
 #[derive(Debug, Parser)]
 #[command(name = "mcp-guard", version, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
@@ -65,6 +69,23 @@ impl Cli {
             output::print_error(&error, json);
             ExitCode::from(failure)
         })
+    }
+}
+
+/// Prints what is wrong with the command line, or the help that it asks for. `words` are those of the command line.
+pub fn misread(error: &clap::Error, words: impl Iterator<Item = OsString>) -> ExitCode {
+    // Whoever closed the terminal reads nothing.
+    let _ = error.print();
+    ExitCode::from(misread_code(error, words))
+}
+
+fn misread_code(error: &clap::Error, words: impl Iterator<Item = OsString>) -> u8 {
+    let mut verbs = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    let is_of_audit = verbs.next().is_some_and(|verb| verb == "audit");
+    match verbs.next() {
+        _ if !error.use_stderr() => 0,
+        Some(verb) if is_of_audit && audit::gives_verdicts(&verb) => audit::UNREADABLE,
+        _ => WRONG_WORDS,
     }
 }
 
@@ -146,6 +167,24 @@ mod tests {
                 found.insert(name, vec![0, 1]);
             }
         }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_no_verdict() {
+        let mut all = BTreeMap::new();
+        verbs(&Cli::command(), "", &mut all);
+        for verb in all.keys() {
+            let code = |more: &str| {
+                let words = verb.split(' ').chain([more]);
+                let error = Cli::try_parse_from(["mcp-guard"].into_iter().chain(words.clone())).unwrap_err();
+                misread_code(&error, words.map(OsString::from))
+            };
+            let verdicts = ["audit verify", "audit reconcile", "audit checkpoints"];
+            let expected = if verdicts.contains(&verb.as_str()) { audit::UNREADABLE } else { WRONG_WORDS };
+            assert_eq!((code("--bogus"), code("--help")), (expected, 0), "{verb}");
+        }
+        let error = Cli::try_parse_from(["mcp-guard", "verify"]).unwrap_err();
+        assert_eq!(misread_code(&error, ["verify".into()].into_iter()), WRONG_WORDS);
     }
 
     #[test]
