@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use guard_tests::scene::{apart, call};
+use guard_tests::scene::{apart, call, done};
 use guard_tests::tenants::{Tenants, on, reason};
 use serde_json::{Value, json};
 
@@ -38,6 +38,12 @@ fn the_trail_answers_who_did_what_and_when() {
     apart(|| {
         let tenants = Tenants::new(&json!({})).unwrap();
         traffic(&tenants);
+        let policy = std::fs::read_to_string(tenants.daemon.config.policy_dir.join("policy.yaml")).unwrap();
+        let risky = policy.replace("tool: report}", "tool: report, risk: {base: 100}}");
+        assert_ne!(risky, policy);
+        tenants.daemon.write_policy("policy.yaml", &risky).unwrap();
+        tenants.daemon.reload().unwrap();
+        tenants.served(&on("two", &call(5, "report"), &tenants.bob), &json!({"content": []})).unwrap();
         // An outcome may follow its call's answer.
         tenants.daemon.ledger().unwrap();
 
@@ -66,8 +72,12 @@ fn the_trail_answers_who_did_what_and_when() {
         assert_eq!(records(&tenants, &["--text", "ERASE_everything"]).len(), 1);
         assert_eq!(records(&tenants, &["--id", one[0]["id"].as_str().unwrap()]), one);
         assert!(records(&tenants, &["--to", "1h"]).is_empty(), "nothing is that old");
-        assert!(
-            records(&tenants, &["--min-risk", "100"]).iter().all(|record| record["risk"]["score"] == 100)
+        let risky = records(&tenants, &["--min-risk", "100"]);
+        let risky: Vec<_> = risky.iter().filter(|record| record["kind"] == "call").collect();
+        assert_eq!(risky.len(), 1, "{risky:?}");
+        assert_eq!(
+            (&risky[0]["risk"]["score"], &risky[0]["target"]["name"]),
+            (&json!(100), &json!("report"))
         );
         let table = told(&tenants, "query", &["--agent", "alice", "--decision", "deny"]);
         assert!(table.contains("once") && table.lines().all(|line| line.chars().count() <= 100), "{table}");
@@ -119,7 +129,7 @@ fn a_query_that_follows_shows_what_comes() {
         tenants.open(&tenants.alice, "one").unwrap();
         let mut command = tenants.daemon.command("audit query");
         let mut follower = command
-            .args(["--follow", "--json", "--from", "1h", "--kind", "call", "--agent", "alice"])
+            .args(["--follow", "--json", "--from", "1h", "--agent", "alice"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -129,10 +139,21 @@ fn a_query_that_follows_shows_what_comes() {
         let next = || -> Value {
             serde_json::from_str(&lines.recv_timeout(Duration::from_secs(20)).unwrap()).unwrap()
         };
-        assert_eq!(next()["rpc_method"], "initialize", "what was there");
+        let first = next();
+        assert_eq!(first["rpc_method"], "initialize", "what was there");
+        assert_eq!((&next()["kind"], &first["kind"]), (&json!("outcome"), &json!("call")));
         for tool in ["open", "report"] {
-            tenants.served(&on("one", &call(2, tool), &tenants.alice), &json!({"content": []})).unwrap();
-            assert_eq!(next()["target"]["name"], tool);
+            // The server takes its time: the call is shown before its outcome is there.
+            let mut line = tenants.https.line().unwrap();
+            line.send(&on("one", &call(2, tool), &tenants.alice).bytes()).unwrap();
+            let heard = tenants.puppet.hear().unwrap();
+            let shown = next();
+            assert_eq!(shown["target"]["name"], tool);
+            heard.answer(&done(2)).unwrap();
+            let outcome = next();
+            assert_eq!((&outcome["kind"], &outcome["result"]), (&json!("outcome"), &json!("ok")));
+            assert_eq!((&outcome["id"], &outcome["call_seq"]), (&shown["id"], &shown["seq"]));
+            assert_eq!(line.answer().unwrap().status, 200);
         }
         follower.kill().unwrap();
         follower.wait().unwrap();

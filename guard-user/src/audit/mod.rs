@@ -96,7 +96,7 @@ pub use note::{NoteError, VerifierKey};
 pub use past::{Past, past};
 pub use prove::{Claim, ProveError, prove};
 pub use prune::{PruneError, Pruner, Pruning, Removal};
-pub use query::{Found, Index, IndexError, Order, Outcomes, Query, search};
+pub use query::{Follower, Found, Index, IndexError, Order, Outcomes, Query, search};
 pub use reconcile::{Balance, Fault as Imbalance, Interval, reconcile};
 pub use record::{
     Block, CallRecord, Event, Local, Outcome, OutcomeResult, Refusal, SessionsEnded, Target, ToolChange,

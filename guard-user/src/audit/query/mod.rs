@@ -5,15 +5,18 @@
 //! block    what some records have in common   (pure)
 //! index    the blocks of a trail, kept beside it; can always be made anew
 //! search   the records that fit, newest or oldest first
+//! follow   those that come, with the outcomes of what was shown
 //! ```
 
 mod block;
+mod follow;
 mod index;
 mod search;
 mod terms;
 
 use jiff::Timestamp;
 
+pub use follow::Follower;
 pub(super) use index::forget;
 pub use index::{Index, IndexError};
 pub use search::{Found, Order, Outcomes, search};

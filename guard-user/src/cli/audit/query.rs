@@ -13,7 +13,7 @@ use jiff::{Span, Timestamp};
 
 use super::hash::digests;
 use super::{Place, table};
-use crate::audit::{Found, Index, Order, Outcomes, Query, search};
+use crate::audit::{Follower, Found, Index, Order, Outcomes, Query, search};
 use crate::cli::output;
 use crate::policy::IntentPattern;
 
@@ -24,7 +24,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Find records: who did what, when, and what became of it
 ///
-/// All that is said must hold. With a call that was forwarded comes its outcome. The first query of a long trail reads all of it and
+/// All that is said must hold. With a call that was forwarded comes its outcome, if it is known and not more than 64 MiB of records
+/// later; with --follow it comes when it is there. The first query of a long trail reads all of it and
 /// keeps an index beside it (`index/` in its directory, if it may write there), later ones only what is new. It verifies nothing:
 /// `audit verify` does.
 #[derive(Debug, clap::Args)]
@@ -201,19 +202,9 @@ fn print(found: Vec<Found>, json: bool) -> anyhow::Result<()> {
 
 /// Prints what comes, until it is interrupted or nobody reads it any more.
 fn follow(dir: &Path, query: &Query, json: bool) -> anyhow::Result<ExitCode> {
-    let mut next = if query.from.is_some() { 0 } else { open(dir)?.records() };
+    let mut follower = Follower::from(if query.from.is_some() { 0 } else { open(dir)?.records() });
     loop {
-        let mut new = Vec::new();
-        let index = Index::open(dir, |_, _| {})?;
-        search(&index, query, (Order::Newest, Outcomes::LeftOut), |found| {
-            if found.seq < next {
-                return ControlFlow::Break(());
-            }
-            new.push(found);
-            ControlFlow::Continue(())
-        })?;
-        new.reverse();
-        next = next.max(index.records());
+        let new = follower.look(&Index::open(dir, |_, _| {})?, query)?;
         if !new.is_empty() {
             print(new, json)?;
         }
