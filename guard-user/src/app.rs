@@ -36,8 +36,10 @@ use tokio::task::JoinSet;
 
 use crate::accept::{Accepted, Acceptor};
 use crate::admin::{self, Ask, Reply};
-use crate::audit::{Acceptance, Copies, Event, Occasion, RECORD_SCHEMA, Start};
-use crate::config::{Config, Problem, Problems, Server};
+use crate::audit::{
+    Acceptance, BootMoment, Cause, Copies, Event, Occasion, RECORD_SCHEMA, Start, TookEffect,
+};
+use crate::config::{Config, Server};
 use crate::connection::{Connection, Process};
 use crate::http::{Body, FramingError};
 use crate::identity::Certificate;
@@ -175,6 +177,7 @@ impl App {
         // With the trail open, no other guard changes them.
         let tools = Arc::new(Tools::open(&config)?);
         let (digest, in_shadow) = (rules.digest.clone(), rules.policy.in_shadow());
+        let digests = rules.digests(&tls.digest());
         let kernel = kernel::Guard::start_with(config.clone(), handed).await?;
         let acceptor = Acceptor::new(&kernel)?;
         // Only now has the guard before this one written down what it knew.
@@ -206,9 +209,16 @@ impl App {
             digest_key: pipeline.audit.digester().id(),
             config: &configured,
             schema: RECORD_SCHEMA,
+            moment: BootMoment::now(),
         };
         pipeline.audit.note(&start).await.context("cannot write the first audit record")?;
-        pipeline.audit.note(&Event::Policy { digest: &digest, text: in_shadow.as_deref() }).await?;
+        let took_effect = TookEffect {
+            digest: &digest,
+            text: in_shadow.as_deref(),
+            cause: Cause::Start,
+            digests: &digests,
+        };
+        pipeline.audit.note(&Event::Policy(took_effect)).await?;
         let (ask_heirs, heirs) = mpsc::channel(1);
         let copies =
             Copies::begin(&config, may_go_back).context("cannot begin to copy the audit checkpoint")?;
@@ -260,7 +270,7 @@ impl App {
                 Some(_ended) = connections.join_next() => {}
                 _ = renewal.tick() => self.renew_certificate().await,
                 wish = signals.next() => match wish {
-                    Wish::Reload => drop(self.reload().await),
+                    Wish::Reload => drop(self.reload(Cause::Signal).await),
                     Wish::Stop => break End::Stop,
                 },
                 Some(heir) = heir(&mut heirs) => break End::HandOver(heir),
@@ -342,65 +352,6 @@ impl App {
         http::serve(secured, &self.config.limits, drain, handler).await;
     }
 
-    /// Reads policy, credentials and certificates again. On an error nothing changes.
-    pub async fn reload(&self) -> Result<String, Problems> {
-        self.reload_if(|| true).await
-    }
-
-    /// The same, unless what was read is not the same any more.
-    async fn reload_if(&self, is_still: impl FnOnce() -> bool) -> Result<String, Problems> {
-        let _alone = self.reloading.lock().await;
-        self.manager.tell(&[Word::Reloading]);
-        let result = self.replace(is_still).await.inspect_err(|problems| {
-            tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
-        });
-        self.remember_reload(result.as_ref());
-        // Whatever came of it, the guard serves.
-        self.manager.tell(&[Word::Ready, Word::Status(&self.in_a_line())]);
-        let digest = result?;
-        tracing::info!(policy = digest, "reloaded");
-        Ok(digest)
-    }
-
-    /// What can fail comes first: the files, then the record that says so. What follows cannot.
-    async fn replace(&self, is_still: impl FnOnce() -> bool) -> Result<String, Problems> {
-        let rules = Rules::load(&self.config);
-        if !is_still() {
-            let dir = &self.config.policy_dir;
-            return Err(Problem::of_file(
-                dir,
-                "it changed while it was read; it is read again when it is quiet",
-            )
-            .into());
-        }
-        let clients = rules.as_ref().ok().and_then(|rules| rules.clients.verifier());
-        let certificate = self.tls.prepare(clients);
-        let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
-        if let Err(error) = &certificate {
-            problems.push(self.tls.problem(error));
-        }
-        let (Ok(mut rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
-        let digest = rules.digest.clone();
-        let in_shadow = rules.policy.in_shadow();
-        let event = Event::Policy { digest: &digest, text: in_shadow.as_deref() };
-        self.pipeline.audit.note(&event).await.map_err(|error| {
-            Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
-        })?;
-        tell_notes(&rules);
-        rules.issuers.keep_asked(&self.pipeline.rules.load().issuers);
-        // What is open is looked at by the new rules at once; later handshakes by the same authorities.
-        self.pipeline.rules.replace(rules);
-        self.tls.install(certificate);
-        Ok(digest)
-    }
-
-    async fn renew_certificate(&self) {
-        let _alone = self.reloading.lock().await;
-        if let Err(error) = self.tls.reload(self.pipeline.rules.load().clients.verifier()) {
-            tracing::error!(%error, "the old certificate stays in use");
-        }
-    }
-
     /// Tries every claim with real connections; true if all hold.
     pub async fn prove(&self) -> bool {
         self.kernel.prove().await;
@@ -457,7 +408,7 @@ impl App {
                 Ok(blocks) => json!({ "blocks": blocks }),
                 Err(error) => json!({ "error": format!("{error:#}") }),
             },
-            Ask::Reload => match self.reload().await {
+            Ask::Reload => match self.reload(Cause::Operator { uid }).await {
                 Ok(policy) => json!({ "policy": policy }),
                 Err(problems) => json!({ "error": problems.to_string() }),
             },
@@ -475,7 +426,7 @@ impl App {
             Ask::Known(about) => self.known(&about),
             Ask::Listeners => json!({ "closed": self.kernel.closed() }),
             Ask::Decide(choice) => {
-                self.decide(choice).await.unwrap_or_else(|error| json!({ "error": error }))
+                self.decide(choice, uid).await.unwrap_or_else(|error| json!({ "error": error }))
             }
             Ask::Tools { server, with_definitions } => self
                 .tools(server.as_deref(), with_definitions)

@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::audit::Digests;
 use crate::config::{Config, Problems};
 use crate::identity::{
     Addressed, Caller, Certificate, Clients, Credentials, Fresh, Issuers, KeySet, Proof, Shown, Unidentified,
@@ -71,6 +72,18 @@ impl Rules {
             clients: Arc::clone(&self.clients),
             shadows: Arc::clone(&self.shadows),
             digest: self.digest.clone(),
+        }
+    }
+
+    /// What judges calls beside the policy. `certificate`: of the guard's own.
+    pub fn digests(&self, certificate: &str) -> Digests {
+        let [client_ca, client_crl] = self.clients.digests().map(|digest| digest.map(str::to_owned));
+        Digests {
+            credentials: self.credentials.digest().map(str::to_owned),
+            client_ca,
+            client_crl,
+            issuer_keys: self.issuers.digest(),
+            certificate: Some(certificate.to_owned()),
         }
     }
 

@@ -164,6 +164,9 @@ fn a_new_listener_is_closed_until_it_is_approved_and_then_stays_open() {
             records(&daemon),
             [("pending".to_owned(), 4001), ("approved".to_owned(), 4001), ("pending".to_owned(), 4003)]
         );
+        let by: Vec<_> =
+            daemon.ledger().unwrap().of_kind("listener").map(|record| record["by_uid"].clone()).collect();
+        assert_eq!(by, [json!(null), json!(0), json!(null)], "who approved it, and nobody for the others");
         daemon.stop().unwrap();
         assert_eq!(daemon.verify().unwrap().code, Some(0));
     });

@@ -9,7 +9,8 @@ use std::time::Duration;
 use guard_tests::audit::call;
 use guard_tests::small_disk::{fill, small_disk};
 use mcp_guard::audit::{
-    AuditError, AuditLog, Event, Heartbeat, Occasion, Options, Outcome, Pruning, Retention, Verdict, verify,
+    AuditError, AuditLog, BootMoment, Cause, Digests, Event, Heartbeat, Occasion, Options, Outcome, Pruning,
+    Retention, TookEffect, Verdict, verify,
 };
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
@@ -128,6 +129,7 @@ fn start() -> Event<'static> {
         digest_key: "0123456789abcdef",
         config: "",
         schema: 1,
+        moment: BootMoment::now(),
     }
 }
 
@@ -160,7 +162,9 @@ async fn full_and_pruned(durability: Durability) {
     assert!(log.failure().is_some_and(|cause| cause.contains("audit.reserve_bytes")), "{:?}", log.failure());
     under_way.conclude(&Outcome::abandoned());
     assert!(reserve(&disk.audit()) < RESERVE);
-    log.note(&Event::Policy { digest: "ab", text: None }).await.expect("an operator's word is recorded");
+    let digests = Digests::default();
+    let took_effect = TookEffect { digest: "ab", text: None, cause: Cause::Signal, digests: &digests };
+    log.note(&Event::Policy(took_effect)).await.expect("an operator's word is recorded");
 
     let removal = log.prune(by_rule()).await.expect("there is room for its record").expect("something goes");
     assert!(removal.files > 3, "{removal:?}");
@@ -234,7 +238,9 @@ async fn a_guard_starts_on_a_full_disk_where_a_crash_left_a_write_half_done() {
 
     let log = disk.open(Durability::Durable);
     log.note(&start()).await.expect("the start is recorded");
-    let beat = |occasion| move || Heartbeat { occasion, servers: Vec::new(), host: BTreeMap::new() };
+    let beat = |occasion| {
+        move || Heartbeat { occasion, moment: BootMoment::now(), servers: Vec::new(), host: BTreeMap::new() }
+    };
     log.heartbeat(Occasion::Start, beat(Occasion::Start)).await.expect("its heartbeat is");
     assert!(log.heartbeat(Occasion::Interval, beat(Occasion::Interval)).await.is_err());
     log.heartbeat(Occasion::Stop, beat(Occasion::Stop)).await.expect("the last one is");

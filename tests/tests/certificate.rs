@@ -9,10 +9,13 @@ use guard_tests::daemon::{Credential, Daemon};
 use guard_tests::https::{Answer, Https, Line, Request};
 use guard_tests::idp::{AUDIENCE, ISSUER, Idp, publish};
 use guard_tests::mtls::{ClientCa, Identity, params, subject};
+use guard_tests::process::{START_LIMIT, eventually};
 use guard_tests::puppet::{Heard, Puppet};
 use guard_tests::scene::{ADDRESS, apart, call, done_for, guard};
 use rcgen::{ExtendedKeyUsagePurpose, SanType, SerialNumber};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const BILLING: &str = "spiffe://corp.example/agent/billing";
 const BACKUP: &str = "spiffe://corp.example/agent/backup";
@@ -140,6 +143,10 @@ impl Stage {
             .unwrap();
         (line, server)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn open() -> Request {
@@ -321,6 +328,52 @@ fn a_revoked_certificate_ends_what_is_open_and_comes_in_no_more() {
             .event(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "b"}}))
             .unwrap();
         stage.served(&other, &open());
+    });
+}
+
+#[test]
+fn the_trail_says_that_a_reload_changed_whose_word_is_taken() {
+    apart(|| {
+        let stage = Stage::new();
+        let last = || stage.daemon.ledger().unwrap().of_kind("policy").last().unwrap().clone();
+        let changed = |before: &Value, after: &Value| -> Vec<String> {
+            assert_eq!(before["digest"], after["digest"], "no policy was changed");
+            let names = ["credentials", "client_ca", "client_crl", "issuer_keys"];
+            let differs = |name: &&str| before["digests"][*name] != after["digests"][*name];
+            names.into_iter().filter(differs).map(str::to_owned).collect()
+        };
+        let mut before = last();
+        assert_eq!((&before["cause"], &before["digests"]["credentials"]), (&json!("start"), &json!(null)));
+        let mut step = |expected: &[&str]| {
+            stage.daemon.reload().unwrap();
+            let after = last();
+            assert_ne!(after["seq"], before["seq"], "each reload has a record");
+            assert_eq!((&after["cause"], &after["uid"]), (&json!("operator"), &json!(0)));
+            assert_eq!(changed(&before, &after), expected, "{before} {after}");
+            // That of the local CA is made anew.
+            assert_ne!(before["digests"]["certificate"], after["digests"]["certificate"]);
+            let shown = stage.https.line().unwrap().certificate.unwrap();
+            assert_eq!(after["digests"]["certificate"], hex(&Sha256::digest(shown)));
+            before = after;
+        };
+        step(&[]);
+        let issued = stage.daemon.json("tokens issue", &["--agent", "plain"]).unwrap();
+        step(&["credentials"]);
+        stage.daemon.json("tokens rotate", &["--agent", "plain"]).unwrap();
+        step(&["credentials"]);
+        stage.daemon.json("tokens revoke", &[issued["id"].as_str().unwrap()]).unwrap();
+        step(&["credentials"]);
+        stage.ca.revoke(&stage.revoked, &[4711]).unwrap();
+        step(&["client_crl"]);
+        let next = ClientCa::new().unwrap();
+        fs::write(&stage.authorities, [stage.ca.pem(), next.pem()].concat()).unwrap();
+        step(&["client_ca"]);
+        publish(&stage.authorities.with_file_name("jwks.json"), &[&Idp::new("key-2").unwrap()]).unwrap();
+        step(&["issuer_keys"]);
+        stage.daemon.signal(Signal::HUP).unwrap();
+        let told = eventually(START_LIMIT, || Ok((last()["cause"] == "signal").then(&last)));
+        assert_eq!(changed(&before, &told.unwrap().expect("a record of the reload")), [""; 0]);
+        assert_eq!(stage.daemon.verify().unwrap().code, Some(0));
     });
 }
 

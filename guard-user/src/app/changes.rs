@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::App;
+use crate::audit::Cause;
 use crate::kernel;
 use crate::policy::packs::PACKS_DIR;
 
@@ -81,7 +82,7 @@ async fn follow(app: &App, mut watch: Watch, mut pending: Pending, quiet: Durati
                     meanwhile = watch.look();
                     meanwhile.as_ref().is_ok_and(Vec::is_empty)
                 };
-                drop(app.reload_if(is_still).await);
+                drop(app.reload_if(Cause::Changed, is_still).await);
                 match meanwhile {
                     Ok(seen) => pending.note_all(seen),
                     // The kernel tells it once.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::App;
 use crate::attendance::Counts;
-use crate::audit::{HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
+use crate::audit::{BootMoment, HEARTBEAT_SERVERS_MAX, Heartbeat, Occasion, Presence};
 use crate::kernel::{Census, Counted};
 use crate::types::ServerName;
 
@@ -86,6 +86,7 @@ fn record(
     };
     Heartbeat {
         occasion,
+        moment: BootMoment::now(),
         servers: names.iter().zip(counts).filter_map(presence).collect(),
         host: if with_host { counters } else { BTreeMap::new() },
     }

@@ -27,15 +27,15 @@ pub(super) async fn record(app: Arc<App>) {
             state,
             "a new listener is closed"
         );
-        if let Err(error) = app.pipeline.audit.note(&event(&closed, state, None)).await {
+        if let Err(error) = app.pipeline.audit.note(&event(&closed, state, None, None)).await {
             tracing::error!(port = closed.port, %error, "no record of a new listener; it stays closed");
         }
     }
 }
 
 impl App {
-    /// Does with the closed listeners what an operator chose.
-    pub(super) async fn decide(&self, choice: Choice) -> Result<Value, String> {
+    /// Does with the closed listeners what an operator, who is this user, chose.
+    pub(super) async fn decide(&self, choice: Choice, uid: u32) -> Result<Value, String> {
         let chosen: Vec<Closed> =
             self.kernel.closed().into_iter().filter(|closed| is_meant(closed, &choice)).collect();
         if chosen.is_empty() {
@@ -60,7 +60,7 @@ impl App {
             };
             let name = server.as_ref().map(|server| server.name.as_str());
             // Nothing opens without its record.
-            let noted = self.pipeline.audit.note(&event(&closed, word, name)).await;
+            let noted = self.pipeline.audit.note(&event(&closed, word, name, Some(uid))).await;
             noted.map_err(|error| format!("nothing was done, since it cannot be recorded: {error}"))?;
             let port = std::num::NonZeroU16::new(closed.port).ok_or("a listener without a port")?;
             let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -107,7 +107,7 @@ fn is_meant(closed: &Closed, choice: &Choice) -> bool {
     is_there && choice.port == Some(closed.port)
 }
 
-fn event<'a>(closed: &'a Closed, state: &'a str, server: Option<&'a str>) -> Event<'a> {
+fn event<'a>(closed: &'a Closed, state: &'a str, server: Option<&'a str>, by_uid: Option<u32>) -> Event<'a> {
     Event::Listener {
         state,
         netns: closed.netns,
@@ -117,6 +117,7 @@ fn event<'a>(closed: &'a Closed, state: &'a str, server: Option<&'a str>) -> Eve
         comm: &closed.comm,
         cgroup: &closed.cgroup,
         server,
+        by_uid,
     }
 }
 

@@ -4,8 +4,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{App, lock};
+use super::{App, lock, tell_notes};
+use crate::audit::{AuditError, Cause, Event, TookEffect};
 use crate::config::{Problem, Problems, Reload};
+use crate::rules::Rules;
+use crate::service::Word;
+use crate::tls::Fresh;
 
 /// Of all reloads, what an operator has to know.
 #[derive(Debug)]
@@ -35,6 +39,83 @@ impl Reloads {
 }
 
 impl App {
+    /// Reads policy, credentials and certificates again. On an error nothing changes.
+    pub(super) async fn reload(&self, cause: Cause) -> Result<String, Problems> {
+        self.reload_if(cause, || true).await
+    }
+
+    /// The same, unless what was read is not the same any more.
+    pub(super) async fn reload_if(
+        &self,
+        cause: Cause,
+        is_still: impl FnOnce() -> bool,
+    ) -> Result<String, Problems> {
+        let _alone = self.reloading.lock().await;
+        self.manager.tell(&[Word::Reloading]);
+        let result = self.replace(cause, is_still).await.inspect_err(|problems| {
+            tracing::error!("nothing was reloaded, the last good policy stays in force:\n{problems}");
+        });
+        self.remember_reload(result.as_ref());
+        // Whatever came of it, the guard serves.
+        self.manager.tell(&[Word::Ready, Word::Status(&self.in_a_line())]);
+        let digest = result?;
+        tracing::info!(policy = digest, "reloaded");
+        Ok(digest)
+    }
+
+    /// What can fail comes first: the files, then the record that says so. What follows cannot.
+    async fn replace(&self, cause: Cause, is_still: impl FnOnce() -> bool) -> Result<String, Problems> {
+        let rules = Rules::load(&self.config);
+        if !is_still() {
+            let dir = &self.config.policy_dir;
+            return Err(Problem::of_file(
+                dir,
+                "it changed while it was read; it is read again when it is quiet",
+            )
+            .into());
+        }
+        let clients = rules.as_ref().ok().and_then(|rules| rules.clients.verifier());
+        let certificate = self.tls.prepare(clients);
+        let mut problems = rules.as_ref().err().cloned().unwrap_or_default();
+        if let Err(error) = &certificate {
+            problems.push(self.tls.problem(error));
+        }
+        let (Ok(mut rules), Ok(certificate)) = (rules, certificate) else { return Err(problems) };
+        let digest = rules.digest.clone();
+        self.record(&rules, &certificate, cause).await.map_err(|error| {
+            Problem::of_file(&self.config.policy_dir, format!("the audit trail cannot tell of it: {error}"))
+        })?;
+        tell_notes(&rules);
+        rules.issuers.keep_asked(&self.pipeline.rules.load().issuers);
+        // What is open is looked at by the new rules at once; later handshakes by the same authorities.
+        self.pipeline.rules.replace(rules);
+        self.tls.install(certificate);
+        Ok(digest)
+    }
+
+    /// Says in the trail what takes effect next; without that, nothing does.
+    async fn record(&self, rules: &Rules, certificate: &Fresh, cause: Cause) -> Result<(), AuditError> {
+        let (in_shadow, digests) = (rules.policy.in_shadow(), rules.digests(certificate.digest()));
+        let took_effect =
+            TookEffect { digest: &rules.digest, text: in_shadow.as_deref(), cause, digests: &digests };
+        self.pipeline.audit.note(&Event::Policy(took_effect)).await.map(drop)
+    }
+
+    /// A fresh certificate of the local CA, or the operator's from its file.
+    pub(super) async fn renew_certificate(&self) {
+        let _alone = self.reloading.lock().await;
+        let rules = self.pipeline.rules.load();
+        let renewed = async {
+            let certificate = self.tls.prepare(rules.clients.verifier())?;
+            self.record(&rules, &certificate, Cause::Renewal).await?;
+            self.tls.install(certificate);
+            anyhow::Ok(())
+        };
+        if let Err(error) = renewed.await {
+            tracing::error!(error = format!("{error:#}"), "the old certificate stays in use");
+        }
+    }
+
     pub(super) fn remember_reload(&self, result: Result<&String, &Problems>) {
         let mut reloads = lock(&self.reloads);
         match result {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::text;
+use super::{BootMoment, text};
 use crate::attendance::Counts;
 
 /// Servers in one heartbeat record; with more there are several records.
@@ -16,6 +16,8 @@ pub const HEARTBEAT_SERVERS_MAX: usize = 40;
 #[serde(tag = "kind", rename = "heartbeat")]
 pub struct Heartbeat {
     pub occasion: Occasion,
+    #[serde(flatten)]
+    pub moment: BootMoment,
     pub servers: Vec<Presence>,
     /// The kernel's counters over all servers. Empty in the second and later records of one moment.
     pub host: BTreeMap<&'static str, u64>,
@@ -80,6 +82,7 @@ mod tests {
             Presence { server: "x".repeat(128), netns: big, port: u16::MAX, kernel, before: big, guard };
         let beat = Heartbeat {
             occasion: Occasion::TakeOver,
+            moment: BootMoment::longest_for_tests(),
             servers: vec![server; HEARTBEAT_SERVERS_MAX],
             host: guard_common::Stat::ALL.iter().map(|(_, name)| (*name, big)).collect(),
         };

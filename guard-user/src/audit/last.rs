@@ -173,7 +173,10 @@ impl Summary {
                 summary.what = format!("{} {}", field("reason"), field("address"));
                 summary.why = format!("pid {} ({}, uid {})", field("pid"), field("comm"), field("uid"));
             }
-            "policy" => summary.what = field("digest").chars().take(DIGEST_SHOWN).collect(),
+            "policy" => {
+                summary.what = field("digest").chars().take(DIGEST_SHOWN).collect();
+                summary.why = by(record.get("uid")).unwrap_or_else(|| field("cause"));
+            }
             "gap" if record.get("uid").is_some() => {
                 summary.what = field("reason");
                 summary.why = format!("{} (by uid {})", field("text"), field("uid"));
@@ -191,12 +194,12 @@ impl Summary {
                 summary.result = field("state");
                 summary.server = field("server");
                 summary.from = field("cgroup");
+                summary.why = by(record.get("by_uid")).unwrap_or_default();
             }
             "tool" => {
                 summary.what = field("tool");
                 summary.result = field("change");
-                let by = record.get("uid").and_then(Value::as_u64).map(|uid| format!("by uid {uid}"));
-                summary.why = by.unwrap_or_else(|| field("text"));
+                summary.why = by(record.get("uid")).unwrap_or_else(|| field("text"));
             }
             "sessions_ended" => {
                 let which = [field("agent"), field("server"), field("sessions")];
@@ -265,6 +268,11 @@ fn shown(value: Option<&Value>) -> String {
 
 fn first_of(texts: &[String]) -> String {
     texts.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default()
+}
+
+/// Which operator, if a record names one.
+fn by(uid: Option<&Value>) -> Option<String> {
+    uid.and_then(Value::as_u64).map(|uid| format!("by uid {uid}"))
 }
 
 #[cfg(test)]

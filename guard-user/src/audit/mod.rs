@@ -26,6 +26,8 @@
 //! export         the trail in the forms that others read, from a cursor on
 //! copies         of the signed checkpoint elsewhere, and what they say when a guard starts
 //! schema         of the records, as it is published
+//! took_effect    what judges calls from a record on
+//! boot           which boot of the host, and when in it
 //! heartbeat      what kernel and guard counted; reconcile: whether the trail agrees
 //! ```
 //!
@@ -35,6 +37,7 @@
 mod ages;
 mod archive;
 mod arguments;
+mod boot;
 mod calls;
 mod checkpoint;
 mod clock;
@@ -72,6 +75,7 @@ mod schema;
 mod slots;
 mod spelling;
 mod text;
+mod took_effect;
 mod verify;
 mod walk;
 mod writer;
@@ -80,6 +84,7 @@ mod writer;
 mod tests;
 
 pub use arguments::{ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, Arguments, DIGEST_KEY_FILE, Digester};
+pub use boot::BootMoment;
 pub use calls::{Call, Reading, calls};
 pub use copies::{Acceptance, Agreement, Copies, Disagreement, Standing, Start, Survey, Surveyed, survey};
 pub use counted::counted;
@@ -109,6 +114,7 @@ pub use retention::Retention;
 pub use schema::{RECORD_SCHEMA, RECORD_SCHEMA_TEXT};
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, ascii};
+pub use took_effect::{Cause, Digests, TookEffect};
 pub use verify::{Fault, Report, Verdict, verify};
 pub use walk::Pruned;
 

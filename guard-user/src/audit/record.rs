@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::arguments::Arguments;
 use super::inspected::Findings;
 use super::merkle::sha256;
-use super::{LINE_BYTES_MAX, text};
+use super::{BootMoment, LINE_BYTES_MAX, TookEffect, text};
 use crate::attendance::Guest;
 use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
@@ -221,6 +221,8 @@ pub enum Event<'a> {
         config: &'a str,
         /// Which schema the records from here on follow: [`RECORD_SCHEMA`](super::RECORD_SCHEMA).
         schema: u32,
+        #[serde(flatten)]
+        moment: BootMoment,
     },
     /// Something in the kernel is not, or is again, as the guard left it.
     Drift {
@@ -230,13 +232,8 @@ pub enum Event<'a> {
         text: &'a str,
         change: Change,
     },
-    /// A policy took effect.
-    Policy {
-        #[serde(serialize_with = "text::name")]
-        digest: &'a str,
-        #[serde(serialize_with = "text::sentence_opt")]
-        text: Option<&'a str>,
-    },
+    /// A policy took effect, and what it judges with.
+    Policy(TookEffect<'a>),
     /// A listener in a watched cgroup that nobody has configured.
     Listener {
         /// `pending`, `approved` (open to everybody), `guarded` (a protected server from the next start on) or `refused`.
@@ -252,6 +249,9 @@ pub enum Event<'a> {
         cgroup: &'a str,
         #[serde(serialize_with = "text::name_opt")]
         server: Option<&'a str>,
+        /// The operator who decided.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by_uid: Option<u32>,
     },
     /// What became of the keys of an issuer that is asked for them.
     IssuerKeys {

@@ -131,6 +131,8 @@ impl Credential {
 pub struct Credentials {
     by_digest: HashMap<[u8; 32], Credential>,
     digests: HashMap<CredentialId, [u8; 32]>,
+    /// Of the file, in hex; `None`: there is none.
+    digest: Option<String>,
 }
 
 /// `credentials.yaml`
@@ -166,6 +168,11 @@ impl Credentials {
         self.by_digest.get(self.digests.get(id)?)?.expires
     }
 
+    /// SHA-256 of the file, in hex; `None`: there is none.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
     /// Sorted by agent, then by time.
     pub fn list(&self) -> Vec<&Credential> {
         let mut all: Vec<_> = self.by_digest.values().collect();
@@ -196,7 +203,7 @@ impl Credentials {
                 problems.push(Problem::of_file(file, format!("{} and {id} have the same secret", other.id)));
             }
         }
-        problems.or(Self { by_digest, digests })
+        problems.or(Self { by_digest, digests, digest: Some(hex::encode(Sha256::digest(text))) })
     }
 }
 

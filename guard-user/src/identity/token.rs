@@ -20,6 +20,7 @@ mod wanted;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 
 use super::CredentialId;
 use crate::config::{Authorize, Scope, UserDemand};
@@ -95,6 +96,18 @@ pub struct Voucher {
 impl Issuers {
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// SHA-256 in hex over the keys that come from files; `None`: no issuer has such.
+    pub fn digest(&self) -> Option<String> {
+        let mut hash = Sha256::new();
+        let of_files = self.all.iter().filter(|issuer| issuer.asked.is_none());
+        let hashed =
+            of_files.filter_map(|issuer| Some((issuer, issuer.keys.as_ref()?))).map(|(issuer, keys)| {
+                hash.update(Sha256::digest(issuer.name.as_str()));
+                hash.update(keys.digest());
+            });
+        (hashed.count() > 0).then(|| hex::encode(hash.finalize()))
     }
 
     /// What people should know of the key files, beside mistakes.

@@ -15,6 +15,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,11 +29,11 @@ use crate::types::ServerName;
 /// The first byte of a TLS connection: a handshake record.
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
-/// The guard's end of TLS. Cheap to share; [`TlsEnd::reload`] changes what later handshakes use.
+/// The guard's end of TLS. Cheap to share; [`TlsEnd::install`] changes what later handshakes use.
 pub struct TlsEnd {
     settings: config::Tls,
     dir: PathBuf,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Fresh>,
     /// Handshakes that failed for the client's certificate.
     refused: AtomicU64,
     /// The lines about them.
@@ -41,7 +42,18 @@ pub struct TlsEnd {
 
 /// A certificate that is good to use.
 #[must_use]
-pub struct Fresh(Arc<ServerConfig>);
+pub struct Fresh {
+    config: Arc<ServerConfig>,
+    /// SHA-256 of it, in hex.
+    digest: String,
+}
+
+impl Fresh {
+    /// SHA-256 of the certificate, in hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
 
 /// Looks at the certificates of clients; none: clients are not asked for one.
 pub type ClientVerifier = Option<Arc<dyn ClientCertVerifier>>;
@@ -56,7 +68,7 @@ pub enum Secured {
 impl TlsEnd {
     /// Loads the operator's files, or opens (at the first start: makes) the local CA in `dir`.
     pub fn open(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<Self, Error> {
-        let current = ArcSwap::from_pointee(server_config(settings, dir, clients)?);
+        let current = ArcSwap::from_pointee(fresh(settings, dir, clients)?);
         Ok(Self {
             settings: settings.clone(),
             dir: dir.to_owned(),
@@ -68,18 +80,17 @@ impl TlsEnd {
 
     /// Reads the files again, or issues a fresh certificate. Changes nothing yet.
     pub fn prepare(&self, clients: ClientVerifier) -> Result<Fresh, Error> {
-        Ok(Fresh(Arc::new(server_config(&self.settings, &self.dir, clients)?)))
+        fresh(&self.settings, &self.dir, clients)
     }
 
     /// Later handshakes use what [`TlsEnd::prepare`] made.
     pub fn install(&self, fresh: Fresh) {
-        self.current.store(fresh.0);
+        self.current.store(Arc::new(fresh));
     }
 
-    /// Both in one. On an error the old certificate stays in use.
-    pub fn reload(&self, clients: ClientVerifier) -> Result<(), Error> {
-        self.install(self.prepare(clients)?);
-        Ok(())
+    /// SHA-256 of the certificate in use, in hex.
+    pub fn digest(&self) -> String {
+        self.current.load().digest.clone()
     }
 
     /// Handshakes of this guard that failed for the client's certificate.
@@ -117,7 +128,7 @@ impl TlsEnd {
             if seen == 1 && first[0] != TLS_HANDSHAKE_RECORD {
                 return Ok(Secured::Plain(io));
             }
-            let acceptor = TlsAcceptor::from(self.current.load_full());
+            let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().config));
             acceptor.accept(io).await.map(|tls| Secured::Tls(Box::new(tls))).map_err(|error| {
                 let Some(fault) = of_certificate(&error) else { return Error::Handshake(error) };
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -148,12 +159,13 @@ impl Secured {
     }
 }
 
-fn server_config(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<ServerConfig, Error> {
+fn fresh(settings: &config::Tls, dir: &Path, clients: ClientVerifier) -> Result<Fresh, Error> {
     let (chain, key) = match (&settings.certificate, &settings.key) {
         (Some(certificate), Some(key)) => (read_chain(certificate)?, read_key(key)?),
         (None, None) => Authority::open(dir)?.issue(names::of_this_host(&settings.names))?,
         _ => return Err(Error::HalfPair),
     };
+    let digest = hex::encode(Sha256::digest(chain.first().map(AsRef::as_ref).unwrap_or_default()));
     let versions: &[&rustls::SupportedProtocolVersion] = if settings.tls12 {
         &[&rustls::version::TLS13, &rustls::version::TLS12]
     } else {
@@ -170,7 +182,7 @@ fn server_config(settings: &config::Tls, dir: &Path, clients: ClientVerifier) ->
         config.send_tls13_tickets = 0;
     }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Fresh { config: Arc::new(config), digest })
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

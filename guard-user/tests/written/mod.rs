@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcp_guard::audit::{
-    AuditLog, CallRecord, Event, Local, OpenError, Options, Outcome, Pruning, RECORD_SCHEMA, Refusal,
-    Removal, Retention, Target,
+    AuditLog, BootMoment, CallRecord, Event, Local, OpenError, Options, Outcome, Pruning, RECORD_SCHEMA,
+    Refusal, Removal, Retention, Target,
 };
 use mcp_guard::config::Durability;
 use mcp_guard::types::DecisionId;
@@ -45,6 +45,7 @@ impl Trail {
             digest_key: "0123456789abcdef",
             config: &"0".repeat(64),
             schema: RECORD_SCHEMA,
+            moment: BootMoment::now(),
         };
         log.note(&start).await.unwrap();
         for number in 0..calls {

@@ -9,7 +9,7 @@ use crate::audit::record::tests::call;
 use crate::audit::record::{
     Block, Event, Outcome, Refusal, SessionsEnded, ToolChange, allowed, closing, refused,
 };
-use crate::audit::{Arguments, CallRecord, RECORD_SCHEMA};
+use crate::audit::{Arguments, BootMoment, CallRecord, Cause, Digests, RECORD_SCHEMA, TookEffect};
 use crate::audit::{spelling, text};
 use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
@@ -93,7 +93,9 @@ fn the_published_schema_is_valid_and_has_the_number_that_a_start_says() {
 #[test]
 fn whoever_reads_may_meet_kinds_and_fields_of_later_versions() {
     let reader = jsonschema::draft202012::options().build(&published()).unwrap();
-    let mut record = whole(&text::encode(&Event::Policy { digest: "abc", text: None }).unwrap());
+    let mut record = whole(
+        &text::encode(&Event::Policy(TookEffect { digest: "abc", text: None, ..took_effect() })).unwrap(),
+    );
     record["later"] = 1.into();
     assert!(reader.is_valid(&record) && !STRICT.is_valid(&record));
     record["kind"] = "later".into();
@@ -110,7 +112,7 @@ fn kind(event: &Event<'_>) -> &'static str {
     match event {
         Event::Start { .. } => "start",
         Event::Drift { .. } => "drift",
-        Event::Policy { .. } => "policy",
+        Event::Policy(_) => "policy",
         Event::Listener { .. } => "listener",
         Event::IssuerKeys { .. } => "issuer_keys",
         Event::OtherPort { .. } => "other_port",
@@ -122,6 +124,25 @@ fn kind(event: &Event<'_>) -> &'static str {
         Event::Unblocked(_) => "unblocked",
         Event::Denied { .. } => "denied",
     }
+}
+
+const NO_DIGESTS: Digests =
+    Digests { credentials: None, client_ca: None, client_crl: None, issuer_keys: None, certificate: None };
+static ALL_DIGESTS: LazyLock<Digests> = LazyLock::new(|| {
+    let digest = Some("0".repeat(64));
+    Digests {
+        credentials: digest.clone(),
+        client_ca: digest.clone(),
+        client_crl: digest.clone(),
+        issuer_keys: digest.clone(),
+        certificate: digest,
+    }
+});
+const LONGEST_MOMENT: BootMoment = BootMoment::longest_for_tests();
+
+fn took_effect() -> TookEffect<'static> {
+    let cause = Cause::Operator { uid: u32::MAX };
+    TookEffect { digest: "d", text: Some("in shadow: a"), cause, digests: &ALL_DIGESTS }
 }
 
 /// Each event with all that it can say, and where it can say less, with that.
@@ -156,7 +177,7 @@ fn events() -> Vec<Event<'static>> {
     };
     let keys =
         |state, digest| Event::IssuerKeys { issuer: "https://issuer", state, keys: 1, digest, text: digest };
-    let listener = |state, server| Event::Listener {
+    let listener = |state, server, by_uid| Event::Listener {
         state,
         netns: 1,
         address,
@@ -165,6 +186,7 @@ fn events() -> Vec<Event<'static>> {
         comm: "c",
         cgroup: "/c",
         server,
+        by_uid,
     };
     let denied = |reason, server| Event::Denied {
         reason,
@@ -185,15 +207,25 @@ fn events() -> Vec<Event<'static>> {
             digest_key: "0123456789abcdef",
             config: "0000000000000000000000000000000000000000000000000000000000000000",
             schema: RECORD_SCHEMA,
+            moment: LONGEST_MOMENT,
         },
         Event::Drift { what: "w", text: "t", change: Change::Found },
         Event::Drift { what: "w", text: "t", change: Change::Mended },
         Event::Drift { what: "w", text: "t", change: Change::Gone },
-        Event::Policy { digest: "d", text: Some("in shadow: a") },
-        listener("pending", None),
-        listener("approved", None),
-        listener("guarded", Some("s")),
-        listener("refused", None),
+        Event::Policy(took_effect()),
+        Event::Policy(TookEffect { cause: Cause::Start, ..took_effect() }),
+        Event::Policy(TookEffect { cause: Cause::Signal, ..took_effect() }),
+        Event::Policy(TookEffect { cause: Cause::Changed, ..took_effect() }),
+        Event::Policy(TookEffect {
+            cause: Cause::Renewal,
+            text: None,
+            digests: &NO_DIGESTS,
+            ..took_effect()
+        }),
+        listener("pending", None, None),
+        listener("approved", None, Some(0)),
+        listener("guarded", Some("s"), Some(u32::MAX)),
+        listener("refused", None, Some(0)),
         keys("taken", Some("d")),
         keys("unavailable", None),
         keys("ended", None),

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::audit::record::tests::call;
-use crate::audit::{AuditError, CallRecord, Event, Local, RECORD_SCHEMA, Refusal, Why};
+use crate::audit::{
+    AuditError, BootMoment, CallRecord, Cause, Digests, Event, Local, RECORD_SCHEMA, Refusal, TookEffect, Why,
+};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_trail_tells_the_whole_life_of_a_guard() {
@@ -15,9 +18,13 @@ async fn a_trail_tells_the_whole_life_of_a_guard() {
         digest_key: "0123456789abcdef",
         config: &"0".repeat(64),
         schema: RECORD_SCHEMA,
+        moment: BootMoment::now(),
     };
     assert_eq!(log.note(&start).await, Ok(1));
-    log.note(&Event::Policy { digest: "abc", text: None }).await.unwrap();
+    let digests = Digests { credentials: Some("1".repeat(64)), ..Digests::default() };
+    let took_effect =
+        TookEffect { digest: "abc", text: None, cause: Cause::Operator { uid: 1000 }, digests: &digests };
+    log.note(&Event::Policy(took_effect)).await.unwrap();
     let permit = log.intend(&call(1)).await.unwrap();
     assert_eq!((permit.id(), permit.seq()), (call(1).id, 3));
     permit.conclude(&ok());
@@ -28,6 +35,9 @@ async fn a_trail_tells_the_whole_life_of_a_guard() {
     let records = records(dir.path());
     assert_eq!(records[0]["host"], "box 1");
     assert!(records[0]["origin"].as_str().unwrap().starts_with("box-1/mcp-guard/"));
+    assert!(records[1]["boot_id"].is_string() && records[1]["boot_milliseconds"].is_u64());
+    assert_eq!(records[2]["digests"], json!({"credentials": "1".repeat(64)}));
+    assert_eq!((&records[2]["cause"], &records[2]["uid"]), (&json!("operator"), &json!(1000)));
     assert_eq!(records[4]["call_seq"], 3);
     assert_eq!(records[4]["id"], records[3]["id"]);
     assert_eq!(records[5]["decision"], "deny");

@@ -15,6 +15,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -39,6 +40,8 @@ pub struct Clients {
     until: Option<Timestamp>,
     /// When each authority's own certificate ends, by its subject (DER); of several of one name, the first.
     ends: Arc<Ends>,
+    /// SHA-256 in hex of the authorities, and of what they took back (DER, one after the other); `None`: there is none.
+    digests: [Option<String>; 2],
     /// What people should know of the files, beside mistakes.
     notes: Vec<String>,
 }
@@ -50,9 +53,11 @@ impl Clients {
         let mut clients = Self::default();
         let mut roots = RootCertStore::empty();
         let mut ends = Ends::new();
+        let mut of_authorities = Sha256::new();
         for file in &tls.client_ca {
             let added = authorities(file, own_ca, &mut clients.notes).and_then(|found| {
                 found.into_iter().try_for_each(|Authority { certificate, subject, until }| {
+                    of_authorities.update(&certificate);
                     ends.entry(subject).and_modify(|first| *first = until.min(*first)).or_insert(until);
                     roots.add(certificate).map_err(|error| {
                         Problem::of_file(file, format!("not a CA that can be used: {error}"))
@@ -89,6 +94,12 @@ impl Clients {
         clients.until = lists.iter().map(|list| list.until).min();
         clients.ends = Arc::new(ends);
         problems.or(())?;
+        let mut of_lists = Sha256::new();
+        for list in &lists {
+            of_lists.update(&list.list);
+        }
+        let of = |digest: Sha256, files: &[_]| (!files.is_empty()).then(|| hex::encode(digest.finalize()));
+        clients.digests = [of(of_authorities, &tls.client_ca), of(of_lists, &tls.client_crl)];
         if !roots.is_empty() {
             let builder = WebPkiClientVerifier::builder_with_provider(
                 roots.into(),
@@ -112,6 +123,11 @@ impl Clients {
     /// What TLS asks; `None`: it asks for no certificate.
     pub fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.verifier.clone()
+    }
+
+    /// SHA-256 in hex of the authorities that are valid, and of what they took back; `None`: there is none.
+    pub fn digests(&self) -> [Option<&str>; 2] {
+        self.digests.each_ref().map(Option::as_deref)
     }
 
     pub fn notes(&self) -> &[String] {

@@ -67,10 +67,22 @@ async fn a_failed_reload_keeps_the_certificate_in_use() {
     let ca = dir.path().join(CA_FILE);
     let good = std::fs::read(&ca).unwrap();
     std::fs::write(&ca, "not a certificate").unwrap();
-    end.reload(None).unwrap_err();
+    assert!(end.prepare(None).is_err());
     std::fs::write(&ca, good).unwrap();
     let (client, _server) = shake(&end, &[&rustls::version::TLS13]).await;
     client.unwrap();
+}
+
+#[test]
+fn a_certificate_is_named_by_its_digest_once_it_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
+    let first = end.digest();
+    let fresh = end.prepare(None).unwrap();
+    let second = fresh.digest().to_owned();
+    assert!(first != second && end.digest() == first && second.len() == 64);
+    end.install(fresh);
+    assert_eq!(end.digest(), second);
 }
 
 #[tokio::test]
