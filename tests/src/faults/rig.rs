@@ -237,7 +237,7 @@ pub fn thread(daemon: &Daemon, name: &str) -> anyhow::Result<u32> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
         // The kernel keeps 15 bytes of a name.
-        let comm = fs::read_to_string(entry.path().join("comm"))?;
+        let Ok(comm) = fs::read_to_string(entry.path().join("comm")) else { continue };
         if name.starts_with(comm.trim_end()) && comm.trim_end().len() > "audit-".len() {
             return Ok(entry.file_name().to_string_lossy().parse()?);
         }

@@ -44,11 +44,16 @@ fn a_record_that_is_written_in_part_is_refused_and_leaves_nothing() {
             rig.settle().unwrap();
             let (reached, length) = (rig.reached(), fs::metadata(rig.current().unwrap().1).unwrap().len());
             rig.limit_file_bytes(Some(length + u64::try_from(written).unwrap())).unwrap();
+            let before = rig.daemon.log().unwrap().len();
             let said = rig.call().unwrap();
             assert!(matches!(&said, Said::Refused(_, word) if word == UNAVAILABLE), "{written}: {said:?}");
             assert_eq!(rig.reached(), reached, "{written}");
-            let failed = rig.daemon.status().unwrap()["audit"]["failed"].to_string();
-            assert!(failed.contains("File too large"), "{failed}");
+            // `status` says it only until the next file is begun, a second later.
+            let told = eventually(RECOVERY_LIMIT, || {
+                let log = rig.daemon.log()?;
+                Ok(log.get(before..).is_some_and(|log| log.contains("File too large")).then_some(()))
+            });
+            assert!(told.unwrap().is_some(), "{}", rig.daemon.log().unwrap());
             rig.limit_file_bytes(None).unwrap();
             rig.recovers().unwrap();
             rig.is_sound().unwrap();

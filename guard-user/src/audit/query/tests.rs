@@ -199,6 +199,42 @@ fn queries_find_what_reading_every_line_finds() {
 }
 
 #[test]
+fn who_follows_sees_each_record_once_and_the_outcomes_of_what_was_shown() {
+    let mut written = Written::new();
+    written.add(0, 100);
+    let query = Query { decision: Some("allow".into()), ..Query::default() };
+    let look = |follower: &mut Follower, written: &Written, query: &Query| -> Vec<(u64, Value)> {
+        let found = follower.look(&Index::open(written.path(), |_, _| {}).unwrap(), query).unwrap();
+        found.into_iter().map(|found| (found.seq, serde_json::from_str(&found.line).unwrap())).collect()
+    };
+    let mut follower = Follower::from(0);
+    let first = look(&mut follower, &written, &query);
+    assert!(first.is_sorted_by(|a, b| a.0 < b.0) && look(&mut follower, &written, &query).is_empty());
+    let kinds = |found: &[(u64, Value)], kind: &str| {
+        found.iter().filter(|(_, record)| record["kind"] == kind).count()
+    };
+    assert!(kinds(&first, "call") > kinds(&first, "outcome") && kinds(&first, "outcome") > 0);
+    // What was open then ends now, and nobody asked for the others.
+    let open = first.iter().rev().find(|(_, call)| {
+        call["kind"] == "call"
+            && !first.iter().any(|(_, other)| other["kind"] == "outcome" && other["id"] == call["id"])
+    });
+    let (_, open) = open.unwrap();
+    let refused = written.records().into_iter().find(|(record, _)| record["decision"] == "deny").unwrap().0;
+    for id in [&refused["id"], &open["id"]] {
+        written.append(&serde_json::json!({"kind": "outcome", "id": id}));
+    }
+    let then = look(&mut follower, &written, &query);
+    assert_eq!(then.len(), 1);
+    assert_eq!((&then[0].1["kind"], &then[0].1["id"]), (&"outcome".into(), &open["id"]));
+    assert!(look(&mut follower, &written, &query).is_empty());
+    // What fits and is an outcome besides is shown once.
+    let all = look(&mut Follower::from(0), &written, &Query::default());
+    assert_eq!(all.len(), written.records().len());
+    assert!(look(&mut Follower::from(written.next), &written, &Query::default()).is_empty());
+}
+
+#[test]
 fn who_follows_waits_for_the_outcomes_of_the_newest_calls() {
     let mut written = Written::new();
     let calls = u64::try_from(FOLLOWED_CALLS_MAX).unwrap() + 1;
