@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::audit::Digests;
 use crate::config::{Config, Problems};
 use crate::identity::{
     Addressed, Caller, Certificate, Clients, Credentials, Fresh, Issuers, KeySet, Proof, Shown, Unidentified,
@@ -31,6 +31,26 @@ pub struct Rules {
     pub shadows: Arc<Shadows>,
     /// The policy's digest, as each record names it.
     pub digest: String,
+}
+
+/// What is beside the policy, each as SHA-256 in hex; `None`: there is none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Digests {
+    /// Of the file. It holds hashes of secrets of 256 random bits, so that nobody gets one by trying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
+    /// Of the certificates (DER), one after the other, in the order of `guard.yaml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
+    /// The same of lists of what is revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_crl: Option<String>,
+    /// Of the issuers' keys that come from files; those that are asked for have records of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_keys: Option<String>,
+    /// Of the guard's own certificate (DER).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 impl Rules {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use guard_tests::audit::call;
 use guard_tests::small_disk::{fill, small_disk};
 use mcp_guard::audit::{
-    AuditError, AuditLog, BootMoment, Cause, Digests, Event, Heartbeat, Occasion, Options, Outcome, Pruning,
+    AuditError, AuditLog, BootMoment, Cause, Event, Heartbeat, Occasion, Options, Outcome, Pruning,
     Retention, TookEffect, Verdict, verify,
 };
 use mcp_guard::config::Durability;
+use mcp_guard::rules::Digests;
 use mcp_guard::types::DecisionId;
 use serde_json::Value;
 

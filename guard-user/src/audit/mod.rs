@@ -114,7 +114,7 @@ pub use retention::Retention;
 pub use schema::{RECORD_SCHEMA, RECORD_SCHEMA_TEXT};
 pub use slots::UnderWay;
 pub use text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, ascii};
-pub use took_effect::{Cause, Digests, TookEffect};
+pub use took_effect::{Cause, TookEffect};
 pub use verify::{Fault, Report, Verdict, verify};
 pub use walk::Pruned;
 

@@ -9,13 +9,14 @@ use crate::audit::record::tests::call;
 use crate::audit::record::{
     Block, Event, Outcome, Refusal, SessionsEnded, ToolChange, allowed, closing, refused,
 };
-use crate::audit::{Arguments, BootMoment, CallRecord, Cause, Digests, RECORD_SCHEMA, TookEffect};
+use crate::audit::{Arguments, BootMoment, CallRecord, Cause, RECORD_SCHEMA, TookEffect};
 use crate::audit::{spelling, text};
 use crate::config::{Durability, OtherPorts};
 use crate::kernel::Change;
 use crate::policy::RuleName;
 use crate::risk::Score;
 use crate::rpc::Trace;
+use crate::rules::Digests;
 use crate::types::DecisionId;
 use crate::velocity::Counted;
 

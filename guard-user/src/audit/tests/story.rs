@@ -3,8 +3,9 @@
 use super::*;
 use crate::audit::record::tests::call;
 use crate::audit::{
-    AuditError, BootMoment, CallRecord, Cause, Digests, Event, Local, RECORD_SCHEMA, Refusal, TookEffect, Why,
+    AuditError, BootMoment, CallRecord, Cause, Event, Local, RECORD_SCHEMA, Refusal, TookEffect, Why,
 };
+use crate::rules::Digests;
 use serde_json::json;
 
 #[tokio::test]
