@@ -5,7 +5,7 @@
 //! cargo run --release --example trail_cost -- 10000000 trail              # ten million, in ./trail, which is kept
 //! ```
 //!
-//! A trail in ./trail that is there already is used as it is.
+//! A trail in ./trail that is there already is used, and written to: the start is measured behind a guard that was killed.
 
 use std::fs::{self, OpenOptions};
 use std::hint::black_box;

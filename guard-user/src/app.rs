@@ -58,6 +58,8 @@ use reloads::Reloads;
 
 /// How often a certificate of the local CA is replaced while the guard runs; one lives for 397 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How soon it is tried again where that failed, as while the trail cannot be written.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60 * 60);
 
 /// How long an heir may take to receive the listeners.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -268,7 +270,9 @@ impl App {
                     connections.spawn(self.clone().serve(accepted, draining.clone()));
                 }
                 Some(_ended) = connections.join_next() => {}
-                _ = renewal.tick() => self.renew_certificate().await,
+                _ = renewal.tick() => if !self.renew_certificate().await {
+                    renewal.reset_after(RENEWAL_RETRY);
+                },
                 wish = signals.next() => match wish {
                     Wish::Reload => drop(self.reload(Cause::Signal).await),
                     Wish::Stop => break End::Stop,

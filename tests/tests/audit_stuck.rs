@@ -198,6 +198,31 @@ fn audit_no_receipt_no_forward() {
 }
 
 #[test]
+fn a_reload_that_is_recorded_too_late_has_not_the_last_word() {
+    if !can_freeze() {
+        return;
+    }
+    on_a_disk(ext4, |rig, disk| {
+        let told = |rig: &Rig| -> Vec<Value> {
+            rig.daemon.ledger().unwrap().of_kind("policy").map(|record| record["digests"].clone()).collect()
+        };
+        let before = told(rig).pop().unwrap();
+        rig.settle().unwrap();
+        rig.daemon.issue("tester").unwrap();
+        let frozen = Frozen::new(disk);
+        let refused = rig.daemon.reload().unwrap_err().to_string();
+        assert!(refused.contains("the audit trail cannot tell of it"), "{refused}");
+        drop(frozen);
+        rig.recovers().unwrap();
+        let after = told(rig);
+        let [.., late, last] = after.as_slice() else { panic!("{after:?}") };
+        assert!(*late != before && *last == before, "{after:?}");
+        rig.daemon.reload().unwrap();
+        assert_eq!(told(rig).last(), Some(late), "now it takes effect");
+    });
+}
+
+#[test]
 fn a_slow_disk_costs_calls_their_time_and_no_more() {
     if !strace::is_there() {
         return;

@@ -95,14 +95,23 @@ impl App {
 
     /// Says in the trail what takes effect next; without that, nothing does.
     async fn record(&self, rules: &Rules, certificate: &Fresh, cause: Cause) -> Result<(), AuditError> {
-        let (in_shadow, digests) = (rules.policy.in_shadow(), rules.digests(certificate.digest()));
+        let result = self.tell(rules, certificate.digest(), cause).await;
+        if let Err(AuditError::TimedOut(_)) = &result {
+            // It will be written once the disk goes on; so that it is not the last word, what is in force stands behind it.
+            let _also_late = self.tell(&self.pipeline.rules.load(), &self.tls.digest(), Cause::Stays).await;
+        }
+        result
+    }
+
+    async fn tell(&self, rules: &Rules, certificate: &str, cause: Cause) -> Result<(), AuditError> {
+        let (in_shadow, digests) = (rules.policy.in_shadow(), rules.digests(certificate));
         let took_effect =
             TookEffect { digest: &rules.digest, text: in_shadow.as_deref(), cause, digests: &digests };
         self.pipeline.audit.note(&Event::Policy(took_effect)).await.map(drop)
     }
 
-    /// A fresh certificate of the local CA, or the operator's from its file.
-    pub(super) async fn renew_certificate(&self) {
+    /// A fresh certificate of the local CA, or the operator's from its file; whether it is in use.
+    pub(super) async fn renew_certificate(&self) -> bool {
         let _alone = self.reloading.lock().await;
         let rules = self.pipeline.rules.load();
         let renewed = async {
@@ -111,9 +120,14 @@ impl App {
             self.tls.install(certificate);
             anyhow::Ok(())
         };
-        if let Err(error) = renewed.await {
-            tracing::error!(error = format!("{error:#}"), "the old certificate stays in use");
+        let renewed = renewed.await;
+        if let Err(error) = &renewed {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the old certificate stays in use; next attempt in an hour"
+            );
         }
+        renewed.is_ok()
     }
 
     pub(super) fn remember_reload(&self, result: Result<&String, &Problems>) {

@@ -35,4 +35,6 @@ pub enum Cause {
     Changed,
     /// The certificate of the local CA got old.
     Renewal,
+    /// The record before was written too late for that to take effect: this was and is in force.
+    Stays,
 }

@@ -21,6 +21,8 @@ use crate::tls::{Peer, client_config};
 
 /// The head of the answer.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// For an answer to begin.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Fields of it.
 const FIELDS_MAX: usize = 64;
 
@@ -92,7 +94,10 @@ async fn exchange(
     // Ends with this function, whatever comes.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|error| format!("no answer: {error}"))?;
+    // So that what its body may take is left, whatever the caller's bound for all is.
+    let answer = tokio::time::timeout(HEAD_PATIENCE, sender.send_request(request)).await;
+    let answer = answer.map_err(|_late| format!("no answer within {} s", HEAD_PATIENCE.as_secs()))?;
+    let answer = answer.map_err(|error| format!("no answer: {error}"))?;
     let (head, body) = answer.into_parts();
     let BodyMax { bytes, time } = body_max;
     let body = match tokio::time::timeout(time, Limited::new(body, bytes).collect()).await {

@@ -58,7 +58,11 @@ impl Image {
         };
         // Lists of an older day name packages that are no more.
         let mut name = newest_of(&list()?);
-        if name.as_deref().is_none_or(|name| download(name).run().is_err()) {
+        let first = name.as_deref().map(|name| download(name).run());
+        if !matches!(first, Some(Ok(()))) {
+            if let Some(Err(error)) = first {
+                println!("   {error:#}");
+            }
             Tool::new("apt-get").args(["-qq", "update"]).advice("It needs root and the network.").run()?;
             name = newest_of(&list()?);
             name.as_deref().map_or(Ok(()), |name| download(name).run())?;

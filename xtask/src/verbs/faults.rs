@@ -15,7 +15,8 @@ use crate::{ebpf, guard, machine};
 /// with what a killed one left or hands over to another key, fails with EIO, ENOSPC and EROFS, and is where a guard is killed (reads: some of
 /// them, with EIO or a kill); what it came to is shown call by call. The same follows for those on the reserve of a full disk. Then a guard under load is killed 200 times, and the Merkle trees and proofs of the guard and of
 /// the offline verifier are compared with another implementation's for 100,000 random logs. Fails if a call reached the server without
-/// a durable record, a trail does not verify, or a guard does not go on by itself. Half an hour on two cores; `cargo xtask test` does a few of each. Needs root.
+/// a durable record, a trail does not verify, or a guard does not go on by itself. Half an hour on two cores; `cargo xtask test` does a few of each but of
+/// hand-overs to another key, for which it would have to wait. Needs root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// All of it, or so many system calls, kills and hundreds of trees

@@ -15,6 +15,8 @@ use crate::audit::walk::{Found, segments};
 const CALLS_REMEMBERED_MAX: usize = 65_536;
 /// Records before the first one of an export that it looks through for such calls.
 const LOOKED_BACK_MAX: u64 = 1_000_000;
+/// Records of one look, where there are so many.
+const LOOKED_BACK_LEAST: u64 = 10_000;
 
 type Fields = Map<String, Value>;
 
@@ -73,8 +75,14 @@ impl Calls {
     /// it was signed is noticed.
     fn look_back(&mut self, seq: u64) -> Result<(), FeedError> {
         let found = segments(&self.dir).map_err(|error| FeedError::of(&self.dir, error))?;
+        let Some((oldest, _)) = found.first().filter(|(first, _)| *first <= seq) else { return Ok(()) };
+        if self.first - seq > self.left {
+            return Ok(());
+        }
+        // Others that end next began near it: not one look for each.
+        let seq = seq.min(self.first.saturating_sub(self.left.min(LOOKED_BACK_LEAST))).max(*oldest);
+        let left = self.left - (self.first - seq);
         let Some(at) = found.iter().rposition(|(first, _)| *first <= seq) else { return Ok(()) };
-        let Some(left) = self.left.checked_sub(self.first - seq) else { return Ok(()) };
         let changed = || FeedError::Behind { first: seq, last: self.first - 1 };
         let (mut open, mut closed) = (HashMap::new(), HashSet::new());
         let (mut next, mut before, mut prev) = (seq, None, None);

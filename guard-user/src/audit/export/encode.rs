@@ -32,7 +32,9 @@ impl Encoder {
     /// `None`: the line is no record.
     pub(super) fn encode(&mut self, line: &str) -> Result<Option<Encoded>, FeedError> {
         let Ok(fields) = serde_json::from_str::<Map<String, Value>>(line) else { return Ok(None) };
-        let call = self.calls.of(&fields)?;
+        // A record as it is says nothing of others, and what is damaged behind it is none of its business.
+        let is_bare = self.format == Format::Json && !self.in_syslog;
+        let call = if is_bare { None } else { self.calls.of(&fields)? };
         let Some(entry) = Entry::new(line, &fields, call.as_ref()) else { return Ok(None) };
         let encoded = match self.format {
             Format::Json => Encoded::Line(line.to_owned()),
@@ -49,7 +51,9 @@ impl Encoder {
             Encoded::Line(text) if self.in_syslog => Encoded::Line(self.in_envelope(&entry, &text)),
             encoded => encoded,
         };
-        self.calls.remember(fields);
+        if !is_bare {
+            self.calls.remember(fields);
+        }
         Ok(Some(encoded))
     }
 

@@ -61,7 +61,7 @@ impl Follower {
             self.open.pop_first();
         }
         new.extend(ended.into_values().map(|found| (found.seq, found)));
-        self.next = next.max(index.records());
+        self.next = next.max(index.next());
         Ok(new.into_values().collect())
     }
 }

@@ -112,6 +112,12 @@ impl Index {
     pub fn records(&self) -> u64 {
         self.segments.iter().flat_map(|segment| &segment.blocks).map(|block| block.count).sum()
     }
+
+    /// The number of the next record: the trail may begin with another than 0.
+    pub fn next(&self) -> u64 {
+        let last = self.segments.iter().rev().find_map(|segment| segment.blocks.last());
+        last.map_or(0, |block| block.first.saturating_add(block.count))
+    }
 }
 
 /// The blocks of a file from a line's beginning on, with its record's number, up to its end or until they have `bytes_max`.

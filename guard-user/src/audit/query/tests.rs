@@ -235,6 +235,25 @@ fn who_follows_sees_each_record_once_and_the_outcomes_of_what_was_shown() {
 }
 
 #[test]
+fn who_follows_a_pruned_trail_sees_each_record_once() {
+    let mut written = Written::new();
+    written.add(0, 100);
+    let first = written.next;
+    written.add(first, 40);
+    fs::remove_file(written.segment(0)).unwrap();
+    let open = |written: &Written| Index::open(written.path(), |_, _| {}).unwrap();
+    assert_eq!(open(&written).next(), written.next);
+    let mut follower = Follower::from(open(&written).next());
+    assert!(follower.look(&open(&written), &Query::default()).unwrap().is_empty());
+    let before = written.next;
+    written.add(first, 10);
+    let seen: Vec<u64> =
+        follower.look(&open(&written), &Query::default()).unwrap().iter().map(|found| found.seq).collect();
+    assert_eq!(seen, (before..written.next).collect::<Vec<_>>());
+    assert!(follower.look(&open(&written), &Query::default()).unwrap().is_empty());
+}
+
+#[test]
 fn who_follows_waits_for_the_outcomes_of_the_newest_calls() {
     let mut written = Written::new();
     let calls = u64::try_from(FOLLOWED_CALLS_MAX).unwrap() + 1;

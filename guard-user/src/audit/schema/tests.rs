@@ -217,6 +217,7 @@ fn events() -> Vec<Event<'static>> {
         Event::Policy(TookEffect { cause: Cause::Start, ..took_effect() }),
         Event::Policy(TookEffect { cause: Cause::Signal, ..took_effect() }),
         Event::Policy(TookEffect { cause: Cause::Changed, ..took_effect() }),
+        Event::Policy(TookEffect { cause: Cause::Stays, ..took_effect() }),
         Event::Policy(TookEffect {
             cause: Cause::Renewal,
             text: None,

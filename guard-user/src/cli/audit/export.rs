@@ -32,7 +32,7 @@ const WRONG_USE: u8 = 2;
 /// guard takes no notice; run it beside the guard, for instance as a service of its own with --follow. What is exported is checked against the
 /// signatures, and against what was exported before. With --follow, SIGTERM and SIGINT end it in order (exit code 0). Exit code: 1 not all
 /// could be delivered, or a file cannot be used; 2 wrong use, such as a cursor of something else, or a record that is too
-/// large for the collector; 3 the trail was changed, put back or replaced.
+/// large for the collector; 3 the trail was changed, damaged, put back or replaced.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What the records become

@@ -202,7 +202,7 @@ fn print(found: Vec<Found>, json: bool) -> anyhow::Result<()> {
 
 /// Prints what comes, until it is interrupted or nobody reads it any more.
 fn follow(dir: &Path, query: &Query, json: bool) -> anyhow::Result<ExitCode> {
-    let mut follower = Follower::from(if query.from.is_some() { 0 } else { open(dir)?.records() });
+    let mut follower = Follower::from(if query.from.is_some() { 0 } else { open(dir)?.next() });
     loop {
         let new = follower.look(&Index::open(dir, |_, _| {})?, query)?;
         if !new.is_empty() {

@@ -61,7 +61,7 @@ async fn tls12_is_refused_unless_the_operator_asks_for_it() {
 }
 
 #[tokio::test]
-async fn a_failed_reload_keeps_the_certificate_in_use() {
+async fn files_that_are_no_good_are_refused_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let end = TlsEnd::open(&config::Tls::default(), dir.path(), None).unwrap();
     let ca = dir.path().join(CA_FILE);

@@ -18,7 +18,7 @@ use crate::outbound::{self, Answer, BodyMax, Place};
 use crate::tls::{Peer, client_config};
 
 /// All of one request.
-const PATIENCE: Duration = Duration::from_secs(35);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Of an answer behind its head; what matters is its status.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 const BODY_MAX: BodyMax = BodyMax { bytes: 64 * 1024, time: BODY_PATIENCE };
